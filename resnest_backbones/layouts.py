@@ -1,0 +1,238 @@
+"""Renaming checkpoints between the published layouts.
+
+A layout is a way to name the same tensors. All are one-to-one, so a conversion is pure renaming; no tensor changes.
+
+    core        stem.conv1_1.weight  res2.0.conv1.norm.weight  res2.0.shortcut.weight       fc.weight
+    detectron2  the same names, behind "backbone.bottom_up." or "backbone." in a detector (the original's wrapper)
+    official    conv1.0.weight       layer1.0.bn1.weight       layer1.0.downsample.1.weight fc.weight
+    timm        the same as official
+    mmseg       stem.0.weight        layer1.0.bn1.weight       layer1.0.downsample.1.weight head.fc.weight
+                behind "backbone." in a segmentor; mmpretrain's and mmdet's too
+    encoding    official, behind "pretrained." (PyTorch-Encoding's segmentors; read only)
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+TARGETS = ("core", "official", "timm", "detectron2", "mmseg")
+COUNTER = "num_batches_tracked"
+
+_NORM = rf"(?:weight|bias|running_mean|running_var|{COUNTER})"
+_CONV_NORM = rf"(?:weight|norm\.{_NORM})"
+_CORE_KEY = re.compile(
+    rf"stem\.conv1_[123]\.{_CONV_NORM}"
+    rf"|res[2-5]\.\d+\.(?:conv1|conv3|shortcut)\.{_CONV_NORM}"
+    rf"|res[2-5]\.\d+\.conv2_offset\.(?:weight|bias)"
+    rf"|res[2-5]\.\d+\.conv2\.(?:conv\.weight|bn[01]\.{_NORM}|fc[12]\.(?:weight|bias))"
+    rf"|fc\.(?:weight|bias)"
+)
+_CORE_BLOCK = re.compile(r"res(\d)\.(\d+)\.(.+)")
+_LAYER_BLOCK = re.compile(r"layer(\d)\.(\d+)\.(.+)")
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How one family of frameworks names the trunk.
+
+    Attributes:
+        name: as users know it.
+        marker: a key that every checkpoint of this layout has, behind one of ``prefixes``.
+        prefixes: what may stand before the trunk's keys.
+        stem: (core, here) prefixes of keys outside the blocks.
+        block: (core, here) prefixes of keys within a block; None where blocks are named as in the core.
+    """
+
+    name: str
+    marker: str
+    prefixes: tuple[str, ...]
+    stem: tuple[tuple[str, str], ...] = ()
+    block: tuple[tuple[str, str], ...] | None = None
+
+    def from_core(self, key: str) -> str:
+        match = _CORE_BLOCK.fullmatch(key) if self.block is not None else None
+        if match is None or self.block is None:
+            return _replace_prefix(key, self.stem)
+        return f"layer{int(match[1]) - 1}.{match[2]}.{_replace_prefix(match[3], self.block)}"
+
+    def to_core(self, key: str) -> str:
+        match = _LAYER_BLOCK.fullmatch(key) if self.block is not None else None
+        if match is None or self.block is None:
+            return _replace_prefix(key, _swap(self.stem))
+        return f"res{int(match[1]) + 1}.{match[2]}.{_replace_prefix(match[3], _swap(self.block))}"
+
+
+def _swap(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(new, old) for old, new in pairs]
+
+
+def _replace_prefix(key: str, pairs: Iterable[tuple[str, str]]) -> str:
+    for old, new in pairs:
+        if key.startswith(old):
+            return new + key.removeprefix(old)
+    return key
+
+
+_BLOCK = (
+    ("conv1.norm.", "bn1."),
+    ("conv3.norm.", "bn3."),
+    ("shortcut.norm.", "downsample.2."),
+    ("shortcut.", "downsample.1."),
+)
+_OFFICIAL_STEM = (
+    ("stem.conv1_1.norm.", "conv1.1."),
+    ("stem.conv1_1.", "conv1.0."),
+    ("stem.conv1_2.norm.", "conv1.4."),
+    ("stem.conv1_2.", "conv1.3."),
+    ("stem.conv1_3.norm.", "bn1."),
+    ("stem.conv1_3.", "conv1.6."),
+)
+_MMSEG_STEM = (
+    ("stem.conv1_1.norm.", "stem.1."),
+    ("stem.conv1_1.", "stem.0."),
+    ("stem.conv1_2.norm.", "stem.4."),
+    ("stem.conv1_2.", "stem.3."),
+    ("stem.conv1_3.norm.", "stem.7."),
+    ("stem.conv1_3.", "stem.6."),
+)
+_MMSEG_BLOCK = (*_BLOCK, ("conv2_offset.", "conv2.conv.conv_offset."))
+
+_DETECTRON2 = _Layout("detectron2", "stem.conv1_1.weight", ("", "backbone.bottom_up.", "backbone."))
+_OFFICIAL = _Layout("official", "conv1.0.weight", ("",), _OFFICIAL_STEM, _BLOCK)
+_MMSEG = _Layout("mmseg", "stem.0.weight", ("", "backbone."), _MMSEG_STEM, _MMSEG_BLOCK)
+_ENCODING = _Layout("encoding", "conv1.0.weight", ("pretrained.",), _OFFICIAL_STEM, _BLOCK)
+_LAYOUTS = (_DETECTRON2, _OFFICIAL, _MMSEG, _ENCODING)
+_BY_TARGET = {"core": _DETECTRON2, "detectron2": _DETECTRON2, "official": _OFFICIAL, "timm": _OFFICIAL, "mmseg": _MMSEG}
+
+# Names of the classification head at the top level of a checkpoint, per framework: core and official, the Detectron2
+# wrapper, mmpretrain.
+_CLASSIFIERS = ("fc.", "linear.", "head.fc.")
+
+
+def detect_layout(state_dict: Mapping[str, Any]) -> str:
+    """Name of a state dict's layout: ``detectron2`` (also the core's), ``official``, ``mmseg`` or ``encoding``.
+
+    Raises:
+        ValueError: no known layout; the message says what was looked for and the first keys there are.
+    """
+    return _detect(_without_module_prefix(state_dict))[0].name
+
+
+def convert_state_dict(state_dict: Mapping[str, Tensor], target: str = "core") -> dict[str, Tensor]:
+    """Rename a state dict from whatever published layout it is in to ``target``.
+
+    Args:
+        state_dict: of a classification network, a trunk, a detector or a segmentor.
+        target: ``core``, ``official``, ``timm``, ``detectron2`` or ``mmseg``.
+
+    Returns:
+        A new dict with the same tensors. Heads of detectors and segmentors stay, with the names they have, where the
+        layout stays (``detectron2`` to ``detectron2``, ``mmseg`` to ``mmseg``); elsewhere they have no place and are
+        left out, which is logged.
+
+    Raises:
+        ValueError: ``target`` is unknown, the layout is unknown, or it has keys that no ResNeSt has; the message names
+            the first of them.
+    """
+    if target not in TARGETS:
+        raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
+    state_dict = _without_module_prefix(state_dict)
+    source, prefix = _detect(state_dict)
+    state_dict = _with_shortcut_pools(state_dict, source, prefix)
+    trunk, others = _split_trunk(state_dict, source, prefix)
+    if source is _BY_TARGET[target] and target != "core":
+        return state_dict
+    if others:
+        logger.info(
+            "Left out %d keys of heads that %s has no place for: %s", len(others), target, summarize_keys(others)
+        )
+    layout = _BY_TARGET[target]
+    converted = {layout.from_core(key): value for key, value in trunk.items()}
+    if target == "mmseg":
+        return {_replace_prefix(key, [("fc.", "head.fc.")]): value for key, value in converted.items()}
+    return converted
+
+
+def split_trunk(state_dict: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor], dict[str, Tensor]]:
+    """The layout's name, the trunk and classifier under the core's names, and the rest, a detector's heads, as it is.
+
+    Raises:
+        ValueError: as ``convert_state_dict``.
+    """
+    state_dict = _without_module_prefix(state_dict)
+    layout, prefix = _detect(state_dict)
+    return layout.name, *_split_trunk(_with_shortcut_pools(state_dict, layout, prefix), layout, prefix)
+
+
+def _without_module_prefix(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo the prefix that DataParallel and DistributedDataParallel add."""
+    wrong = [key for key in state_dict if not isinstance(key, str)]
+    if wrong:
+        raise ValueError(f"the keys of a state dict must be strings, got {wrong[0]!r}")
+    if state_dict and all(key.startswith("module.") for key in state_dict):
+        return {key.removeprefix("module."): value for key, value in state_dict.items()}
+    return dict(state_dict)
+
+
+def _detect(state_dict: Mapping[str, Any]) -> tuple[_Layout, str]:
+    for layout in _LAYOUTS:
+        for prefix in layout.prefixes:
+            if prefix + layout.marker in state_dict:
+                return layout, prefix
+    markers = ", ".join(f"{prefix}{layout.marker} ({layout.name})" for layout in _LAYOUTS for prefix in layout.prefixes)
+    raise ValueError(
+        f"not the layout of a known ResNeSt: none of {markers} is there; first keys: {summarize_keys(state_dict)}"
+    )
+
+
+def _with_shortcut_pools(state_dict: Mapping[str, Tensor], layout: _Layout, prefix: str) -> dict[str, Tensor]:
+    """Undo mmpretrain's indices of a shortcut that has stride 1: it has no average pool there, the others have."""
+    if layout.block is None:
+        return dict(state_dict)
+    first = re.compile(rf"{re.escape(prefix)}layer\d\.0\.downsample\.")
+    shifted = {m[0] for key in state_dict if (m := first.match(key)) and key.endswith("downsample.0.weight")}
+
+    def rename(key: str) -> str:
+        match = first.match(key)
+        if match is None or match[0] not in shifted:
+            return key
+        return _replace_prefix(key, [(f"{match[0]}{i}.", f"{match[0]}{i + 1}.") for i in (0, 1)])
+
+    return {rename(key): value for key, value in state_dict.items()}
+
+
+def _split_trunk(
+    state_dict: Mapping[str, Tensor], layout: _Layout, prefix: str
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The trunk (and classifier) under the core's names, and all other keys as they are."""
+    trunk, others, wrong = {}, {}, []
+    for key, value in state_dict.items():
+        classifier = next((name for name in _CLASSIFIERS if key.startswith(name)), None)
+        if classifier is not None and key.removeprefix(classifier) in ("weight", "bias"):
+            trunk["fc." + key.removeprefix(classifier)] = value
+            continue
+        if not key.startswith(prefix) or (prefix == "backbone." and key.startswith("backbone.fpn_")):
+            others[key] = value
+            continue
+        core = layout.to_core(key.removeprefix(prefix))
+        if _CORE_KEY.fullmatch(core):
+            trunk[core] = value
+        else:
+            wrong.append(key)
+    if wrong:
+        raise ValueError(f"layout {layout.name}, but {len(wrong)} keys are of no ResNeSt: {summarize_keys(wrong)}")
+    return trunk, others
+
+
+def summarize_keys(keys: Iterable[str], most: int = 5) -> str:
+    """The first few of many keys, for messages."""
+    names = [str(key) for key in keys]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "none"

@@ -1,0 +1,422 @@
+"""Reading files that may be anything, filling networks from them, and writing them in another layout."""
+
+import collections
+import json
+import logging
+import os
+import pickle
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from resnest_backbones import (
+    ResNeSt,
+    ResNeStSpec,
+    build,
+    checkpoint,
+    convert_state_dict,
+    load_checkpoint,
+)
+from resnest_backbones.checkpoint import TARGETS, CheckpointError, read_checkpoint
+from tests.helpers import run_tool
+
+TINY = ResNeStSpec("tiny", (2, 1, 1, 1), stem_width=8, bottleneck_width=8)
+LOGGER = "resnest_backbones.checkpoint"
+
+
+def core_state(name: str = "resnest50", **arguments) -> dict[str, Tensor]:
+    """Names and shapes of a network with its head; no numbers."""
+    with torch.device("meta"):
+        return build(name, num_classes=10, **arguments).state_dict()
+
+
+def tiny_net(**arguments) -> ResNeSt:
+    return ResNeSt(TINY, **{"num_classes": 5, **arguments})
+
+
+# --- reading files ---------------------------------------------------------------------------------------------------
+
+
+class Payload:
+    """Creates a file when it is unpickled without care."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.trace),)
+
+
+def torch_zip(content: object, file: Path) -> None:
+    torch.save(content, file)
+
+
+def torch_legacy(content: object, file: Path) -> None:
+    torch.save(content, file, _use_new_zipfile_serialization=False)
+
+
+def plain_pickle(content: object, file: Path) -> None:
+    file.write_bytes(pickle.dumps(content))
+
+
+WRITERS = [torch_zip, torch_legacy, plain_pickle]
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_code_in_a_file_is_not_run(write: Callable, suffix, tmp_path):
+    file, trace = tmp_path / f"evil{suffix}", tmp_path / "trace"
+    write({"model": Payload(trace)}, file)
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(tiny_net(), file)
+    assert not trace.exists()
+    assert str(file) in str(error.value)
+    if (write, suffix) in ((torch_zip, ".pth"), (torch_legacy, ".pth"), (plain_pickle, ".pkl")):
+        assert "holds more than tensors and plain containers" in str(error.value)
+    pickle.loads(pickle.dumps(Payload(trace)))
+    assert trace.exists(), "the payload works, where it is let"
+
+
+FORBIDDEN = [("builtins", "eval"), ("os", "system"), ("numpy", "load"), ("torch", "load")]
+
+
+@pytest.mark.parametrize(("module", "name"), FORBIDDEN)
+def test_a_pickle_may_name_arrays_only(module, name, tmp_path):
+    file = tmp_path / "file.pkl"
+    file.write_bytes(f"c{module}\n{name}\n.".encode())
+    with pytest.raises(CheckpointError, match=rf"file\.pkl holds more than .*{module}\.{name}"):
+        read_checkpoint(file)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+def test_a_missing_file_or_a_folder_is_named(suffix, tmp_path):
+    (tmp_path / f"folder{suffix}").mkdir()
+    for name in (f"missing{suffix}", f"folder{suffix}"):
+        with pytest.raises(CheckpointError, match=re.escape(f"{tmp_path / name} is no file")):
+            load_checkpoint(tiny_net(), tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+def test_an_empty_file_is_named(suffix, tmp_path):
+    file = tmp_path / f"empty{suffix}"
+    file.touch()
+    with pytest.raises(CheckpointError, match=re.escape(f"{file} (0 bytes) is no checkpoint")):
+        load_checkpoint(tiny_net(), file)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+def test_a_web_page_is_named_as_one(suffix, tmp_path):
+    file = tmp_path / f"page{suffix}"
+    file.write_text("\n<!DOCTYPE html><html><body>Sign in</body></html>")
+    with pytest.raises(CheckpointError, match=rf"page\{suffix} is no checkpoint but a web page"):
+        load_checkpoint(tiny_net(), file)
+
+
+@pytest.mark.parametrize(("write", "suffix"), [(torch_zip, ".pth"), (torch_legacy, ".pth"), (plain_pickle, ".pkl")])
+def test_a_truncated_file_is_named(write, suffix, tmp_path):
+    whole, file = tmp_path / f"whole{suffix}", tmp_path / f"cut{suffix}"
+    tensors = dict(tiny_net(out_features=("stem",), num_classes=None).state_dict())
+    write({key: value.numpy() for key, value in tensors.items()} if suffix == ".pkl" else tensors, whole)
+    content = whole.read_bytes()
+    for length in (1, 2, 10, 100, len(content) // 2, len(content) - 1):
+        file.write_bytes(content[:length])
+        with pytest.raises(CheckpointError, match=rf"cut\{suffix}"):
+            load_checkpoint(tiny_net(), file)
+
+
+@pytest.mark.parametrize(("write", "suffix"), [(torch_legacy, ".pth"), (plain_pickle, ".pkl")])
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_damaged_file_gives_no_other_error(write, suffix, tmp_path):
+    file = tmp_path / f"damaged{suffix}"
+    value = np.arange(6, dtype=np.float32)
+    write({"stem.conv1_1.weight": value if suffix == ".pkl" else torch.from_numpy(value)}, file)
+    content = file.read_bytes()
+    damage, outcomes = np.random.default_rng(0), collections.Counter()
+    for _ in range(300):
+        damaged = bytearray(content)
+        damaged[damage.integers(min(len(content), 200))] = damage.integers(256)
+        file.write_bytes(damaged)
+        try:
+            load_checkpoint(tiny_net(out_features=("stem",), num_classes=None), file)
+        except CheckpointError as error:
+            assert str(file) in str(error)
+            outcomes["refused"] += 1
+    assert outcomes["refused"] == 300, "not one has all tensors"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "no tensors under none"),
+        ({"model": {}}, "no tensors under none"),
+        ({"epoch": 3, "lr": 0.1}, "no tensors under epoch, lr"),
+        ({"model": {"weights": [1, 2]}}, "no tensors under weights"),
+        ([torch.zeros(1)], "holds a list, not a dict of tensors"),
+        (torch.zeros(1), "holds a Tensor, not a dict of tensors"),
+        ({0: torch.zeros(1)}, "keys of a state dict must be strings, got 0"),
+        ({"vit": torch.zeros(1)}, "not the layout of a known ResNeSt"),
+    ],
+)
+def test_a_file_without_a_state_dict_is_named(content, message, tmp_path):
+    file = tmp_path / "other.pth"
+    torch.save(content, file)
+    with pytest.raises(CheckpointError, match=rf"other\.pth.*{message}"):
+        load_checkpoint(tiny_net(), file)
+
+
+# --- loading ---------------------------------------------------------------------------------------------------------
+
+
+def assert_equal_states(got: torch.nn.Module, want: torch.nn.Module) -> None:
+    torch.testing.assert_close(dict(got.state_dict()), dict(want.state_dict()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("container", [None, "model", "state_dict", "model_state"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_file_of_any_layout_and_container_loads(target, container, tmp_path, fill_randomly):
+    source = fill_randomly(tiny_net()).float()
+    state = convert_state_dict(source.state_dict(), target)
+    file = tmp_path / "file.pth"
+    torch.save({container: state, "epoch": 3, "optimizer": {"lr": 0.1}} if container else state, file)
+    net = tiny_net()
+    report = load_checkpoint(net, file)
+    assert_equal_states(net, source)
+    assert (report.file, report.unused, report.loaded) == (file, (), len(net.state_dict()))
+    assert report.layout == {"core": "detectron2", "timm": "official"}.get(target, target)
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+@pytest.mark.parametrize("container", [dict, collections.OrderedDict])
+def test_a_pickle_of_arrays_loads(protocol, container, tmp_path, fill_randomly):
+    source = fill_randomly(tiny_net()).float()
+    arrays = container((key, value.numpy()) for key, value in source.state_dict().items())
+    arrays["stem.conv1_1.norm.num_batches_tracked"] = np.int64(3)
+    arrays["stem.conv1_1.weight"] = arrays["stem.conv1_1.weight"].astype(">f4")
+    file = tmp_path / "file.pkl"
+    file.write_bytes(pickle.dumps({"model": arrays, "__author__": "someone"}, protocol=protocol))
+    net = tiny_net()
+    report = load_checkpoint(net, str(file))
+    assert report.loaded == len(net.state_dict())
+    assert_equal_states(net, source)
+
+
+@pytest.mark.parametrize("protocol", [2, 5])
+@pytest.mark.parametrize("dtype", ["<f4", ">f8", "<f2", "<i8", "|u1", "?"])
+def test_pickled_arrays_keep_their_numbers(dtype, protocol, tmp_path):
+    array = np.arange(24).astype(dtype)
+    content = {
+        "c": array.reshape(2, 3, 4),
+        "fortran": np.asfortranarray(array.reshape(4, 6)),
+        "empty": array[:0],
+        "nothing": np.zeros((), dtype),
+        "inner": collections.OrderedDict(scalar=array[3], list=["text", 1, 2.5, None, array]),
+    }
+    file = tmp_path / "file.pkl"
+    file.write_bytes(pickle.dumps(content, protocol=protocol))
+    read = read_checkpoint(file)
+    for key in ("c", "fortran", "empty", "nothing"):
+        np.testing.assert_array_equal(read[key], content[key], strict=True)
+    assert read["inner"]["scalar"] == array[3]
+    assert read["inner"]["list"][:4] == ["text", 1, 2.5, None]
+    np.testing.assert_array_equal(read["inner"]["list"][4], array, strict=True)
+
+
+@pytest.mark.parametrize("array", [np.array([{}]), np.array([None])[0:0], np.array(["text"]), np.zeros(1, "f4,i4")])
+def test_arrays_of_anything_but_numbers_are_refused(array, tmp_path):
+    file = tmp_path / "file.pkl"
+    file.write_bytes(pickle.dumps({"x": array}))
+    with pytest.raises(CheckpointError, match=r"file\.pkl holds more than .*numpy\.dtype"):
+        read_checkpoint(file)
+
+
+def test_an_arrays_type_does_not_believe_the_files_flags(tmp_path):
+    """Flags say which bytes are pointers; numpy's own unpickling would follow any number as one."""
+
+    class Flagged:
+        def __reduce__(self) -> tuple:
+            return np.dtype, ("f8", False, True), (3, "<", None, None, None, -1, -1, 63)
+
+    state = (1, (2,), Flagged(), False, b"\1" * 16)
+
+    class Array:
+        def __reduce__(self) -> tuple:
+            return np.zeros(1).__reduce__()[0], (np.ndarray, (0,), b"b"), state
+
+    file = tmp_path / "file.pkl"
+    file.write_bytes(pickle.dumps({"x": Array()}))
+    np.testing.assert_array_equal(read_checkpoint(file)["x"], np.frombuffer(b"\1" * 16, "f8"), strict=True)
+
+
+def test_counters_that_were_not_saved_may_be_absent(tmp_path, fill_randomly):
+    source = fill_randomly(tiny_net())
+    state = {key: value for key, value in source.state_dict().items() if not key.endswith("num_batches_tracked")}
+    torch.save(state, tmp_path / "file.pth")
+    net = tiny_net().double()
+    assert load_checkpoint(net, tmp_path / "file.pth").loaded == len(state)
+    torch.testing.assert_close({key: net.state_dict()[key] for key in state}, state, rtol=0, atol=0)
+
+
+def test_fewer_stages_and_no_classifier_load_and_report_the_rest(tmp_path, caplog, fill_randomly):
+    source = fill_randomly(tiny_net()).float()
+    file = tmp_path / "file.pth"
+    torch.save(convert_state_dict(source.state_dict(), "official"), file)
+    net = tiny_net(out_features=("res2", "res3"), num_classes=None)
+    with caplog.at_level(logging.INFO, LOGGER):
+        report = load_checkpoint(net, file)
+    assert report.loaded == len(net.state_dict())
+    assert "fc.weight" in report.unused
+    assert {key.split(".")[0] for key in report.unused} == {"res4", "res5", "fc"}
+    assert f"{file}: {len(report.unused)} tensors have no place in the model: res4.0." in caplog.text
+    torch.testing.assert_close(net.res3[0].conv3.weight, source.res3[0].conv3.weight, rtol=0, atol=0)
+
+
+def test_heads_of_a_segmentor_are_reported_unused(tmp_path):
+    source = tiny_net(num_classes=None)
+    state = {f"backbone.{key}": value for key, value in convert_state_dict(source.state_dict(), "mmseg").items()}
+    torch.save({"state_dict": {**state, "decode_head.conv_seg.weight": torch.zeros(1)}}, tmp_path / "file.pth")
+    assert load_checkpoint(tiny_net(num_classes=None), tmp_path / "file.pth").unused == ("decode_head.conv_seg.weight",)
+
+
+DEEPER = ResNeStSpec("deeper", (2, 1, 2, 1), stem_width=16, bottleneck_width=8)
+
+
+@pytest.mark.parametrize(
+    ("other", "parts"),
+    [
+        ({"spec": DEEPER}, [r"stem\.conv1_1\.weight is \(8, 3, 3, 3\) in the file and \(16, 3, 3, 3\) in the model",
+                            r"missing \(res4\.1\.conv1\.weight"]),
+        ({"in_channels": 4}, [r"0 of its \d+ tensors are missing \(none\) and 1 have another shape",
+                              r"stem\.conv1_1\.weight is \(8, 3, 3, 3\) in the file and \(8, 4, 3, 3\) in the model"]),
+        ({"num_classes": 9}, [r"fc\.weight is \(5, 2048\) in the file and \(9, 2048\) in the model"]),
+    ],
+)  # fmt: skip
+def test_a_file_that_does_not_fit_is_explained_and_the_model_untouched(other, parts, tmp_path):
+    file = tmp_path / "file.pth"
+    torch.save(convert_state_dict(tiny_net().state_dict(), "official"), file)
+    arguments = {"spec": TINY, "num_classes": 5, **other}
+    net = ResNeSt(arguments.pop("spec"), **arguments)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    with pytest.raises(CheckpointError, match=re.escape(str(file)) + r" \(layout official\) does not fit") as error:
+        load_checkpoint(net, file)
+    for part in parts:
+        assert re.search(part, str(error.value)), str(error.value)
+    torch.testing.assert_close(dict(net.state_dict()), before, rtol=0, atol=0)
+
+
+def test_offsets_of_deformable_convolutions_may_be_absent(tmp_path, fill_randomly, caplog):
+    caplog.set_level(logging.INFO, logger=LOGGER)
+    source = fill_randomly(tiny_net()).float()
+    file = tmp_path / "imagenet.pth"
+    torch.save(convert_state_dict(source.state_dict(), "official"), file)
+    net = tiny_net(deform_stages=("res5",))
+    load_checkpoint(net, file)
+    assert torch.equal(net.res5[0].conv2.conv.weight, source.res5[0].conv2.conv.weight)
+    assert not net.res5[0].conv2_offset.weight.any()
+    assert f"{file}: no offsets of deformable convolutions" in caplog.text
+
+
+def test_a_resnest101_file_does_not_fit_a_resnest50(tmp_path):
+    file = tmp_path / "resnest101.pth"
+    small = {key: torch.zeros(()).expand(value.shape) for key, value in core_state("resnest101").items()}
+    torch.save(convert_state_dict(small, "official"), file)
+    with torch.device("meta"):
+        net = build("resnest50")
+    with pytest.raises(CheckpointError, match=r"resnest101\.pth .* 0 of its \d+ tensors are missing .* another shape"):
+        load_checkpoint(net, file)
+    with torch.device("meta"):
+        net = build("resnest200", num_classes=10)
+    with pytest.raises(CheckpointError, match=r"missing \(res3\.4\.conv1\.weight, .* and 0 have another shape"):
+        load_checkpoint(net, file)
+
+
+def test_a_published_name_is_fetched(monkeypatch, tmp_path, fill_randomly):
+    source = fill_randomly(tiny_net()).float()
+    cached = tmp_path / "resnest50-528c19ca.pth"
+    torch.save(convert_state_dict(source.state_dict(), "official"), cached)
+    asked = []
+    monkeypatch.setattr(checkpoint, "fetch", lambda record: asked.append(record.name) or cached)
+    net = tiny_net()
+    assert load_checkpoint(net, "resnest://resnest50").file == cached
+    assert asked == ["resnest50"]
+    assert_equal_states(net, source)
+
+
+def test_an_unknown_published_name_is_answered_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"no published weights are known for 'resnest://resnest152'.* resnest50, "):
+        load_checkpoint(tiny_net(), "resnest://resnest152")
+
+
+def test_reading_needs_no_suffix(tmp_path):
+    torch.save({"x": torch.ones(1)}, tmp_path / "file.pth")
+    shutil.copy(tmp_path / "file.pth", tmp_path / "file")
+    assert read_checkpoint(tmp_path / "file") == {"x": torch.ones(1)}
+
+
+# --- converting files -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_converted_file_holds_the_same_network(target, tmp_path, fill_randomly):
+    source = fill_randomly(tiny_net()).float()
+    given, made = tmp_path / "in.pth", tmp_path / "out.pth"
+    torch.save({"state_dict": convert_state_dict(source.state_dict(), "official")}, given)
+    status, printed = run_tool("convert_checkpoint", given, made, "--to", target)
+    assert status == 0, printed
+    net = tiny_net(num_classes=None if target == "detectron2" else 5)
+    report = load_checkpoint(net, made)
+    assert report.layout == {"core": "detectron2", "timm": "official"}.get(target, target)
+    assert report.unused == ()
+    assert f"{made}: {report.loaded} tensors in the layout {target}" in printed
+    for key, value in net.state_dict().items():
+        assert key.endswith("num_batches_tracked") or torch.equal(value, source.state_dict()[key]), key
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["in.pth", "out.pth"]
+
+
+def test_a_whole_detector_stays_whole(shared, tmp_path):
+    golden = json.loads((shared / "reference" / "golden" / "d2_faster_rcnn_s50.json").read_text())
+    torch.save({"model": {key: torch.zeros(1) for key in golden["state_dict"]}}, tmp_path / "in.pth")
+    assert checkpoint.convert_file(tmp_path / "in.pth", tmp_path / "out.pth", "detectron2") == len(golden["state_dict"])
+    made = read_checkpoint(tmp_path / "out.pth")
+    assert made["model"].keys() == golden["state_dict"].keys() and "matching_heuristics" not in made
+
+
+def test_a_failed_conversion_leaves_nothing_behind(tmp_path, monkeypatch):
+    torch.save(convert_state_dict(tiny_net().state_dict(), "official"), tmp_path / "in.pth")
+
+    def fail(_content, stream):
+        stream.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.convert_file(tmp_path / "in.pth", tmp_path / "out.pth", "core")
+    assert [file.name for file in tmp_path.iterdir()] == ["in.pth"]
+
+
+@pytest.mark.parametrize(
+    ("output", "target", "message"),
+    [
+        ("out.pth", "caffe", "target must be one of core, .*, got 'caffe'"),
+        ("out.pkl", "core", r"target_file must end in \.pth, got .*out\.pkl"),
+        ("in.pth", "core", r"target_file must be a new file, but .*in\.pth is there already"),
+        ("none/out.pth", "core", "target_file must lie in a folder that is there, got .*none"),
+    ],
+)
+def test_where_a_conversion_cannot_go_is_named(output, target, message, tmp_path):
+    torch.save(convert_state_dict(tiny_net().state_dict(), "official"), tmp_path / "in.pth")
+    with pytest.raises(ValueError, match=message):
+        checkpoint.convert_file(tmp_path / "in.pth", tmp_path / output, target)
+
+
+def test_the_tool_ends_with_one_line_where_a_file_is_no_resnest(tmp_path):
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "in.pth")
+    status, printed = run_tool("convert_checkpoint", tmp_path / "in.pth", tmp_path / "out.pth", "--to", "core")
+    assert status != 0 and "Traceback" not in printed
+    assert f"error: {tmp_path / 'in.pth'}: not the layout of a known ResNeSt" in printed

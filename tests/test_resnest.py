@@ -1,0 +1,409 @@
+"""The trunk: what it declares is what it computes, for every variant and every argument."""
+
+import copy
+import pickle
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torchvision.ops import deform_conv2d
+
+from resnest_backbones import VARIANTS, Bottleneck, ResNeSt, ResNeStSpec, build, list_variants
+
+STAGES = ("res2", "res3", "res4", "res5")
+ALL = ("stem", *STAGES, "logits")
+TINY = ResNeStSpec("tiny", (2, 1, 2, 2), stem_width=8, bottleneck_width=16)
+
+
+def dilations(net: ResNeSt, stage: str) -> list[int]:
+    return [block.conv2.conv.dilation[0] for block in getattr(net, stage)]
+
+
+def on_meta(name: str, **arguments) -> ResNeSt:
+    with torch.device("meta"):
+        return build(name, **arguments)
+
+
+# --- every variant ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list_variants())
+def test_every_variant_computes_what_it_declares_and_learns(name):
+    net = build(name, out_features=ALL, num_classes=7).train()
+    outputs = net(torch.randn(2, 3, 33, 47))
+    stem = 2 * VARIANTS[name].stem_width
+    assert net.feature_channels == {"stem": stem, "res2": 256, "res3": 512, "res4": 1024, "res5": 2048}
+    assert net.feature_strides == {"stem": 4, "res2": 4, "res3": 8, "res4": 16, "res5": 32}
+    assert list(outputs) == list(ALL)
+    assert outputs.pop("logits").shape == (2, 7)
+    for feature, x in outputs.items():
+        rounded_up = [-(-side // net.feature_strides[feature]) for side in (33, 47)]
+        assert x.shape == (2, net.feature_channels[feature], *rounded_up), feature
+
+    outputs = net(torch.randn(2, 3, 33, 47))
+    sum(x.square().mean() for x in outputs.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("name", ["resnest14", "resnest50_fast_1s4x24d"])
+@pytest.mark.parametrize(
+    ("out_features", "num_classes"),
+    [
+        (("stem",), None),
+        (("res2", "res3"), None),
+        (("res4",), None),
+        (STAGES, None),
+        (("logits",), 5),
+        (("res2",), 5),
+    ],
+)
+def test_no_parameter_is_made_that_gets_no_gradient(name, out_features, num_classes):
+    net = build(name, out_features=out_features, num_classes=num_classes)
+    outputs = net(torch.randn(2, 3, 64, 64))
+    assert set(outputs) == {*out_features, *(["logits"] if num_classes else [])}
+    list(outputs.values())[-1].square().mean().backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+def test_features_come_in_network_order():
+    net = on_meta("resnest14", out_features=["res5", "stem", "res3", "res3"])
+    assert net.out_features == ("stem", "res3", "res5")
+    assert list(net.feature_channels) == list(net.feature_strides) == ["stem", "res3", "res5"]
+
+
+@pytest.mark.parametrize("name", ["resnest14", "resnest50_fast_4s2x40d"])
+def test_export_computes_the_same(name, fill_randomly):
+    net = fill_randomly(on_meta(name, out_features=ALL, num_classes=5)).eval()
+    x = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    exported = torch.export.export(net, (x,)).module()
+    torch.testing.assert_close(exported(x), net(x), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_a_copy_computes_the_same(duplicate, fill_randomly):
+    net = fill_randomly(ResNeSt(TINY, drop_path_rate=0.1, deform_stages=("res5",))).eval()
+    x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    torch.testing.assert_close(duplicate(net)(x), net(x), rtol=0, atol=0)
+
+
+def test_the_memory_format_does_not_change_the_numbers(fill_randomly):
+    net = fill_randomly(ResNeSt(TINY)).eval()
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    want = net(x)
+    got = net.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(got, want)
+
+
+def test_convolutions_start_with_the_originals_spread():
+    net = build("resnest14")
+    for conv in (net.stem.conv1_2, net.res3[0].conv2.conv, net.res5[0].conv3, net.res5[0].conv2.fc1):
+        fan_out = conv.out_channels * conv.kernel_size[0] * conv.kernel_size[1]
+        assert conv.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
+
+
+# --- output stride ---------------------------------------------------------------------------------------------------
+
+DILATIONS = {
+    32: {"res4": [1] * 6, "res5": [1, 1, 1]},
+    16: {"res4": [1] * 6, "res5": [1, 2, 2]},
+    8: {"res4": [1, 2, 2, 2, 2, 2], "res5": [2, 4, 4]},
+}
+
+
+@pytest.mark.parametrize("output_stride", [32, 16, 8])
+@pytest.mark.parametrize("name", ["resnest50", "resnest50_fast_2s2x40d"])
+def test_blocks_are_dilated_and_pooled_as_in_the_original(name, output_stride):
+    net = on_meta(name, output_stride=output_stride)
+    assert {stage: dilations(net, stage) for stage in ("res4", "res5")} == DILATIONS[output_stride]
+    assert dilations(net, "res2") == [1] * 3
+    assert dilations(net, "res3") == [1] * 4
+    stride_so_far = 4
+    for stage in STAGES:
+        for i, block in enumerate(getattr(net, stage)):
+            pools = {"before": block.pool_before, "after": block.pool_after}
+            pooled = [place for place, pool in pools.items() if isinstance(pool, nn.AvgPool2d)]
+            if i > 0 or stage == "res2":
+                assert pooled == []
+                continue
+            assert pooled == (["before"] if "fast" in name else ["after"])
+            pool = pools[pooled[0]]
+            stride = net.feature_strides[stage] // stride_so_far
+            assert (pool.kernel_size, pool.stride, pool.padding) == (3, stride, 1)
+            assert isinstance(block.shortcut_pool, nn.AvgPool2d) == (stride == 2)
+        stride_so_far = net.feature_strides[stage]
+
+
+@pytest.mark.parametrize(("output_stride", "strides"), [(32, (8, 16, 32)), (16, (8, 16, 16)), (8, (8, 8, 8))])
+@pytest.mark.parametrize("size", [(64, 64), (33, 47)])
+def test_sizes_follow_the_output_stride(output_stride, strides, size):
+    net = ResNeSt(TINY, output_stride=output_stride, out_features=("res3", "res4", "res5")).eval()
+    assert tuple(net.feature_strides.values()) == strides
+    for (name, x), stride in zip(net(torch.randn(1, 3, *size)).items(), strides, strict=True):
+        assert x.shape[2:] == tuple(-(-side // stride) for side in size), name
+
+
+@pytest.mark.parametrize(("output_stride", "expected"), [(32, [1, 2, 4]), (16, [2, 4, 8]), (8, [4, 8, 16])])
+def test_multi_grid_multiplies_the_dilations_of_res5(output_stride, expected):
+    net = on_meta("resnest50", output_stride=output_stride, multi_grid=(1, 2, 4))
+    assert dilations(net, "res5") == expected
+    assert dilations(net, "res4") == DILATIONS[output_stride]["res4"]
+
+
+# --- channels and norms ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("in_channels", [1, 3, 4])
+def test_any_number_of_image_channels(in_channels):
+    net = ResNeSt(TINY, in_channels=in_channels).eval()
+    assert net.stem.conv1_1.in_channels == in_channels
+    assert net(torch.randn(1, in_channels, 32, 32))["res5"].shape == (1, 2048, 1, 1)
+
+
+def test_another_norm_replaces_every_batch_norm():
+    net = ResNeSt(TINY, norm_layer=partial(nn.GroupNorm, 4))
+    norms = [m for m in net.modules() if isinstance(m, nn.GroupNorm)]
+    expected = len([m for m in ResNeSt(TINY).modules() if isinstance(m, nn.BatchNorm2d)])
+    assert len(norms) == expected
+    assert not [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    net(torch.randn(1, 3, 32, 32))["res5"].mean().backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+def test_without_norms_there_is_none():
+    net = ResNeSt(TINY, norm_layer=None)
+    assert not [name for name in net.state_dict() if "norm" in name or "bn" in name]
+    net(torch.randn(1, 3, 32, 32))["res5"].mean().backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+def test_batch_norms_learn_statistics_in_training_only():
+    net = ResNeSt(TINY)
+    before = copy.deepcopy(dict(net.named_buffers()))
+    net.eval()(torch.randn(2, 3, 64, 64))
+    assert all(torch.equal(value, before[name]) for name, value in net.named_buffers())
+    net.train()(torch.randn(2, 3, 64, 64))
+    assert all(not torch.equal(value, before[name]) for name, value in net.named_buffers())
+    assert net.stem.conv1_1.norm.num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("norm_layer", [nn.BatchNorm2d, partial(nn.GroupNorm, 4)])
+def test_zero_initialised_blocks_start_as_their_shortcuts(norm_layer):
+    net = ResNeSt(TINY, norm_layer=norm_layer, zero_init_last_norm=True).eval()
+    for stage in STAGES:
+        for block in getattr(net, stage):
+            assert not block.conv3.norm.weight.any()
+            assert block.conv1.norm.weight.all()
+    block = net.res2[1]
+    x = torch.randn(1, 256, 4, 4)
+    torch.testing.assert_close(block(x), x.relu(), rtol=0, atol=0)
+    assert ResNeSt(TINY).res2[1].conv3.norm.weight.all(), "it is an option"
+
+
+# --- deformable convolution ------------------------------------------------------------------------------------------
+
+
+def deformable_pair(modulated: bool, groups: int, fill_randomly) -> tuple[ResNeSt, ResNeSt]:
+    """A deformable network, and the plain one with the same weights."""
+    arguments = {"out_features": ("res2", "res4"), "output_stride": 8}
+    deformable = ResNeSt(
+        TINY, deform_stages=("res3", "res4"), deform_modulated=modulated, deform_groups=groups, **arguments
+    )
+    plain = fill_randomly(ResNeSt(TINY, **arguments))
+    deformable.double().load_state_dict({**deformable.state_dict(), **plain.state_dict()})
+    return deformable.eval(), plain.eval()
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_deformable_convolution_starts_as_the_plain_one(groups, fill_randomly):
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    deformable, plain = deformable_pair(False, groups, fill_randomly)
+    torch.testing.assert_close(deformable(x), plain(x), rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_modulated_deformable_convolution_starts_as_half_the_plain_one(groups, fill_randomly):
+    deformable, plain = deformable_pair(True, groups, fill_randomly)
+    plain.res3[0].conv2.conv.weight.data.mul_(0.5)
+    x = torch.randn(2, 64, 12, 10, dtype=torch.float64).repeat(1, 4, 1, 1)
+    torch.testing.assert_close(deformable.res3[0](x), plain.res3[0](x), rtol=1e-11, atol=1e-12)
+
+
+def test_only_the_chosen_stages_are_deformable(fill_randomly):
+    deformable, _ = deformable_pair(True, 1, fill_randomly)
+    for stage in ("res2", "res3", "res4"):
+        assert all((block.conv2_offset is not None) == (stage != "res2") for block in getattr(deformable, stage))
+
+
+@pytest.mark.parametrize("modulated", [False, True])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_deformable_block_equals_torchvisions_operator(modulated, groups, fill_randomly):
+    block = Bottleneck(
+        32, 64, width=16, radix=2, dilation=2, deformable=True, deform_modulated=modulated, deform_groups=groups
+    )
+    fill_randomly(block).eval()
+    assert block.conv2_offset.out_channels == (3 if modulated else 2) * 9 * groups
+    x = torch.randn(2, 32, 6, 7, dtype=torch.float64)
+    seen = []
+    block.conv2.conv.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    block(x)
+
+    before = block.conv1(x).relu()
+    predicted = block.conv2_offset(before)
+    offset, mask = predicted[:, : 18 * groups], predicted[:, 18 * groups :].sigmoid()
+    assert offset.abs().max() > 0.5, "the offsets must matter"
+    weight = block.conv2.conv.weight
+    by_hand = deform_conv2d(before, offset, weight, padding=2, dilation=2, mask=mask if modulated else None)
+    torch.testing.assert_close(seen[0], by_hand, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("modulated", [False, True])
+def test_offsets_learn_from_the_first_step(modulated):
+    net = ResNeSt(TINY, deform_stages=STAGES, deform_modulated=modulated, deform_groups=2)
+    net(torch.randn(2, 3, 64, 64))["res5"].square().mean().backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())
+    for stage in STAGES:
+        assert all(block.conv2_offset.weight.grad.abs().max() > 0 for block in getattr(net, stage))
+
+
+# --- drop path -------------------------------------------------------------------------------------------------------
+
+
+def test_drop_path_keeps_the_expectation_and_rests_in_evaluation(fill_randomly):
+    block = fill_randomly(Bottleneck(256, 64, width=16, drop_path_rate=0.25)).eval()
+    samples = torch.randn(1, 256, 2, 2, dtype=torch.float64).expand(2000, -1, -1, -1)
+    branch = []
+    block.conv3.register_forward_hook(lambda module, inputs, output: branch.append(output[0].detach().clone()))
+    whole = block(samples)
+    torch.testing.assert_close(whole[0], (branch[0] + samples[0]).relu())
+
+    block.drop_path.train()
+    outputs = block(samples)
+    dropped = (outputs == samples.relu()).all(dim=(1, 2, 3))
+    assert dropped.double().mean().item() == pytest.approx(0.25, abs=0.05)
+    kept = (branch[0] / 0.75 + samples[0]).relu().expand_as(outputs)
+    torch.testing.assert_close(outputs[~dropped], kept[~dropped])
+
+
+def test_drop_path_grows_linearly_over_the_blocks():
+    net = on_meta("resnest26", drop_path_rate=0.7)
+    rates = [getattr(block.drop_path, "p", 0.0) for stage in STAGES for block in getattr(net, stage)]
+    assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
+
+
+# --- gradient checkpointing ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_checkpointing_changes_memory_and_nothing_else(frozen, fill_randomly):
+    x = torch.randn(3, 3, 64, 64, dtype=torch.float64)
+    results = []
+    for gradient_checkpointing in (False, True):
+        net = ResNeSt(TINY, drop_path_rate=0.3, gradient_checkpointing=gradient_checkpointing, deform_stages=("res4",))
+        fill_randomly(net).train()
+        if frozen:  # as detectors do: batch norms in evaluation within a network in training
+            net.res2.eval()
+        for _ in range(2):
+            torch.manual_seed(1)
+            outputs = net(x)
+            sum(value.square().mean() for value in outputs.values()).backward()
+        gradients = {name: parameter.grad for name, parameter in net.named_parameters()}
+        results.append((outputs, gradients, dict(net.named_buffers())))
+    for without, with_checkpointing in zip(*results, strict=True):
+        torch.testing.assert_close(with_checkpointing, without, rtol=1e-12, atol=1e-15)
+    buffers = results[1][2]
+    assert buffers["res5.0.conv1.norm.num_batches_tracked"] == 5
+    assert buffers["res2.0.conv1.norm.num_batches_tracked"] == (3 if frozen else 5)
+
+
+def test_checkpointing_recomputes_blocks_in_training_only():
+    net = ResNeSt(TINY, gradient_checkpointing=True, out_features=("res2",))
+    calls = []
+    net.res2[0].register_forward_hook(lambda *_: calls.append(1))
+    net.eval()(torch.randn(2, 3, 32, 32))["res2"].mean().backward()
+    assert len(calls) == 1
+    net.train()
+    with torch.no_grad():
+        net(torch.randn(2, 3, 32, 32))
+    assert len(calls) == 2
+    entered = []
+    net.res2[0].conv1.register_forward_hook(lambda *_: entered.append(1))
+    net(torch.randn(2, 3, 32, 32))["res2"].mean().backward()
+    assert len(entered) == 2
+
+
+def test_checkpointing_leaves_the_buffers_where_they_were():
+    net = ResNeSt(TINY, gradient_checkpointing=True, out_features=("res2",)).train()
+    before = {name: buffer.data_ptr() for name, buffer in net.named_buffers()}
+    net(torch.randn(2, 3, 32, 32))["res2"].mean().backward()
+    assert {name: buffer.data_ptr() for name, buffer in net.named_buffers()} == before
+
+
+# --- bad arguments ---------------------------------------------------------------------------------------------------
+
+FEATURES_TEXT = "stem, res2, res3, res4, res5, logits"
+BAD = [
+    ({"name": "resnet50"}, r"name must be one of resnest14, .*, got 'resnet50'"),
+    ({"name": None}, r"name must be one of resnest14, .*, got None"),
+    ({"output_stride": 64}, r"output_stride must be 8, 16 or 32, got 64"),
+    ({"output_stride": 4}, r"output_stride must be 8, 16 or 32, got 4"),
+    ({"output_stride": "32"}, r"output_stride must be 8, 16 or 32, got '32'"),
+    ({"output_stride": None}, r"output_stride must be 8, 16 or 32, got None"),
+    ({"out_features": "res5"}, rf"out_features must be a sequence of {FEATURES_TEXT}, got 'res5'"),
+    ({"out_features": ("res2", "res6")}, rf"out_features must be a sequence of {FEATURES_TEXT}, got 'res6'"),
+    ({"out_features": ("res2", 3)}, rf"out_features must be a sequence of {FEATURES_TEXT}, got 3"),
+    ({"out_features": ()}, rf"out_features must name at least one of {FEATURES_TEXT}, got none"),
+    ({"out_features": None}, rf"out_features must be a sequence of {FEATURES_TEXT}, got None"),
+    (
+        {"out_features": ("logits",)},
+        r"num_classes must be a positive integer where out_features has 'logits', got None",
+    ),
+    ({"in_channels": 0}, r"in_channels must be a positive integer, got 0"),
+    ({"in_channels": 3.0}, r"in_channels must be a positive integer, got 3.0"),
+    ({"num_classes": 0}, r"num_classes must be a positive integer, got 0"),
+    ({"num_classes": True}, r"num_classes must be a positive integer, got True"),
+    ({"norm_layer": "BN"}, r"norm_layer must be a callable from channels to a module, or None, got 'BN'"),
+    ({"norm_layer": lambda channels: 3}, r"norm_layer must be a callable from channels to a module, or None.* 3"),
+    ({"multi_grid": (1, 2, 4)}, r"multi_grid must be 1 positive integers, one per block of res5, got \(1, 2, 4\)"),
+    ({"multi_grid": (0,)}, r"multi_grid must be 1 positive integers, .*got \(0,\)"),
+    ({"multi_grid": 2}, r"multi_grid must be 1 positive integers, .*got 2"),
+    ({"multi_grid": (1,), "out_features": ("res4",)}, r"multi_grid must be None where res5 is not built, got \(1,\)"),
+    ({"deform_stages": ("stem",)}, r"deform_stages must be a sequence of res2, res3, res4, res5, got 'stem'"),
+    ({"deform_stages": "res5"}, r"deform_stages must be a sequence of res2, res3, res4, res5, got 'res5'"),
+    ({"deform_stages": None}, r"deform_stages must be a sequence of res2, res3, res4, res5, got None"),
+    ({"deform_groups": 0}, r"deform_groups must be a positive integer, got 0"),
+    ({"deform_groups": 1.5}, r"deform_groups must be a positive integer, got 1.5"),
+    ({"deform_groups": 3, "deform_stages": ("res3",)}, r"deform_groups must divide the block's width, 128, got 3"),
+    ({"drop_path_rate": 1.0}, r"drop_path_rate must be a number in \[0, 1\), got 1.0"),
+    ({"drop_path_rate": -0.1}, r"drop_path_rate must be a number in \[0, 1\), got -0.1"),
+    ({"drop_path_rate": float("nan")}, r"drop_path_rate must be a number in \[0, 1\), got nan"),
+    ({"drop_path_rate": "0.1"}, r"drop_path_rate must be a number in \[0, 1\), got '0.1'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD)
+def test_a_bad_argument_is_named_with_what_is_allowed_and_what_came(arguments, message):
+    arguments = {"name": "resnest14", **arguments}
+    with torch.device("meta"), pytest.raises(ValueError, match=message):
+        build(arguments.pop("name"), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"stride": 2}, r"stride must be 1 where avg_pool is False, got 2"),
+        ({"stride": 3, "avg_pool": True}, r"stride must be 1 or 2, got 3"),
+        ({"radix": 0}, r"radix must be a positive integer, got 0"),
+        ({"cardinality": 5}, r"radix x cardinality must divide channels \(64\), got radix 2 and cardinality 5"),
+        ({"dilation": -1}, r"dilation must be a positive integer, got -1"),
+    ],
+)
+def test_a_bad_argument_of_a_block_is_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Bottleneck(64, 64, width=64, **arguments)
+
+
+def test_a_spec_must_be_a_spec_or_a_name():
+    assert ResNeSt("resnest14", out_features=("stem",)).spec is VARIANTS["resnest14"]
+    with pytest.raises(ValueError, match=r"name must be one of resnest14, .*, got 14"):
+        ResNeSt(14)

@@ -1,0 +1,294 @@
+"""Published weight files: their records, and fetching them from a server on the loopback interface."""
+
+import contextlib
+import hashlib
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+
+from resnest_backbones import weights
+from resnest_backbones.weights import MIRROR_VARIABLE, WEIGHTS, WeightRecord, WeightsError, fetch, get_record
+
+ROOT = Path(__file__).resolve().parents[1]
+CONTENT = bytes(range(256)) * 2000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+# --- records ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_records_are_the_published_ones(published):
+    imagenet = published["imagenet"]
+    facts = [(row["name"], row["sha256_prefix"], row["crop"], row["top1"]) for row in imagenet["models"]]
+    assert [(r.name, r.sha256_prefix, r.crop, r.top1) for r in WEIGHTS.values()] == facts
+    for name, record in WEIGHTS.items():
+        assert record.name == name
+        assert record.url == imagenet["url_format"].format(name=name, sha256_prefix=record.sha256_prefix)
+        assert list(record.mean) == imagenet["mean"]
+        assert list(record.std) == imagenet["std"]
+        assert record.channel_order == imagenet["channel_order"]
+        assert record.license == imagenet["license"]
+        assert record.source == published["sources"]["imagenet"].split(" ")[0]
+
+
+@pytest.mark.parametrize("name", ["resnest50", "resnest://resnest50"])
+def test_a_record_is_found_by_name_or_uri(name):
+    assert get_record(name) is WEIGHTS["resnest50"]
+
+
+@pytest.mark.parametrize("name", ["resnest152", "resnest://resnet50", ""])
+def test_an_unknown_record_is_answered_with_the_known_ones(name):
+    with pytest.raises(ValueError, match=r"no published weights are known for .*; there are some for resnest50, ") as e:
+        get_record(name)
+    assert repr(name) in str(e.value)
+
+
+def test_the_cache_is_that_of_torch_hub(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert weights.default_cache_dir() == tmp_path / "hub" / "checkpoints"
+
+
+# --- fetching --------------------------------------------------------------------------------------------------------
+
+
+class Server(ThreadingHTTPServer):
+    """Serves ``content`` under any name, in the way that ``behaviour`` says, and keeps the paths asked for."""
+
+    daemon_threads = True
+
+    def __init__(self, behaviour: str = "whole") -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.behaviour = behaviour
+        self.content = CONTENT
+        self.requests: list[str] = []
+        self.wait_for = lambda: None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/files"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.requests.append(self.path)
+        self.server.wait_for()
+        content, behaviour = self.server.content, self.server.behaviour
+        if behaviour == "missing":
+            self.send_error(404, "Not Found")
+            return
+        if behaviour == "no http":
+            self.wfile.write(b"220 this is something else\r\n")
+            return
+        self.send_response(200)
+        if behaviour == "broken off in chunks":
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"%x\r\n" % len(content) + content[:1000])
+            return
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[: len(content) // 2] if behaviour == "broken off" else content)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def serving(behaviour: str = "whole") -> Iterator[Server]:
+    server = Server(behaviour)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def no_mirror_and_no_proxy(monkeypatch):
+    monkeypatch.delenv(MIRROR_VARIABLE, raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.fixture
+def cache(tmp_path) -> Path:
+    return tmp_path / "cache"
+
+
+def record_at(url: str) -> WeightRecord:
+    return replace(get_record("resnest50"), base_url=url, sha256_prefix=SHA256[:8])
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_file_is_downloaded_whole(cache):
+    with serving() as server:
+        record = record_at(server.url)
+        file = fetch(record, cache_dir=cache, progress=False)
+    assert file == cache / f"resnest50-{SHA256[:8]}.pth"
+    assert file.read_bytes() == CONTENT
+    assert server.requests == [f"/files/{record.filename}"]
+    assert names(cache) <= {file.name, f"{file.name}.lock"}
+
+
+def test_a_cached_file_needs_no_server(cache):
+    with serving() as server:
+        record = record_at(server.url)
+        fetch(record, cache_dir=cache, progress=False)
+    assert fetch(record, cache_dir=str(cache), progress=False).read_bytes() == CONTENT
+    assert len(server.requests) == 1
+
+
+def test_a_damaged_cached_file_is_fetched_anew(cache, caplog):
+    cache.mkdir()
+    with serving() as server, caplog.at_level(logging.WARNING):
+        record = record_at(server.url)
+        (cache / record.filename).write_bytes(CONTENT[:-1])
+        assert fetch(record, cache_dir=cache, progress=False).read_bytes() == CONTENT
+    assert len(server.requests) == 1
+    assert f"{cache / record.filename} is not the published file" in caplog.text
+
+
+@pytest.mark.parametrize("behaviour", ["broken off", "wrong content"])
+def test_what_is_not_the_published_file_is_not_kept(behaviour, cache):
+    with serving(behaviour) as server:
+        if behaviour == "wrong content":
+            server.content = CONTENT + b"!"
+        record = record_at(server.url)
+        with pytest.raises(WeightsError) as error:
+            fetch(record, cache_dir=cache, progress=False)
+    for part in (record.url, SHA256[:8], MIRROR_VARIABLE, str(cache / record.filename)):
+        assert part in str(error.value)
+    assert names(cache) <= {f"{record.filename}.lock"}
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "message"),
+    [("missing", "answered 404 Not Found"), ("no http", "BadStatusLine"), ("broken off in chunks", "IncompleteRead")],
+)
+def test_a_server_that_has_no_file_is_named(behaviour, message, cache):
+    with serving(behaviour) as server:
+        record = record_at(server.url)
+        with pytest.raises(WeightsError, match=message) as error:
+            fetch(record, cache_dir=cache, progress=False)
+    assert record.url in str(error.value)
+    assert names(cache) <= {f"{record.filename}.lock"}
+
+
+def test_a_refused_connection_names_the_url(cache):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        record = record_at(f"http://127.0.0.1:{free.getsockname()[1]}")
+        with pytest.raises(WeightsError, match="Connection refused") as error:
+            fetch(record, cache_dir=cache, progress=False)
+    assert record.url in str(error.value)
+    assert MIRROR_VARIABLE in str(error.value)
+    assert names(cache) <= {f"{record.filename}.lock"}
+
+
+def test_after_a_failure_the_next_attempt_succeeds(cache):
+    with serving("broken off") as server:
+        record = record_at(server.url)
+        with pytest.raises(WeightsError):
+            fetch(record, cache_dir=cache, progress=False)
+        server.behaviour = "whole"
+        assert fetch(record, cache_dir=cache, progress=False).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_the_mirror_variable_replaces_the_folder(slash, cache, monkeypatch):
+    with serving() as server:
+        monkeypatch.setenv(MIRROR_VARIABLE, server.url + slash)
+        record = record_at("http://127.0.0.1:1/never-asked")
+        assert fetch(record, cache_dir=cache, progress=False).read_bytes() == CONTENT
+    assert server.requests == [f"/files/{record.filename}"]
+
+
+def test_an_empty_mirror_variable_is_none(monkeypatch):
+    monkeypatch.setenv(MIRROR_VARIABLE, "")
+    assert get_record("resnest50").url.startswith("https://github.com/")
+
+
+def test_a_mirror_that_is_no_url_is_named(cache, monkeypatch):
+    monkeypatch.setenv(MIRROR_VARIABLE, "my-mirror")
+    with pytest.raises(WeightsError, match=r"my-mirror/resnest50-.*unknown url type"):
+        fetch(get_record("resnest50"), cache_dir=cache, progress=False)
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_the_progress_bar_is_shown_where_asked_for(progress, cache, capfd):
+    with serving() as server:
+        fetch(record_at(server.url), cache_dir=cache, progress=progress)
+    shown = capfd.readouterr().err
+    assert ("100%" in shown) == progress
+    assert bool(shown) == progress
+
+
+PROCESS = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from resnest_backbones.weights import fetch, get_record
+url, prefix, cache, ready = sys.argv[1:]
+record = replace(get_record("resnest50"), base_url=url, sha256_prefix=prefix)
+Path(ready).touch()
+print(fetch(record, cache_dir=cache, progress=False))
+"""
+
+
+def test_two_processes_at_once_download_once(cache, tmp_path):
+    """The server answers only when both processes are about to fetch."""
+    ready = [tmp_path / "ready0", tmp_path / "ready1"]
+
+    def wait_for_both() -> None:
+        deadline = time.monotonic() + 120
+        while not all(path.exists() for path in ready) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.3)
+
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT, "env": environment}
+    with serving() as server:
+        server.wait_for = wait_for_both
+        command = [sys.executable, "-c", PROCESS, server.url, SHA256[:8], cache]
+        processes = [subprocess.Popen([*command, path], **options) for path in ready]
+        results = [process.communicate(timeout=180) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], results
+    assert all(path.exists() for path in ready)
+    assert len(server.requests) == 1
+    file = cache / f"resnest50-{SHA256[:8]}.pth"
+    assert {out.strip() for out, _ in results} == {str(file)}
+    assert file.read_bytes() == CONTENT
+    assert names(cache) <= {file.name, f"{file.name}.lock"}
+
+
+def test_the_hash_is_that_of_the_whole_file(tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes(CONTENT * 5)  # more than one block of reading
+    digest = hashlib.sha256(CONTENT * 5).hexdigest()
+    assert weights.has_sha256_prefix(file, digest)
+    assert weights.has_sha256_prefix(file, digest[:8].upper())
+    assert not weights.has_sha256_prefix(file, SHA256[:8])
+
+
+def test_the_cache_folder_is_the_default(cache, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(cache))
+    with serving() as server:
+        assert fetch(record_at(server.url), progress=False).parent == cache / "checkpoints"
