@@ -1,0 +1,26 @@
+"""The Detectron2 plugin. Importing it registers the backbones and the ``resnest://`` weights.
+
+import resnest_backbones.detectron2
+from resnest_backbones.detectron2 import add_resnest_config
+cfg = get_cfg(); add_resnest_config(cfg)
+"""
+
+from resnest_backbones.detectron2.backbone import (
+    ResNeSt,
+    build_resnest_backbone,
+    build_resnest_fpn_backbone,
+    build_retinanet_resnest_fpn_backbone,
+)
+from resnest_backbones.detectron2.checkpoint import ResNeStCheckpointer, register_weights_handler
+from resnest_backbones.detectron2.config import add_resnest_config
+
+register_weights_handler()
+
+__all__ = [
+    "ResNeSt",
+    "ResNeStCheckpointer",
+    "add_resnest_config",
+    "build_resnest_backbone",
+    "build_resnest_fpn_backbone",
+    "build_retinanet_resnest_fpn_backbone",
+]

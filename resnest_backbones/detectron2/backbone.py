@@ -1,0 +1,270 @@
+"""The trunk as a Detectron2 ``Backbone``, and its builders from a config."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec, get_norm
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
+from torch import nn
+
+from resnest_backbones import resnest
+from resnest_backbones.layouts import COUNTER, summarize_keys
+from resnest_backbones.split_attention import NormLayer, SplitAttentionConv2d
+from resnest_backbones.variants import VARIANTS, ResNeStSpec, get_variant
+
+logger = logging.getLogger(__name__)
+
+_NORMS = ("BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "")
+_DEPTHS = tuple(int(name.removeprefix("resnest")) for name in VARIANTS if name.removeprefix("resnest").isdigit())
+_STAGES_IN_ORDER = ("stem", *resnest.STAGES)
+_KEYS = {
+    "radix": "MODEL.RESNETS.RADIX",
+    "cardinality": "MODEL.RESNETS.NUM_GROUPS",
+    "out_features": "MODEL.RESNETS.OUT_FEATURES",
+    "norm": "MODEL.RESNETS.NORM",
+    "deform_groups": "MODEL.RESNETS.DEFORM_NUM_GROUPS",
+    "drop_path_rate": "MODEL.RESNETS.DROP_PATH_RATE",
+    "freeze_at": "MODEL.BACKBONE.FREEZE_AT",
+}
+
+
+class ResNeSt(resnest.ResNeSt, Backbone):
+    """The trunk with what Detectron2 asks of a backbone; ``L(ResNeSt)(spec="resnest50", ...)`` in a LazyConfig.
+
+    Args:
+        spec: name of a published network, or a ``ResNeStSpec``.
+        norm: ``BN, SyncBN, FrozenBN, GN, LN``, another name of ``detectron2.layers.get_norm``, "" for none, or a
+            callable from channels to a module.
+        freeze_at: freeze the first so many of stem, res2, res3, res4, res5 (``MODEL.BACKBONE.FREEZE_AT``).
+
+    The other arguments are those of ``resnest_backbones.ResNeSt``.
+
+    Raises:
+        ValueError: an argument is outside what is allowed; the message names it.
+    """
+
+    def __init__(
+        self,
+        spec: ResNeStSpec | str,
+        *,
+        output_stride: int = 32,
+        out_features: Sequence[str] = resnest.STAGES,
+        in_channels: int = 3,
+        num_classes: int | None = None,
+        norm: str | Callable[[int], nn.Module] | None = "BN",
+        freeze_at: int = 0,
+        multi_grid: Sequence[int] | None = None,
+        deform_stages: Collection[str] = (),
+        deform_modulated: bool = False,
+        deform_groups: int = 1,
+        drop_path_rate: float = 0.0,
+        gradient_checkpointing: bool = False,
+        zero_init_last_norm: bool = False,
+    ) -> None:
+        super().__init__(
+            spec,
+            output_stride=output_stride,
+            out_features=out_features,
+            in_channels=in_channels,
+            num_classes=num_classes,
+            norm_layer=_norm_layer(norm),
+            multi_grid=multi_grid,
+            deform_stages=deform_stages,
+            deform_modulated=deform_modulated,
+            deform_groups=deform_groups,
+            drop_path_rate=drop_path_rate,
+            gradient_checkpointing=gradient_checkpointing,
+            zero_init_last_norm=zero_init_last_norm,
+        )
+        if norm == "GN":
+            # A pooled vector has too few values for 32 groups: one group of one value would even normalise to nothing.
+            for module in self.modules():
+                if isinstance(module, SplitAttentionConv2d):
+                    module.bn1 = nn.GroupNorm(1, module.fc1.out_channels)
+        self.freeze(freeze_at)
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and stride of each feature map."""
+        strides = self.feature_strides
+        return {name: ShapeSpec(channels=c, stride=strides[name]) for name, c in self.feature_channels.items()}
+
+    def freeze(self, freeze_at: int = 0) -> ResNeSt:
+        """Freeze the stem (1), and res2 (2), up to res5 (5), for good: no gradients, batch norms become fixed.
+
+        Raises:
+            ValueError: ``freeze_at`` is not an integer from 0 to 5.
+        """
+        if freeze_at not in range(6):
+            raise ValueError(f"freeze_at must be an integer from 0 (nothing) to 5 (up to res5), got {freeze_at!r}")
+        for name in _STAGES_IN_ORDER[:freeze_at]:
+            if name in self._modules:
+                stage = self.get_submodule(name)
+                stage.requires_grad_(False)
+                FrozenBatchNorm2d.convert_frozen_batchnorm(stage)
+        return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Ignore which counters of batch norms a checkpoint has, and warn when it fills the trunk only in part."""
+        own = {prefix + key: value for key, value in self.state_dict().items()}
+        for key in [k for k in state_dict if k.startswith(prefix) and k.endswith(COUNTER) and k not in own]:
+            del state_dict[key]
+        for key in [k for k in own if k.endswith(COUNTER) and k not in state_dict]:
+            state_dict[key] = own[key]
+        missing = [key for key in own if key not in state_dict]
+        if missing:
+            wanted = sum(not key.endswith(COUNTER) for key in own)
+            logger.warning(
+                "The checkpoint fills %d of the ResNeSt's %d tensors; not there: %s",
+                wanted - len(missing),
+                wanted,
+                summarize_keys(missing),
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _norm_layer(norm: str | Callable[[int], nn.Module] | None) -> NormLayer | None:
+    if norm is None or norm == "":
+        return None
+    if callable(norm):
+        return norm
+    if norm not in _NORMS:
+        raise ValueError(f"norm must be a callable or one of {', '.join(map(repr, _NORMS))}, got {norm!r}")
+    if norm == "GN":
+        # As get_norm's, with fewer groups where 32 do not divide the channels (50-fast networks).
+        return lambda channels: nn.GroupNorm(math.gcd(32, channels), channels)
+    return partial(get_norm, norm)
+
+
+def _register(build: Callable[..., Backbone]) -> Callable[..., Backbone]:
+    """Register a builder under its name; safe when this module is imported anew, refused when the name is another's."""
+    name = build.__name__
+    if name in BACKBONE_REGISTRY:
+        owner = BACKBONE_REGISTRY.get(name).__module__
+        if owner != __name__:
+            raise ImportError(
+                f"the backbone {name!r} is already registered by {owner}; import either that package or "
+                f"resnest_backbones.detectron2, not both"
+            )
+        return build
+    BACKBONE_REGISTRY.register(build)
+    return build
+
+
+@_register
+def build_resnest_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNeSt:
+    """A ``ResNeSt`` from ``MODEL.RESNETS`` and ``MODEL.BACKBONE.FREEZE_AT``.
+
+    Raises:
+        ValueError: a key has a value that no ResNeSt can have; the message names the key.
+    """
+    keys = cfg.MODEL.RESNETS
+    if len(keys.DEFORM_ON_PER_STAGE) != 4:
+        raise ValueError(f"MODEL.RESNETS.DEFORM_ON_PER_STAGE must have 4 values, got {keys.DEFORM_ON_PER_STAGE}")
+    wrong = [name for name in keys.OUT_FEATURES if name not in _STAGES_IN_ORDER]
+    if wrong:
+        raise ValueError(f"MODEL.RESNETS.OUT_FEATURES must be of {', '.join(_STAGES_IN_ORDER)}, got {wrong[0]!r}")
+    with _errors_that_name_keys():
+        return ResNeSt(
+            _spec_from_config(keys),
+            output_stride=_output_stride_from_config(keys),
+            out_features=keys.OUT_FEATURES,
+            in_channels=input_shape.channels,
+            norm=keys.NORM,
+            freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+            deform_stages=[s for s, on in zip(resnest.STAGES, keys.DEFORM_ON_PER_STAGE, strict=True) if on],
+            deform_modulated=keys.DEFORM_MODULATED,
+            deform_groups=keys.DEFORM_NUM_GROUPS,
+            drop_path_rate=keys.DROP_PATH_RATE,
+            gradient_checkpointing=keys.GRADIENT_CHECKPOINTING,
+        )
+
+
+@contextmanager
+def _errors_that_name_keys() -> Iterator[None]:
+    """Let messages that begin with an argument's name begin with the key that it came from."""
+    try:
+        yield
+    except ValueError as error:
+        argument, _, rest = str(error).partition(" ")
+        if argument not in _KEYS:
+            raise
+        raise ValueError(f"{_KEYS[argument]} {rest}") from error
+
+
+def _spec_from_config(keys: CfgNode) -> ResNeStSpec:
+    if "RADIX" not in keys:
+        raise ValueError("MODEL.RESNETS.RADIX is not there: call resnest_backbones.detectron2.add_resnest_config(cfg)")
+    if keys.DEPTH not in _DEPTHS:
+        raise ValueError(f"MODEL.RESNETS.DEPTH must be one of {', '.join(map(str, _DEPTHS))}, got {keys.DEPTH}")
+    if keys.RES2_OUT_CHANNELS != 256:
+        raise ValueError(f"MODEL.RESNETS.RES2_OUT_CHANNELS must be 256, got {keys.RES2_OUT_CHANNELS}")
+    for key in ("DEEP_STEM", "AVD", "AVG_DOWN"):
+        # The original wrapper turns these on itself where RADIX is above 1.
+        if not keys[key] and keys.RADIX <= 1:
+            raise ValueError(f"MODEL.RESNETS.{key} must be True: every ResNeSt has it, got {keys[key]}")
+    # Two spellings of the width of one group at the first stage: Detectron2's and the wrapper's, relative to 64.
+    width = keys.WIDTH_PER_GROUP * keys.BOTTLENECK_WIDTH / 64
+    if width < 1 or width != int(width):
+        raise ValueError(
+            "MODEL.RESNETS.WIDTH_PER_GROUP x BOTTLENECK_WIDTH / 64 must be a positive integer, got "
+            f"{keys.WIDTH_PER_GROUP} x {keys.BOTTLENECK_WIDTH} / 64"
+        )
+    return replace(
+        get_variant(f"resnest{keys.DEPTH}"),
+        radix=keys.RADIX,
+        cardinality=keys.NUM_GROUPS,
+        bottleneck_width=int(width),
+        avd_first=keys.AVD_FIRST,
+        params=None,
+        multiply_adds=None,
+    )
+
+
+def _output_stride_from_config(keys: CfgNode) -> int:
+    strides = {(1, 1): 32, (1, 2): 16, (2, 4): 8}
+    dilations = (keys.RES4_DILATION, keys.RES5_DILATION)
+    if dilations not in strides:
+        raise ValueError(
+            "MODEL.RESNETS.RES4_DILATION and RES5_DILATION must be 1 and 1 (output stride 32), 1 and 2 (16) or 2 and 4 "
+            f"(8), got {dilations[0]} and {dilations[1]}"
+        )
+    return strides[dilations]
+
+
+@_register
+def build_resnest_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """A ResNeSt with Detectron2's FPN: p2..p5 and a max-pooled p6."""
+    return _with_fpn(cfg, build_resnest_backbone(cfg, input_shape), LastLevelMaxPool())
+
+
+@_register
+def build_retinanet_resnest_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """A ResNeSt with Detectron2's FPN as RetinaNet needs it: p3..p5, and p6 and p7 computed from res5.
+
+    Raises:
+        ValueError: ``MODEL.RESNETS.OUT_FEATURES`` lacks res5.
+    """
+    bottom_up = build_resnest_backbone(cfg, input_shape)
+    if "res5" not in bottom_up.feature_channels:
+        raise ValueError(f"MODEL.RESNETS.OUT_FEATURES must have res5, got {list(bottom_up.out_features)}")
+    return _with_fpn(cfg, bottom_up, LastLevelP6P7(bottom_up.feature_channels["res5"], cfg.MODEL.FPN.OUT_CHANNELS))
+
+
+def _with_fpn(cfg: CfgNode, bottom_up: ResNeSt, top_block: nn.Module) -> FPN:
+    return FPN(
+        bottom_up=bottom_up,
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=top_block,
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )

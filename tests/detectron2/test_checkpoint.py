@@ -1,0 +1,416 @@
+import pytest
+
+pytest.importorskip("detectron2")
+
+import hashlib
+import http.server
+import json
+import logging
+import pickle
+import threading
+from collections import OrderedDict
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.checkpoint import DetectionCheckpointer, PeriodicCheckpointer
+from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.utils.file_io import PathManager
+from torch import nn
+
+from resnest_backbones import build, convert_state_dict, weights
+from resnest_backbones.checkpoint import COUNTER, CheckpointError
+from resnest_backbones.detectron2 import ResNeSt, ResNeStCheckpointer, register_weights_handler
+from resnest_backbones.weights import WeightsError
+from tests.detectron2 import helpers
+from tests.detectron2.helpers import FPN_DETECTOR, distinct_tensors
+
+TRUNK = "backbone.bottom_up."
+BOTH = pytest.mark.parametrize("checkpointer", [DetectionCheckpointer, ResNeStCheckpointer])
+
+
+@pytest.fixture(autouse=True)
+def logs_reach_caplog(monkeypatch, caplog):
+    """Detectron2's setup_logger, which another test may have called, cuts its loggers off from the root."""
+    for name in ("fvcore", "detectron2", "resnest_backbones"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+        monkeypatch.setattr(logging.getLogger(name), "level", logging.NOTSET)
+    caplog.set_level(logging.INFO)
+
+
+def our_messages(caplog, level: int = logging.WARNING) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.name.startswith("resnest_backbones") and r.levelno >= level]
+
+
+def core_state() -> dict[str, torch.Tensor]:
+    """A ResNeSt-14 with its classifier, under the core's names, without counters."""
+    with torch.device("meta"):
+        shapes = {name: value.shape for name, value in build("resnest14", num_classes=1000).state_dict().items()}
+    return distinct_tensors({name: shape for name, shape in shapes.items() if not name.endswith(COUNTER)})
+
+
+def trunk_of(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {TRUNK + name: value for name, value in state.items() if not name.startswith("fc.")}
+
+
+def differing(model: nn.Module, expected: dict[str, torch.Tensor]) -> list[str]:
+    loaded = model.state_dict()
+    return [name for name, value in expected.items() if not torch.equal(loaded[name], value)]
+
+
+def read(file) -> dict:
+    return torch.load(file, weights_only=True)
+
+
+# Weights from resnest://.
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A loopback server of one file in the official layout, known as the published weights of resnest50."""
+    folder = tmp_path / "published"
+    folder.mkdir()
+    file = folder / "resnest50.pth"
+    torch.save(OrderedDict(convert_state_dict(core_state(), "official")), file)
+    content = file.read_bytes()
+    requests = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            requests.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(self.server.content)))
+            self.end_headers()
+            self.wfile.write(self.server.content)
+
+        def log_message(self, *_):
+            pass
+
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    httpd.content, httpd.requests = content, requests
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    record = replace(
+        weights.WEIGHTS["resnest50"],
+        sha256_prefix=hashlib.sha256(content).hexdigest()[:8],
+        base_url=f"http://127.0.0.1:{httpd.server_address[1]}",
+    )
+    monkeypatch.setitem(weights.WEIGHTS, "resnest50", record)
+    monkeypatch.delenv(weights.MIRROR_VARIABLE, raising=False)
+    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    httpd.record, httpd.cache = record, tmp_path / "torch" / "hub" / "checkpoints"
+    yield httpd
+    httpd.shutdown()
+    httpd.server_close()
+
+
+def without_locks(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir() if file.suffix != ".lock")
+
+
+@BOTH
+@pytest.mark.parametrize("norm", ["BN", "FrozenBN", "SyncBN"])
+@pytest.mark.parametrize("freeze_at", [0, 2])
+def test_published_weights_fill_the_trunk_of_a_detector(server, caplog, checkpointer, norm, freeze_at):
+    model = helpers.detector(FPN_DETECTOR, {"MODEL.RESNETS.NORM": norm, "MODEL.BACKBONE.FREEZE_AT": freeze_at})
+    checkpointer(model).resume_or_load("resnest://resnest50", resume=False)
+    assert differing(model, trunk_of(core_state())) == []
+    assert "not used by the model" not in caplog.text
+    missing = [r.getMessage() for r in caplog.records if "not found in the checkpoint" in r.getMessage()]
+    assert len(missing) == 1 and "bottom_up" not in missing[0], missing
+    assert not [m for m in our_messages(caplog) if "of the ResNeSt's" in m]
+
+
+def test_published_weights_are_fetched_once(server):
+    model = helpers.detector(FPN_DETECTOR)
+    for checkpointer in (DetectionCheckpointer, ResNeStCheckpointer, DetectionCheckpointer):
+        checkpointer(model).load("resnest://resnest50")
+    assert server.requests == [f"/{server.record.filename}"]
+    stem = server.record.filename.removesuffix(".pth")
+    assert without_locks(server.cache) == [f"{stem}.detectron2.pth", f"{stem}.pth"]
+
+
+def test_the_renamed_file_holds_just_the_trunk(server):
+    content = read(PathManager.get_local_path("resnest://resnest50"))
+    assert content["matching_heuristics"] is True
+    assert set(content["model"]) == {name for name in core_state() if not name.startswith("fc.")}
+
+
+@BOTH
+def test_wrong_content_is_refused_and_leaves_no_file(server, checkpointer):
+    server.content = server.content[:-100] + bytes(100)
+    model = helpers.detector(FPN_DETECTOR)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(WeightsError, match=f"sha256 does not begin with {server.record.sha256_prefix}"):
+        checkpointer(model).load("resnest://resnest50")
+    assert without_locks(server.cache) == []
+    assert differing(model, before) == []
+
+
+def half_written_save(content, stream, **_):
+    stream.write(b"half of it")
+    raise OSError("No space left on device")
+
+
+def test_a_failure_while_renaming_leaves_no_half_written_file(server, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", half_written_save)
+        with pytest.raises(OSError, match="No space left"):
+            PathManager.get_local_path("resnest://resnest50")
+    assert without_locks(server.cache) == [server.record.filename]
+    assert read(PathManager.get_local_path("resnest://resnest50"))["model"]
+
+
+def test_an_unknown_name_lists_those_that_are_known():
+    with pytest.raises(ValueError, match=r"no published weights are known for 'resnest://resnest51'.*resnest50"):
+        DetectionCheckpointer(nn.Linear(1, 1)).load("resnest://resnest51")
+
+
+def test_the_weights_open_as_a_file_but_are_read_only(server):
+    register_weights_handler()  # twice is safe
+    with PathManager.open("resnest://resnest50", "rb") as stream:
+        assert "model" in torch.load(stream, weights_only=True)
+    with pytest.raises(OSError, match="read-only"):
+        PathManager.open("resnest://resnest50", "wb")
+
+
+# Files in every layout.
+
+
+def layouts() -> dict[str, dict]:
+    core = core_state()
+    official = convert_state_dict(core, "official")
+    mmseg = {f"backbone.{k}": v for k, v in convert_state_dict(core, "mmseg").items() if not k.startswith("head.")}
+    wrapper = {name.replace("fc.", "linear.") if name.startswith("fc.") else name: v for name, v in core.items()}
+    heads = {"decode_head.conv_seg.weight": torch.rand(2), "head.conv6.weight": torch.rand(2)}
+    return {
+        "official": official,
+        "official, from DataParallel": {"state_dict": {f"module.{k}": v for k, v in official.items()}},
+        "timm": convert_state_dict(core, "timm"),
+        "mmseg": {"meta": {"epoch": 1}, "state_dict": {**mmseg, **heads}},
+        "encoding": {f"pretrained.{k}": v for k, v in official.items() if not k.startswith("fc.")} | heads,
+        "wrapper backbone": {"model": wrapper, "__author__": "ResNeSt"},
+        "core": core,
+    }
+
+
+@pytest.mark.parametrize("layout", layouts())
+def test_a_trunk_in_any_layout_fills_a_detector(layout, tmp_path, caplog):
+    torch.save(layouts()[layout], tmp_path / "file.pth")
+    model = helpers.detector(FPN_DETECTOR, {"MODEL.BACKBONE.FREEZE_AT": 2})
+    ResNeStCheckpointer(model).load(str(tmp_path / "file.pth"))
+    expected = trunk_of(core_state())
+    assert differing(model, expected) == []
+    everything = [name for name in model.state_dict() if not name.endswith(COUNTER)]
+    (message,) = our_messages(caplog)
+    assert f"filled {len(expected)} of the model's {len(everything)} tensors. Not filled: backbone.fpn_" in message
+    assert f"Of its own {len(expected)} tensors, 0 were not used: none" in message
+    assert "not used by the model" not in caplog.text
+
+
+@pytest.mark.parametrize("layout", ["official", "wrapper backbone"])
+def test_a_trunk_fills_a_bare_backbone_without_a_warning(layout, tmp_path, caplog):
+    torch.save(layouts()[layout], tmp_path / "file.pth")
+    model = ResNeSt("resnest14", freeze_at=1)
+    ResNeStCheckpointer(model).load(str(tmp_path / "file.pth"))
+    expected = {name: value for name, value in core_state().items() if not name.startswith("fc.")}
+    count = len(expected)
+    assert differing(model, expected) == []
+    assert our_messages(caplog) == []
+    assert f"filled {count} of the model's {count} tensors" in our_messages(caplog, logging.INFO)[-1]
+
+
+@BOTH
+def test_a_detector_of_the_wrapper_fills_ours(checkpointer, shared, tmp_path, caplog):
+    golden = json.loads((shared / "reference" / "golden" / "d2_faster_rcnn_s50.json").read_text())
+    state = distinct_tensors(golden["state_dict"])
+    state = {k: torch.zeros((), dtype=torch.int64) if k.endswith(COUNTER) else v for k, v in state.items()}
+    torch.save({"model": state, "optimizer": {"state": {}, "param_groups": []}, "iteration": 9}, tmp_path / "file.pth")
+    recipe = json.loads((shared / "reference" / "d2_recipes.json").read_text())["recipes"][golden["config"]]
+    model = helpers.detector(recipe, {"MODEL.RESNETS.DEPTH": 50, "MODEL.BACKBONE.FREEZE_AT": 2})
+    checkpointer(model).load(str(tmp_path / "file.pth"))
+    assert differing(model, state) == []
+    assert "not used by the model" not in caplog.text and "not found in the checkpoint" not in caplog.text
+    assert our_messages(caplog) == []
+    if checkpointer is ResNeStCheckpointer:
+        count = len([name for name in state if not name.endswith(COUNTER)])
+        assert f"filled {count} of the model's {count} tensors" in our_messages(caplog, logging.INFO)[-1]
+
+
+@pytest.mark.parametrize("kept", ["nothing", "res", "stem", "res4"])
+@BOTH
+def test_a_partly_matching_checkpoint_warns_with_how_many_of_how_many(checkpointer, kept, tmp_path, caplog):
+    expected = trunk_of(core_state())
+    state = {name: value for name, value in expected.items() if name.startswith(TRUNK + kept)}
+    torch.save({"model": state | {"other.weight": torch.rand(2)}}, tmp_path / "part.pth")
+    model = helpers.detector(FPN_DETECTOR)
+    checkpointer(model).load(str(tmp_path / "part.pth"))
+    assert differing(model, state) == []
+    first = next(name for name in expected if name not in state)
+    warnings = our_messages(caplog)
+    assert f"fills {len(state)} of the ResNeSt's {len(expected)} tensors; not there: {first}" in warnings[0]
+    if checkpointer is ResNeStCheckpointer:
+        everything = [name for name in model.state_dict() if not name.endswith(COUNTER)]
+        assert f"filled {len(state)} of the model's {len(everything)} tensors. Not filled: " in warnings[1]
+        assert f"Of its own {len(state) + 1} tensors, 1 were not used: other.weight" in warnings[1]
+
+
+def test_weights_of_another_shape_are_reported_not_loaded(tmp_path, caplog):
+    core = core_state() | {"stem.conv1_1.weight": torch.rand(64, 3, 3, 3)}
+    torch.save(convert_state_dict(core, "official"), tmp_path / "wide.pth")
+    model = helpers.detector(FPN_DETECTOR)
+    ResNeStCheckpointer(model).load(str(tmp_path / "wide.pth"))
+    warnings = our_messages(caplog)
+    assert any("not there: backbone.bottom_up.stem.conv1_1.weight" in message for message in warnings)
+    assert any("1 were not used: stem.conv1_1.weight" in message for message in warnings)
+
+
+def test_a_file_with_keys_of_no_resnest_is_refused_by_name(tmp_path):
+    state = convert_state_dict(core_state(), "official") | {"layer1.0.conv4.weight": torch.rand(1)}
+    torch.save(state, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"x\.pth.*layer1\.0\.conv4\.weight"):
+        ResNeStCheckpointer(helpers.detector(FPN_DETECTOR)).load(str(tmp_path / "x.pth"))
+
+
+class Payload:
+    """What a malicious pickle looks like: unpickling it makes a folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return Path.mkdir, (self.folder,)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+def test_a_file_that_could_run_code_is_refused_unrun(suffix, tmp_path):
+    file, proof = tmp_path / f"bad{suffix}", tmp_path / "ran"
+    content = {"model": {"stem.conv1_1.weight": Payload(proof)}, "__author__": "someone"}
+    if suffix == ".pth":
+        torch.save(content, file)
+    else:
+        file.write_bytes(pickle.dumps(content))
+    checkpointer = ResNeStCheckpointer(helpers.detector(FPN_DETECTOR))
+    with pytest.raises(CheckpointError, match=rf"bad\{suffix} holds more than tensors.*refused"):
+        checkpointer.load(str(file))
+    assert not proof.exists()
+    torch.save(core_state(), tmp_path / "good.pth")
+    checkpointer.load(str(tmp_path / "good.pth"))  # the refusal did not spoil the checkpointer
+    assert differing(checkpointer.model, trunk_of(core_state())) == []
+
+
+# Other projects' files.
+
+RESNET_DETECTOR = {
+    **FPN_DETECTOR,
+    "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
+    "MODEL.RESNETS.DEPTH": 50,
+}
+
+
+def plain(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in state.items() if not name.endswith(COUNTER)}
+
+
+def test_a_model_zoo_file_of_arrays_fills_a_plain_resnet_detector(tmp_path, caplog):
+    published, model = (helpers.detector(RESNET_DETECTOR, seed=seed) for seed in (1, 2))
+    arrays = {name: value.numpy() for name, value in plain(published.state_dict()).items()}
+    content = {"model": arrays, "__author__": "Detectron2 Model Zoo"}
+    (tmp_path / "model_final.pkl").write_bytes(pickle.dumps(content))
+    ResNeStCheckpointer(model).load(str(tmp_path / "model_final.pkl"))
+    assert differing(model, plain(published.state_dict())) == []
+    assert our_messages(caplog) == []
+    assert f"filled {len(arrays)} of the model's {len(arrays)} tensors" in our_messages(caplog, logging.INFO)[-1]
+
+
+def test_a_caffe2_file_of_the_first_detectron_fills_a_plain_resnet(tmp_path):
+    arrays = {
+        "conv1_w": np.full((64, 3, 7, 7), 0.25, dtype=np.float32),
+        "res_conv1_bn_s": np.full(64, 0.5, dtype=np.float32),
+        "res2_0_branch2a_w": np.full((64, 64, 1, 1), 0.75, dtype=np.float32),
+        "conv1_w_momentum": np.zeros((64, 3, 7, 7), dtype=np.float32),
+    }
+    (tmp_path / "R-50.pkl").write_bytes(pickle.dumps({"blobs": arrays}, protocol=2))
+    model = helpers.detector(RESNET_DETECTOR)
+    ResNeStCheckpointer(model).load(str(tmp_path / "R-50.pkl"))
+    trunk = model.backbone.bottom_up
+    assert (trunk.stem.conv1.weight == 0.25).all()
+    assert (trunk.stem.conv1.norm.weight == 0.5).all()
+    assert (trunk.res2[0].conv1.weight == 0.75).all()
+
+
+@pytest.mark.parametrize(("name", "query"), [("file.pth", "?matching_heuristics=True"), ("file.pyth", "")])
+def test_matching_by_the_ends_of_names_works_as_in_detectron2(name, query, tmp_path):
+    model = helpers.detector(RESNET_DETECTOR)
+    state = {"stem.conv1.weight": torch.full((64, 3, 7, 7), 0.25)}
+    torch.save({"model_state" if name.endswith(".pyth") else "model": state}, tmp_path / name)
+    ResNeStCheckpointer(model).load(f"{tmp_path / name}{query}")
+    assert (model.backbone.bottom_up.stem.conv1.weight == 0.25).all()
+
+
+# Saving and resuming.
+
+
+def training_parts(folder: Path, seed: int = 0):
+    keys = {"MODEL.RESNETS.OUT_FEATURES": ["res2"], "MODEL.RPN.IN_FEATURES": ["res2"], "SOLVER.STEPS": (1,)}
+    cfg = helpers.resnest_config(helpers.PROPOSAL_NETWORK, keys)
+    model = helpers.detector(helpers.PROPOSAL_NETWORK, keys, seed=seed)
+    optimizer = build_optimizer(cfg, model)
+    scheduler = build_lr_scheduler(cfg, optimizer)
+    checkpointer = ResNeStCheckpointer(model, str(folder), optimizer=optimizer, scheduler=scheduler)
+    return model, optimizer, scheduler, checkpointer
+
+
+def test_training_resumes_with_optimizer_and_scheduler(tmp_path):
+    model, optimizer, scheduler, checkpointer = training_parts(tmp_path)
+    helpers.training_losses(model, helpers.images())
+    optimizer.step()
+    scheduler.step()
+    PeriodicCheckpointer(checkpointer, period=1, max_to_keep=1).step(0)
+    assert without_locks(tmp_path) == ["last_checkpoint", "model_0000000.pth"]
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000000.pth"
+
+    again, optimizer2, scheduler2, checkpointer2 = training_parts(tmp_path, seed=1)
+    rest = checkpointer2.resume_or_load("nowhere.pth", resume=True)
+    assert rest["iteration"] == 0
+    assert differing(again, model.state_dict()) == []
+    assert scheduler2.last_epoch == scheduler.last_epoch == 1
+    momenta = [[s["momentum_buffer"] for s in o.state_dict()["state"].values()] for o in (optimizer, optimizer2)]
+    assert momenta[0]
+    for ours, theirs in zip(*momenta, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_failure_while_saving_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
+    model, _, _, checkpointer = training_parts(tmp_path)
+    checkpointer.save("model_0000001", iteration=1)
+    good = (tmp_path / "model_0000001.pth").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", half_written_save)
+        for name in ("model_0000002", "model_0000001", "model_final"):
+            with pytest.raises(OSError, match="No space left"):
+                checkpointer.save(name, iteration=2)
+    assert without_locks(tmp_path) == ["last_checkpoint", "model_0000001.pth"]
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
+    assert (tmp_path / "model_0000001.pth").read_bytes() == good
+    assert checkpointer.resume_or_load("", resume=True)["iteration"] == 1
+
+
+def test_a_process_that_is_told_not_to_save_writes_nothing(tmp_path):
+    model = nn.Linear(1, 1)
+    ResNeStCheckpointer(model, str(tmp_path), save_to_disk=False).save("model_final")
+    ResNeStCheckpointer(model, "").save("model_final")
+    assert list(tmp_path.iterdir()) == []
+
+
+@BOTH
+@pytest.mark.parametrize("norms", [("BN", "BN"), ("BN", "FrozenBN"), ("FrozenBN", "BN")], ids=" to ".join)
+def test_a_saved_detector_loads_whether_or_not_its_norms_count_batches(checkpointer, norms, tmp_path, caplog):
+    keys = [{"MODEL.RESNETS.NORM": norm, "MODEL.BACKBONE.FREEZE_AT": 1} for norm in norms]
+    model, again = (helpers.detector(FPN_DETECTOR, key, seed=seed) for seed, key in enumerate(keys))
+    ResNeStCheckpointer(model, str(tmp_path)).save("model_final")
+    checkpointer(again).load(str(tmp_path / "model_final.pth"))
+    assert differing(again, plain(model.state_dict())) == []
+    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []

@@ -1,0 +1,254 @@
+import pytest
+
+pytest.importorskip("detectron2")
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from detectron2.config import LazyCall, LazyConfig, get_cfg, instantiate
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
+from detectron2.modeling import FPN, build_backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from torch import nn
+
+from resnest_backbones import ResNeStSpec, get_variant
+from resnest_backbones.detectron2 import ResNeSt, add_resnest_config
+
+ROOT = Path(__file__).parents[2]
+# The keys and defaults of resnest/d2/config.py.
+WRAPPER_DEFAULTS = {"DEEP_STEM": True, "AVD": True, "AVG_DOWN": True, "RADIX": 2, "BOTTLENECK_WIDTH": 64}
+# As in the original wrapper's configs/Base-RCNN-FPN.yaml and faster_rcnn_R_50_FPN_syncbn_range-scale_1x.yaml.
+OLD_YAML = """
+MODEL:
+  META_ARCHITECTURE: "GeneralizedRCNN"
+  BACKBONE:
+    NAME: "build_resnest_fpn_backbone"
+    FREEZE_AT: 0
+  RESNETS:
+    OUT_FEATURES: ["res2", "res3", "res4", "res5"]
+    DEPTH: 50
+    STRIDE_IN_1X1: False
+    RADIX: 2
+    DEEP_STEM: True
+    AVD: True
+    AVG_DOWN: True
+    BOTTLENECK_WIDTH: 64
+    NORM: "SyncBN"
+  FPN:
+    IN_FEATURES: ["res2", "res3", "res4", "res5"]
+    NORM: "SyncBN"
+"""
+
+
+def run_python(code: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_the_defaults_are_the_wrappers_and_the_new_keys_change_nothing():
+    cfg = get_cfg()
+    stock = get_cfg().MODEL.RESNETS
+    add_resnest_config(cfg)
+    added = {key: value for key, value in cfg.MODEL.RESNETS.items() if key not in stock}
+    assert added == {
+        **WRAPPER_DEFAULTS,
+        "AVD_FIRST": False,
+        "RES4_DILATION": 1,
+        "DROP_PATH_RATE": 0.0,
+        "GRADIENT_CHECKPOINTING": False,
+    }
+    assert {key: cfg.MODEL.RESNETS[key] for key in stock} == dict(stock)
+
+
+def test_calling_add_resnest_config_twice_keeps_what_the_user_set():
+    cfg = get_cfg()
+    add_resnest_config(cfg)
+    cfg.merge_from_list(["MODEL.RESNETS.RADIX", 4, "MODEL.RESNETS.AVD_FIRST", True])
+    add_resnest_config(cfg)
+    assert cfg.MODEL.RESNETS.RADIX == 4
+    assert cfg.MODEL.RESNETS.AVD_FIRST is True
+
+
+@pytest.mark.parametrize("deeplab_first", [True, False])
+def test_it_stands_beside_the_keys_of_the_deeplab_project(deeplab_first):
+    def add_deeplab_config(cfg):  # the lines of projects/DeepLab that touch MODEL.RESNETS
+        cfg.MODEL.RESNETS.RES4_DILATION = 1
+        cfg.MODEL.RESNETS.RES5_MULTI_GRID = [1, 2, 4]
+
+    cfg = get_cfg()
+    for add in (add_deeplab_config, add_resnest_config) if deeplab_first else (add_resnest_config, add_deeplab_config):
+        add(cfg)
+    cfg.merge_from_list(["MODEL.RESNETS.RES4_DILATION", 2, "MODEL.RESNETS.RES5_DILATION", 4])
+    add_resnest_config(cfg)
+    assert (cfg.MODEL.RESNETS.RES4_DILATION, cfg.MODEL.RESNETS.RADIX) == (2, 2)
+
+
+def test_a_yaml_file_of_the_wrapper_works_unchanged(tmp_path):
+    (tmp_path / "old.yaml").write_text(OLD_YAML)
+    cfg = get_cfg()
+    add_resnest_config(cfg)
+    cfg.merge_from_file(str(tmp_path / "old.yaml"))
+    cfg.MODEL.DEVICE = "cpu"
+    backbone = build_backbone(cfg)
+    assert isinstance(backbone, FPN)
+    assert backbone.bottom_up.spec == replace(get_variant("resnest50"), params=None, multiply_adds=None)
+    assert isinstance(backbone.bottom_up.stem.conv1_1.norm, nn.SyncBatchNorm)
+    with torch.no_grad():
+        pyramid = backbone.eval()(torch.zeros(1, 3, 64, 96))
+    assert {name: tuple(level.shape[2:]) for name, level in pyramid.items()} == {
+        "p2": (16, 24),
+        "p3": (8, 12),
+        "p4": (4, 6),
+        "p5": (2, 3),
+        "p6": (1, 2),
+    }
+
+
+def test_the_config_survives_a_round_trip_through_yaml(tmp_path):
+    cfg = get_cfg()
+    add_resnest_config(cfg)
+    cfg.merge_from_list(["MODEL.RESNETS.DROP_PATH_RATE", 0.2, "MODEL.RESNETS.GRADIENT_CHECKPOINTING", True])
+    (tmp_path / "dumped.yaml").write_text(cfg.dump())
+    again = get_cfg()
+    add_resnest_config(again)
+    again.merge_from_file(str(tmp_path / "dumped.yaml"))
+    assert again.MODEL.RESNETS == cfg.MODEL.RESNETS
+
+
+def test_importing_or_reloading_the_plugin_again_is_safe():
+    result = run_python("""
+import importlib, sys
+import resnest_backbones.detectron2 as plugin
+from detectron2.config import get_cfg
+from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
+for name in ("config", "backbone", "checkpoint"):
+    importlib.reload(sys.modules[f"resnest_backbones.detectron2.{name}"])
+plugin = importlib.reload(plugin)
+for name in [name for name in sys.modules if name.startswith("resnest_backbones")]:
+    del sys.modules[name]
+import resnest_backbones.detectron2 as plugin
+cfg = get_cfg()
+plugin.add_resnest_config(cfg)
+cfg.MODEL.DEVICE, cfg.MODEL.RESNETS.DEPTH = "cpu", 14
+cfg.MODEL.BACKBONE.NAME = "build_resnest_backbone"
+print("built", type(build_backbone(cfg)).__name__)
+""")
+    assert "built ResNeSt" in result.stdout, result.stderr
+
+
+def test_a_package_that_took_the_name_first_is_named():
+    result = run_python("""
+import sys
+from detectron2.modeling import BACKBONE_REGISTRY
+def build_resnest_backbone(cfg, input_shape): pass
+build_resnest_backbone.__module__ = "resnest.d2.resnest"
+BACKBONE_REGISTRY.register(build_resnest_backbone)
+try:
+    import resnest_backbones.detectron2
+except ImportError as error:
+    print("refused:", error)
+assert BACKBONE_REGISTRY.get("build_resnest_backbone") is build_resnest_backbone
+assert "build_resnest_fpn_backbone" not in BACKBONE_REGISTRY
+""")
+    assert result.returncode == 0, result.stderr
+    assert "refused: the backbone 'build_resnest_backbone' is already registered by resnest.d2.resnest" in result.stdout
+
+
+def test_the_plugin_imports_no_other_framework():
+    result = run_python("""
+import sys
+import resnest_backbones
+assert not {"detectron2", "mmseg", "mmengine", "timm"} & set(sys.modules)
+import resnest_backbones.detectron2
+assert not {"mmseg", "mmengine", "mmcv", "timm"} & set(sys.modules)
+""")
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_lazy_call_builds_the_trunk():
+    backbone = instantiate(LazyCall(ResNeSt)(spec="resnest50", norm="BN", freeze_at=2, out_features=["stem", "res4"]))
+    assert backbone.output_shape() == {
+        "stem": ShapeSpec(channels=64, stride=4),
+        "res4": ShapeSpec(channels=1024, stride=16),
+    }
+    assert backbone.size_divisibility == 0  # any size; an FPN around it asks for 32
+    assert not any(p.requires_grad for p in backbone.res2.parameters())
+    assert all(p.requires_grad for p in backbone.res3.parameters())
+    assert backbone.freeze(3) is backbone
+    assert not any(p.requires_grad for p in backbone.res3.parameters())
+    assert isinstance(backbone.res3[0].conv2.bn1, FrozenBatchNorm2d)
+
+
+def test_a_lazy_call_takes_a_spec_of_the_users_own():
+    spec = replace(get_variant("resnest14"), radix=4)
+    for lazy in (spec, LazyCall(ResNeStSpec)(name="mine", depths=(1, 1, 1, 1), radix=4)):
+        backbone = instantiate(LazyCall(ResNeSt)(spec=lazy))
+        assert backbone.res2[0].conv2.radix == 4
+        assert backbone.spec.depths == (1, 1, 1, 1)
+
+
+def test_a_lazy_call_nests_in_an_fpn():
+    features = ["res2", "res3", "res4", "res5"]
+    pyramid = instantiate(
+        LazyCall(FPN)(
+            bottom_up=LazyCall(ResNeSt)(
+                spec="resnest14", out_features=features, freeze_at=2, deform_stages=["res5"], deform_modulated=True
+            ),
+            in_features=features,
+            out_channels=16,
+            top_block=LazyCall(LastLevelMaxPool)(),
+        )
+    )
+    assert pyramid.size_divisibility == 32
+    assert {name: shape.stride for name, shape in pyramid.output_shape().items()} == {
+        "p2": 4,
+        "p3": 8,
+        "p4": 16,
+        "p5": 32,
+        "p6": 64,
+    }
+    assert pyramid.bottom_up.res5[0].conv2_offset.out_channels == 27
+    levels = pyramid(torch.rand(2, 3, 64, 64))
+    assert [tuple(level.shape[1:]) for level in levels.values()] == [(16, s, s) for s in (16, 8, 4, 2, 1)]
+
+
+def test_a_lazy_config_file_survives_saving_and_loading(tmp_path):
+    (tmp_path / "model.py").write_text("""
+from detectron2.config import LazyCall as L
+from detectron2.modeling import FPN
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from resnest_backbones.detectron2 import ResNeSt
+
+backbone = L(FPN)(
+    bottom_up=L(ResNeSt)(spec="resnest14", norm="FrozenBN", freeze_at=1, out_features=["res3", "res4", "res5"]),
+    in_features="${.bottom_up.out_features}",
+    out_channels=16,
+    top_block=L(LastLevelMaxPool)(),
+)
+""")
+    cfg = LazyConfig.load(str(tmp_path / "model.py"))
+    cfg = LazyConfig.apply_overrides(cfg, ["backbone.bottom_up.drop_path_rate=0.1"])
+    LazyConfig.save(cfg, str(tmp_path / "saved.yaml"))
+    again = LazyConfig.load(str(tmp_path / "saved.yaml"))
+    for config in (cfg, again):
+        pyramid = instantiate(config.backbone)
+        assert list(pyramid.output_shape()) == ["p3", "p4", "p5", "p6"]
+        assert pyramid.bottom_up.res5[-1].drop_path.p == pytest.approx(0.1)
+        assert isinstance(pyramid.bottom_up.res5[0].conv1.norm, FrozenBatchNorm2d)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"norm": "BatchNorm"}, r"norm must be .*'SyncBN'.* got 'BatchNorm'"),
+        ({"freeze_at": 6}, r"freeze_at must be .* 0 .* 5 .*got 6"),
+        ({"spec": "resnet50"}, r"name must be one of resnest14.*got 'resnet50'"),
+        ({"out_features": ["res6"]}, r"out_features must be .*res5.*got 'res6'"),
+        ({"output_stride": 64}, r"output_stride must be .*32.*got 64"),
+    ],
+)
+def test_a_bad_argument_is_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ResNeSt(**{"spec": "resnest14", **arguments})
