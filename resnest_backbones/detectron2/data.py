@@ -1,0 +1,167 @@
+"""A training loader whose stream of batches can be entered at any iteration.
+
+Detectron2's loader starts its random stream anew when a training is resumed. Here a batch is a function of the seed and
+its number alone, whatever the number of worker processes, so a resumed training sees the batches that an unbroken one
+would have seen. Datasets, mappers and samplers are Detectron2's.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList, MapDataset, build_detection_train_loader
+from detectron2.data.build import _train_loader_from_config, trivial_batch_collator, worker_init_reset_seed
+from detectron2.data.common import AspectRatioGroupedDataset
+from detectron2.data.samplers import TrainingSampler
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+
+logger = logging.getLogger(__name__)
+
+
+def derive_seed(*numbers: int) -> int:
+    """A 32-bit seed from several non-negative numbers, such as (seed, rank, iteration)."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the generators of Python, numpy and torch (CPU) for a while, then put them back as they were."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+
+
+class _SeededMapDataset(Dataset[Any]):
+    """Maps a place in the stream to a training sample; its augmentation is seeded by that place.
+
+    The place is ``position x size + index``: where in the stream it stands, and which image it shows.
+    """
+
+    def __init__(self, samples: Dataset[Any], mapper: Callable[[dict[str, Any]], Any], seed: int) -> None:
+        self._size = len(samples)  # type: ignore[arg-type]
+        self._mapped = MapDataset(samples, mapper)
+        self._seed = derive_seed(seed, comm.get_rank())
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, place: int) -> Any:
+        position, index = divmod(place, self._size)
+        with seeded(derive_seed(self._seed, position)):
+            return self._mapped[index]
+
+
+class _BatchStream(Sampler[list[int]]):
+    """Endless batches of places in a sampler's stream, from the batch numbered ``start`` on.
+
+    Attributes:
+        start: number of the first batch; to be set before iterating.
+    """
+
+    def __init__(self, sampler: Sampler[int], shapes: Sequence[tuple[int, int]], batch_size: int, group: bool) -> None:
+        self.start = 0
+        self._sampler = sampler
+        self._shapes = shapes
+        self._batch_size = batch_size
+        self._group = group
+
+    def _places(self) -> Iterator[dict[str, int]]:
+        for position, index in enumerate(self._sampler):
+            width, height = self._shapes[index] if self._group else (1, 1)
+            yield {"width": width, "height": height, "place": position * len(self._shapes) + index}
+
+    def __iter__(self) -> Iterator[list[int]]:
+        # With equal sizes, all in one bucket, Detectron2's grouping is plain batching.
+        for number, batch in enumerate(AspectRatioGroupedDataset(self._places(), self._batch_size)):
+            if number >= self.start:
+                yield [item["place"] for item in batch]
+
+
+def build_resumable_train_loader(
+    dataset: Any,
+    *,
+    mapper: Callable[[dict[str, Any]], Any] | None,
+    total_batch_size: int,
+    sampler: Sampler[int] | None = None,
+    aspect_ratio_grouping: bool = True,
+    num_workers: int = 0,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
+    seed: int,
+) -> DataLoader[Any]:
+    """``detectron2.data.build_detection_train_loader`` with the same meaning of its arguments, and a seed.
+
+    ``loader.batch_sampler.start = n``, before iterating, makes the batch numbered ``n`` the first.
+
+    Args:
+        dataset: list of Detectron2 dataset dicts, or a map-style dataset of them.
+        mapper: dataset dict -> what the model takes.
+        total_batch_size: images per iteration over all processes.
+        sampler: a sampler of Detectron2 over ``dataset``; ``TrainingSampler`` where None.
+        aspect_ratio_grouping: batch wide images with wide ones and tall ones with tall ones.
+        num_workers: processes that load images.
+        collate_fn: as in ``DataLoader``; a batch stays a list where None.
+        seed: of the stream and of the augmentation.
+
+    Raises:
+        ValueError: ``total_batch_size`` is not a positive multiple of the number of processes.
+    """
+    world_size = comm.get_world_size()
+    if total_batch_size < 1 or total_batch_size % world_size:
+        raise ValueError(f"total_batch_size must be a multiple of the {world_size} processes, got {total_batch_size}")
+    samples = DatasetFromList(dataset, copy=False) if isinstance(dataset, list) else dataset
+    if sampler is None:
+        with seeded(seed):
+            sampler = TrainingSampler(len(samples))
+    shapes = (
+        [(d.get("width", 1), d.get("height", 1)) for d in samples] if aspect_ratio_grouping else range(len(samples))
+    )
+    batches = _BatchStream(sampler, shapes, total_batch_size // world_size, aspect_ratio_grouping)  # type: ignore[arg-type]
+    return DataLoader(
+        _SeededMapDataset(samples, mapper or (lambda sample: sample), seed),
+        batch_sampler=batches,
+        num_workers=num_workers,
+        collate_fn=collate_fn or trivial_batch_collator,
+        worker_init_fn=worker_init_reset_seed,
+        # Its own generator: starting the workers must not draw from the one that the model uses.
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def build_train_loader_from_config(cfg: CfgNode) -> Any:
+    """The training loader of a config: resumable, except for datasets that are streams themselves."""
+    seed = max(cfg.SEED, 0)
+    with seeded(derive_seed(seed)):
+        # Detectron2's samplers draw their seed, shared among processes, from numpy's generator.
+        arguments = _train_loader_from_config(cfg)
+    if isinstance(arguments["dataset"], IterableDataset):
+        logger.warning("The training set is a stream of its own: a resumed training will start it anew")
+        return build_detection_train_loader(**arguments)
+    return build_resumable_train_loader(**arguments, seed=seed)
+
+
+def set_first_batch(loader: Any, number: int) -> None:
+    """Let a loader of ``build_resumable_train_loader`` begin with the batch of that number; others stay as they are."""
+    batches = getattr(loader, "batch_sampler", None)
+    if isinstance(batches, _BatchStream):
+        batches.start = number
+
+
+def seed_iteration(seed: int, iteration: int) -> None:
+    """Make the random numbers of an iteration a function of the seed, the process, and its number alone."""
+    seed_all_rng(derive_seed(seed, comm.get_rank(), iteration))

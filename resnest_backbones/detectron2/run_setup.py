@@ -1,0 +1,90 @@
+"""What a run needs before it starts, whichever kind of config it has: device, processes, seed, logs, one's own data."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase, create_ddp_model, default_setup, hooks
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from omegaconf import DictConfig
+from torch import nn
+
+from resnest_backbones import __name__ as PACKAGE
+from resnest_backbones.detectron2.custom_coco import CocoSource, register_custom_coco
+from resnest_backbones.detectron2.data import seed_iteration
+
+logger = logging.getLogger(__name__)
+
+
+class SeedIterations(HookBase):
+    """Make each iteration's random numbers, and precise BN's batches, a function of the seed and its number."""
+
+    def __init__(self, seed: int, precise_bn: hooks.PreciseBN | None = None) -> None:
+        self._seed = seed
+        self._precise_bn = precise_bn
+
+    def before_step(self) -> None:
+        """Called by the trainer before each iteration."""
+        seed_iteration(self._seed, self.trainer.iter)
+        if self._precise_bn is not None:
+            self._precise_bn._data_iter = None
+
+
+def parallel(model: nn.Module, device: str, **options: Any) -> nn.Module:
+    """Detectron2's DistributedDataParallel, which takes it for granted that each process has a GPU."""
+    if device.startswith("cpu"):
+        options["device_ids"] = None
+    return create_ddp_model(model, **options)
+
+
+def device_here(wanted: str) -> str:
+    """The wanted device, or the CPU where a GPU is wanted and there is none."""
+    return "cpu" if wanted.startswith("cuda") and not torch.cuda.is_available() else wanted
+
+
+def set_up(cfg: CfgNode | DictConfig, args: argparse.Namespace, output_dir: str, adapted: list[str]) -> None:
+    """Detectron2's set-up of a run, and this package's log lines beside the framework's."""
+    default_setup(cfg, args)
+    setup_logger(output_dir, distributed_rank=comm.get_rank(), name=PACKAGE)
+    for message in adapted:
+        logger.warning(message)
+
+
+def what_was_adapted(device: str, wanted_device: str, wanted_amp: bool) -> list[str]:
+    """Messages for the user; they are logged once the framework's logger is set up."""
+    messages = ["There is no GPU here: running on the CPU"] if device != wanted_device else []
+    if device == "cpu" and wanted_amp:
+        messages.append("Mixed precision is turned off: Detectron2 has it on GPUs only")
+    return messages
+
+
+def sync_bn_here(device: str) -> str:
+    """PyTorch's SyncBN exchanges statistics between GPUs only; Detectron2's own works on CPUs too."""
+    return "naiveSyncBN_N" if device.startswith("cpu") and comm.get_world_size() > 1 else "SyncBN"
+
+
+def seed_of_run(seed: int, output_dir: str, resume: bool) -> int:
+    """The config's seed; where it has none, the one that the run to be resumed drew, or a new one; equal everywhere."""
+    if seed >= 0:
+        return seed
+    previous = -1
+    file = Path(output_dir) / "config.yaml"
+    if resume and file.is_file():
+        saved = yaml.safe_load(file.read_text()) or {}
+        previous = saved.get("SEED", saved.get("train", {}).get("seed", -1) if "train" in saved else -1)
+    previous = comm.all_gather(previous)[0]
+    return previous if previous >= 0 else comm.shared_random_seed()
+
+
+def custom_data(args: argparse.Namespace) -> tuple[str | None, str, CocoSource] | None:
+    """What ``register_custom_coco`` gives for the command line's options of one's own data; None without them."""
+    if not args.val_json:
+        return None
+    return register_custom_coco(args.train_json, args.train_images, args.val_json, args.val_images)

@@ -1,0 +1,111 @@
+"""Data sets of one's own: real COCO json files, whole and spoiled."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("detectron2")
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from resnest_backbones.detectron2.custom_coco import DatasetError, check_coco_json, register_custom_coco
+from tests.helpers import subset_of_coco
+
+
+@pytest.fixture
+def bccd(shared, tmp_path) -> tuple[Path, Path]:
+    """Four images of the blood-cell set, and their folder."""
+    root = shared / "data" / "bccd"
+    return subset_of_coco(root / "annotations" / "instances_train.json", tmp_path / "train.json", 4), root / "images"
+
+
+def spoil(file: Path, change) -> Path:
+    content = json.loads(file.read_text())
+    change(content)
+    spoiled = file.with_name("spoiled.json")
+    spoiled.write_text(json.dumps(content))
+    return spoiled
+
+
+def test_a_whole_file_tells_its_classes_and_counts(bccd):
+    source = check_coco_json(*bccd)
+    assert source.class_names == ("RBC", "WBC", "Platelets")
+    assert source.num_images == 4 and source.num_annotations > 8 and not source.has_masks
+
+
+def test_masks_are_seen(shared):
+    root = shared / "data" / "nuclei"
+    assert check_coco_json(root / "annotations" / "instances_val.json", root / "images").has_masks
+
+
+def test_a_registered_set_is_read_by_detectron2_with_contiguous_classes(shared, tmp_path):
+    root = shared / "data" / "coco_mini"
+    train = subset_of_coco(root / "annotations" / "instances_train2017.json", tmp_path / "train.json", 3)
+    val = subset_of_coco(root / "annotations" / "instances_val2017.json", tmp_path / "val.json", 2)
+    names = register_custom_coco(train, root / "train2017", val, root / "val2017")
+    assert register_custom_coco(train, root / "train2017", val, root / "val2017") == names
+    train_name, val_name, source = names
+    dicts = DatasetCatalog.get(train_name)
+    assert len(dicts) == 3 and len(DatasetCatalog.get(val_name)) == 2
+    assert MetadataCatalog.get(train_name).thing_classes == list(source.class_names) and len(source.class_names) == 80
+    assert all(0 <= a["category_id"] < 80 for d in dicts for a in d["annotations"])
+    assert MetadataCatalog.get(val_name).evaluator_type == "coco"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["images"].append({**c["images"][0], "id": -1, "file_name": "gone.jpg"}), r"not in .*gone\.jpg"),
+        (lambda c: c["images"].append(c["images"][0]), "image ids are there more than once"),
+        (lambda c: c["images"][0].pop("height"), "lack id, file_name, width or height"),
+        (lambda c: c["annotations"][0].update(image_id=10**9), r"image_id that is not in the file: .*1000000000"),
+        (lambda c: c["annotations"][0].update(category_id=77), r"category_id that is not in the file: .*77"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "no bbox of four numbers"),
+        (lambda c: c["annotations"][0].pop("bbox"), "no bbox of four numbers"),
+        (lambda c: c["categories"].append(c["categories"][0]), "category ids are there more than once"),
+        (lambda c: c["categories"][0].pop("name"), "category lacks id or name"),
+        (lambda c: c.pop("annotations"), "no list 'annotations'"),
+        (lambda c: c.update(images=[]), "has no images"),
+        (lambda c: c.update(categories=[]), "has no categories"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(bccd, change, message):
+    json_file, images = bccd
+    spoiled = spoil(json_file, change)
+    with pytest.raises(DatasetError, match=message) as error:
+        check_coco_json(spoiled, images)
+    assert str(spoiled) in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1, 2]", "<html>", '"text"'])
+def test_a_file_that_is_no_coco_json_is_refused(tmp_path, content):
+    file = tmp_path / "x.json"
+    file.write_text(content)
+    with pytest.raises(DatasetError, match=r"x\.json is no (json|COCO instances file)"):
+        check_coco_json(file, tmp_path)
+
+
+def test_missing_files_and_folders_are_named(bccd, tmp_path):
+    with pytest.raises(DatasetError, match=r"none\.json cannot be read: No such file"):
+        check_coco_json(tmp_path / "none.json", tmp_path)
+    with pytest.raises(DatasetError, match="nowhere is no folder of images"):
+        check_coco_json(bccd[0], tmp_path / "nowhere")
+
+
+def test_other_categories_in_the_two_files_are_named(bccd):
+    json_file, images = bccd
+
+    def rename(content):
+        content["categories"][0]["name"] = "red"
+
+    with pytest.raises(DatasetError, match="only in the first: RBC; only in the second: red"):
+        register_custom_coco(json_file, images, spoil(json_file, rename), images)
+
+
+def test_a_training_set_without_annotations_is_refused(bccd):
+    json_file, images = bccd
+    empty = spoil(json_file, lambda content: content.update(annotations=[]))
+    with pytest.raises(DatasetError, match="no annotations to train on"):
+        register_custom_coco(empty, images, json_file, images)
+    assert register_custom_coco(None, None, empty, images)[0] is None  # an evaluation may have none

@@ -1,0 +1,116 @@
+"""The resumable training loader, with Detectron2's own mapper and samplers on real images."""
+
+import random
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("detectron2")
+
+from detectron2.config import get_cfg
+from detectron2.data import DatasetMapper, build_detection_train_loader
+from detectron2.data.datasets import load_coco_json
+from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
+
+from resnest_backbones.detectron2.data import build_resumable_train_loader, seed_iteration, seeded, set_first_batch
+from tests.helpers import subset_of_coco
+
+
+@pytest.fixture(scope="module")
+def dicts(shared, tmp_path_factory):
+    root = shared / "data" / "coco_mini"
+    file = subset_of_coco(
+        root / "annotations" / "instances_train2017.json", tmp_path_factory.mktemp("coco") / "train.json", 12
+    )
+    return load_coco_json(str(file), str(root / "train2017"), "coco_mini_for_loader_tests")
+
+
+@pytest.fixture(scope="module")
+def mapper():
+    cfg = get_cfg()
+    cfg.INPUT.MIN_SIZE_TRAIN = (48, 96)
+    cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = "range"
+    cfg.INPUT.CROP.ENABLED = True
+    return DatasetMapper(cfg, is_train=True)
+
+
+def batches(dicts, mapper, count, *, start=0, workers=0, **options):
+    loader = build_resumable_train_loader(
+        dicts, mapper=mapper, total_batch_size=3, seed=5, num_workers=workers, **options
+    )
+    set_first_batch(loader, start)
+    return list(islice(iter(loader), count))
+
+
+def assert_equal(left, right):
+    assert [[d["file_name"] for d in b] for b in left] == [[d["file_name"] for d in b] for b in right]
+    for a, b in zip([d for x in left for d in x], [d for x in right for d in x], strict=True):
+        assert torch.equal(a["image"], b["image"])
+        assert torch.equal(a["instances"].gt_boxes.tensor, b["instances"].gt_boxes.tensor)
+
+
+@pytest.mark.parametrize("group", [True, False])
+def test_the_stream_entered_at_any_batch_goes_on_as_the_unbroken_one(dicts, mapper, group):
+    whole = batches(dicts, mapper, 9, aspect_ratio_grouping=group)
+    assert_equal(whole[5:], batches(dicts, mapper, 4, start=5, aspect_ratio_grouping=group))
+
+
+def test_the_number_of_workers_changes_nothing(dicts, mapper):
+    whole = batches(dicts, mapper, 6)
+    assert_equal(whole, batches(dicts, mapper, 6, workers=2))
+    assert_equal(whole[4:], batches(dicts, mapper, 2, start=4, workers=1))
+
+
+def test_an_image_is_augmented_anew_each_time_it_comes(dicts, mapper):
+    seen = {}
+    for d in [d for batch in batches(dicts, mapper, 12) for d in batch]:
+        seen.setdefault(d["file_name"], []).append(d["image"])
+    again = [images for images in seen.values() if len(images) > 1]
+    assert again and any(a[0].shape != a[1].shape or not torch.equal(a[0], a[1]) for a in again)
+
+
+def test_batches_are_all_wide_or_all_tall(dicts, mapper):
+    found = {tuple(d["width"] > d["height"] for d in batch) for batch in batches(dicts, mapper, 12)}
+    assert found <= {(True,) * 3, (False,) * 3} and found
+
+
+def test_images_come_in_the_order_of_detectron2s_own_loader(dicts, mapper):
+    stock = build_detection_train_loader(
+        dicts, mapper=mapper, total_batch_size=3, sampler=TrainingSampler(len(dicts), seed=11), num_workers=0
+    )
+    ours = batches(dicts, mapper, 6, sampler=TrainingSampler(len(dicts), seed=11))
+    names = [[d["file_name"] for d in batch] for batch in islice(iter(stock), 6)]
+    assert [[d["file_name"] for d in batch] for batch in ours] == names
+
+
+def test_other_samplers_of_detectron2_work(dicts, mapper):
+    def sampler():
+        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(dicts, 0.5)
+        return RepeatFactorTrainingSampler(factors, seed=3)
+
+    whole = batches(dicts, mapper, 6, sampler=sampler())
+    assert_equal(whole[2:], batches(dicts, mapper, 4, start=2, sampler=sampler()))
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_batch_size_that_cannot_be_is_refused(dicts, mapper, size):
+    with pytest.raises(ValueError, match=f"total_batch_size must be .*, got {size}"):
+        build_resumable_train_loader(dicts, mapper=mapper, total_batch_size=size, seed=0)
+
+
+def test_seeding_for_a_while_leaves_no_trace():
+    def draw():
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    seed_iteration(1, 7)
+    expected = draw()
+    seed_iteration(1, 7)
+    with seeded(3):
+        inside = draw()
+    assert draw() == expected
+    with seeded(3):
+        assert draw() == inside
+    seed_iteration(1, 8)
+    assert draw() != expected

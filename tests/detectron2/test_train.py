@@ -1,0 +1,272 @@
+"""``tools/train_net.py`` on real images: train, evaluate, be killed and go on, on whatever machine this is."""
+
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("detectron2")
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import (
+    CityscapesInstanceEvaluator,
+    CityscapesSemSegEvaluator,
+    COCOEvaluator,
+    DatasetEvaluators,
+    LVISEvaluator,
+    PascalVOCDetectionEvaluator,
+    SemSegEvaluator,
+)
+
+from resnest_backbones.detectron2 import run_setup, train
+from resnest_backbones.detectron2.train import build_argument_parser, build_evaluator, check_arguments
+from tests.helpers import ROOT, TINY_DETECTOR, run_tool, start_tool, subset_of_coco
+
+CONFIG = ROOT / "configs" / "detectron2" / "coco_detection" / "faster_rcnn_resnest50_fpn_1x.yaml"
+
+
+def custom_data(root: Path, folder: Path, train_json: str, val_json: str, train_images: str, val_images: str) -> list:
+    folder.mkdir(parents=True, exist_ok=True)
+    annotations = root / "annotations"
+    return [
+        "--train-json", subset_of_coco(annotations / train_json, folder / "train.json", 6),
+        "--train-images", root / train_images,
+        "--val-json", subset_of_coco(annotations / val_json, folder / "val.json", 3),
+        "--val-images", root / val_images,
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def bccd(shared, tmp_path) -> list:
+    """Options for six training and three validation images of the blood-cell set (boxes)."""
+    files = ("instances_train.json", "instances_val.json", "images", "images")
+    return custom_data(shared / "data" / "bccd", tmp_path / "bccd", *files)
+
+
+@pytest.fixture
+def coco_mini(shared, tmp_path) -> list:
+    """Options for six training and three validation images of COCO (boxes and masks, 80 classes)."""
+    files = ("instances_train2017.json", "instances_val2017.json", "train2017", "val2017")
+    return custom_data(shared / "data" / "coco_mini", tmp_path / "coco", *files)
+
+
+def tiny(output: Path, iterations: int, **keys: object) -> list:
+    extra = [str(word) for pair in keys.items() for word in pair]
+    return [*TINY_DETECTOR, "OUTPUT_DIR", output, "SOLVER.MAX_ITER", iterations, "SEED", 3, *extra]
+
+
+def average_precision(output: str) -> list[str]:
+    """The figures of the last evaluation that a tool printed."""
+    return re.findall(r"copypaste: ([\d.,nan-]+)$", output, flags=re.MULTILINE)[-1].split(",")
+
+
+def load(file: Path) -> dict:
+    return torch.load(file, weights_only=True)
+
+
+def test_it_trains_evaluates_and_evaluates_the_saved_checkpoint_to_the_same_figures(coco_mini, tmp_path):
+    output = tmp_path / "run"
+    status, printed = run_tool("train_net", "--config-file", CONFIG, *coco_mini, *tiny(output, 3))
+    assert status == 0, printed
+    assert torch.cuda.is_available() or "There is no GPU here: running on the CPU" in printed
+    assert (output / "model_final.pth").is_file() and (output / "metrics.json").is_file()
+    assert "Running precise-BN" in printed
+    weights = ["MODEL.WEIGHTS", output / "model_final.pth"]
+    again = [*tiny(tmp_path / "eval", 3), *weights]
+    status, evaluated = run_tool("train_net", "--config-file", CONFIG, "--eval-only", *coco_mini[4:], *again)
+    assert status == 0, evaluated
+    assert re.search(r"filled (\d+) of the model's \1 tensors", evaluated), evaluated
+    assert average_precision(evaluated) == average_precision(printed)
+    results = [
+        json.loads((o / "inference" / "coco_instances_results.json").read_text()) for o in (output, tmp_path / "eval")
+    ]
+    assert results[0] == results[1] and results[0]
+
+
+def test_killed_in_the_middle_it_goes_on_to_the_very_same_weights_and_losses(bccd, tmp_path):
+    def arguments(output, *more):
+        keys = {"SOLVER.CHECKPOINT_PERIOD": 4, "TEST.EVAL_PERIOD": 5, "DATALOADER.NUM_WORKERS": 1}
+        return ["--config-file", CONFIG, *more, *bccd, *tiny(output, 12, **keys)]
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    status, printed = run_tool("train_net", *arguments(whole))
+    assert status == 0, printed
+    process = start_tool("train_net", *arguments(broken), start_new_session=True)
+    deadline = time.monotonic() + 240
+    while not (broken / "model_0000003.pth").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert (broken / "model_0000003.pth").exists() and not (broken / "model_final.pth").exists()
+    status, printed = run_tool("train_net", *arguments(broken, "--resume"))
+    assert status == 0, printed
+    assert re.search(r"Starting training from iteration [48]", printed)
+    ends = [load(folder / "model_final.pth") for folder in (whole, broken)]
+    for key, value in ends[0]["model"].items():
+        assert torch.equal(value, ends[1]["model"][key]), key
+    momenta = [end["trainer"]["_trainer"]["optimizer"]["state"] for end in ends]
+    assert all(torch.equal(v["momentum_buffer"], momenta[1][k]["momentum_buffer"]) for k, v in momenta[0].items())
+
+
+def test_a_run_without_a_seed_of_its_own_resumes_with_the_seed_it_drew(bccd, tmp_path):
+    arguments = ["--config-file", CONFIG, *bccd, *tiny(tmp_path / "run", 1), "SEED", -1]
+    first, again, fresh = (
+        train.setup(build_argument_parser().parse_args([*more, *map(str, arguments)])).SEED
+        for more in ([], ["--resume"], [])
+    )
+    assert first == again >= 0 and fresh != first
+
+
+def test_a_cascade_with_masks_retinanet_and_test_time_augmentation_run(coco_mini, tmp_path):
+    masks = {"MODEL.MASK_ON": True, "MODEL.ROI_MASK_HEAD.CONV_DIM": 16, "TEST.AUG.ENABLED": True}
+    masks |= {"TEST.AUG.MIN_SIZES": "(64,96)", "TEST.AUG.MAX_SIZE": 128, "MODEL.ROI_HEADS.NAME": "CascadeROIHeads"}
+    masks |= {"MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True}
+    status, printed = run_tool("train_net", "--config-file", CONFIG, *coco_mini, *tiny(tmp_path / "m", 1, **masks))
+    assert status == 0, printed
+    assert "test-time augmentation" in printed and len(re.findall("Task: segm", printed)) == 2
+    retina = {"MODEL.META_ARCHITECTURE": "RetinaNet", "MODEL.BACKBONE.NAME": "build_retinanet_resnest_fpn_backbone"}
+    retina |= {"MODEL.FPN.IN_FEATURES": "['res3','res4','res5']", "TEST.AUG.ENABLED": True}
+    retina |= {"MODEL.ANCHOR_GENERATOR.SIZES": "[[16],[32],[64],[128],[256]]", "MODEL.RETINANET.NUM_CONVS": 1}
+    status, printed = run_tool("train_net", "--config-file", CONFIG, *coco_mini, *tiny(tmp_path / "r", 1, **retina))
+    assert status == 0, printed
+    assert "TEST.AUG.ENABLED has no effect: Detectron2 has no test-time augmentation for RetinaNet" in printed
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="processes without a GPU each are for machines without one")
+def test_two_processes_train_on_the_cpu_with_synchronised_batch_norm_and_resume(bccd, tmp_path):
+    def run(iterations, *more):
+        command = ["--num-gpus", 2, "--dist-url", "auto", "--config-file", CONFIG, *more, *bccd]
+        return run_tool("train_net", *command, *tiny(tmp_path / "run", iterations, **{"SOLVER.CHECKPOINT_PERIOD": 2}))
+
+    status, printed = run(2)
+    assert status == 0, printed
+    assert "NaiveSyncBatchNorm" in printed and "World size: 2" in printed
+    status, printed = run(3, "--resume")
+    assert status == 0 and "Starting training from iteration 2" in printed, printed
+
+
+LAZY = """
+from detectron2 import model_zoo
+from detectron2.config import LazyCall as L
+from resnest_backbones.detectron2 import ResNeSt
+
+model = model_zoo.get_config("common/models/mask_rcnn_fpn.py").model
+dataloader = model_zoo.get_config("common/data/coco.py").dataloader
+lr_multiplier = model_zoo.get_config("common/coco_schedule.py").lr_multiplier_1x
+optimizer = model_zoo.get_config("common/optim.py").SGD
+train = model_zoo.get_config("common/train.py").train
+features = ["res2", "res3", "res4", "res5"]
+model.backbone.bottom_up = L(ResNeSt)(spec="resnest14", norm="SyncBN", freeze_at=2, out_features=features)
+model.proposal_generator.pre_nms_topk = (200, 100)
+model.proposal_generator.post_nms_topk = (100, 30)
+dataloader.train.mapper.augmentations[0].short_edge_length = (96, 128)
+dataloader.test.mapper.augmentations[0].short_edge_length = 96
+dataloader.train.total_batch_size = 2
+dataloader.train.num_workers = dataloader.test.num_workers = 0
+"""
+
+
+def test_a_lazy_config_trains_resumes_and_evaluates_likewise(coco_mini, tmp_path):
+    config = tmp_path / "lazy.py"
+    config.write_text(LAZY)
+
+    def run(output, iterations, *more):
+        keys = [f"train.output_dir={output}", f"train.max_iter={iterations}", "train.checkpointer.period=1"]
+        return run_tool("train_net", "--config-file", config, *more, *coco_mini, *keys, "+train.seed=4")
+
+    for output, lengths in ((tmp_path / "whole", (2,)), (tmp_path / "broken", (1, 2))):
+        for i, length in enumerate(lengths):
+            status, printed = run(output, length, *(["--resume"] if i else []))
+            assert status == 0, printed
+    assert "Starting training from iteration 1" in printed
+    ends = [load(tmp_path / name / "model_final.pth")["model"] for name in ("whole", "broken")]
+    assert all(torch.equal(value, ends[1][key]) for key, value in ends[0].items())
+    checkpoint = f"train.init_checkpoint={tmp_path / 'whole' / 'model_final.pth'}"
+    command = ["--config-file", config, "--eval-only", *coco_mini[4:], checkpoint, f"train.output_dir={tmp_path / 'e'}"]
+    status, evaluated = run_tool("train_net", *command)
+    assert status == 0, evaluated
+    assert average_precision(evaluated) == average_precision(printed)
+
+
+@pytest.mark.parametrize(
+    ("kind", "evaluator"),
+    [
+        ("coco", COCOEvaluator),
+        ("coco_panoptic_seg", DatasetEvaluators),
+        ("lvis", LVISEvaluator),
+        ("cityscapes_instance", CityscapesInstanceEvaluator),
+        ("cityscapes_sem_seg", CityscapesSemSegEvaluator),
+        ("pascal_voc", PascalVOCDetectionEvaluator),
+        ("sem_seg", SemSegEvaluator),
+    ],
+)
+def test_each_kind_of_data_set_gets_its_evaluator(kind, evaluator, shared, tmp_path):
+    name = f"some_{kind}"
+    if name not in DatasetCatalog:
+        DatasetCatalog.register(name, lambda: [{"file_name": "a", "sem_seg_file_name": "b"}])
+        root = shared / "data" / "coco_mini" / "annotations"
+        MetadataCatalog.get(name).set(
+            evaluator_type=kind,
+            json_file=str(root / "instances_val2017.json"),
+            panoptic_json=str(root / "instances_val2017.json"),
+            stuff_classes=["sky"],
+            thing_classes=["cat"],
+            thing_dataset_id_to_contiguous_id={1: 0},
+            stuff_dataset_id_to_contiguous_id={1: 0},
+            ignore_label=255,
+            dirname="datasets/VOC2007",
+            split="test",
+            year=2007,
+        )
+    try:
+        assert type(build_evaluator(name, str(tmp_path))) is evaluator
+    except ModuleNotFoundError as missing:
+        pytest.skip(f"{kind} needs {missing.name}, which is not installed here")
+
+
+def test_a_data_set_of_no_known_kind_is_refused():
+    with pytest.raises(
+        ValueError, match="the data set of_no_kind must have an evaluator_type of sem_seg, coco, .*got None"
+    ):
+        build_evaluator("of_no_kind", ".")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "--config-file must name a config"),
+        (["--config-file", "none.yaml"], "--config-file must be a file, got none.yaml"),
+        (["--config-file", CONFIG, "--val-json", "a"], "--train-json, --train-images, --val-images are missing"),
+        (["--config-file", CONFIG, "--eval-only", "--val-json", "a"], "--val-images are missing"),
+    ],
+)
+def test_options_that_do_not_hold_together_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        check_arguments(build_argument_parser().parse_args(list(map(str, options))))
+
+
+def test_a_mistake_ends_the_tool_with_one_line(bccd, tmp_path):
+    bad = [*bccd[:1], tmp_path / "none.json", *bccd[2:]]
+    status, printed = run_tool("train_net", "--config-file", CONFIG, *bad, *tiny(tmp_path / "run", 1))
+    assert status != 0 and "Traceback" not in printed
+    assert f"error: {tmp_path / 'none.json'} cannot be read: No such file or directory" in printed
+    bad = [*tiny(tmp_path / "run", 1), "MODEL.WEIGHTS", __file__]
+    status, printed = run_tool("train_net", "--config-file", CONFIG, *bccd, *bad)
+    assert status != 0 and "Traceback" not in printed and f"error: {__file__}" in printed, printed
+
+
+def test_masks_are_asked_for_where_a_model_has_them(bccd, tmp_path):
+    arguments = ["--config-file", CONFIG, *bccd, *tiny(tmp_path / "run", 1)]
+    args = build_argument_parser().parse_args(list(map(str, arguments)))
+    cfg = train.get_cfg()
+    cfg.MODEL.MASK_ON = True
+    with pytest.raises(train.DatasetError, match=r"train\.json lacks the segmentation .* MODEL\.MASK_ON"):
+        train._use_custom_data(cfg, *run_setup.custom_data(args))
+    cfg.MODEL.META_ARCHITECTURE = "PanopticFPN"
+    with pytest.raises(train.DatasetError, match="PanopticFPN needs other annotations too"):
+        train._use_custom_data(cfg, *run_setup.custom_data(args))

@@ -1,0 +1,38 @@
+#!/usr/bin/env python
+"""Train or evaluate a detector: Detectron2's own command line, with a ResNeSt, from a YAML config or a LazyConfig."""
+
+from __future__ import annotations
+
+import sys
+
+from detectron2.engine import launch
+
+from resnest_backbones.checkpoint import CheckpointError
+from resnest_backbones.detectron2.custom_coco import DatasetError
+from resnest_backbones.detectron2.train import build_argument_parser, check_arguments, main
+from resnest_backbones.weights import WeightsError
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Parse the command line and start the processes."""
+    parser = build_argument_parser()
+    args = parser.parse_args(arguments)
+    try:
+        check_arguments(args)
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    except (CheckpointError, DatasetError, WeightsError) as error:
+        sys.exit(f"{parser.prog}: error: {error}")
+
+
+if __name__ == "__main__":
+    run()
