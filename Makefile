@@ -1,0 +1,60 @@
+# Every target sets up what it needs in $(VENV) on first use; a later call starts at once.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Where Detectron2 comes from: `registry`, or a pip requirement (see tools/install_detectron2.py).
+DETECTRON2 ?= registry
+PYTEST_ARGS ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+# The name carries the source, so that another DETECTRON2 is another target and gets installed.
+DETECTRON2_INSTALLED := $(VENV)/.detectron2-$(shell printf '%s' '$(DETECTRON2)' | cksum | cut -d ' ' -f 1)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup test test-full lint format demo clean
+
+help:  ## print the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "settings: PYTHON=$(PYTHON) VENV=$(VENV) DETECTRON2=$(DETECTRON2) PYTEST_ARGS=$(PYTEST_ARGS)"
+
+setup: $(DETECTRON2_INSTALLED)  ## create the environment with everything the other targets need
+
+test: setup  ## run the tests and the doctests, without the slow ones
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+test-full: setup  ## run all tests, the slow ones as well
+	$(PY) -m pytest -m "slow or not slow" $(PYTEST_ARGS)
+
+lint: setup  ## check style, format and types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: setup  ## rewrite the sources in the format that lint checks
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+demo: setup  ## train, evaluate and draw on a small example
+	$(PY) tools/make_demo.py
+
+clean:  ## remove the environment, builds and caches
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -path ./.git -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
+
+$(INSTALLED): setup.py $(wildcard requirements/*.txt)
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 10) <= v < (3, 14) or sys.exit("PYTHON must be Python 3.10 to 3.13, got $(PYTHON), which is %d.%d" % v)'
+	@echo "installing the pinned environment in $(VENV), which takes some minutes the first time"
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet -r requirements/build.txt
+	$(PY) -m pip install --quiet --no-build-isolation -c requirements/constraints.txt -e '.[detectron2,demo,dev]'
+	$(PY) -m pip install --quiet --no-build-isolation --no-deps -r requirements/peers.txt
+	@touch $@
+
+$(DETECTRON2_INSTALLED): $(INSTALLED) tools/install_detectron2.py
+	$(PY) tools/install_detectron2.py --source '$(DETECTRON2)'
+	@rm -f $(VENV)/.detectron2-*
+	@touch $@
