@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase, create_ddp_model, default_setup, hooks
 from detectron2.utils import comm
@@ -74,13 +73,14 @@ def seed_of_run(seed: int, output_dir: str, resume: bool) -> int:
     """The config's seed; where it has none, the one that the run to be resumed drew, or a new one; equal everywhere."""
     if seed >= 0:
         return seed
-    previous = -1
-    file = Path(output_dir) / "config.yaml"
-    if resume and file.is_file():
-        saved = yaml.safe_load(file.read_text()) or {}
-        previous = saved.get("SEED", saved.get("train", {}).get("seed", -1) if "train" in saved else -1)
+    file = Path(output_dir) / "seed.txt"
+    previous = int(file.read_text()) if resume and file.is_file() else -1
     previous = comm.all_gather(previous)[0]
-    return previous if previous >= 0 else comm.shared_random_seed()
+    seed = previous if previous >= 0 else comm.shared_random_seed()
+    if comm.is_main_process():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{seed}\n")
+    return seed
 
 
 def custom_data(args: argparse.Namespace) -> tuple[str | None, str, CocoSource] | None:

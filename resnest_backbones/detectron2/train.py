@@ -8,11 +8,13 @@ layout load, and a training that was broken off goes on as if it had not been.
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
@@ -138,11 +140,19 @@ def build_evaluator(dataset_name: str, output_folder: str) -> DatasetEvaluator:
         "cityscapes_instance": lambda: CityscapesInstanceEvaluator(dataset_name),
         "cityscapes_sem_seg": lambda: CityscapesSemSegEvaluator(dataset_name),
         "pascal_voc": lambda: PascalVOCDetectionEvaluator(dataset_name),
-        "lvis": lambda: LVISEvaluator(dataset_name, output_dir=output_folder),
+        "lvis": lambda: _lvis_evaluator(dataset_name, output_folder),
     }
     if kind not in single:
         raise ValueError(f"the data set {dataset_name} must have an evaluator_type of {', '.join(single)}, got {kind}")
     return single[kind]()
+
+
+def _lvis_evaluator(dataset_name: str, output_folder: str) -> LVISEvaluator:
+    # The last release of lvis, 0.5.3, names numpy.float, which numpy 1.24 dropped. It alone sees this stand-in.
+    evaluation: Any = importlib.import_module("lvis.eval")
+    if not hasattr(evaluation.np, "float"):
+        evaluation.np = SimpleNamespace(**{**vars(evaluation.np), "float": float})
+    return LVISEvaluator(dataset_name, output_dir=output_folder)
 
 
 class Trainer(DefaultTrainer):

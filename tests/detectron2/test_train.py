@@ -193,6 +193,13 @@ def test_a_lazy_config_trains_resumes_and_evaluates_likewise(coco_mini, tmp_path
     assert average_precision(evaluated) == average_precision(printed)
 
 
+def test_the_seed_of_a_config_comes_before_the_seed_that_was_drawn(tmp_path):
+    drawn = run_setup.seed_of_run(-1, str(tmp_path / "new"), resume=True)
+    assert run_setup.seed_of_run(-1, str(tmp_path / "new"), resume=True) == drawn >= 0
+    assert run_setup.seed_of_run(5, str(tmp_path / "new"), resume=True) == 5
+    assert run_setup.seed_of_run(-1, str(tmp_path / "new"), resume=True) == drawn
+
+
 @pytest.mark.parametrize(
     ("kind", "evaluator"),
     [
