@@ -23,11 +23,18 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import DeformConv2d, StochasticDepth
 
-from resnest_backbones.split_attention import NormLayer, SplitAttentionConv2d, check_positive, make_norm
+from resnest_backbones.arguments import (
+    STAGES,
+    check_choice,
+    check_multi_grid,
+    check_names,
+    check_out_features,
+    check_positive,
+    stages_to_build,
+)
+from resnest_backbones.split_attention import NormLayer, SplitAttentionConv2d, make_norm
 from resnest_backbones.variants import ResNeStSpec, get_variant
 
-STAGES = ("res2", "res3", "res4", "res5")
-FEATURES = ("stem", *STAGES, "logits")
 _PLANES = {"res2": 64, "res3": 128, "res4": 256, "res5": 512}
 _EXPANSION = 4
 
@@ -115,7 +122,7 @@ class Bottleneck(nn.Module):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        _check_choice("stride", stride, (1, 2))
+        check_choice("stride", stride, (1, 2))
         if stride != 1 and not avg_pool:
             raise ValueError(f"stride must be 1 where avg_pool is False, got {stride}")
         out_channels = planes * _EXPANSION
@@ -214,7 +221,7 @@ class ResNeSt(nn.Module):
     ) -> None:
         super().__init__()
         spec = spec if isinstance(spec, ResNeStSpec) else get_variant(spec)
-        _check_choice("output_stride", output_stride, tuple(_STRIDES_AND_DILATIONS))
+        check_choice("output_stride", output_stride, tuple(_STRIDES_AND_DILATIONS))
         check_positive("in_channels", in_channels)
         if num_classes is not None:
             check_positive("num_classes", num_classes)
@@ -225,11 +232,11 @@ class ResNeSt(nn.Module):
             raise ValueError(f"norm_layer must be a callable from channels to a module, or None, got {norm_layer!r}")
         self.spec = spec
         self.output_stride = output_stride
-        self.out_features = _check_out_features(out_features, num_classes)
+        self.out_features = check_out_features(out_features, num_classes)
         self.gradient_checkpointing = gradient_checkpointing
-        stages = _stages_to_build(self.out_features)
-        deform = _check_stages("deform_stages", deform_stages)
-        grid = _check_multi_grid(multi_grid, spec.depths[3], built="res5" in stages)
+        stages = stages_to_build(self.out_features)
+        deform = check_names("deform_stages", deform_stages, STAGES)
+        grid = check_multi_grid(multi_grid, spec.depths[3], built="res5" in stages)
 
         self.stem = DeepStem(in_channels, spec.stem_width, norm_layer=norm_layer)
         self._info = {"stem": (self.stem.out_channels, 4)}
@@ -388,50 +395,3 @@ def _scratch_buffers(module: nn.Module) -> Iterator[None]:
     finally:
         for owner, name, buffer in buffers:
             setattr(owner, name, buffer)
-
-
-def _check_choice(argument: str, value: object, allowed: Sequence[object]) -> None:
-    if value not in allowed:
-        *most, last = (str(choice) for choice in sorted(allowed))  # type: ignore[type-var]
-        raise ValueError(f"{argument} must be {', '.join(most)} or {last}, got {value!r}")
-
-
-def _check_names(argument: str, names: Collection[str], allowed: Sequence[str]) -> tuple[str, ...]:
-    one = isinstance(names, str) or not isinstance(names, Collection)
-    wrong = [names] if one else [name for name in names if name not in allowed]
-    if wrong:
-        raise ValueError(f"{argument} must be a sequence of {', '.join(allowed)}, got {wrong[0]!r}")
-    return tuple(name for name in allowed if name in names)
-
-
-def _check_stages(argument: str, names: Collection[str]) -> tuple[str, ...]:
-    return _check_names(argument, names, STAGES)
-
-
-def _check_out_features(names: Sequence[str], num_classes: int | None) -> tuple[str, ...]:
-    features = _check_names("out_features", names, FEATURES)
-    if not features:
-        raise ValueError(f"out_features must name at least one of {', '.join(FEATURES)}, got none")
-    if "logits" in features and num_classes is None:
-        raise ValueError("num_classes must be a positive integer where out_features has 'logits', got None")
-    if num_classes is not None and "logits" not in features:
-        features = (*features, "logits")
-    return features
-
-
-def _stages_to_build(features: Sequence[str]) -> tuple[str, ...]:
-    """Only the stages whose parameters can get a gradient: those up to the last feature asked for."""
-    if "logits" in features:
-        return STAGES
-    return STAGES[: max(FEATURES.index(name) for name in features)]
-
-
-def _check_multi_grid(grid: Sequence[int] | None, depth: int, *, built: bool) -> tuple[int, ...] | None:
-    if grid is None:
-        return None
-    if not built:
-        raise ValueError(f"multi_grid must be None where res5 is not built, got {grid!r}")
-    wrong = not isinstance(grid, Sequence) or len(grid) != depth or any(not isinstance(g, int) or g < 1 for g in grid)
-    if wrong:
-        raise ValueError(f"multi_grid must be {depth} positive integers, one per block of res5, got {grid!r}")
-    return tuple(grid)

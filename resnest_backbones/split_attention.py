@@ -12,13 +12,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import DeformConv2d
 
+from resnest_backbones.arguments import check_positive
+
 NormLayer = Callable[[int], nn.Module]
-
-
-def check_positive(argument: str, value: object) -> None:
-    """Raise ``ValueError`` unless ``value`` is an integer of 1 or more."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{argument} must be a positive integer, got {value!r}")
 
 
 def make_norm(norm_layer: NormLayer | None, channels: int) -> nn.Module:

@@ -17,6 +17,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from torch import nn
 
 from resnest_backbones import resnest
+from resnest_backbones.arguments import STAGES
 from resnest_backbones.layouts import COUNTER, summarize_keys
 from resnest_backbones.split_attention import NormLayer, SplitAttentionConv2d
 from resnest_backbones.variants import VARIANTS, ResNeStSpec, get_variant
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 _NORMS = ("BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "")
 _DEPTHS = tuple(int(name.removeprefix("resnest")) for name in VARIANTS if name.removeprefix("resnest").isdigit())
-_STAGES_IN_ORDER = ("stem", *resnest.STAGES)
+_STAGES_IN_ORDER = ("stem", *STAGES)
 _KEYS = {
     "radix": "MODEL.RESNETS.RADIX",
     "cardinality": "MODEL.RESNETS.NUM_GROUPS",
@@ -57,7 +58,7 @@ class ResNeSt(resnest.ResNeSt, Backbone):
         spec: ResNeStSpec | str,
         *,
         output_stride: int = 32,
-        out_features: Sequence[str] = resnest.STAGES,
+        out_features: Sequence[str] = STAGES,
         in_channels: int = 3,
         num_classes: int | None = None,
         norm: str | Callable[[int], nn.Module] | None = "BN",
@@ -180,7 +181,7 @@ def build_resnest_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNeSt:
             in_channels=input_shape.channels,
             norm=keys.NORM,
             freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
-            deform_stages=[s for s, on in zip(resnest.STAGES, keys.DEFORM_ON_PER_STAGE, strict=True) if on],
+            deform_stages=[s for s, on in zip(STAGES, keys.DEFORM_ON_PER_STAGE, strict=True) if on],
             deform_modulated=keys.DEFORM_MODULATED,
             deform_groups=keys.DEFORM_NUM_GROUPS,
             drop_path_rate=keys.DROP_PATH_RATE,
@@ -242,8 +243,12 @@ def _output_stride_from_config(keys: CfgNode) -> int:
 
 @_register
 def build_resnest_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """A ResNeSt with Detectron2's FPN: p2..p5 and a max-pooled p6."""
-    return _with_fpn(cfg, build_resnest_backbone(cfg, input_shape), LastLevelMaxPool())
+    """A ResNeSt with Detectron2's FPN: p2..p5 and a max-pooled p6, or fewer where ``FPN.IN_FEATURES`` has fewer."""
+    bottom_up = build_resnest_backbone(cfg, input_shape)
+    top_block = LastLevelMaxPool()
+    last = bottom_up.feature_strides.get(cfg.MODEL.FPN.IN_FEATURES[-1], 32)
+    top_block.in_feature = f"p{int(math.log2(last))}"
+    return _with_fpn(cfg, bottom_up, top_block)
 
 
 @_register

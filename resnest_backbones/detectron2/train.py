@@ -181,9 +181,10 @@ class Trainer(DefaultTrainer):
         return [SeedIterations(max(self.cfg.SEED, 0), precise_bn), *stock]
 
     def train(self) -> Any:
-        """Train from ``start_iter`` on, with the batches that belong there."""
+        """Train from ``start_iter`` on, with the batches that belong there; returns the last evaluation's results."""
         set_first_batch(self.data_loader, self.start_iter)
-        return super().train()
+        super().train()
+        return getattr(self, "_last_eval_results", {})
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:

@@ -256,6 +256,17 @@ def test_a_config_without_the_keys_says_what_to_call():
         build_backbone(cfg)
 
 
+@pytest.mark.parametrize(("last", "levels"), [(3, ["p2", "p3", "p4"]), (4, ["p2", "p3", "p4", "p5"])])
+def test_a_pyramid_ends_with_the_last_stage_it_is_given(last, levels):
+    keys = {"MODEL.BACKBONE.NAME": "build_resnest_fpn_backbone", "MODEL.FPN.OUT_CHANNELS": 8}
+    keys |= {"MODEL.RESNETS.OUT_FEATURES": STAGES[1:last], "MODEL.FPN.IN_FEATURES": STAGES[1:last]}
+    net = build_backbone(helpers.resnest_config(keys)).eval()
+    assert "res5" not in dict(net.bottom_up.named_children())
+    features = net(torch.zeros(1, 3, 64, 64))
+    assert list(features) == levels == list(net.output_shape())
+    assert [64 // f.shape[-1] for f in features.values()] == [s.stride for s in net.output_shape().values()]
+
+
 def test_a_retinanet_without_res5_is_refused():
     keys = {"MODEL.RESNETS.OUT_FEATURES": ["res3", "res4"], "MODEL.FPN.IN_FEATURES": ["res3", "res4"]}
     with pytest.raises(ValueError, match=r"MODEL\.RESNETS\.OUT_FEATURES must have res5, got \['res3', 'res4'\]"):

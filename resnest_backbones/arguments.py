@@ -1,0 +1,61 @@
+"""Checks of the trunk's arguments: a bad value is named, with what is allowed and what came."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+STAGES = ("res2", "res3", "res4", "res5")
+FEATURES = ("stem", *STAGES, "logits")
+
+
+def check_positive(argument: str, value: object) -> None:
+    """Raise ``ValueError`` unless ``value`` is an integer of 1 or more."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{argument} must be a positive integer, got {value!r}")
+
+
+def check_choice(argument: str, value: object, allowed: Sequence[object]) -> None:
+    """Refuse a value that is not one of a few."""
+    if value not in allowed:
+        *most, last = (str(choice) for choice in sorted(allowed))  # type: ignore[type-var]
+        raise ValueError(f"{argument} must be {', '.join(most)} or {last}, got {value!r}")
+
+
+def check_names(argument: str, names: Collection[str], allowed: Sequence[str]) -> tuple[str, ...]:
+    """The names in the order of ``allowed``; one that is not there, or a bare string, is refused."""
+    one = isinstance(names, str) or not isinstance(names, Collection)
+    wrong = [names] if one else [name for name in names if name not in allowed]
+    if wrong:
+        raise ValueError(f"{argument} must be a sequence of {', '.join(allowed)}, got {wrong[0]!r}")
+    return tuple(name for name in allowed if name in names)
+
+
+def check_out_features(names: Sequence[str], num_classes: int | None) -> tuple[str, ...]:
+    """The features in network order, with ``logits`` where there are classes."""
+    features = check_names("out_features", names, FEATURES)
+    if not features:
+        raise ValueError(f"out_features must name at least one of {', '.join(FEATURES)}, got none")
+    if "logits" in features and num_classes is None:
+        raise ValueError("num_classes must be a positive integer where out_features has 'logits', got None")
+    if num_classes is not None and "logits" not in features:
+        features = (*features, "logits")
+    return features
+
+
+def stages_to_build(features: Sequence[str]) -> tuple[str, ...]:
+    """Only the stages whose parameters can get a gradient: those up to the last feature asked for."""
+    if "logits" in features:
+        return STAGES
+    return STAGES[: max(FEATURES.index(name) for name in features)]
+
+
+def check_multi_grid(grid: Sequence[int] | None, depth: int, *, built: bool) -> tuple[int, ...] | None:
+    """The factors on res5's dilations, one per block, or None."""
+    if grid is None:
+        return None
+    if not built:
+        raise ValueError(f"multi_grid must be None where res5 is not built, got {grid!r}")
+    wrong = not isinstance(grid, Sequence) or len(grid) != depth or any(not isinstance(g, int) or g < 1 for g in grid)
+    if wrong:
+        raise ValueError(f"multi_grid must be {depth} positive integers, one per block of res5, got {grid!r}")
+    return tuple(grid)
