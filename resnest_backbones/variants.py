@@ -1,7 +1,7 @@
 """One row per published network.
 
-The seven ``resnest50_fast_<R>s<K>x<W>d`` rows are the ablation of the original (ablation.md): R splits, K groups of W channels at
-the first stage, and the average pool that downsamples stands before the 3x3 convolution instead of after it.
+The seven ``resnest50_fast_<R>s<K>x<W>d`` rows are the ablation of the original (ablation.md): R splits, K groups of W
+channels at the first stage, and the average pool that downsamples stands before the 3x3 convolution, not after it.
 """
 
 from __future__ import annotations
