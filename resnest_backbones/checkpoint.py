@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -106,6 +106,14 @@ def _as_tensor(value: Any) -> Any:
     return torch.as_tensor(value.astype(value.dtype.newbyteorder("="))) if numeric else value
 
 
+def _local_file(name: str) -> Path:
+    if name.startswith(SCHEME):
+        return fetch(get_record(name))
+    if "://" in name:
+        raise CheckpointError(f"{name} is neither a file nor {SCHEME}NAME; download it first")
+    return Path(name)
+
+
 @dataclass(frozen=True)
 class LoadReport:
     """What ``load_checkpoint`` did.
@@ -123,7 +131,7 @@ class LoadReport:
     unused: tuple[str, ...]
 
 
-def load_checkpoint(model: nn.Module, file: str | PathLike[str]) -> LoadReport:
+def load_checkpoint(model: nn.Module, file: str | PathLike[str], *, new: Collection[str] = ()) -> LoadReport:
     """Fill a ``ResNeSt`` from a checkpoint in any published layout.
 
     Every tensor of the model must be in the file with the same shape. Only the counters of batch norms, which some
@@ -134,21 +142,22 @@ def load_checkpoint(model: nn.Module, file: str | PathLike[str]) -> LoadReport:
     Args:
         model: a ``ResNeSt``; it is left untouched when an error is raised.
         file: a path, or ``resnest://NAME`` for a published ImageNet file (downloaded into the cache, and verified).
+        new: beginnings of names that stay as they were initialised, whatever the file has: ``("fc.",)`` for a
+            classifier of other classes, ``("stem.conv1_1.weight",)`` for images of other channels.
 
     Raises:
         CheckpointError: the file cannot be read or does not fit; the message names the file, the layout, and the first
             keys that are missing or have another shape.
         WeightsError: the published file could not be had.
     """
-    name = str(file)
-    path = fetch(get_record(name)) if name.startswith(SCHEME) else Path(file)
+    path = _local_file(str(file))
     try:
         layout, state, heads = split_trunk(extract_state_dict(read_checkpoint(path)))
     except CheckpointError:
         raise
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    wanted = model.state_dict()
+    wanted = {key: value for key, value in model.state_dict().items() if not key.startswith(tuple(new))}
     may_lack = [key for key in wanted if ".conv2_offset." in key and key not in state]
     missing = [key for key in wanted if key not in state and key not in may_lack and not key.endswith(COUNTER)]
     shapes = [
@@ -159,7 +168,8 @@ def load_checkpoint(model: nn.Module, file: str | PathLike[str]) -> LoadReport:
     if missing or shapes:
         raise CheckpointError(
             f"{path} (layout {layout}) does not fit the model: {len(missing)} of its {len(wanted)} tensors are "
-            f"missing ({summarize_keys(missing)}) and {len(shapes)} have another shape ({summarize_keys(shapes, 3)})"
+            f"missing ({summarize_keys(missing)}) and {len(shapes)} have another shape ({summarize_keys(shapes, 3)}); "
+            "name in new what shall stay as it was initialised"
         )
     model.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
     if may_lack:
@@ -220,8 +230,7 @@ def convert_file(source: str | PathLike[str], target_file: str | PathLike[str], 
         raise ValueError(f"target_file must be a new file, but {output} is there already")
     if not output.parent.is_dir():
         raise ValueError(f"target_file must lie in a folder that is there, got {output}")
-    name = str(source)
-    path = fetch(get_record(name)) if name.startswith(SCHEME) else Path(source)
+    path = _local_file(str(source))
     try:
         state = extract_state_dict(read_checkpoint(path))
         content = for_detectron2(state) if target == "detectron2" else convert_state_dict(state, target)

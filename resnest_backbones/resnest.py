@@ -310,6 +310,8 @@ class ResNeSt(nn.Module):
     def _run_block(self, block: nn.Module, x: Tensor) -> Tensor:
         if not (self.gradient_checkpointing and self.training and torch.is_grad_enabled()):
             return block(x)
+        if torch.compiler.is_compiling():  # the compiler recomputes without side effects, and takes no context_fn
+            return checkpoint(block, x, use_reentrant=False)
         contexts = lambda: (nullcontext(), _scratch_buffers(block))  # noqa: E731
         return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
 

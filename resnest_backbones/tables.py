@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from resnest_backbones.model_zoo import RECIPES
 from resnest_backbones.variants import VARIANTS, ResNeStSpec
 from resnest_backbones.weights import WEIGHTS
 
@@ -38,7 +39,14 @@ def variants_table() -> str:
     return "\n".join(rows) + "\n"
 
 
-TABLES: dict[str, Callable[[], str]] = {"variants": variants_table}
+def detectron2_table() -> str:
+    """Every Detectron2 recipe with its published figure."""
+    rows = [_row("recipe", "published box AP, COCO val2017 (%)", "source"), _row("---", "---:", "---")]
+    rows += [_row(f"`{recipe.name}`", f"{recipe.box_ap:.2f}", recipe.source) for recipe in RECIPES.values()]
+    return "\n".join(rows) + "\n"
+
+
+TABLES: dict[str, Callable[[], str]] = {"variants": variants_table, "detectron2": detectron2_table}
 
 
 def fill_tables(text: str) -> str:

@@ -124,8 +124,10 @@ def fetch(record: WeightRecord, *, cache_dir: Path | str | None = None, progress
         WeightsError: the server does not answer, or what it sent is not the published file; the message names the url.
     """
     folder = default_cache_dir() if cache_dir is None else Path(cache_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     file = folder / record.filename
+    if file.exists() and has_sha256_prefix(file, record.sha256_prefix):
+        return file  # before locking: a shared cache may be read-only
+    folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):
         if file.exists():
             if has_sha256_prefix(file, record.sha256_prefix):

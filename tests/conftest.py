@@ -2,8 +2,9 @@
 
 import importlib.util
 import json
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -69,3 +70,14 @@ def fill_randomly() -> Callable[[nn.Module], nn.Module]:
         return module
 
     return fill
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_they_were() -> Iterator[None]:
+    """A tool that runs inside a test sets up loggers; their files and streams end with it."""
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "resnest_backbones")]
+    before = [(logger, list(logger.handlers), logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, handlers, level, propagate in before:
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)

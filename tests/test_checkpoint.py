@@ -322,6 +322,22 @@ def test_offsets_of_deformable_convolutions_may_be_absent(tmp_path, fill_randoml
     assert f"{file}: no offsets of deformable convolutions" in caplog.text
 
 
+def test_what_is_named_new_stays_as_it_was_initialised(tmp_path, fill_randomly):
+    source = fill_randomly(tiny_net()).float()
+    torch.save(convert_state_dict(source.state_dict(), "official"), tmp_path / "file.pth")
+    net = tiny_net(num_classes=9, in_channels=4)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    load_checkpoint(net, tmp_path / "file.pth", new=("fc.", "stem.conv1_1.weight"))
+    for key, value in net.state_dict().items():
+        expected = before if key.startswith("fc.") or key == "stem.conv1_1.weight" else source.state_dict()
+        assert torch.equal(value, expected[key]), key
+
+
+def test_a_url_is_not_taken_for_a_file():
+    with pytest.raises(CheckpointError, match="https://host/x.pth is neither a file nor resnest://NAME"):
+        load_checkpoint(tiny_net(), "https://host/x.pth")
+
+
 def test_a_resnest101_file_does_not_fit_a_resnest50(tmp_path):
     file = tmp_path / "resnest101.pth"
     small = {key: torch.zeros(()).expand(value.shape) for key, value in core_state("resnest101").items()}

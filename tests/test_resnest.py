@@ -407,3 +407,18 @@ def test_a_spec_must_be_a_spec_or_a_name():
     assert ResNeSt("resnest14", out_features=("stem",)).spec is VARIANTS["resnest14"]
     with pytest.raises(ValueError, match=r"name must be one of resnest14, .*, got 14"):
         ResNeSt(14)
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_a_compiled_network_trains_as_the_plain_one(gradient_checkpointing, fill_randomly):
+    results = []
+    for compiled in (False, True):
+        net = fill_randomly(
+            ResNeSt(TINY, gradient_checkpointing=gradient_checkpointing, out_features=("res5",))
+        ).train()
+        run = torch.compile(net, backend="aot_eager") if compiled else net
+        torch.manual_seed(0)
+        run(torch.randn(2, 3, 64, 64, dtype=torch.float64))["res5"].square().mean().backward()
+        results.append([*[p.grad for p in net.parameters()], *net.buffers()])
+    for plain, of_compiled in zip(*results, strict=True):
+        torch.testing.assert_close(of_compiled, plain, rtol=1e-9, atol=1e-12)

@@ -3,14 +3,20 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 from detectron2.engine import launch
+from torch.multiprocessing import ProcessRaisedException
 
 from resnest_backbones.checkpoint import CheckpointError
+from resnest_backbones.detectron2.config import ConfigError
 from resnest_backbones.detectron2.custom_coco import DatasetError
 from resnest_backbones.detectron2.train import build_argument_parser, check_arguments, main
 from resnest_backbones.weights import WeightsError
+
+# How one of our errors ends the traceback that a process sends to the one that started it.
+_OURS = re.compile(r"^resnest_backbones\.\S+Error: (.*)", re.MULTILINE | re.DOTALL)
 
 
 def run(arguments: list[str] | None = None) -> None:
@@ -30,8 +36,13 @@ def run(arguments: list[str] | None = None) -> None:
             dist_url=args.dist_url,
             args=(args,),
         )
-    except (CheckpointError, DatasetError, WeightsError) as error:
+    except (CheckpointError, ConfigError, DatasetError, WeightsError) as error:
         sys.exit(f"{parser.prog}: error: {error}")
+    except ProcessRaisedException as error:
+        ours = _OURS.search(str(error))
+        if ours is None:
+            raise
+        sys.exit(f"{parser.prog}: error: {ours[1].strip()}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from torch import nn
 
 from resnest_backbones import resnest
 from resnest_backbones.arguments import STAGES
+from resnest_backbones.detectron2.config import ConfigError
 from resnest_backbones.layouts import COUNTER, summarize_keys
 from resnest_backbones.split_attention import NormLayer, SplitAttentionConv2d
 from resnest_backbones.variants import VARIANTS, ResNeStSpec, get_variant
@@ -104,7 +105,7 @@ class ResNeSt(resnest.ResNeSt, Backbone):
         Raises:
             ValueError: ``freeze_at`` is not an integer from 0 to 5.
         """
-        if freeze_at not in range(6):
+        if not isinstance(freeze_at, int) or freeze_at not in range(6):
             raise ValueError(f"freeze_at must be an integer from 0 (nothing) to 5 (up to res5), got {freeze_at!r}")
         for name in _STAGES_IN_ORDER[:freeze_at]:
             if name in self._modules:
@@ -165,15 +166,15 @@ def build_resnest_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNeSt:
     """A ``ResNeSt`` from ``MODEL.RESNETS`` and ``MODEL.BACKBONE.FREEZE_AT``.
 
     Raises:
-        ValueError: a key has a value that no ResNeSt can have; the message names the key.
+        ConfigError: a key has a value that no ResNeSt can have; the message names the key.
     """
     keys = cfg.MODEL.RESNETS
-    if len(keys.DEFORM_ON_PER_STAGE) != 4:
-        raise ValueError(f"MODEL.RESNETS.DEFORM_ON_PER_STAGE must have 4 values, got {keys.DEFORM_ON_PER_STAGE}")
-    wrong = [name for name in keys.OUT_FEATURES if name not in _STAGES_IN_ORDER]
-    if wrong:
-        raise ValueError(f"MODEL.RESNETS.OUT_FEATURES must be of {', '.join(_STAGES_IN_ORDER)}, got {wrong[0]!r}")
     with _errors_that_name_keys():
+        if len(keys.DEFORM_ON_PER_STAGE) != 4:
+            raise ValueError(f"MODEL.RESNETS.DEFORM_ON_PER_STAGE must have 4 values, got {keys.DEFORM_ON_PER_STAGE}")
+        wrong = [name for name in keys.OUT_FEATURES if name not in _STAGES_IN_ORDER]
+        if wrong:
+            raise ValueError(f"MODEL.RESNETS.OUT_FEATURES must be of {', '.join(_STAGES_IN_ORDER)}, got {wrong[0]!r}")
         return ResNeSt(
             _spec_from_config(keys),
             output_stride=_output_stride_from_config(keys),
@@ -191,14 +192,12 @@ def build_resnest_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNeSt:
 
 @contextmanager
 def _errors_that_name_keys() -> Iterator[None]:
-    """Let messages that begin with an argument's name begin with the key that it came from."""
+    """Let errors be ConfigErrors, and messages that begin with an argument's name begin with the key it came from."""
     try:
         yield
     except ValueError as error:
         argument, _, rest = str(error).partition(" ")
-        if argument not in _KEYS:
-            raise
-        raise ValueError(f"{_KEYS[argument]} {rest}") from error
+        raise ConfigError(f"{_KEYS.get(argument, argument)} {rest}") from error
 
 
 def _spec_from_config(keys: CfgNode) -> ResNeStSpec:
@@ -256,11 +255,11 @@ def build_retinanet_resnest_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -
     """A ResNeSt with Detectron2's FPN as RetinaNet needs it: p3..p5, and p6 and p7 computed from res5.
 
     Raises:
-        ValueError: ``MODEL.RESNETS.OUT_FEATURES`` lacks res5.
+        ConfigError: ``MODEL.RESNETS.OUT_FEATURES`` lacks res5.
     """
     bottom_up = build_resnest_backbone(cfg, input_shape)
     if "res5" not in bottom_up.feature_channels:
-        raise ValueError(f"MODEL.RESNETS.OUT_FEATURES must have res5, got {list(bottom_up.out_features)}")
+        raise ConfigError(f"MODEL.RESNETS.OUT_FEATURES must have res5, got {list(bottom_up.out_features)}")
     return _with_fpn(cfg, bottom_up, LastLevelP6P7(bottom_up.feature_channels["res5"], cfg.MODEL.FPN.OUT_CHANNELS))
 
 

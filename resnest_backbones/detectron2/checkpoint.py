@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import re
+import shutil
+import tempfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
+from urllib.error import URLError
 from urllib.parse import parse_qs
 
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.utils.file_io import PathManager
 from filelock import FileLock
 from iopath.common.file_io import PathHandler
@@ -26,6 +33,9 @@ from resnest_backbones.weights import SCHEME, fetch, get_record
 
 logger = logging.getLogger(__name__)
 
+# The backbone files that the wrapper's recipes start from; their server no longer answers.
+_WRAPPER_FILE = re.compile(r"resnest(50|101|200|269)_detectron-\w+\.pth$")
+
 
 class ResNeStWeightsHandler(PathHandler):
     """Resolves ``resnest://NAME`` to a local file that Detectron2's own checkpointer can read.
@@ -41,6 +51,10 @@ class ResNeStWeightsHandler(PathHandler):
         self._check_kwargs(kwargs)
         published = fetch(get_record(path))
         renamed = published.with_suffix(".detectron2.pth")
+        if renamed.exists() and not force:
+            return str(renamed)
+        if not os.access(renamed.parent, os.W_OK):  # a cache that others filled
+            renamed = Path(_private_folder()) / renamed.name
         with FileLock(f"{renamed}.lock"):
             if force or not renamed.exists():
                 save_atomically(for_detectron2(extract_state_dict(read_checkpoint(published))), renamed)
@@ -51,6 +65,14 @@ class ResNeStWeightsHandler(PathHandler):
         if "w" in mode or "a" in mode:
             raise OSError(f"{path}: {SCHEME} is read-only")
         return open(self._get_local_path(path), mode, buffering=buffering)
+
+
+@cache
+def _private_folder() -> str:
+    """A folder that lasts as long as this process."""
+    folder = tempfile.mkdtemp(prefix="resnest_backbones_")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def register_weights_handler() -> None:
@@ -85,9 +107,17 @@ class ResNeStCheckpointer(DetectionCheckpointer):
         os.replace(temporary, tag)
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Load a checkpoint as ``DetectionCheckpointer`` does; a file that is refused does not spoil the next call."""
+        """Load a checkpoint as ``DetectionCheckpointer`` does; a file that is refused does not spoil the next call.
+
+        Raises:
+            CheckpointError: the file cannot be had or read, or is no ResNeSt though its names look like one.
+        """
         try:
             return super().load(path, *args, **kwargs)
+        except (URLError, AssertionError) as error:
+            wrapper_file = _WRAPPER_FILE.search(path)
+            hint = f"; take resnest://resnest{wrapper_file[1]}, or a local copy of the file" if wrapper_file else ""
+            raise CheckpointError(f"{path} could not be had: {error}{hint}") from error
         finally:
             self._parsed_url_during_load = None
 
@@ -97,18 +127,12 @@ class ResNeStCheckpointer(DetectionCheckpointer):
         if filename.endswith(".pkl"):
             return _zoo_content(content)
         loaded: dict[str, Any] = {**content} if "model" in content else {}
+        loaded["model"] = state
         try:
-            layout = detect_layout(state)
-        except ValueError:
-            # Not a ResNeSt: a ResNet baseline, or another project's model, which loads as Detectron2 does it.
-            loaded["model"] = state
-            if filename.endswith(".pyth"):
-                loaded["matching_heuristics"] = True
-        else:
-            logger.info("%s holds a ResNeSt in the layout %s", filename, layout)
-            try:
-                loaded.update(for_detectron2(state))
-            except ValueError as error:
+            loaded.update(_renamed(state, filename))
+        except ValueError as error:
+            # A model of one's own around a ResNeSt, or with norms of one's own, knows its names itself.
+            if not state.keys() & self.model.state_dict().keys():
                 raise CheckpointError(f"{filename}: {error}") from error
         query = self._parsed_url_during_load.query if self._parsed_url_during_load else ""
         if parse_qs(query).get("matching_heuristics") == ["True"]:
@@ -116,28 +140,40 @@ class ResNeStCheckpointer(DetectionCheckpointer):
         return loaded
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        given = [key for key in checkpoint["model"] if not key.endswith(COUNTER)]
+        self._convert_ndarray_to_tensor(checkpoint["model"])
+        if checkpoint.pop("matching_heuristics", False):
+            caffe2 = checkpoint.get("__author__") == "Caffe2"
+            checkpoint["model"] = align_and_update_state_dicts(self.model.state_dict(), checkpoint["model"], caffe2)
+        given = {key: value.shape for key, value in checkpoint["model"].items() if not key.endswith(COUNTER)}
+        wanted = {key: value.shape for key, value in self.model.state_dict().items() if not key.endswith(COUNTER)}
         incompatible = super()._load_model(checkpoint)
-        wanted = [key for key in self.model.state_dict() if not key.endswith(COUNTER)]
         incompatible.unexpected_keys[:] = [k for k in incompatible.unexpected_keys if not k.endswith(COUNTER)]
-        missing = [k for k in incompatible.missing_keys if not k.endswith(COUNTER)]
-        reshaped = [key for key, _, _ in incompatible.incorrect_shapes]
-        unfilled = missing + [key for key in reshaped if key not in missing]
-        filled = len(wanted) - len(unfilled)
-        message = f"The checkpoint filled {filled} of the model's {len(wanted)} tensors"
-        unused = len(given) - filled
-        if not unfilled and unused <= 0:
-            logger.info("%s", message)
-        else:
-            logger.warning(
-                "%s. Not filled: %s. Of its own %d tensors, %d were not used: %s",
-                message,
-                summarize_keys(unfilled),
-                len(given),
-                max(unused, 0),
-                summarize_keys(incompatible.unexpected_keys + reshaped),
-            )
+        _report_filling(given, wanted)
         return incompatible
+
+
+def _renamed(state: dict[str, Any], filename: str) -> dict[str, Any]:
+    """What Detectron2's loader needs of a ResNeSt in any layout; of something of another kind, nothing new."""
+    try:
+        logger.info("%s holds a ResNeSt in the layout %s", filename, detect_layout(state))
+    except ValueError:
+        # Not a ResNeSt: a ResNet baseline, or another project's model, which loads as Detectron2 does it.
+        return {"matching_heuristics": True} if filename.endswith(".pyth") else {}
+    return for_detectron2(state)
+
+
+def _report_filling(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Say how many of how many tensors matched by name and shape; a warning unless all that was given was used."""
+    given = {key.removeprefix("module."): shape for key, shape in given.items()}
+    filled = [key for key, shape in wanted.items() if given.get(key) == shape]
+    unfilled = [key for key in wanted if key not in set(filled)]
+    unused = [key for key in given if key not in set(filled)]
+    message = f"The checkpoint filled {len(filled)} of the model's {len(wanted)} tensors"
+    if unfilled:
+        message += f", not {summarize_keys(unfilled)}"
+    if unused:
+        message += f". Of its own {len(given)} tensors, {len(unused)} were not used: {summarize_keys(unused)}"
+    logger.log(logging.WARNING if unused or not filled else logging.INFO, "%s", message)
 
 
 def _model_state(content: Mapping[str, Any], filename: str) -> dict[str, Any]:

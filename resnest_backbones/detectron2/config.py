@@ -23,6 +23,10 @@ _DEFAULTS = {
 }
 
 
+class ConfigError(ValueError):
+    """A config cannot be used; the message names the key, what is allowed and what came."""
+
+
 def add_resnest_config(cfg: CfgNode) -> None:
     """Add the ResNeSt keys with their defaults to a Detectron2 config, in place.
 
@@ -31,4 +35,4 @@ def add_resnest_config(cfg: CfgNode) -> None:
     """
     for key, default in _DEFAULTS.items():
         if key not in cfg.MODEL.RESNETS:
-            cfg.MODEL.RESNETS[key] = default
+            setattr(cfg.MODEL.RESNETS, key, default)

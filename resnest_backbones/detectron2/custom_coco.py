@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from PIL import Image
 
 _MOST = 3
 
@@ -44,14 +46,18 @@ def check_coco_json(json_file: str | Path, image_root: str | Path) -> CocoSource
     """Read a COCO instances file and check that it is whole and fits its images.
 
     Raises:
-        DatasetError: it is no COCO json, images are missing on disk, annotations name images or categories that are not
-            there, or boxes are malformed; the message names the file and the first of each.
+        DatasetError: it is no COCO json, images are missing on disk or have another size, annotations name images or
+            categories that are not there, or lack what COCO's evaluation needs; the message names the file and the
+            first of each.
     """
     json_file, image_root = Path(json_file), Path(image_root)
     content = _read_json(json_file)
     if not image_root.is_dir():
         raise DatasetError(f"{image_root} is no folder of images (for {json_file})")
-    problems = [*_check_images(content["images"], image_root), *_check_annotations(content)]
+    problems = _check_categories(content["categories"]) or [
+        *_check_images(content["images"], image_root),
+        *_check_annotations(content),
+    ]
     if problems:
         raise DatasetError(f"{json_file} cannot be used:\n  " + "\n  ".join(problems))
     annotations = content["annotations"]
@@ -61,7 +67,7 @@ def check_coco_json(json_file: str | Path, image_root: str | Path) -> CocoSource
         tuple(c["name"] for c in sorted(content["categories"], key=lambda c: c["id"])),
         len(content["images"]),
         len(annotations),
-        bool(annotations) and all(a.get("segmentation") for a in annotations),
+        all(a.get("segmentation") for a in annotations),
     )
 
 
@@ -72,49 +78,86 @@ def _read_json(file: Path) -> dict[str, Any]:
         raise DatasetError(f"{file} cannot be read: {error.strerror}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DatasetError(f"{file} is no json: {error}") from error
-    wrong = [key for key in ("images", "annotations", "categories") if not isinstance(_get(content, key), list)]
+    wrong = [key for key in ("images", "annotations", "categories") if not _is_list_of_dicts(content, key)]
     if wrong:
-        raise DatasetError(f"{file} is no COCO instances file: it has no list {' and no list '.join(map(repr, wrong))}")
+        raise DatasetError(
+            f"{file} is no COCO instances file: it has no list of objects {' and none '.join(map(repr, wrong))}"
+        )
     if not content["images"] or not content["categories"]:
         empty = "images" if not content["images"] else "categories"
         raise DatasetError(f"{file} has no {empty}")
     return content
 
 
-def _get(content: Any, key: str) -> Any:
-    return content.get(key) if isinstance(content, dict) else None
+def _is_list_of_dicts(content: Any, key: str) -> bool:
+    values = content.get(key) if isinstance(content, dict) else None
+    return isinstance(values, list) and all(isinstance(value, dict) for value in values)
+
+
+def _check_categories(categories: list[dict[str, Any]]) -> list[str]:
+    whole = [c for c in categories if isinstance(c.get("id"), int) and isinstance(c.get("name"), str)]
+    if len(whole) < len(categories):
+        return ["a category lacks an integer id or a name"]
+    return ["category ids are there more than once"] if len({c["id"] for c in whole}) < len(whole) else []
 
 
 def _check_images(images: list[dict[str, Any]], root: Path) -> list[str]:
-    incomplete = [str(i.get("id", i)) for i in images if not {"id", "file_name", "width", "height"} <= i.keys()]
-    if incomplete:
+    def whole(image: dict[str, Any]) -> bool:
+        sizes = (image.get("width"), image.get("height"))
+        has_id = isinstance(image.get("id"), (int, str))
+        return has_id and isinstance(image.get("file_name"), str) and all(isinstance(s, int) for s in sizes)
+
+    if incomplete := [str(image.get("id", image)) for image in images if not whole(image)]:
         return [_problem("images lack id, file_name, width or height", incomplete)]
     problems = []
-    if absent := [i["file_name"] for i in images if not (root / i["file_name"]).is_file()]:
-        problems.append(_problem(f"of {len(images)} images are not in {root}", absent))
     if twice := [str(key) for key, count in Counter(i["id"] for i in images).items() if count > 1]:
         problems.append(_problem("image ids are there more than once", twice))
+    if absent := [i["file_name"] for i in images if not (root / i["file_name"]).is_file()]:
+        return [*problems, _problem(f"of {len(images)} images are not in {root}", absent)]
+    if resized := [text for image in images if (text := _other_size(image, root))]:
+        problems.append(_problem("images have another size, or cannot be read", resized))
     return problems
 
 
+def _other_size(image: dict[str, Any], root: Path) -> str | None:
+    try:
+        with Image.open(root / image["file_name"]) as opened:
+            size = opened.size
+    except (OSError, ValueError) as error:
+        return f"{image['file_name']} ({error})"
+    listed = (image["width"], image["height"])
+    # Detectron2 turns an image as its EXIF says; the json may speak of either.
+    if size == listed or size == listed[::-1]:
+        return None
+    return f"{image['file_name']} (is {size[0]} x {size[1]}, listed {listed[0]} x {listed[1]})"
+
+
 def _check_annotations(content: dict[str, Any]) -> list[str]:
-    if any(not {"id", "name"} <= c.keys() for c in content["categories"]):
-        return ["a category lacks id or name"]
-    image_ids, category_ids = ({item["id"] for item in content[k] if "id" in item} for k in ("images", "categories"))
-    problems = []
-    if len(category_ids) < len(content["categories"]):
-        problems.append("category ids are there more than once")
     annotations = content["annotations"]
-    for key, known in (("image_id", image_ids), ("category_id", category_ids)):
-        if lost := [f"{a.get('id')} ({key} {a.get(key)})" for a in annotations if a.get(key) not in known]:
-            problems.append(_problem(f"annotations have a {key} that is not in the file", lost))
+    problems = []
+    ids = [a.get("id") for a in annotations]
+    # pycocotools takes the id of a match for a truth value: with an id of 0, a found object counts as missed.
+    if wrong := [str(key) for key in ids if not isinstance(key, int) or key < 1]:
+        problems.append(_problem("annotation ids are no positive integers, as COCO's evaluation needs", wrong))
+    elif twice := [str(key) for key, count in Counter(ids).items() if count > 1]:
+        problems.append(_problem("annotation ids are there more than once", twice))
+    for key, owners in (("image_id", "images"), ("category_id", "categories")):
+        known = {item["id"] for item in content[owners] if isinstance(item.get("id"), (int, str))}
+        lost = [a for a in annotations if not isinstance(a.get(key), (int, str)) or a[key] not in known]
+        if lost:
+            which = [f"{a.get('id')} ({key} {a.get(key)})" for a in lost]
+            problems.append(_problem(f"annotations have a {key} that is not in the file", which))
     if shapeless := [str(a.get("id")) for a in annotations if not _is_box(a.get("bbox"))]:
         problems.append(_problem("annotations have no bbox of four numbers [x, y, width, height]", shapeless))
+    if lacking := [str(a.get("id")) for a in annotations if not {"area", "iscrowd"} <= a.keys()]:
+        problems.append(_problem("annotations lack area or iscrowd", lacking))
     return problems
 
 
 def _is_box(box: Any) -> bool:
-    return isinstance(box, list) and len(box) == 4 and all(isinstance(v, (int, float)) for v in box)
+    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
+        return False
+    return all(math.isfinite(v) for v in box) and box[2] >= 0 and box[3] >= 0
 
 
 def _problem(what: str, which: list[str]) -> str:
@@ -135,7 +178,7 @@ def register_custom_coco(
 
     Returns:
         Detectron2's name of the training set (None without one), that of the validation set, and what is known of the
-        set that gives the classes (the training set where there is one).
+        set that gives the classes (the training set where there is one); it has masks where both have.
 
     Raises:
         DatasetError: a file does not hold up (``check_coco_json``), or the two have other categories.
@@ -149,11 +192,16 @@ def register_custom_coco(
     if train.class_names != val.class_names:
         only_train = sorted(set(train.class_names) - set(val.class_names))
         only_val = sorted(set(val.class_names) - set(train.class_names))
+        difference = "their order differs"
+        if only_train or only_val:
+            difference = (
+                f"only in the first: {', '.join(only_train) or 'none'}; "
+                f"only in the second: {', '.join(only_val) or 'none'}"
+            )
         raise DatasetError(
-            f"{train.json_file} and {val.json_file} must have the same categories in the same order of ids; "
-            f"only in the first: {', '.join(only_train) or 'none'}; only in the second: {', '.join(only_val) or 'none'}"
+            f"{train.json_file} and {val.json_file} must have equal categories in the same order of ids; {difference}"
         )
-    return _register(train), _register(val), train
+    return _register(train), _register(val), replace(train, has_masks=train.has_masks and val.has_masks)
 
 
 def _register(source: CocoSource) -> str:

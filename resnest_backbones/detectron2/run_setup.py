@@ -69,15 +69,15 @@ def sync_bn_here(device: str) -> str:
     return "naiveSyncBN_N" if device.startswith("cpu") and comm.get_world_size() > 1 else "SyncBN"
 
 
-def seed_of_run(seed: int, output_dir: str, resume: bool) -> int:
+def seed_of_run(seed: int, output_dir: str, args: argparse.Namespace) -> int:
     """The config's seed; where it has none, the one that the run to be resumed drew, or a new one; equal everywhere."""
     if seed >= 0:
         return seed
     file = Path(output_dir) / "seed.txt"
-    previous = int(file.read_text()) if resume and file.is_file() else -1
+    previous = int(file.read_text()) if args.resume and file.is_file() else -1
     previous = comm.all_gather(previous)[0]
     seed = previous if previous >= 0 else comm.shared_random_seed()
-    if comm.is_main_process():
+    if comm.is_main_process() and not args.eval_only:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"{seed}\n")
     return seed

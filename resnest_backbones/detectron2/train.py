@@ -17,6 +17,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.engine import (
@@ -45,7 +46,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from resnest_backbones.detectron2.checkpoint import ResNeStCheckpointer
-from resnest_backbones.detectron2.config import add_resnest_config
+from resnest_backbones.detectron2.config import ConfigError, add_resnest_config
 from resnest_backbones.detectron2.custom_coco import CocoSource, DatasetError
 from resnest_backbones.detectron2.data import build_train_loader_from_config, set_first_batch
 from resnest_backbones.detectron2.run_setup import (
@@ -224,20 +225,26 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """The full config of a run: the file's keys, one's own data, the command line's keys, and what the machine needs.
 
     Raises:
-        ValueError: one's own data do not hold up, or do not fit the config.
+        ConfigError: a key is unknown, or has a value that it cannot have.
+        DatasetError: one's own data do not hold up, or do not fit the config.
     """
     cfg = get_cfg()
     add_resnest_config(cfg)
-    cfg.merge_from_file(args.config_file)
+    try:
+        cfg.merge_from_file(args.config_file)
+        cfg.merge_from_list(args.opts)
+    except (AssertionError, KeyError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{args.config_file} and the command line's keys cannot be used: {error}") from error
     custom = custom_data(args)
     if custom is not None:
         _use_custom_data(cfg, *custom)
-    cfg.merge_from_list(args.opts)
+        cfg.merge_from_list(args.opts)  # what the command line says has the last word
     wanted_device, wanted_amp = cfg.MODEL.DEVICE, cfg.SOLVER.AMP.ENABLED
     cfg.MODEL.DEVICE = device_here(wanted_device)
     cfg.SOLVER.AMP.ENABLED = wanted_amp and cfg.MODEL.DEVICE != "cpu"
     _replace_sync_bn(cfg, sync_bn_here(cfg.MODEL.DEVICE))
-    cfg.SEED = seed_of_run(cfg.SEED, cfg.OUTPUT_DIR, args.resume)
+    _check_batch(cfg, args)
+    cfg.SEED = seed_of_run(cfg.SEED, cfg.OUTPUT_DIR, args)
     cfg.freeze()
     set_up(cfg, args, cfg.OUTPUT_DIR, what_was_adapted(cfg.MODEL.DEVICE, wanted_device, wanted_amp))
     return cfg
@@ -259,6 +266,24 @@ def _use_custom_data(cfg: CfgNode, train: str | None, val: str, source: CocoSour
     for head in ("ROI_HEADS", "RETINANET", "FCOS"):
         if head in cfg.MODEL:
             cfg.MODEL[head].NUM_CLASSES = len(source.class_names)
+
+
+def _check_batch(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Batch norm needs two values per channel; the attention's has one per image, since its input is pooled."""
+    batch, processes, norm = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size(), cfg.MODEL.RESNETS.NORM
+    if batch % processes:
+        raise ConfigError(f"SOLVER.IMS_PER_BATCH must be a multiple of the {processes} processes, got {batch}")
+    images = batch if "SyncBN" in norm else batch // processes
+    if (
+        not args.eval_only
+        and "resnest" in cfg.MODEL.BACKBONE.NAME
+        and norm in ("BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
+        and images == 1
+    ):
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH must be 2 or more {'in all' if 'SyncBN' in norm else 'per process'} with "
+            f"MODEL.RESNETS.NORM {norm}, got {batch} for {processes} processes; FrozenBN, GN and LN take single images"
+        )
 
 
 def _replace_sync_bn(cfg: CfgNode, name: str) -> None:

@@ -36,15 +36,16 @@ logger = logging.getLogger(__name__)
 def main_lazy(args: argparse.Namespace) -> Any:
     """Train or evaluate as the arguments say, from a ``.py`` config."""
     cfg = LazyConfig.load(args.config_file)
+    cfg = LazyConfig.apply_overrides(cfg, args.opts)
     custom = custom_data(args)
     if custom is not None:
         _use_custom_data(cfg, *custom)
-    cfg = LazyConfig.apply_overrides(cfg, args.opts)
+        cfg = LazyConfig.apply_overrides(cfg, args.opts)  # what the command line says has the last word
     wanted_device, wanted_amp = cfg.train.device, cfg.train.amp.enabled
     cfg.train.device = device_here(wanted_device)
     cfg.train.amp.enabled = wanted_amp and cfg.train.device != "cpu"
     _replace_sync_bn(cfg.model, sync_bn_here(cfg.train.device))
-    cfg.train.seed = seed_of_run(cfg.train.get("seed", -1), cfg.train.output_dir, args.resume)
+    cfg.train.seed = seed_of_run(cfg.train.get("seed", -1), cfg.train.output_dir, args)
     set_up(cfg, args, cfg.train.output_dir, what_was_adapted(cfg.train.device, wanted_device, wanted_amp))
     if not args.eval_only:
         return _train(cfg, args.resume)
@@ -71,9 +72,9 @@ def _replace_sync_bn(node: Any, name: str) -> None:
     if not OmegaConf.is_config(node):
         return
     for key in node if OmegaConf.is_dict(node) else range(len(node)):
-        if OmegaConf.is_interpolation(node, key):
+        if OmegaConf.is_interpolation(node, key) or OmegaConf.is_missing(node, key):
             continue
-        if node[key] == "SyncBN":
+        if node[key] == "SyncBN" or node[key] is nn.SyncBatchNorm:
             node[key] = name
         else:
             _replace_sync_bn(node[key], name)

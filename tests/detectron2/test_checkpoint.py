@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import json
 import logging
+import os
 import pickle
 import threading
 from collections import OrderedDict
@@ -20,8 +21,9 @@ from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from resnest_backbones import build, convert_state_dict, weights
-from resnest_backbones.checkpoint import COUNTER, CheckpointError
+from resnest_backbones.checkpoint import CheckpointError, read_checkpoint
 from resnest_backbones.detectron2 import ResNeSt, ResNeStCheckpointer, register_weights_handler
+from resnest_backbones.layouts import COUNTER
 from resnest_backbones.weights import WeightsError
 from tests.detectron2 import helpers
 from tests.detectron2.helpers import FPN_DETECTOR, distinct_tensors
@@ -204,9 +206,9 @@ def test_a_trunk_in_any_layout_fills_a_detector(layout, tmp_path, caplog):
     expected = trunk_of(core_state())
     assert differing(model, expected) == []
     everything = [name for name in model.state_dict() if not name.endswith(COUNTER)]
-    (message,) = our_messages(caplog)
-    assert f"filled {len(expected)} of the model's {len(everything)} tensors. Not filled: backbone.fpn_" in message
-    assert f"Of its own {len(expected)} tensors, 0 were not used: none" in message
+    assert our_messages(caplog) == [], "all of the file was used: no reason to warn"
+    message = our_messages(caplog, logging.INFO)[-1]
+    assert f"filled {len(expected)} of the model's {len(everything)} tensors, not backbone.fpn_" in message
     assert "not used by the model" not in caplog.text
 
 
@@ -253,8 +255,52 @@ def test_a_partly_matching_checkpoint_warns_with_how_many_of_how_many(checkpoint
     assert f"fills {len(state)} of the ResNeSt's {len(expected)} tensors; not there: {first}" in warnings[0]
     if checkpointer is ResNeStCheckpointer:
         everything = [name for name in model.state_dict() if not name.endswith(COUNTER)]
-        assert f"filled {len(state)} of the model's {len(everything)} tensors. Not filled: " in warnings[1]
+        assert f"filled {len(state)} of the model's {len(everything)} tensors, not " in warnings[1]
         assert f"Of its own {len(state) + 1} tensors, 1 were not used: other.weight" in warnings[1]
+
+
+def test_nothing_that_matches_is_called_nothing(tmp_path, caplog):
+    torch.save({"other.weight": torch.rand(2)}, tmp_path / "other.pth")
+    model = helpers.detector(FPN_DETECTOR, {"MODEL.BACKBONE.FREEZE_AT": 2})
+    ResNeStCheckpointer(model).load(str(tmp_path / "other.pth"))
+    assert "The checkpoint filled 0 of the model's" in our_messages(caplog)[-1]
+
+
+class OwnNorm(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.rand(channels, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.gamma
+
+
+def test_a_model_with_norms_of_its_own_resumes_from_its_own_checkpoint(tmp_path, caplog):
+    model = ResNeSt("resnest14", norm=OwnNorm)
+    ResNeStCheckpointer(model, str(tmp_path)).save("own")
+    again = ResNeSt("resnest14", norm=OwnNorm)
+    ResNeStCheckpointer(again, str(tmp_path)).resume_or_load("", resume=True)
+    assert differing(again, model.state_dict()) == []
+    assert our_messages(caplog) == []
+
+
+def test_a_file_that_cannot_be_had_is_named_and_the_wrappers_dead_server_explained():
+    model = ResNeSt("resnest14")
+    with pytest.raises(CheckpointError, match=r"none\.pth could not be had: Checkpoint .* not found"):
+        ResNeStCheckpointer(model).load("none.pth")
+    url = "http://127.0.0.1:9/resnest50_detectron-255b5649.pth"
+    with pytest.raises(CheckpointError, match="could not be had: .*refused.*; take resnest://resnest50, or"):
+        ResNeStCheckpointer(model).load(url)
+
+
+def test_a_cache_that_may_only_be_read_is_read(server, tmp_path, monkeypatch):
+    path = PathManager.get_local_path("resnest://resnest50")
+    published = Path(path).with_name(Path(path).name.replace(".detectron2", ""))
+    Path(path).unlink()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    again = PathManager.get_local_path("resnest://resnest50")
+    assert Path(again).parent != published.parent and Path(again).name == Path(path).name
+    assert read_checkpoint(again)["matching_heuristics"] is True
 
 
 def test_weights_of_another_shape_are_reported_not_loaded(tmp_path, caplog):

@@ -91,6 +91,12 @@ def one_box(size: tuple[int, int]) -> Instances:
     return Instances(size, gt_boxes=Boxes(torch.tensor([[8.0, 8.0, 40.0, 48.0]])), gt_classes=torch.tensor([0]))
 
 
+def test_a_base_is_no_recipe():
+    with pytest.raises(ValueError, match="got 'resnest_fpn'") as error:
+        model_zoo.get_config_file("resnest_fpn")
+    assert "rcnn_fpn," not in str(error.value)
+
+
 def test_an_unknown_name_is_answered_with_the_known_ones():
     with pytest.raises(ValueError, match="name must be one of .*faster_rcnn_resnest50_fpn_1x.*, got 'nothing'"):
         model_zoo.get_config_file("nothing")

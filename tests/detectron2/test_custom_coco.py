@@ -63,9 +63,21 @@ def test_a_registered_set_is_read_by_detectron2_with_contiguous_classes(shared, 
         (lambda c: c["annotations"][0].update(category_id=77), r"category_id that is not in the file: .*77"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "no bbox of four numbers"),
         (lambda c: c["annotations"][0].pop("bbox"), "no bbox of four numbers"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, -3, 4]), "no bbox of four numbers"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, float("nan"), 4]), "no bbox of four numbers"),
+        (lambda c: c["annotations"][0].update(id=0), "1 annotation ids are no positive integers, .*: 0"),
+        (lambda c: c["annotations"][0].pop("id"), "1 annotation ids are no positive integers, .*: None"),
+        (lambda c: c["annotations"][0].update(id=c["annotations"][1]["id"]), "annotation ids are there more than once"),
+        (lambda c: c["annotations"][0].pop("iscrowd"), "1 annotations lack area or iscrowd"),
+        (lambda c: c["annotations"][0].pop("area"), "1 annotations lack area or iscrowd"),
+        (lambda c: c["annotations"][0].update(image_id=[1]), "image_id that is not in the file"),
+        (lambda c: c["images"][0].update(width=639), r"another size, .* \(is 640 x 480, listed 639 x 480\)"),
+        (lambda c: c["images"][0].update(file_name=None), "lack id, file_name, width or height"),
+        (lambda c: c["categories"][0].update(name=3), "category lacks an integer id or a name"),
+        (lambda c: c["categories"][0].update(id="1"), "category lacks an integer id or a name"),
         (lambda c: c["categories"].append(c["categories"][0]), "category ids are there more than once"),
-        (lambda c: c["categories"][0].pop("name"), "category lacks id or name"),
-        (lambda c: c.pop("annotations"), "no list 'annotations'"),
+        (lambda c: c["categories"][0].pop("name"), "category lacks an integer id or a name"),
+        (lambda c: c.pop("annotations"), "no list of objects 'annotations'"),
         (lambda c: c.update(images=[]), "has no images"),
         (lambda c: c.update(categories=[]), "has no categories"),
     ],
@@ -78,7 +90,7 @@ def test_what_does_not_fit_is_refused_by_name(bccd, change, message):
     assert str(spoiled) in str(error.value)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1, 2]", "<html>", '"text"'])
+@pytest.mark.parametrize("content", ["", "{", "[1, 2]", "<html>", '"text"', '{"images": [1], "annotations": []}'])
 def test_a_file_that_is_no_coco_json_is_refused(tmp_path, content):
     file = tmp_path / "x.json"
     file.write_text(content)
@@ -101,6 +113,33 @@ def test_other_categories_in_the_two_files_are_named(bccd):
 
     with pytest.raises(DatasetError, match="only in the first: RBC; only in the second: red"):
         register_custom_coco(json_file, images, spoil(json_file, rename), images)
+
+
+def test_another_order_of_the_categories_is_called_that(bccd):
+    json_file, images = bccd
+
+    def swap(content):
+        first, second = content["categories"][:2]
+        first["name"], second["name"] = second["name"], first["name"]
+
+    with pytest.raises(DatasetError, match="must have equal categories in the same .*; their order differs"):
+        register_custom_coco(json_file, images, spoil(json_file, swap), images)
+
+
+def test_masks_must_be_in_both_files(shared, tmp_path):
+    root = shared / "data" / "nuclei"
+    json_file = subset_of_coco(root / "annotations" / "instances_val.json", tmp_path / "val.json", 2)
+    boxes = spoil(json_file, lambda content: [a.pop("segmentation") for a in content["annotations"]])
+    assert register_custom_coco(json_file, root / "images", json_file, root / "images")[2].has_masks
+    assert not register_custom_coco(json_file, root / "images", boxes, root / "images")[2].has_masks
+
+
+def test_a_picture_that_is_none_is_named(bccd, tmp_path):
+    json_file, _ = bccd
+    for image in json.loads(json_file.read_text())["images"]:
+        (tmp_path / image["file_name"]).write_text("<html>")
+    with pytest.raises(DatasetError, match="4 images have another size, or .*cannot identify image file"):
+        check_coco_json(json_file, tmp_path)
 
 
 def test_a_training_set_without_annotations_is_refused(bccd):

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from detectron2.evaluation import (
 )
 
 from resnest_backbones.detectron2 import run_setup, train
+from resnest_backbones.detectron2.config import ConfigError
 from resnest_backbones.detectron2.train import build_argument_parser, build_evaluator, check_arguments
 from tests.helpers import ROOT, TINY_DETECTOR, run_tool, start_tool, subset_of_coco
 
@@ -88,7 +90,17 @@ def test_it_trains_evaluates_and_evaluates_the_saved_checkpoint_to_the_same_figu
     assert results[0] == results[1] and results[0]
 
 
-def test_killed_in_the_middle_it_goes_on_to_the_very_same_weights_and_losses(bccd, tmp_path):
+def kill_after(file: Path, process: subprocess.Popen) -> None:
+    """Kill a tool, and its workers, as soon as a file is there."""
+    deadline = time.monotonic() + 300
+    while not file.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert file.exists()
+
+
+def test_killed_in_the_middle_it_goes_on_to_the_very_same_weights_and_momenta(bccd, tmp_path):
     def arguments(output, *more):
         keys = {"SOLVER.CHECKPOINT_PERIOD": 4, "TEST.EVAL_PERIOD": 5, "DATALOADER.NUM_WORKERS": 1}
         return ["--config-file", CONFIG, *more, *bccd, *tiny(output, 12, **keys)]
@@ -96,13 +108,8 @@ def test_killed_in_the_middle_it_goes_on_to_the_very_same_weights_and_losses(bcc
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     status, printed = run_tool("train_net", *arguments(whole))
     assert status == 0, printed
-    process = start_tool("train_net", *arguments(broken), start_new_session=True)
-    deadline = time.monotonic() + 240
-    while not (broken / "model_0000003.pth").exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert (broken / "model_0000003.pth").exists() and not (broken / "model_final.pth").exists()
+    kill_after(broken / "model_0000003.pth", start_tool("train_net", *arguments(broken), start_new_session=True))
+    assert not (broken / "model_final.pth").exists()
     status, printed = run_tool("train_net", *arguments(broken, "--resume"))
     assert status == 0, printed
     assert re.search(r"Starting training from iteration [48]", printed)
@@ -111,6 +118,45 @@ def test_killed_in_the_middle_it_goes_on_to_the_very_same_weights_and_losses(bcc
         assert torch.equal(value, ends[1]["model"][key]), key
     momenta = [end["trainer"]["_trainer"]["optimizer"]["state"] for end in ends]
     assert all(torch.equal(v["momentum_buffer"], momenta[1][k]["momentum_buffer"]) for k, v in momenta[0].items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["bccd", "coco_mini"])
+def test_a_whole_data_set_is_trained_on_killed_resumed_and_evaluated_alike(data, shared, tmp_path):
+    root = shared / "data" / data
+    names = ("train", "val") if data == "bccd" else ("train2017", "val2017")
+    images = ("images", "images") if data == "bccd" else names
+    own = []
+    for kind, name, folder in zip(("train", "val"), names, images, strict=True):
+        own += [f"--{kind}-json", root / "annotations" / f"instances_{name}.json", f"--{kind}-images", root / folder]
+    keys = {"SOLVER.CHECKPOINT_PERIOD": 20, "DATALOADER.NUM_WORKERS": 2, "SOLVER.WARMUP_ITERS": 20}
+
+    def run(output, *more):
+        return ["train_net", "--config-file", CONFIG, *more, *own, *tiny(output, 60, **keys)]
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    status, printed = run_tool(*run(whole), timeout=900)
+    assert status == 0, printed
+    kill_after(broken / "model_0000039.pth", start_tool(*run(broken), start_new_session=True))
+    assert not (broken / "model_final.pth").exists()
+    status, resumed = run_tool(*run(broken, "--resume"), timeout=900)
+    assert status == 0 and "Starting training from iteration 40" in resumed, resumed
+    ends = [load(folder / "model_final.pth")["model"] for folder in (whole, broken)]
+    assert all(torch.equal(value, ends[1][key]) for key, value in ends[0].items())
+    # Detectron2 logs medians of the last 20 iterations, every 20: each of them here lies on one side of the break.
+    curves = [losses(folder / "metrics.json") for folder in (whole, broken)]
+    assert curves[0].keys() >= {19, 39, 59} and curves[0] == curves[1]
+    evaluation = run(tmp_path / "eval", "--eval-only")
+    status, evaluated = run_tool(*evaluation, "MODEL.WEIGHTS", broken / "model_final.pth", timeout=900)
+    assert status == 0, evaluated
+    assert average_precision(evaluated) == average_precision(printed) == average_precision(resumed)
+    print(f"{data}: AP, AP50, ... {average_precision(printed)}, total losses {curves[0]}")
+
+
+def losses(metrics: Path) -> dict[int, float]:
+    """The total loss at each iteration that a run logged, the last time it did."""
+    records = [json.loads(line) for line in metrics.read_text().splitlines()]
+    return {r["iteration"]: r["total_loss"] for r in records if "total_loss" in r}
 
 
 def test_a_run_without_a_seed_of_its_own_resumes_with_the_seed_it_drew(bccd, tmp_path):
@@ -194,10 +240,15 @@ def test_a_lazy_config_trains_resumes_and_evaluates_likewise(coco_mini, tmp_path
 
 
 def test_the_seed_of_a_config_comes_before_the_seed_that_was_drawn(tmp_path):
-    drawn = run_setup.seed_of_run(-1, str(tmp_path / "new"), resume=True)
-    assert run_setup.seed_of_run(-1, str(tmp_path / "new"), resume=True) == drawn >= 0
-    assert run_setup.seed_of_run(5, str(tmp_path / "new"), resume=True) == 5
-    assert run_setup.seed_of_run(-1, str(tmp_path / "new"), resume=True) == drawn
+    def seed_of(seed, *options):
+        return run_setup.seed_of_run(seed, str(tmp_path / "new"), build_argument_parser().parse_args(options))
+
+    drawn = seed_of(-1)
+    assert seed_of(-1, "--resume") == drawn >= 0
+    assert seed_of(5, "--resume") == 5
+    assert seed_of(-1, "--eval-only") != drawn
+    assert seed_of(-1, "--resume") == drawn, "an evaluation in between changes nothing"
+    assert seed_of(-1) != drawn
 
 
 @pytest.mark.parametrize(
@@ -267,13 +318,49 @@ def test_a_mistake_ends_the_tool_with_one_line(bccd, tmp_path):
     assert status != 0 and "Traceback" not in printed and f"error: {__file__}" in printed, printed
 
 
-def test_masks_are_asked_for_where_a_model_has_them(bccd, tmp_path):
-    arguments = ["--config-file", CONFIG, *bccd, *tiny(tmp_path / "run", 1)]
-    args = build_argument_parser().parse_args(list(map(str, arguments)))
-    cfg = train.get_cfg()
-    cfg.MODEL.MASK_ON = True
+def test_a_mistake_is_one_line_from_several_processes_too(bccd, tmp_path):
+    bad = [*bccd[:1], tmp_path / "none.json", *bccd[2:]]
+    command = ["--num-gpus", 2, "--dist-url", "auto", "--config-file", CONFIG, *bad, *tiny(tmp_path / "run", 1)]
+    status, printed = run_tool("train_net", *command)
+    assert status != 0
+    assert f"error: {tmp_path / 'none.json'} cannot be read: No such file or directory" in printed.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["MODEL.RESNETS.DEPHT", 50], "cannot be used: .*Non-existent key: MODEL.RESNETS.DEPHT"),
+        (
+            ["SOLVER.IMS_PER_BATCH", 1, "MODEL.RESNETS.NORM", "BN"],
+            "IMS_PER_BATCH must be 2 or more per process .*, got 1",
+        ),
+        (["SOLVER.IMS_PER_BATCH", 1], "IMS_PER_BATCH must be 2 or more in all with MODEL.RESNETS.NORM SyncBN, got 1"),
+        (["MODEL.RESNETS.DEPTH", 18], "MODEL.RESNETS.DEPTH must be one of 14, .*, got 18"),
+    ],
+)
+def test_a_bad_key_is_a_config_error(keys, message, bccd, tmp_path):
+    arguments = ["--config-file", CONFIG, *bccd, *tiny(tmp_path / "run", 1), *keys]
+    with pytest.raises(ConfigError, match=message):
+        train.Trainer.build_model(train.setup(build_argument_parser().parse_args(list(map(str, arguments)))))
+
+
+def test_single_images_are_fine_where_nothing_is_normalised_over_the_batch(bccd, tmp_path):
+    keys = ["SOLVER.IMS_PER_BATCH", 1, "MODEL.RESNETS.NORM", "FrozenBN", "MODEL.FPN.NORM", "", "SOLVER.MAX_ITER", 1]
+    arguments = ["--config-file", CONFIG, *bccd, *tiny(tmp_path / "run", 1), *keys]
+    args = build_argument_parser().parse_args([*map(str, arguments), "DATASETS.TEST", "()"])
+    train.main(args)
+    assert (tmp_path / "run" / "model_final.pth").is_file()
+
+
+def test_masks_are_asked_for_where_the_model_has_them_in_the_end(bccd, tmp_path):
+    def setup(*keys):
+        arguments = ["--config-file", CONFIG, *bccd, *tiny(tmp_path / "run", 1), *keys]
+        return train.setup(build_argument_parser().parse_args(list(map(str, arguments))))
+
     with pytest.raises(train.DatasetError, match=r"train\.json lacks the segmentation .* MODEL\.MASK_ON"):
-        train._use_custom_data(cfg, *run_setup.custom_data(args))
-    cfg.MODEL.META_ARCHITECTURE = "PanopticFPN"
+        setup("MODEL.MASK_ON", True)
     with pytest.raises(train.DatasetError, match="PanopticFPN needs other annotations too"):
-        train._use_custom_data(cfg, *run_setup.custom_data(args))
+        setup("MODEL.META_ARCHITECTURE", "PanopticFPN")
+    cfg = setup()
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == cfg.MODEL.RETINANET.NUM_CLASSES == 3
+    assert setup("MODEL.ROI_HEADS.NUM_CLASSES", 7).MODEL.ROI_HEADS.NUM_CLASSES == 7
