@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import logging
 import os
 import weakref
@@ -63,6 +64,13 @@ from resnest_backbones.detectron2.train_lazy import main_lazy
 
 logger = logging.getLogger(__name__)
 
+# What Detectron2's evaluators import only when they evaluate.
+_EVALUATOR_PACKAGES = {
+    "coco_panoptic_seg": "panopticapi",
+    "lvis": "lvis",
+    "cityscapes_instance": "cityscapesscripts",
+    "cityscapes_sem_seg": "cityscapesscripts",
+}
 _CUSTOM_DATA = ("train_json", "train_images", "val_json", "val_images")
 
 
@@ -146,6 +154,14 @@ def build_evaluator(dataset_name: str, output_folder: str) -> DatasetEvaluator:
     if kind not in single:
         raise ValueError(f"the data set {dataset_name} must have an evaluator_type of {', '.join(single)}, got {kind}")
     return single[kind]()
+
+
+def _check_evaluator(dataset_name: str) -> None:
+    """Miss an evaluator's package before the training, not after it."""
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type", "")
+    package = _EVALUATOR_PACKAGES.get(kind)
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise ConfigError(f"DATASETS.TEST has {dataset_name}, whose evaluation needs the package {package}: install it")
 
 
 def _lvis_evaluator(dataset_name: str, output_folder: str) -> LVISEvaluator:
@@ -244,6 +260,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg.SOLVER.AMP.ENABLED = wanted_amp and cfg.MODEL.DEVICE != "cpu"
     _replace_sync_bn(cfg, sync_bn_here(cfg.MODEL.DEVICE))
     _check_batch(cfg, args)
+    for name in cfg.DATASETS.TEST:
+        _check_evaluator(name)
     cfg.SEED = seed_of_run(cfg.SEED, cfg.OUTPUT_DIR, args)
     cfg.freeze()
     set_up(cfg, args, cfg.OUTPUT_DIR, what_was_adapted(cfg.MODEL.DEVICE, wanted_device, wanted_amp))

@@ -1,5 +1,6 @@
 """``tools/train_net.py`` on real images: train, evaluate, be killed and go on, on whatever machine this is."""
 
+import importlib.util
 import json
 import os
 import re
@@ -285,6 +286,18 @@ def test_each_kind_of_data_set_gets_its_evaluator(kind, evaluator, shared, tmp_p
         assert type(build_evaluator(name, str(tmp_path))) is evaluator
     except ModuleNotFoundError as missing:
         pytest.skip(f"{kind} needs {missing.name}, which is not installed here")
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [("lvis_v1_val", "lvis"), ("coco_2017_val_panoptic_separated", "panopticapi"),
+     ("cityscapes_fine_sem_seg_val", "cityscapesscripts")],
+)  # fmt: skip
+def test_an_evaluator_without_its_package_is_missed_before_the_training(name, package, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda wanted: None if wanted == package else object())
+    arguments = ["--config-file", str(CONFIG), "DATASETS.TEST", f"('{name}',)"]
+    with pytest.raises(ConfigError, match=f"DATASETS.TEST has {name}, whose evaluation needs the package {package}"):
+        train.setup(build_argument_parser().parse_args(arguments))
 
 
 def test_a_data_set_of_no_known_kind_is_refused():
