@@ -120,7 +120,7 @@ class LoadReport:
 
     Attributes:
         file: the file that was read.
-        layout: the layout it was in.
+        layout: the layout it was in; ``core`` where only the model itself knows its names.
         loaded: number of the model's tensors that it filled.
         unused: its keys that the model has no place for: a classifier, heads, stages that were not built.
     """
@@ -151,13 +151,13 @@ def load_checkpoint(model: nn.Module, file: str | PathLike[str], *, new: Collect
         WeightsError: the published file could not be had.
     """
     path = _local_file(str(file))
+    wanted = {key: value for key, value in model.state_dict().items() if not key.startswith(tuple(new))}
     try:
-        layout, state, heads = split_trunk(extract_state_dict(read_checkpoint(path)))
+        layout, state, heads = _split_or_own(extract_state_dict(read_checkpoint(path)), wanted.keys())
     except CheckpointError:
         raise
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    wanted = {key: value for key, value in model.state_dict().items() if not key.startswith(tuple(new))}
     may_lack = [key for key in wanted if ".conv2_offset." in key and key not in state]
     missing = [key for key in wanted if key not in state and key not in may_lack and not key.endswith(COUNTER)]
     shapes = [
@@ -178,6 +178,16 @@ def load_checkpoint(model: nn.Module, file: str | PathLike[str], *, new: Collect
     if unused:
         logger.info("%s: %d tensors have no place in the model: %s", path, len(unused), summarize_keys(unused))
     return LoadReport(path, layout, sum(key in state for key in wanted), tuple(unused))
+
+
+def _split_or_own(state: dict[str, Tensor], names: Collection[str]) -> tuple[str, dict[str, Tensor], dict[str, Tensor]]:
+    """As ``split_trunk``; a model with norms of its own, which no published layout knows, needs no renaming."""
+    try:
+        return split_trunk(state)
+    except ValueError:
+        if not set(names) <= state.keys():
+            raise
+        return "core", state, {}
 
 
 def save_atomically(content: Any, file: Path) -> None:

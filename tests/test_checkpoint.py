@@ -333,6 +333,24 @@ def test_what_is_named_new_stays_as_it_was_initialised(tmp_path, fill_randomly):
         assert torch.equal(value, expected[key]), key
 
 
+class OwnNorm(torch.nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gamma = torch.nn.Parameter(torch.rand(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+def test_a_network_with_norms_of_its_own_loads_its_own_file(tmp_path):
+    source = tiny_net(norm_layer=OwnNorm)
+    torch.save(source.state_dict(), tmp_path / "own.pth")
+    net = tiny_net(norm_layer=OwnNorm)
+    report = load_checkpoint(net, tmp_path / "own.pth")
+    assert (report.layout, report.loaded, report.unused) == ("core", len(source.state_dict()), ())
+    assert_equal_states(net, source)
+
+
 def test_a_url_is_not_taken_for_a_file():
     with pytest.raises(CheckpointError, match="https://host/x.pth is neither a file nor resnest://NAME"):
         load_checkpoint(tiny_net(), "https://host/x.pth")

@@ -53,6 +53,14 @@ def test_the_original_code_has_as_many_parameters(name):
     assert sum(parameter.numel() for parameter in net.parameters()) == VARIANTS[name].params
 
 
+@pytest.mark.parametrize("name", sorted(MISPRINTED_GFLOPS))
+def test_the_original_code_has_as_many_multiply_adds(name):
+    original = pytest.importorskip("resnest.torch")
+    analysis = FlopCountAnalysis(getattr(original, name)().eval(), torch.zeros(1, 3, 224, 224))
+    counted = analysis.unsupported_ops_warnings(False).by_operator()
+    assert counted["conv"] + counted["linear"] + counted["batch_norm"] / 2 == VARIANTS[name].multiply_adds
+
+
 def test_every_published_network_is_a_row(published):
     names = {row["name"] for row in published["imagenet"]["models"]}
     assert set(list_variants()) == names | {"resnest14", "resnest26", "resnest152"}

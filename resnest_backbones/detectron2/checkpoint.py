@@ -115,6 +115,8 @@ class ResNeStCheckpointer(DetectionCheckpointer):
         try:
             return super().load(path, *args, **kwargs)
         except (URLError, AssertionError) as error:
+            if isinstance(error, AssertionError) and "not found" not in str(error):
+                raise  # fvcore asserts that the file is there; another assertion is another matter
             wrapper_file = _WRAPPER_FILE.search(path)
             hint = f"; take resnest://resnest{wrapper_file[1]}, or a local copy of the file" if wrapper_file else ""
             raise CheckpointError(f"{path} could not be had: {error}{hint}") from error
@@ -165,9 +167,9 @@ def _renamed(state: dict[str, Any], filename: str) -> dict[str, Any]:
 def _report_filling(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Say how many of how many tensors matched by name and shape; a warning unless all that was given was used."""
     given = {key.removeprefix("module."): shape for key, shape in given.items()}
-    filled = [key for key, shape in wanted.items() if given.get(key) == shape]
-    unfilled = [key for key in wanted if key not in set(filled)]
-    unused = [key for key in given if key not in set(filled)]
+    filled = {key for key, shape in wanted.items() if given.get(key) == shape}
+    unfilled = [key for key in wanted if key not in filled]
+    unused = [key for key in given if key not in filled]
     message = f"The checkpoint filled {len(filled)} of the model's {len(wanted)} tensors"
     if unfilled:
         message += f", not {summarize_keys(unfilled)}"
