@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -77,9 +78,12 @@ def _why_unreadable(path: Path, stream: BinaryIO, error: Exception) -> str:
     head = stream.read(64)
     if head.lstrip()[:1] == b"<":
         return f"{path} is no checkpoint but a web page or XML: it begins with {head.lstrip()[:15]!r}"
-    reason = str(error).strip().split("\n")[0]
-    if "Weights only load failed" in reason or "neither an array" in reason:
-        return f"{path} holds more than tensors and plain containers and is refused, as it could run code: {reason}"
+    # torch's own message advises to turn the safety off: only what it says of the file is passed on.
+    if named := re.search(r"GLOBAL (\S+)|(\S+) is neither an array", str(error)):
+        what = named[1] or named[2]
+        return f"{path} holds more than tensors and plain containers and is refused, as it could run code: {what}"
+    unsupported = re.search(r"Unsupported operand \d+", str(error))
+    reason = unsupported[0] if unsupported else str(error).strip().split("\n")[0] or type(error).__name__
     return f"{path} ({path.stat().st_size} bytes) is no checkpoint, or is cut short or damaged: {reason}"
 
 

@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import shutil
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -349,6 +350,20 @@ def test_a_network_with_norms_of_its_own_loads_its_own_file(tmp_path):
     report = load_checkpoint(net, tmp_path / "own.pth")
     assert (report.layout, report.loaded, report.unused) == ("core", len(source.state_dict()), ())
     assert_equal_states(net, source)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+def test_a_text_file_is_no_checkpoint_and_no_threat(suffix, tmp_path):
+    (tmp_path / f"notes{suffix}").write_text("# Notes\n")
+    with pytest.raises(CheckpointError, match=r"notes\.\w+ \(8 bytes\) is no checkpoint, or is cut short") as error:
+        read_checkpoint(tmp_path / f"notes{suffix}")
+    assert "code" not in str(error.value)
+
+
+def test_what_could_run_code_is_named_and_no_advice_to_allow_it_passed_on(tmp_path):
+    torch.save({"a": Namespace()}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"refused, as it could run code: argparse\.Namespace$"):
+        read_checkpoint(tmp_path / "x.pth")
 
 
 def test_a_url_is_not_taken_for_a_file():
