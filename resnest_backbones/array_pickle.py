@@ -1,18 +1,22 @@
 """Reading pickles of numpy arrays without trusting them.
 
-Detectron's model zoos publish weights as pickled dicts of arrays. Unpickling can call anything that a file names, and
-numpy's own ``dtype.__setstate__`` believes any flags it is given, so that a crafted file reads foreign memory. Here,
-nothing but plain containers is ever built by the pickle: stand-ins take the state of arrays and make them anew.
+Detectron's model zoos publish weights as pickled dicts of arrays, and training checkpoints of MMEngine hold arrays and
+its logs beside their tensors. Unpickling can call anything that a file names, and numpy's own ``dtype.__setstate__``
+believes any flags it is given, so that a crafted file reads foreign memory. Here, nothing but plain containers is ever
+built by the pickle: stand-ins take the state of arrays and make them anew. ``torch.load(weights_only=True)`` takes the
+same stand-ins, under the names of what they stand for.
 """
 
 from __future__ import annotations
 
 import pickle
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import numpy as np
+from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_globals
 
 _KINDS = "biuf"  # booleans, integers, floats
 
@@ -23,7 +27,7 @@ def load_arrays(stream: BinaryIO) -> Any:
     Raises:
         pickle.UnpicklingError: it names something else. A damaged file can raise nearly any exception.
     """
-    return _made(_Unpickler(stream, encoding="latin1").load())
+    return made(_Unpickler(stream, encoding="latin1").load())
 
 
 class _Dtype:
@@ -53,8 +57,28 @@ def _from_bytes(data: Any, dtype: _Dtype) -> np.ndarray:
     return np.frombuffer(bytearray(data), dtype.made)
 
 
-def _reconstruct(*_: object) -> _Array:
-    return _Array()
+class History:
+    """Stands in for ``mmengine.logging.HistoryBuffer``, the log of one number over a training.
+
+    Attributes:
+        state: its ``_log_history`` and ``_count_history``, arrays of (steps,), and ``_max_length``.
+    """
+
+    state: dict[str, Any]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # What it also holds, names of its own methods, is the same in all of them.
+        self.state = {key: value for key, value in state.items() if key != "statistics_methods"}
+
+
+def _reconstruct(kind: Any, *_: object) -> _Array:
+    if not (isinstance(kind, type) and issubclass(kind, _Array)):
+        raise pickle.UnpicklingError(f"{kind!r} is neither an array nor a plain container")
+    return kind()
+
+
+def _no_attribute(*_: object) -> None:
+    """Stands in for ``getattr``, by which a ``HistoryBuffer`` names its methods."""
 
 
 def _scalar(dtype: _Dtype, data: Any) -> Any:
@@ -84,6 +108,40 @@ for _core in ("numpy.core", "numpy._core"):  # numpy 1 and numpy 2
     _STAND_INS[f"{_core}.multiarray", "_reconstruct"] = _reconstruct
     _STAND_INS[f"{_core}.multiarray", "scalar"] = _scalar
     _STAND_INS[f"{_core}.numeric", "_frombuffer"] = _frombuffer
+_STAND_INS_IN_TENSOR_FILES = {
+    **_STAND_INS,
+    ("mmengine.logging.history_buffer", "HistoryBuffer"): History,
+    ("builtins", "getattr"): _no_attribute,
+    ("builtins", "bytes"): _empty_bytes,
+}
+
+
+def _named(stand_in: Callable[..., Any], module: str, name: str) -> Callable[..., Any]:
+    """A stand-in under the name of what it stands for, by which torch finds it."""
+    names = {"__module__": module, "__qualname__": name}
+    if isinstance(stand_in, type):
+        return type(name, (stand_in,), names)
+    named = lambda *arguments: stand_in(*arguments)  # noqa: E731
+    named.__module__, named.__qualname__, named.__name__ = module, name, name
+    return named
+
+
+# Not OrderedDict, which torch builds itself.
+_FOR_TORCH: list[Any] = [
+    _named(stand_in, *names) for names, stand_in in _STAND_INS_IN_TENSOR_FILES.items() if stand_in is not OrderedDict
+]
+
+
+@contextmanager
+def arrays_in_tensor_files() -> Iterator[None]:
+    """Let ``torch.load(weights_only=True)`` read arrays and logs as stand-ins, which ``made`` then replaces."""
+    before = list(get_safe_globals())
+    add_safe_globals(_FOR_TORCH)
+    try:
+        yield
+    finally:
+        clear_safe_globals()
+        add_safe_globals(before)
 
 
 class _Unpickler(pickle.Unpickler):
@@ -93,12 +151,19 @@ class _Unpickler(pickle.Unpickler):
         return _STAND_INS[module, name]
 
 
-def _made(value: Any) -> Any:
-    """The value with its stand-ins replaced by what they stand for."""
+def made(value: Any) -> Any:
+    """The value with its stand-ins replaced by what they stand for; containers stay of their kind."""
     if isinstance(value, _Array):
         return value.made
+    if isinstance(value, History):
+        value.state = made(value.state)
+        return value
+    if isinstance(value, OrderedDict):
+        ordered = OrderedDict((key, made(item)) for key, item in value.items())
+        ordered.__dict__.update(value.__dict__)  # the versions that a state dict carries
+        return ordered
     if isinstance(value, dict):
-        return {key: _made(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_made(item) for item in value]
+        return {key: made(item) for key, item in value.items()}
+    if type(value) in (list, tuple, set):
+        return type(value)(made(item) for item in value)
     return value

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from resnest_backbones.array_pickle import load_arrays
+from resnest_backbones.array_pickle import arrays_in_tensor_files, load_arrays, made
 from resnest_backbones.layouts import (
     COUNTER,
     TARGETS,
@@ -51,7 +51,7 @@ def read_checkpoint(file: str | PathLike[str]) -> dict[str, Any]:
     """Read a checkpoint file without running any code that it may hold.
 
     ``.pkl`` files (Detectron's model zoos) go through ``array_pickle.py``, which admits arrays and containers only; all
-    others through ``torch.load(weights_only=True)``.
+    others through ``torch.load(weights_only=True)``, which here admits arrays and MMEngine's logs, as ``History``, too.
 
     Raises:
         CheckpointError: there is no such file, it is no checkpoint, is cut short, or holds other objects; the message
@@ -65,7 +65,8 @@ def read_checkpoint(file: str | PathLike[str]) -> dict[str, Any]:
             with open(path, "rb") as stream:
                 content = load_arrays(stream)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with arrays_in_tensor_files():
+                content = made(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # a damaged pickle can raise nearly anything
         with open(path, "rb") as stream:
             raise CheckpointError(_why_unreadable(path, stream, error)) from error

@@ -9,13 +9,15 @@ A layout is a way to name the same tensors. All are one-to-one, so a conversion 
     mmseg       stem.0.weight        layer1.0.bn1.weight       layer1.0.downsample.1.weight head.fc.weight
                 behind "backbone." in a segmentor; mmpretrain's and mmdet's too
     encoding    official, behind "pretrained." (PyTorch-Encoding's segmentors; read only)
+    segmentor   the core's names behind "backbone.", and decode_head.*, auxiliary_head.*, neck.* beside them: what
+                MMSegmentation saves of a segmentor with this package's backbone
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +25,7 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-TARGETS = ("core", "official", "timm", "detectron2", "mmseg")
+TARGETS = ("core", "official", "timm", "detectron2", "mmseg", "segmentor")
 COUNTER = "num_batches_tracked"
 
 _NORM = rf"(?:weight|bias|running_mean|running_var|{COUNTER})"
@@ -116,6 +118,26 @@ _BY_TARGET = {"core": _DETECTRON2, "detectron2": _DETECTRON2, "official": _OFFIC
 # wrapper, mmpretrain.
 _CLASSIFIERS = ("fc.", "linear.", "head.fc.")
 
+# MMSegmentation's names of a segmentor's other parts, and PyTorch-Encoding's names of the heads of ``mmseg/heads.py``.
+_SEGMENTOR_PARTS = ("decode_head.", "auxiliary_head.", "neck.")
+_ENCODING_HEADS = (
+    *((f"head.aspp.b{i}.0.", f"decode_head.aspp_modules.{i}.conv.") for i in range(4)),
+    *((f"head.aspp.b{i}.1.", f"decode_head.aspp_modules.{i}.bn.") for i in range(4)),
+    ("head.aspp.b4.gap.1.", "decode_head.image_pool.1.conv."),
+    ("head.aspp.b4.gap.2.", "decode_head.image_pool.1.bn."),
+    ("head.aspp.project.0.", "decode_head.project.conv."),
+    ("head.aspp.project.1.", "decode_head.project.bn."),
+    ("head.block.0.", "decode_head.bottleneck.conv."),
+    ("head.block.1.", "decode_head.bottleneck.bn."),
+    ("head.block.4.", "decode_head.conv_seg."),
+    ("head.conv5.0.", "decode_head.convs.0.conv."),
+    ("head.conv5.1.", "decode_head.convs.0.bn."),
+    ("head.conv5.4.", "decode_head.conv_seg."),
+    ("auxlayer.conv5.0.", "auxiliary_head.convs.0.conv."),
+    ("auxlayer.conv5.1.", "auxiliary_head.convs.0.bn."),
+    ("auxlayer.conv5.4.", "auxiliary_head.conv_seg."),
+)
+
 
 def detect_layout(state_dict: Mapping[str, Any]) -> str:
     """Name of a state dict's layout: ``detectron2`` (also the core's), ``official``, ``mmseg`` or ``encoding``.
@@ -131,12 +153,13 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], target: str = "core") -
 
     Args:
         state_dict: of a classification network, a trunk, a detector or a segmentor.
-        target: ``core``, ``official``, ``timm``, ``detectron2`` or ``mmseg``.
+        target: ``core``, ``official``, ``timm``, ``detectron2``, ``mmseg`` or ``segmentor``.
 
     Returns:
         A new dict with the same tensors. Heads of detectors and segmentors stay, with the names they have, where the
-        layout stays (``detectron2`` to ``detectron2``, ``mmseg`` to ``mmseg``); elsewhere they have no place and are
-        left out, which is logged.
+        layout stays (``detectron2`` to ``detectron2``, ``mmseg`` to ``mmseg``); ``segmentor`` keeps the heads of
+        MMSegmentation, and PyTorch-Encoding's under the names of ``mmseg/heads.py``. Elsewhere they have no place and
+        are left out, which is logged. A segmentor has no classifier.
 
     Raises:
         ValueError: ``target`` is unknown, the layout is unknown, or it has keys that no ResNeSt has; the message names
@@ -148,17 +171,33 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], target: str = "core") -
     source, prefix = _detect(state_dict)
     state_dict = _with_shortcut_pools(state_dict, source, prefix)
     trunk, others = _split_trunk(state_dict, source, prefix)
+    if target == "segmentor":
+        return _as_segmentor(trunk, others)
     if source is _BY_TARGET[target] and target != "core":
         return state_dict
-    if others:
-        logger.info(
-            "Left out %d keys of heads that %s has no place for: %s", len(others), target, summarize_keys(others)
-        )
+    _log_left_out(others, target)
     layout = _BY_TARGET[target]
     converted = {layout.from_core(key): value for key, value in trunk.items()}
     if target == "mmseg":
         return {_replace_prefix(key, [("fc.", "head.fc.")]): value for key, value in converted.items()}
     return converted
+
+
+def _as_segmentor(trunk: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The trunk, and heads and neck under MMSegmentation's names."""
+    renamed = {key: _replace_prefix(key, _ENCODING_HEADS) for key in others}
+    classifier = [key for key in trunk if key.startswith("fc.")]
+    left_out = [key for key, new in renamed.items() if not new.startswith(_SEGMENTOR_PARTS)]
+    _log_left_out([*left_out, *classifier], "segmentor")
+    return {
+        **{f"backbone.{key}": value for key, value in trunk.items() if key not in classifier},
+        **{new: others[key] for key, new in renamed.items() if new.startswith(_SEGMENTOR_PARTS)},
+    }
+
+
+def _log_left_out(keys: Collection[str], target: str) -> None:
+    if keys:
+        logger.info("Left out %d keys of heads that %s has no place for: %s", len(keys), target, summarize_keys(keys))
 
 
 def split_trunk(state_dict: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor], dict[str, Tensor]]:

@@ -1,10 +1,22 @@
 """Small things that several test files share."""
 
+import hashlib
+import http.server
 import json
 import os
 import subprocess
 import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
+import torch
+
+from resnest_backbones import weights
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -65,3 +77,41 @@ def run_tool(name: str, *arguments: object, timeout: float = 300) -> tuple[int, 
     finally:
         process.kill()
     return process.returncode, output
+
+
+@contextmanager
+def publishing(
+    name: str, state: Mapping[str, torch.Tensor], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[http.server.ThreadingHTTPServer]:
+    """A loopback server of one file, known as the published weights of ``name``; the cache is an empty folder."""
+    file = folder / "published.pth"
+    torch.save(OrderedDict(state), file)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.server.requests.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(self.server.content)))
+            self.end_headers()
+            self.wfile.write(self.server.content)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.content, server.requests = file.read_bytes(), []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    server.record = replace(
+        weights.WEIGHTS[name],
+        sha256_prefix=hashlib.sha256(server.content).hexdigest()[:8],
+        base_url=f"http://127.0.0.1:{server.server_address[1]}",
+    )
+    monkeypatch.setitem(weights.WEIGHTS, name, server.record)
+    monkeypatch.delenv(weights.MIRROR_VARIABLE, raising=False)
+    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(folder / "torch"))
+    server.cache = folder / "torch" / "hub" / "checkpoints"
+    yield server
+    server.shutdown()
+    server.server_close()

@@ -182,15 +182,15 @@ def assert_equal_states(got: torch.nn.Module, want: torch.nn.Module) -> None:
 @pytest.mark.parametrize("container", [None, "model", "state_dict", "model_state"])
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_file_of_any_layout_and_container_loads(target, container, tmp_path, fill_randomly):
-    source = fill_randomly(tiny_net()).float()
+    source = fill_randomly(tiny_net(num_classes=None if target == "segmentor" else 5)).float()
     state = convert_state_dict(source.state_dict(), target)
     file = tmp_path / "file.pth"
     torch.save({container: state, "epoch": 3, "optimizer": {"lr": 0.1}} if container else state, file)
-    net = tiny_net()
+    net = tiny_net(num_classes=source.fc and 5)
     report = load_checkpoint(net, file)
     assert_equal_states(net, source)
     assert (report.file, report.unused, report.loaded) == (file, (), len(net.state_dict()))
-    assert report.layout == {"core": "detectron2", "timm": "official"}.get(target, target)
+    assert report.layout == {"core": "detectron2", "segmentor": "detectron2", "timm": "official"}.get(target, target)
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
@@ -418,9 +418,9 @@ def test_a_converted_file_holds_the_same_network(target, tmp_path, fill_randomly
     torch.save({"state_dict": convert_state_dict(source.state_dict(), "official")}, given)
     status, printed = run_tool("convert_checkpoint", given, made, "--to", target)
     assert status == 0, printed
-    net = tiny_net(num_classes=None if target == "detectron2" else 5)
+    net = tiny_net(num_classes=None if target in ("detectron2", "segmentor") else 5)
     report = load_checkpoint(net, made)
-    assert report.layout == {"core": "detectron2", "timm": "official"}.get(target, target)
+    assert report.layout == {"core": "detectron2", "segmentor": "detectron2", "timm": "official"}.get(target, target)
     assert report.unused == ()
     assert f"{made}: {report.loaded} tensors in the layout {target}" in printed
     for key, value in net.state_dict().items():

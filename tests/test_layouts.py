@@ -13,6 +13,7 @@ from resnest_backbones import build, convert_state_dict, list_variants
 from resnest_backbones.layouts import TARGETS, detect_layout
 
 LOGGER = "resnest_backbones.layouts"
+WITH_CLASSIFIER = [target for target in TARGETS if target != "segmentor"]
 
 
 def core_state(name: str = "resnest50", **arguments) -> dict[str, Tensor]:
@@ -29,18 +30,18 @@ def without_classifier(state: dict) -> dict:
     return {key: value for key, value in state.items() if not key.startswith("fc.")}
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", WITH_CLASSIFIER)
 @pytest.mark.parametrize("name", list_variants())
 def test_every_layout_of_every_variant_goes_round(name, target):
     core = core_state(name)
     there = convert_state_dict(core, target)
     assert len(there) == len(core)
     assert same_tensors(convert_state_dict(there), core)
-    for other in TARGETS:
+    for other in WITH_CLASSIFIER:
         assert same_tensors(convert_state_dict(convert_state_dict(there, other)), core)
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", WITH_CLASSIFIER)
 def test_deformable_networks_go_round(target):
     core = core_state(deform_stages=("res3", "res5"), deform_modulated=True)
     assert sum("conv2_offset" in key for key in core) == 2 * (4 + 3)
@@ -194,7 +195,7 @@ def test_mmpretrains_first_shortcut_has_no_pool(prefix):
 
 
 def test_an_unknown_target_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"target must be one of core, official, timm, .*mmseg, got 'mmdet'"):
+    with pytest.raises(ValueError, match=r"target must be one of core, official, timm, .*segmentor, got 'mmdet'"):
         convert_state_dict(core_state(), "mmdet")
 
 
@@ -238,3 +239,33 @@ def test_a_single_foreign_key_is_named():
 def test_keys_that_are_no_strings_are_refused():
     with pytest.raises(ValueError, match="the keys of a state dict must be strings, got 3"):
         convert_state_dict({**core_state(), 3: torch.empty(1)})
+
+
+# --- segmentors ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", WITH_CLASSIFIER)
+def test_a_trunk_becomes_a_segmentors_backbone(target, caplog):
+    core = core_state(deform_stages=("res4",))
+    with caplog.at_level(logging.INFO, LOGGER):
+        segmentor = convert_state_dict(convert_state_dict(core, target), "segmentor")
+    trunk = without_classifier(core)
+    assert same_tensors(segmentor, {f"backbone.{key}": value for key, value in trunk.items()})
+    assert "Left out 2 keys of heads that segmentor has no place for" in caplog.text
+    assert same_tensors(convert_state_dict(segmentor), trunk)
+    assert same_tensors(convert_state_dict(segmentor, "segmentor"), segmentor)
+
+
+def test_mmsegs_own_segmentor_keeps_its_heads_and_neck():
+    trunk = without_classifier(core_state())
+    heads = dict.fromkeys(("decode_head.conv_seg.weight", "auxiliary_head.convs.0.bn.bias", "neck.fpn.weight"), 1)
+    state = {f"backbone.{key}": value for key, value in convert_state_dict(trunk, "mmseg").items()} | heads
+    expected = {f"backbone.{key}": value for key, value in trunk.items()} | heads
+    assert same_tensors(convert_state_dict(state, "segmentor"), expected)
+
+
+def test_a_detectors_heads_are_none_of_a_segmentors():
+    trunk = without_classifier(core_state())
+    state = {f"backbone.bottom_up.{key}": value for key, value in trunk.items()} | {"roi_heads.x.weight": 1}
+    expected = {f"backbone.{key}": value for key, value in trunk.items()}
+    assert same_tensors(convert_state_dict(state, "segmentor"), expected)

@@ -2,15 +2,10 @@ import pytest
 
 pytest.importorskip("detectron2")
 
-import hashlib
-import http.server
 import json
 import logging
 import os
 import pickle
-import threading
-from collections import OrderedDict
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +15,14 @@ from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
-from resnest_backbones import build, convert_state_dict, weights
+from resnest_backbones import build, convert_state_dict
 from resnest_backbones.checkpoint import CheckpointError, read_checkpoint
 from resnest_backbones.detectron2 import ResNeSt, ResNeStCheckpointer, register_weights_handler
 from resnest_backbones.layouts import COUNTER
 from resnest_backbones.weights import WeightsError
 from tests.detectron2 import helpers
 from tests.detectron2.helpers import FPN_DETECTOR, distinct_tensors
+from tests.helpers import publishing
 
 TRUNK = "backbone.bottom_up."
 BOTH = pytest.mark.parametrize("checkpointer", [DetectionCheckpointer, ResNeStCheckpointer])
@@ -70,42 +66,8 @@ def read(file) -> dict:
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """A loopback server of one file in the official layout, known as the published weights of resnest50."""
-    folder = tmp_path / "published"
-    folder.mkdir()
-    file = folder / "resnest50.pth"
-    torch.save(OrderedDict(convert_state_dict(core_state(), "official")), file)
-    content = file.read_bytes()
-    requests = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            requests.append(self.path)
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(self.server.content)))
-            self.end_headers()
-            self.wfile.write(self.server.content)
-
-        def log_message(self, *_):
-            pass
-
-    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    httpd.content, httpd.requests = content, requests
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
-    record = replace(
-        weights.WEIGHTS["resnest50"],
-        sha256_prefix=hashlib.sha256(content).hexdigest()[:8],
-        base_url=f"http://127.0.0.1:{httpd.server_address[1]}",
-    )
-    monkeypatch.setitem(weights.WEIGHTS, "resnest50", record)
-    monkeypatch.delenv(weights.MIRROR_VARIABLE, raising=False)
-    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    httpd.record, httpd.cache = record, tmp_path / "torch" / "hub" / "checkpoints"
-    yield httpd
-    httpd.shutdown()
-    httpd.server_close()
+    with publishing("resnest50", convert_state_dict(core_state(), "official"), tmp_path, monkeypatch) as server:
+        yield server
 
 
 def without_locks(folder: Path) -> list[str]:
