@@ -108,7 +108,7 @@ for _core in ("numpy.core", "numpy._core"):  # numpy 1 and numpy 2
     _STAND_INS[f"{_core}.multiarray", "_reconstruct"] = _reconstruct
     _STAND_INS[f"{_core}.multiarray", "scalar"] = _scalar
     _STAND_INS[f"{_core}.numeric", "_frombuffer"] = _frombuffer
-_STAND_INS_IN_TENSOR_FILES = {
+_STAND_INS_IN_TENSOR_FILES: dict[tuple[str, str], Any] = {
     **_STAND_INS,
     ("mmengine.logging.history_buffer", "HistoryBuffer"): History,
     ("builtins", "getattr"): _no_attribute,
