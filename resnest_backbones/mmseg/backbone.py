@@ -1,0 +1,239 @@
+"""The trunk as a backbone of the OpenMMLab frameworks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+from mmcv.cnn import build_norm_layer
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from resnest_backbones import resnest
+from resnest_backbones.arguments import STAGES, check_choice
+from resnest_backbones.checkpoint import CheckpointError
+from resnest_backbones.layouts import COUNTER, split_trunk, summarize_keys
+from resnest_backbones.split_attention import NormLayer
+from resnest_backbones.variants import ResNeStSpec
+
+_DCN_TYPES = {"DCN": False, "DCNv2": True}
+_DCN_KEYS = ("type", "deform_groups", "fallback_on_stride")
+_IMAGE_KEY = "stem.conv1_1.weight"  # its shape follows the channels of the image, which a user may choose
+_OFFSETS = ".conv2_offset."
+
+
+@MODELS.register_module()
+class ResNeStBackbone(resnest.ResNeSt, BaseModule):
+    """The trunk with what MMSegmentation, MMDetection and MMPretrain ask of a backbone.
+
+    It stands in the root registry of MMEngine, so that configs of all of them find it; the name of MMSegmentation's own
+    ``ResNeSt`` stays that one's.
+
+    Args:
+        name: a published network, such as ``resnest50``, or a ``ResNeStSpec``.
+        out_indices: stages whose features are returned: 0 for res2 (stride 4) to 3 for res5. Stages beyond the last one
+            asked for are not built.
+        output_stride: 32, 16 or 8; res5, or res4 and res5, are then dilated, by the original's rule.
+        in_channels: channels of the image.
+        frozen_stages: -1 freezes nothing, 0 the stem, 1 to 4 also res2 to res5: no gradients, batch norms in evaluation
+            mode, whatever ``train()`` is called with.
+        norm_cfg: normalisation layers as MMEngine's registry builds them.
+        norm_eval: keep all batch norms in evaluation mode in training.
+        with_cp: recompute each block in backward to save memory.
+        dcn: ``dict(type="DCN" or "DCNv2", deform_groups=1)`` for deformable 3x3 convolutions.
+        stage_with_dcn: which of res2 to res5 have them.
+        multi_grid: factors on the dilation of the blocks of res5; (1, 2, 4) at output stride 8 gives the dilations
+            4, 8 and 16. MMSegmentation's ResNets take the dilations themselves.
+        drop_path_rate: stochastic depth; grows linearly over the blocks from 0 to this rate.
+        zero_init_residual: zero the scale of each block's last norm.
+        init_cfg: MMEngine's initialisation; ``dict(type="Pretrained", checkpoint="resnest://resnest101")`` for the
+            published ImageNet weights, or a checkpoint in any layout that ``resnest_backbones.layouts`` knows.
+
+    Raises:
+        ValueError: an argument is outside what is allowed; the message names it.
+    """
+
+    def __init__(
+        self,
+        name: ResNeStSpec | str,
+        *,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        output_stride: int = 32,
+        in_channels: int = 3,
+        frozen_stages: int = -1,
+        norm_cfg: Mapping[str, Any] | None = None,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        dcn: Mapping[str, Any] | None = None,
+        stage_with_dcn: Sequence[bool] = (False, False, False, False),
+        multi_grid: Sequence[int] | None = None,
+        drop_path_rate: float = 0.0,
+        zero_init_residual: bool = False,
+        init_cfg: Any = None,
+    ) -> None:
+        indices = _check_out_indices(out_indices)
+        check_choice("frozen_stages", frozen_stages, (-1, 0, 1, 2, 3, 4))
+        modulated, deform_groups = _check_dcn(dcn)
+        super().__init__(
+            name,
+            output_stride=output_stride,
+            out_features=[STAGES[i] for i in indices],
+            in_channels=in_channels,
+            norm_layer=_norm_layer({"type": "BN"} if norm_cfg is None else norm_cfg),
+            multi_grid=multi_grid,
+            deform_stages=_check_stage_with_dcn(stage_with_dcn, dcn),
+            deform_modulated=modulated,
+            deform_groups=deform_groups,
+            drop_path_rate=drop_path_rate,
+            gradient_checkpointing=with_cp,
+            zero_init_last_norm=zero_init_residual,
+        )
+        self.init_cfg = deepcopy(init_cfg)
+        self.out_indices = indices
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self._freeze()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """The features of ``out_indices``: (N, in_channels, H, W) -> ((N, 256, H/4, W/4), ..., (N, 2048, H/S, W/S)).
+
+        S is the output stride; sizes are rounded up. Images are normalised as the weights expect.
+        """
+        features = super().forward(x)
+        return tuple(features[STAGES[i]] for i in self.out_indices)
+
+    def train(self, mode: bool = True) -> ResNeStBackbone:
+        """Set the mode as ``nn.Module`` does; frozen stages, and batch norms with ``norm_eval``, stay as they are."""
+        super().train(mode)
+        self._freeze()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def _freeze(self) -> None:
+        for name in ("stem", *STAGES)[: self.frozen_stages + 1]:
+            if name in self._modules:
+                self.get_submodule(name).eval().requires_grad_(False)
+
+    def init_weights(self) -> None:
+        """Initialise as ``init_cfg`` says; without it, what the constructor drew stays.
+
+        Raises:
+            CheckpointError: a pretrained checkpoint cannot be read or does not fit; the message names the file.
+            WeightsError: published weights could not be had.
+        """
+        try:
+            super().init_weights()
+        except CheckpointError as error:
+            configs = [self.init_cfg] if isinstance(self.init_cfg, Mapping) else self.init_cfg
+            files = ", ".join(str(cfg["checkpoint"]) for cfg in configs if "checkpoint" in cfg)
+            raise error if files in str(error) else CheckpointError(f"{files}: {error}") from error
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Take the trunk in any published layout; refuse another network's."""
+        given = {key.removeprefix(prefix): state_dict[key] for key in state_dict if key.startswith(prefix)}
+        if given or not prefix:
+            trunk = self.fitting_trunk(given)
+            for key in given:
+                del state_dict[prefix + key]
+            state_dict.update({prefix + key: value for key, value in trunk.items()})
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def fitting_trunk(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What of a state dict, in any published layout, this trunk loads, under its own names.
+
+        Only counters of batch norms, which not all frameworks save, and offsets of deformable convolutions may be
+        absent, and the first convolution may have another shape, which loading then reports.
+
+        Raises:
+            CheckpointError: the state dict is of another network; the message names the first tensors.
+        """
+        own = self.state_dict()
+        trunk = {key: value for key, value in _trunk(state_dict, own).items() if _is_built(key, own)}
+        _check_fits(trunk, own)
+        for key in own:
+            if key.endswith(COUNTER):
+                trunk.setdefault(key, own[key])
+        return trunk
+
+
+def _trunk(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The trunk in a state dict under the core's names; a model with norms of its own knows its names itself."""
+    try:
+        layout, trunk, others = split_trunk(given)
+    except ValueError as error:
+        if own.keys() <= given.keys():
+            return given
+        raise CheckpointError(str(error)) from error
+    if others:
+        print_log(
+            f"Left out {len(others)} tensors of heads of a checkpoint in the layout {layout}: {summarize_keys(others)}",
+            logger="current",
+        )
+    return trunk
+
+
+def _is_built(key: str, own: Mapping[str, Tensor]) -> bool:
+    """Whether a key is of a part that this trunk has: no classifier, no stage that was not asked for."""
+    part = key.partition(".")[0]
+    return any(name.startswith(f"{part}.") for name in own)
+
+
+def _check_fits(trunk: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    missing = [key for key in own if key not in trunk and not key.endswith(COUNTER) and _OFFSETS not in key]
+    unexpected = [key for key in trunk if key not in own and not key.endswith(COUNTER)]
+    shapes = [
+        f"{key} is {tuple(trunk[key].shape)} in the checkpoint and {tuple(own[key].shape)} in the network"
+        for key in own
+        if key in trunk and key != _IMAGE_KEY and trunk[key].shape != own[key].shape
+    ]
+    if missing or unexpected or shapes:
+        raise CheckpointError(
+            f"the checkpoint is of another network: {len(missing)} of this one's {len(own)} tensors are not there "
+            f"({summarize_keys(missing)}), {len(unexpected)} have no place in it ({summarize_keys(unexpected)}), "
+            f"{len(shapes)} have another shape ({summarize_keys(shapes, 2)})"
+        )
+
+
+def _check_out_indices(indices: Sequence[int]) -> tuple[int, ...]:
+    one = isinstance(indices, (int, str)) or not isinstance(indices, Sequence)
+    wrong = [indices] if one else [i for i in indices if isinstance(i, bool) or i not in range(len(STAGES))]
+    if wrong or not indices or len(set(indices)) < len(indices):
+        raise ValueError(f"out_indices must be a sequence of different integers from 0 to 3, got {indices!r}")
+    return tuple(indices)
+
+
+def _check_dcn(dcn: Mapping[str, Any] | None) -> tuple[bool, int]:
+    """Whether deformable convolution is modulated, and its offset groups."""
+    if dcn is None:
+        return False, 1
+    if not isinstance(dcn, Mapping) or dcn.get("type") not in _DCN_TYPES:
+        raise ValueError(f"dcn must be None or a dict with type {' or '.join(_DCN_TYPES)}, got {dcn!r}")
+    wrong = [key for key in dcn if key not in _DCN_KEYS]
+    if wrong or dcn.get("fallback_on_stride"):
+        raise ValueError(f"dcn may have {', '.join(_DCN_KEYS)} (which must be False), got {dcn!r}")
+    return _DCN_TYPES[dcn["type"]], dcn.get("deform_groups", 1)
+
+
+def _check_stage_with_dcn(stage_with_dcn: Sequence[bool], dcn: Mapping[str, Any] | None) -> list[str]:
+    if not isinstance(stage_with_dcn, Sequence) or len(stage_with_dcn) != len(STAGES):
+        raise ValueError(f"stage_with_dcn must have {len(STAGES)} booleans, for res2 to res5, got {stage_with_dcn!r}")
+    if any(stage_with_dcn) and dcn is None:
+        raise ValueError(f"dcn must be a dict where stage_with_dcn is {stage_with_dcn!r}, got None")
+    return [name for name, on in zip(STAGES, stage_with_dcn, strict=True) if on]
+
+
+def _norm_layer(norm_cfg: Mapping[str, Any]) -> NormLayer:
+    if not isinstance(norm_cfg, Mapping) or "type" not in norm_cfg:
+        raise ValueError(f"norm_cfg must be a dict with a type, got {norm_cfg!r}")
+
+    def make(channels: int) -> nn.Module:
+        return build_norm_layer(dict(norm_cfg), channels)[1]
+
+    return make

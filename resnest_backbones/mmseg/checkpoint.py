@@ -1,0 +1,136 @@
+"""``resnest://`` weights in any OpenMMLab project, and checkpoints of every published layout, safely read.
+
+Importing the plugin changes nothing but that MMEngine knows ``resnest://NAME``. The hook renames what a runner loads;
+``use_safe_loading`` is for programs, such as this project's tools, that decide how their whole process reads files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.logging import HistoryBuffer, print_log
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
+from mmengine.runner.checkpoint import load_state_dict
+from torch import nn
+
+from resnest_backbones.array_pickle import History
+from resnest_backbones.checkpoint import CheckpointError, extract_state_dict, read_checkpoint
+from resnest_backbones.layouts import convert_state_dict
+from resnest_backbones.mmseg.backbone import ResNeStBackbone
+from resnest_backbones.weights import SCHEME, fetch, get_record
+
+_OWN = "backbone."
+_DETECTRON2_FPN = "backbone.bottom_up."
+
+
+@CheckpointLoader.register_scheme(prefixes=SCHEME, force=True)
+def load_from_resnest(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """What MMEngine calls for ``resnest://NAME``: the published file, downloaded, verified and read.
+
+    Args:
+        filename: ``resnest://NAME``.
+        map_location: ignored; the tensors lie on the CPU until a model takes them.
+
+    Raises:
+        ValueError: no weights were published under that name.
+        WeightsError: the file could not be had.
+    """
+    return read_checkpoint(fetch(get_record(filename)))
+
+
+def load_from_file(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """A checkpoint file, of a training with MMEngine too, read without running any code that it may hold.
+
+    Args:
+        filename: a path.
+        map_location: ignored, as above.
+
+    Raises:
+        CheckpointError: there is no such file, it is no checkpoint, or holds objects that could run code.
+    """
+    content = read_checkpoint(os.path.expanduser(filename))
+    scalars = content.get("message_hub", {}).get("log_scalars", {})
+    for name, history in scalars.items():
+        if isinstance(history, History):
+            scalars[name] = HistoryBuffer(
+                history.state["_log_history"], history.state["_count_history"], history.state["max_length"]
+            )
+    return content
+
+
+def use_safe_loading() -> None:
+    """Let this process read every checkpoint without running code that it may hold, whoever reads it.
+
+    MMEngine itself falls back to unpickling freely. For programs only: it replaces MMEngine's loader of local files and
+    sets PyTorch's own switch for all others.
+    """
+    CheckpointLoader.register_scheme(prefixes="", loader=load_from_file, force=True)
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+
+
+@HOOKS.register_module()
+class ResNeStCheckpointHook(Hook):
+    """Renames checkpoints of other layouts to what MMSegmentation calls a segmentor's parts, before they are loaded.
+
+    So ``load_from``, and a checkpoint to test, may be a trunk alone, a segmentor with MMSegmentation's own ResNeSt, or
+    PyTorch-Encoding's published DeepLabV3 or FCN. It acts where the model's backbone is a ``ResNeStBackbone``, and
+    names the file where that is of another network. In a config::
+
+        custom_hooks = [dict(type="ResNeStCheckpointHook")]
+    """
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Rename the state dict in ``checkpoint`` in place.
+
+        Raises:
+            CheckpointError: the checkpoint is of another network; the message names the file.
+        """
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = getattr(model, "module", model)  # a wrapper for test-time augmentation has one
+        backbone = getattr(model, "backbone", None)
+        if isinstance(backbone, ResNeStBackbone):
+            file = runner._load_from or find_latest_checkpoint(runner.work_dir)
+            checkpoint["state_dict"] = _for_segmentor(checkpoint, backbone, str(file))
+
+
+def load_segmentor(model: nn.Module, file: str) -> dict[str, Any]:
+    """Fill a segmentor from a checkpoint in any layout that ``ResNeStCheckpointHook`` takes.
+
+    Args:
+        model: a segmentor; where its backbone is another than ``ResNeStBackbone``, nothing is renamed.
+        file: a path, or ``resnest://NAME``.
+
+    Returns:
+        The content of the file, with the state dict as it was loaded.
+
+    Raises:
+        CheckpointError: the file cannot be read, or is of another network; the message names it.
+    """
+    content = load_from_resnest(file) if file.startswith(SCHEME) else load_from_file(file)
+    backbone = getattr(model, "backbone", None)
+    if isinstance(backbone, ResNeStBackbone):
+        content["state_dict"] = _for_segmentor(content, backbone, file)
+    load_state_dict(model, OrderedDict(content["state_dict"]), logger="current")
+    return content
+
+
+def _for_segmentor(content: Mapping[str, Any], backbone: ResNeStBackbone, file: str) -> dict[str, Any]:
+    """The state dict in a checkpoint under MMSegmentation's names; the backbone renames its own part as it loads."""
+    try:
+        state = {key.removeprefix("module."): value for key, value in extract_state_dict(content).items()}
+        if any(key.startswith(_OWN) and not key.startswith(_DETECTRON2_FPN) for key in state):
+            layout_stays = {key.removeprefix(_OWN): value for key, value in state.items() if key.startswith(_OWN)}
+            backbone.fitting_trunk(layout_stays)
+            return state
+        state = convert_state_dict(state, "segmentor")
+        backbone.fitting_trunk({key.removeprefix(_OWN): v for key, v in state.items() if key.startswith(_OWN)})
+    except ValueError as error:
+        raise CheckpointError(f"{file}: {error}") from error
+    print_log(f"{file}: renamed to MMSegmentation's names", logger="current")
+    return state

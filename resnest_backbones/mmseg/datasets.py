@@ -1,0 +1,198 @@
+"""A data set of one's own in ADE20K's layout, its classes named in a text file.
+
+::
+
+    ROOT/images/{training,validation}/NAME.jpg         or .jpeg, .png; folders below are searched too
+    ROOT/annotations/{training,validation}/NAME.png    uint8: 0 not labelled, n the n-th class
+    ROOT/classes.txt                                   one name per line; or ADE20K's own objectInfo150.txt
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmseg.datasets import BaseSegDataset
+from mmseg.registry import DATASETS
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+CLASS_FILES = ("classes.txt", "objectInfo150.txt")  # looked for in the root, in this order
+MAX_CLASSES = 254  # label maps are uint8, 0 is for what is not labelled, and MMSegmentation ignores a 255 in the file
+
+_ANNOTATION_SUFFIX = ".png"
+_MOST = 3  # names given in an error
+_GOLDEN_RATIO = 0.618034  # successive multiples of it lie far apart on the circle of hues
+# (saturation, value), in the order that keeps the nearest of the first 20 and of the first 40 colours farthest apart
+_TONES = ((0.85, 0.95), (1.0, 1.0), (1.0, 0.45), (0.95, 0.65), (0.55, 1.0))
+
+
+class DatasetError(ValueError):
+    """A data set cannot be used; the message names the file or folder and what is missing or wrong in it."""
+
+
+def find_class_file(data_root: str | Path) -> Path:
+    """The file with the names of the classes of a data set: ``ROOT/classes.txt`` or ``ROOT/objectInfo150.txt``.
+
+    Raises:
+        DatasetError: the root is no folder, or neither file is in it.
+    """
+    root = Path(data_root)
+    if not root.is_dir():
+        raise DatasetError(f"the data set's root {root} is no folder")
+    for name in CLASS_FILES:
+        if (root / name).is_file():
+            return root / name
+    raise DatasetError(f"{root} has no file with the names of the classes ({' or '.join(CLASS_FILES)})")
+
+
+def read_classes(class_file: str | Path) -> tuple[str, ...]:
+    """Names of the classes; the first one's label is 1.
+
+    The file has one name per line, where blank lines and those that begin with # do not count; or it is a table like
+    ADE20K's objectInfo150.txt: columns parted by tabs, a header, and names in the last column.
+
+    Raises:
+        DatasetError: the file cannot be read, or its names are none, too many, or not all different.
+    """
+    file = Path(class_file)
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise DatasetError(f"the class file {file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"the class file {file} is no text in UTF-8: {error}") from error
+    lines = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if lines and "\t" in lines[0] and lines[0].split("\t")[-1].strip().lower() == "name":
+        lines = [line.split("\t")[-1] for line in lines[1:]]
+    names = tuple(line.strip() for line in lines)
+    if not 1 <= len(names) <= MAX_CLASSES:
+        raise DatasetError(f"the class file {file} must name 1 to {MAX_CLASSES} classes, got {len(names)}")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise DatasetError(f"the class file {file} must name different classes, {_first(twice)} are there repeatedly")
+    return names
+
+
+def make_palette(num_classes: int) -> list[list[int]]:
+    """Colours [R, G, B], 0..255, as different as their number allows; the first ones do not depend on it.
+
+    >>> make_palette(2)
+    [[242, 36, 36], [0, 74, 255]]
+    """
+    colours = []
+    for number in range(num_classes):
+        saturation, value = _TONES[number % len(_TONES)]
+        rgb = colorsys.hsv_to_rgb(number * _GOLDEN_RATIO % 1, saturation, value)
+        colours.append([int(255 * channel) for channel in rgb])
+    return colours
+
+
+@DATASETS.register_module()
+class LabelMapDataset(BaseSegDataset):
+    """A data set in ADE20K's layout.
+
+    Label 0 of the files is ignored and label n becomes n - 1 (``reduce_zero_label``). Beside what MMSegmentation's data
+    sets put into a sample's record, there is ``num_classes``, by which ``LoadCheckedAnnotations`` checks the labels.
+
+    Args:
+        data_root: ROOT above.
+        data_prefix: the folders below ROOT, ``dict(img_path="images/training", seg_map_path="annotations/training")``.
+        class_file: names of the classes; the one in ROOT where None.
+        pipeline: transforms.
+        test_mode: whether samples are for testing only.
+        ignore_index: the label that counts as none, after loading.
+        indices: take only the first so many samples, or those of these numbers.
+        serialize_data: keep the records as one piece of memory that workers share.
+        lazy_init: look for the files later, when ``full_init`` is called.
+        max_refetch: how often another sample is tried where the pipeline gives none.
+
+    Raises:
+        DatasetError: folders, the class file or annotations are missing; the message names them.
+    """
+
+    def __init__(
+        self,
+        *,
+        data_root: str | Path,
+        data_prefix: Mapping[str, str],
+        class_file: str | Path | None = None,
+        pipeline: Sequence[dict[str, Any] | Callable[..., Any]] = (),
+        test_mode: bool = False,
+        ignore_index: int = 255,
+        indices: int | Sequence[int] | None = None,
+        serialize_data: bool = True,
+        lazy_init: bool = False,
+        max_refetch: int = 1000,
+    ) -> None:
+        wanted = {"img_path", "seg_map_path"}
+        if not isinstance(data_prefix, Mapping) or set(data_prefix) != wanted:
+            raise DatasetError(f"data_prefix must be a dict of img_path and seg_map_path, got {data_prefix!r}")
+        classes = read_classes(find_class_file(data_root) if class_file is None else class_file)
+        if not Path(data_root).is_dir():
+            raise DatasetError(f"the data set's root {data_root} is no folder")
+        super().__init__(
+            data_root=str(data_root),
+            data_prefix=dict(data_prefix),
+            metainfo={"classes": classes, "palette": make_palette(len(classes))},
+            reduce_zero_label=True,
+            pipeline=list(pipeline),
+            test_mode=test_mode,
+            ignore_index=ignore_index,
+            indices=indices,
+            serialize_data=serialize_data,
+            lazy_init=lazy_init,
+            max_refetch=max_refetch,
+        )
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """Pair images and annotations, sorted by name.
+
+        Raises:
+            DatasetError: a folder is missing or empty, or an image has no annotation, or not one of its own.
+        """
+        image_folder, annotation_folder = (Path(self.data_prefix[key]) for key in ("img_path", "seg_map_path"))
+        for folder, what in ((image_folder, "images"), (annotation_folder, "annotations")):
+            if not folder.is_dir():
+                raise DatasetError(f"the folder of {what} {folder} is not there")
+        images = _find(image_folder, IMAGE_SUFFIXES)
+        if not images:
+            raise DatasetError(f"the folder of images {image_folder} has none ({', '.join(IMAGE_SUFFIXES)})")
+        annotations = {path.with_suffix(""): path for path in _find(annotation_folder, (_ANNOTATION_SUFFIX,))}
+        _check_pairs(images, annotations, image_folder, annotation_folder)
+        return [
+            {
+                "img_path": str(image_folder / image),
+                "seg_map_path": str(annotation_folder / annotations[image.with_suffix("")]),
+                "label_map": self.label_map,
+                "reduce_zero_label": self.reduce_zero_label,
+                "num_classes": len(self.metainfo["classes"]),
+                "seg_fields": [],
+            }
+            for image in images
+        ]
+
+
+def _find(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """Files below a folder, relative to it; hidden ones are left out."""
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and not path.name.startswith("."))
+    return sorted(path.relative_to(folder) for path in files)
+
+
+def _check_pairs(
+    images: Sequence[Path], annotations: Mapping[Path, Path], image_folder: Path, annotation_folder: Path
+) -> None:
+    counts = Counter(image.with_suffix("") for image in images)
+    if shared := [str(image) for image in images if counts[image.with_suffix("")] > 1]:
+        raise DatasetError(f"images in {image_folder} must differ in more than their suffix, got {_first(shared)}")
+    if missing := [str(image) for image in images if image.with_suffix("") not in annotations]:
+        raise DatasetError(
+            f"{len(missing)} of {len(images)} images in {image_folder} have no annotation "
+            f"NAME{_ANNOTATION_SUFFIX} in {annotation_folder}: {_first(missing)}"
+        )
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
+    return ", ".join(names[:_MOST]) + more

@@ -1,0 +1,198 @@
+"""The decode heads of the paper's segmentors, which were PyTorch-Encoding's (``encoding/models/sseg`` there).
+
+They are other networks than MMSegmentation's ``ASPPHead`` (512 channels, a 3x3 convolution over all branches) and
+``FCNHead`` (two convolutions and a third over their concatenation with the input), whose names they leave alone.
+
+Shapes: N images, C channels, H x W positions of the stage that ``in_index`` picks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmcv.cnn import ConvModule
+from mmseg.models.decode_heads import FCNHead
+from mmseg.models.decode_heads.aspp_head import ASPPModule
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.models.utils import resize
+from mmseg.registry import MODELS
+from torch import Tensor, nn
+
+from resnest_backbones.arguments import check_positive
+
+
+@MODELS.register_module()
+class PaperASPPHead(BaseDecodeHead):
+    """DeepLabV3's head as the paper has it.
+
+    A 1x1 convolution, three dilated 3x3 ones and the pooled image are concatenated in that order, projected by a 1x1
+    convolution with dropout of whole channels, and followed by a 3x3 convolution, plain dropout and the classifier.
+    Without an ``init_cfg``, ``init_weights()`` draws as PyTorch's layers do, since the published heads began so;
+    MMSegmentation's heads draw from other distributions (of standard deviation 0.01 in the classifier).
+
+    Args:
+        in_channels: channels C of the stage.
+        channels: channels of each branch and of what follows; C/8 by default, which is 256 for res5.
+        num_classes: number of classes.
+        dilations: of the branches; 1 stands for the 1x1 convolution.
+        project_dropout: share of the channels dropped after the projection.
+        dropout_ratio: share of the values dropped before the classifier.
+        norm_cfg: normalisation layers as MMEngine's registry builds them.
+        align_corners: how maps are resized.
+        init_cfg: MMEngine's initialisation.
+        **kwargs: the other arguments of MMSegmentation's ``BaseDecodeHead``, which refuses those that it does not know.
+
+    Raises:
+        ValueError: an argument is outside what is allowed; the message names it.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int | None = None,
+        *,
+        num_classes: int,
+        dilations: Sequence[int] = (1, 12, 24, 36),
+        project_dropout: float = 0.5,
+        dropout_ratio: float = 0.1,
+        norm_cfg: Mapping[str, Any] | None = None,
+        align_corners: bool = True,
+        init_cfg: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        _check_share("project_dropout", project_dropout)
+        _check_share("dropout_ratio", dropout_ratio)
+        super().__init__(
+            in_channels,
+            _width(in_channels, channels, 8),
+            num_classes=num_classes,
+            dropout_ratio=dropout_ratio,
+            norm_cfg=_norm(norm_cfg),
+            align_corners=align_corners,
+            init_cfg=init_cfg,
+            **kwargs,
+        )
+        self.dilations = _check_dilations(dilations)
+        layers = {"conv_cfg": self.conv_cfg, "norm_cfg": self.norm_cfg, "act_cfg": self.act_cfg}
+        self.aspp_modules = ASPPModule(self.dilations, self.in_channels, self.channels, **layers)
+        self.image_pool = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), ConvModule(self.in_channels, self.channels, 1, **layers)
+        )
+        self.project = ConvModule((len(self.dilations) + 1) * self.channels, self.channels, 1, **layers)
+        self.project_dropout = nn.Dropout2d(project_dropout)
+        self.bottleneck = ConvModule(self.channels, self.channels, 3, padding=1, **layers)
+        _use_plain_dropout(self)
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The stages' features -> class scores (N, num_classes, H, W)."""
+        return self.cls_seg(self._forward_feature(inputs))
+
+    def _forward_feature(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The stages' features -> what the classifier sees, (N, channels, H, W); some losses of MMSegmentation ask."""
+        x = self._transform_inputs(inputs)
+        pooled = resize(self.image_pool(x), x.shape[2:], mode="bilinear", align_corners=self.align_corners)
+        branches = torch.cat([*self.aspp_modules(x), pooled], dim=1)
+        return self.bottleneck(self.project_dropout(self.project(branches)))
+
+    def init_weights(self) -> None:
+        """Initialise as ``init_cfg`` says, or as PyTorch does; once, as in all of MMEngine."""
+        first = not self.is_init
+        super().init_weights()
+        if first and not self.init_cfg:
+            _draw_as_pytorch_does(self)
+
+
+@MODELS.register_module()
+class PaperFCNHead(FCNHead):
+    """The paper's FCN head and auxiliary head: a 3x3 convolution, plain dropout and the classifier.
+
+    Without an ``init_cfg``, ``init_weights()`` draws as PyTorch's layers do, as in ``PaperASPPHead``.
+
+    Args:
+        in_channels: channels C of the stage.
+        channels: channels between the two convolutions; C/4 by default.
+        num_classes: number of classes.
+        dropout_ratio: share of the values dropped before the classifier.
+        norm_cfg: normalisation layers as MMEngine's registry builds them.
+        align_corners: how maps are resized.
+        init_cfg: MMEngine's initialisation.
+        **kwargs: the other arguments of MMSegmentation's ``BaseDecodeHead``, which refuses those that it does not know.
+
+    Raises:
+        ValueError: an argument is outside what is allowed; the message names it.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int | None = None,
+        *,
+        num_classes: int,
+        dropout_ratio: float = 0.1,
+        norm_cfg: Mapping[str, Any] | None = None,
+        align_corners: bool = True,
+        init_cfg: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        _check_share("dropout_ratio", dropout_ratio)
+        super().__init__(
+            num_convs=1,
+            kernel_size=3,
+            concat_input=False,
+            in_channels=in_channels,
+            channels=_width(in_channels, channels, 4),
+            num_classes=num_classes,
+            dropout_ratio=dropout_ratio,
+            norm_cfg=_norm(norm_cfg),
+            align_corners=align_corners,
+            init_cfg=init_cfg,
+            **kwargs,
+        )
+        _use_plain_dropout(self)
+
+    def init_weights(self) -> None:
+        """Initialise as ``init_cfg`` says, or as PyTorch does; once, as in all of MMEngine."""
+        first = not self.is_init
+        super().init_weights()
+        if first and not self.init_cfg:
+            _draw_as_pytorch_does(self)
+
+
+def _width(in_channels: int, channels: int | None, divisor: int) -> int:
+    check_positive("in_channels", in_channels)
+    width = max(in_channels // divisor, 1) if channels is None else channels
+    check_positive("channels", width)
+    return width
+
+
+def _norm(norm_cfg: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Its default cannot be MMSegmentation's, which is to have no norms at all."""
+    return {"type": "BN"} if norm_cfg is None else dict(norm_cfg)
+
+
+def _check_share(argument: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise ValueError(f"{argument} must be a number from 0 to below 1, got {value!r}")
+
+
+def _check_dilations(dilations: object) -> tuple[int, ...]:
+    if isinstance(dilations, str) or not isinstance(dilations, Sequence) or not dilations:
+        raise ValueError(f"dilations must be a sequence of positive integers, got {dilations!r}")
+    for dilation in dilations:
+        check_positive("each of dilations", dilation)
+    return tuple(dilations)
+
+
+def _use_plain_dropout(head: BaseDecodeHead) -> None:
+    """Drop single values before the classifier, where MMSegmentation drops whole channels."""
+    if head.dropout is not None:
+        head.dropout = nn.Dropout(head.dropout_ratio)
+
+
+def _draw_as_pytorch_does(head: nn.Module) -> None:
+    """Undo the initialisation of MMCV's ``ConvModule``; that of its norms is PyTorch's already."""
+    for module in head.modules():
+        if isinstance(module, nn.Conv2d):
+            module.reset_parameters()

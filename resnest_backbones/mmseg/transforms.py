@@ -1,0 +1,121 @@
+"""Loading of label maps that says which file is wrong, and how.
+
+What else the paper's training needs, MMCV's and MMSegmentation's own transforms express; the paper's configs have them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from mmengine import fileio
+from mmseg.datasets.transforms import LoadAnnotations
+from mmseg.registry import TRANSFORMS
+from PIL import Image
+
+_IGNORED = 255  # MMSegmentation's; a label map is 8 bits deep there
+_SHOWN = 10
+
+
+class LabelError(ValueError):
+    """A label map cannot be read, or is not what the data set says."""
+
+
+@TRANSFORMS.register_module()
+class LoadCheckedAnnotations(LoadAnnotations):
+    """MMSegmentation's ``LoadAnnotations``, after a look at what the file really holds.
+
+    MMSegmentation casts the values to 8 bits and shifts them where ``reduce_zero_label`` is set, after which a wrong
+    label is a CUDA assertion, an index error far away or, for one that wraps around, nothing at all. A label map is an
+    image of one channel (a palette is welcome): classes from 0, or from 1 where ``reduce_zero_label`` makes 0 ignored,
+    and 255 for what is ignored.
+
+    Args:
+        num_classes: number of classes in the files, where the data set does not put ``num_classes`` into its data
+            infos; MMSegmentation's own data sets do not.
+        backend_args: MMEngine's file backend.
+
+    Raises:
+        ValueError: ``num_classes`` is not from 1 to 255.
+    """
+
+    def __init__(self, *, num_classes: int | None = None, backend_args: Mapping[str, Any] | None = None) -> None:
+        super().__init__(backend_args=None if backend_args is None else dict(backend_args))
+        if num_classes is not None:
+            _check_num_classes(num_classes)
+        self.num_classes = num_classes
+
+    def _load_seg_map(self, results: dict[str, Any]) -> None:
+        """Add ``gt_seg_map``, (H, W) in uint8, to a data info that has ``seg_map_path``.
+
+        Raises:
+            LabelError: the file is missing or cannot be read, has several channels, is of another size than the image,
+                or holds labels that no class has; the message names it.
+            ValueError: neither the data info nor the transform says how many classes there are.
+        """
+        file = results.get("seg_map_path")
+        if file is None:
+            raise LabelError(f"the data set names no label map for the image {results.get('img_path')}")
+        labels = self._read(file)
+        _check_shape(file, labels, results)
+        _check_labels(file, labels, self._num_classes(results), bool(results["reduce_zero_label"]))
+        super()._load_seg_map(results)
+
+    def _read(self, file: str) -> np.ndarray:
+        """The file's own values, (H, W) or (H, W, C)."""
+        try:
+            with Image.open(io.BytesIO(fileio.get(file, backend_args=self.backend_args))) as image:
+                return np.asarray(image)
+        except FileNotFoundError as error:
+            raise LabelError(f"the label map {file} does not exist") from error
+        except (OSError, SyntaxError, ValueError) as error:  # PIL raises each of them for a broken file
+            raise LabelError(f"the label map {file} cannot be read as an image: {error}") from error
+
+    def _num_classes(self, results: Mapping[str, Any]) -> int:
+        number = results.get("num_classes", self.num_classes)
+        if number is None:
+            raise ValueError(
+                "num_classes must be given to LoadCheckedAnnotations where the data set does not say it, got None"
+            )
+        return _check_num_classes(number)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(num_classes={self.num_classes}, backend_args={self.backend_args})"
+
+
+def _check_num_classes(number: int) -> int:
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= _IGNORED:
+        raise ValueError(f"num_classes must be an integer from 1 to {_IGNORED}, got {number!r}")
+    return number
+
+
+def _check_shape(file: str, labels: np.ndarray, results: Mapping[str, Any]) -> None:
+    if labels.ndim != 2:
+        raise LabelError(
+            f"the label map {file} must have one channel with the number of a class at each pixel, got a colour image "
+            f"of {labels.shape[2]} channels"
+        )
+    image_size = results.get("ori_shape")
+    if image_size is not None and labels.shape != tuple(image_size[:2]):
+        raise LabelError(
+            f"the label map {file} must be as large as its image {results.get('img_path')}, which has height and width "
+            f"{tuple(image_size[:2])}, got {labels.shape}"
+        )
+
+
+def _check_labels(file: str, labels: np.ndarray, num_classes: int, reduce_zero_label: bool) -> None:
+    """Compare in terms of the file, where classes are 1 to ``num_classes`` if zero is reduced."""
+    last = num_classes if reduce_zero_label else num_classes - 1
+    wrong = (labels != _IGNORED) & ((labels < 0) | (labels > last))
+    if not wrong.any():
+        return
+    values, counts = np.unique(labels[wrong], return_counts=True)
+    shown = ", ".join(f"{value} ({count} pixels)" for value, count in zip(values[:_SHOWN], counts, strict=False))
+    more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
+    ignored = "0 and 255 are ignored" if reduce_zero_label else "255 is ignored"
+    raise LabelError(
+        f"the label map {file} must hold labels from 0 to {last} or 255 ({num_classes} classes; {ignored}), "
+        f"got {shown}{more}"
+    )

@@ -1,0 +1,349 @@
+"""The backbone of the OpenMMLab frameworks: what it returns, freezes, refuses and loads."""
+
+import json
+import re
+from pathlib import Path
+
+import mmengine.registry
+import mmseg.registry
+import pytest
+import torch
+from mmseg.models.backbones import ResNeSt as MMSegResNeSt
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from resnest_backbones import build, convert_state_dict, get_variant, list_variants
+from resnest_backbones.checkpoint import CheckpointError
+from resnest_backbones.mmseg import ResNeStBackbone
+from tests.helpers import publishing
+from tests.parity.test_goldens import GOLDEN, cases, read_golden
+
+STAGES = ("res2", "res3", "res4", "res5")
+
+
+def tiny(**arguments) -> ResNeStBackbone:
+    return ResNeStBackbone("resnest14", **arguments)
+
+
+def on_meta(name: str, **arguments) -> ResNeStBackbone:
+    with torch.device("meta"):
+        return ResNeStBackbone(name, **arguments)
+
+
+# --- registration ----------------------------------------------------------------------------------------------------
+
+
+def test_every_openmmlab_registry_finds_it_by_its_plain_name():
+    assert mmengine.registry.MODELS.get("ResNeStBackbone") is ResNeStBackbone
+    assert mmseg.registry.MODELS.get("ResNeStBackbone") is ResNeStBackbone
+    other_framework = mmengine.registry.Registry("model", parent=mmengine.registry.MODELS, scope="some_framework")
+    built = other_framework.build({"type": "ResNeStBackbone", "name": "resnest14", "out_indices": (3,)})
+    assert isinstance(built, ResNeStBackbone)
+
+
+def test_the_frameworks_own_resnest_keeps_its_name():
+    assert mmseg.registry.MODELS.get("ResNeSt") is MMSegResNeSt
+
+
+# --- features --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+@pytest.mark.parametrize("out_indices", [(0, 1, 2, 3), (3,), (0, 2), (3, 1)])
+def test_the_features_are_those_of_the_core(out_indices, output_stride):
+    backbone = tiny(out_indices=out_indices, output_stride=output_stride).eval()
+    core = build("resnest14", output_stride=output_stride).eval()
+    core.load_state_dict(backbone.state_dict(), strict=3 in out_indices)
+    images = torch.randn(2, 3, 45, 64)
+    with torch.no_grad():
+        features, want = backbone(images), core(images)
+    assert isinstance(features, tuple)
+    assert len(features) == len(out_indices)
+    for i, feature in zip(out_indices, features, strict=True):
+        torch.testing.assert_close(feature, want[STAGES[i]], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", list_variants())
+def test_every_network_has_the_cores_parameters(name):
+    with torch.device("meta"):
+        core = build(name)
+    assert {k: v.shape for k, v in on_meta(name).state_dict().items()} == {
+        k: v.shape for k, v in core.state_dict().items()
+    }
+
+
+def test_stages_beyond_the_last_one_asked_for_are_not_built():
+    assert not hasattr(tiny(out_indices=(0, 1)), "res4")
+
+
+def test_a_network_of_ones_own():
+    assert tiny().spec == ResNeStBackbone(get_variant("resnest14")).spec
+
+
+@pytest.mark.parametrize("case", cases("official_*.json"))
+def test_the_official_network(case, shared, seeded_weights):
+    golden = read_golden(shared, case)
+    name, stride = re.fullmatch(r"official_(\w+?)(?:_stride(\d+))?", case).groups()
+    backbone = ResNeStBackbone(name, output_stride=int(stride or 32)).double().eval()
+    backbone.load_state_dict(seeded_weights.seeded_state_dict(golden["state_dict"]), strict=True)
+    with torch.no_grad():
+        outputs = dict(zip(STAGES, backbone(seeded_weights.seeded_image(golden["image_shape"])), strict=True))
+    seeded_weights.check_golden(outputs, {stage: golden["outputs"][stage] for stage in STAGES}, rtol=1e-9)
+
+
+# --- MMSegmentation's own ResNeSt ------------------------------------------------------------------------------------
+
+
+def pair(depth: int, fill_randomly, **strides) -> tuple[nn.Module, ResNeStBackbone]:
+    """MMSegmentation's network and ours with its weights, in float64."""
+    with torch.device("meta"):
+        theirs = MMSegResNeSt(
+            depth=depth, radix=2, stem_channels={50: 64}.get(depth, 128), avg_down_stride=True, **strides
+        )
+    fill_randomly(theirs).eval()  # which does not return it
+    ours = ResNeStBackbone(f"resnest{depth}", output_stride=8 if strides else 32).double().eval()
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    return theirs, ours
+
+
+@pytest.mark.parametrize("depth", [50, 101, 200])
+def test_at_output_stride_32_it_equals_mmsegmentations(depth, fill_randomly):
+    theirs, ours = pair(depth, fill_randomly)
+    images = torch.randn(1, 3, 64, 96, dtype=torch.float64)
+    with torch.no_grad():
+        for got, want in zip(ours(images), theirs(images), strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9 * want.abs().max().item())
+
+
+def test_at_output_stride_8_mmsegmentations_is_another_network(fill_randomly):
+    """It drops the 3x3 average pool of res4's and res5's first blocks, which the weights were trained with."""
+    theirs, ours = pair(50, fill_randomly, strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4), contract_dilation=True)
+    images = torch.randn(1, 3, 64, 96, dtype=torch.float64)
+    with torch.no_grad():
+        got, want = ours(images), theirs(images)
+        for i in (0, 1):
+            torch.testing.assert_close(got[i], want[i], rtol=1e-9, atol=1e-9 * want[i].abs().max().item())
+        for i in (2, 3):
+            assert got[i].shape == want[i].shape
+            assert (got[i] - want[i]).abs().max() > 0.01 * want[i].abs().max()
+        for stage in (ours.res4, ours.res5):
+            stage[0].pool_after = nn.Identity()
+        torch.testing.assert_close(ours(images)[2], want[2], rtol=1e-9, atol=1e-9 * want[2].abs().max().item())
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm_eval", [False, True])
+@pytest.mark.parametrize("frozen_stages", [-1, 0, 1, 2, 3, 4])
+def test_what_is_frozen_survives_train(frozen_stages, norm_eval):
+    backbone = tiny(frozen_stages=frozen_stages, norm_eval=norm_eval)
+    frozen = ("stem", *STAGES)[: frozen_stages + 1]
+    for mode in (False, True, True):
+        assert backbone.train(mode) is backbone
+        for name, module in backbone.named_modules():
+            if isinstance(module, _BatchNorm):
+                still = norm_eval or name.split(".")[0] in frozen
+                assert module.training == (mode and not still), name
+        for name, parameter in backbone.named_parameters():
+            assert parameter.requires_grad == (name.split(".")[0] not in frozen), name
+
+
+def test_frozen_statistics_and_weights_stay_in_a_training_step():
+    backbone = tiny(frozen_stages=1)
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in backbone.parameters() if p.requires_grad], lr=0.1)
+    sum(x.mean() for x in backbone(torch.randn(2, 3, 32, 32))).backward()
+    optimizer.step()
+    same = {name.split(".")[0] for name, value in backbone.state_dict().items() if torch.equal(value, before[name])}
+    assert {"stem", "res2"} <= same
+    assert all(
+        torch.equal(v, before[k]) for k, v in backbone.state_dict().items() if k.split(".")[0] in ("stem", "res2")
+    )
+    assert not torch.equal(backbone.res3[0].conv1.weight, before["res3.0.conv1.weight"])
+
+
+def test_recomputed_blocks_have_the_same_gradients():
+    plain, recomputing = tiny().double(), tiny(with_cp=True).double()
+    recomputing.load_state_dict(plain.state_dict())
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    for backbone in (plain, recomputing):
+        sum(x.square().mean() for x in backbone(images)).backward()
+    for (name, want), got in zip(plain.named_parameters(), recomputing.parameters(), strict=True):
+        torch.testing.assert_close(got.grad, want.grad, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("norm_cfg", "kind"),
+    [
+        (None, nn.BatchNorm2d),
+        ({"type": "BN", "requires_grad": True}, nn.BatchNorm2d),
+        ({"type": "SyncBN", "requires_grad": True}, nn.SyncBatchNorm),
+        ({"type": "GN", "num_groups": 8}, nn.GroupNorm),
+    ],
+)
+def test_norms_are_the_registrys(norm_cfg, kind):
+    backbone = tiny(norm_cfg=norm_cfg)
+    assert isinstance(backbone.res2[0].conv1.norm, kind)
+    assert isinstance(backbone.res2[0].conv2.bn0, kind)
+
+
+def test_norms_without_gradients():
+    backbone = tiny(norm_cfg={"type": "BN", "requires_grad": False, "eps": 1e-3})
+    assert backbone.stem.conv1_1.norm.eps == 1e-3
+    assert all("norm" in name or ".bn" in name for name, p in backbone.named_parameters() if not p.requires_grad)
+    assert not backbone.res5[0].conv2.bn1.weight.requires_grad
+
+
+def test_deformable_stages():
+    backbone = tiny(dcn={"type": "DCNv2", "deform_groups": 2}, stage_with_dcn=(False, False, True, True))
+    offsets = [name for name, _ in backbone.named_modules() if name.endswith("conv2_offset")]
+    assert offsets == ["res4.0.conv2_offset", "res5.0.conv2_offset"]
+    assert backbone.res4[0].conv2_offset.out_channels == 3 * 9 * 2
+    plain = tiny(dcn={"type": "DCN", "deform_groups": 1, "fallback_on_stride": False}, stage_with_dcn=[True] * 4)
+    assert plain.res2[0].conv2_offset.out_channels == 2 * 9
+
+
+def test_multi_grid_multiplies_the_dilation():
+    backbone = on_meta("resnest50", output_stride=8, multi_grid=(1, 2, 4))
+    assert [block.conv2.conv.dilation for block in backbone.res5] == [(4, 4), (8, 8), (16, 16)]
+
+
+def test_images_of_other_channels():
+    assert [x.shape[1] for x in tiny(in_channels=5).eval()(torch.randn(1, 5, 32, 32))] == [256, 512, 1024, 2048]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "resnest51"}, "resnest51"),
+        ({"out_indices": (0, 4)}, r"out_indices must be .*0 to 3, got \(0, 4\)"),
+        ({"out_indices": ()}, "out_indices must be"),
+        ({"out_indices": (1, 1)}, "out_indices must be"),
+        ({"out_indices": 3}, "out_indices must be"),
+        ({"output_stride": 4}, "output_stride must be 8, 16 or 32, got 4"),
+        ({"frozen_stages": 5}, "frozen_stages must be -1, 0, 1, 2, 3 or 4, got 5"),
+        ({"norm_cfg": "BN"}, "norm_cfg must be a dict with a type, got 'BN'"),
+        ({"norm_cfg": {"num_groups": 8}}, "norm_cfg must be a dict with a type"),
+        ({"dcn": {"type": "DCNv3"}}, "dcn must be None or a dict with type DCN or DCNv2"),
+        ({"dcn": {"type": "DCN", "groups": 2}}, "dcn may have type, deform_groups"),
+        ({"dcn": {"type": "DCN", "fallback_on_stride": True}}, "dcn may have"),
+        (
+            {"dcn": {"type": "DCN", "deform_groups": 0}, "stage_with_dcn": [True] * 4},
+            "deform_groups must be a positive",
+        ),
+        ({"stage_with_dcn": (True,) * 3}, "stage_with_dcn must have 4 booleans"),
+        ({"stage_with_dcn": (True,) * 4}, "dcn must be a dict where stage_with_dcn is"),
+        ({"multi_grid": (1, 2)}, "multi_grid must be 1 positive integers"),
+        ({"in_channels": 0}, "in_channels must be a positive integer, got 0"),
+        ({"drop_path_rate": 1.5}, "drop_path_rate must be"),
+    ],
+)
+def test_a_bad_argument_is_named(arguments, message):
+    with pytest.raises(ValueError, match=message), torch.device("meta"):
+        ResNeStBackbone(**{"name": "resnest14", **arguments})
+
+
+# --- weights ---------------------------------------------------------------------------------------------------------
+
+
+def file_with(content: object, folder: Path) -> str:
+    torch.save(content, folder / "weights.pth")
+    return str(folder / "weights.pth")
+
+
+def pretrained(file: str, **arguments) -> ResNeStBackbone:
+    backbone = tiny(init_cfg={"type": "Pretrained", "checkpoint": file, **arguments.pop("init", {})}, **arguments)
+    backbone.init_weights()
+    return backbone
+
+
+def assert_holds(backbone: ResNeStBackbone, state: dict) -> None:
+    for name, value in backbone.state_dict().items():
+        assert name.endswith("num_batches_tracked") or torch.equal(value, state[name]), name
+
+
+@pytest.fixture(scope="module")
+def source() -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    return build("resnest14", num_classes=10).state_dict()
+
+
+@pytest.mark.parametrize("layout", ["core", "official", "timm", "detectron2", "mmseg", "segmentor"])
+@pytest.mark.parametrize("container", [None, "state_dict"])
+def test_pretrained_files_of_every_layout(layout, container, source, tmp_path):
+    state = convert_state_dict(source, layout)
+    assert_holds(pretrained(file_with({container: state} if container else state, tmp_path)), source)
+
+
+def test_pretrained_from_a_whole_segmentor_of_mmsegmentation(source, tmp_path):
+    trunk = convert_state_dict({k: v for k, v in source.items() if not k.startswith("fc.")}, "mmseg")
+    state = {f"backbone.{k}": v for k, v in trunk.items()} | {"decode_head.conv_seg.weight": torch.zeros(1)}
+    file = file_with({"state_dict": state}, tmp_path)
+    assert_holds(pretrained(file), source)
+    assert_holds(pretrained(file, init={"prefix": "backbone."}), source)
+
+
+def test_pretrained_from_pytorch_encoding(source, tmp_path):
+    state = {f"pretrained.{k}": v for k, v in convert_state_dict(source, "official").items()}
+    assert_holds(pretrained(file_with({"state_dict": state | {"head.block.4.bias": torch.zeros(3)}}, tmp_path)), source)
+
+
+def test_published_weights_are_downloaded_and_loaded(source, tmp_path, monkeypatch):
+    with publishing("resnest101", convert_state_dict(source, "official"), tmp_path, monkeypatch) as server:
+        assert_holds(pretrained("resnest://resnest101"), source)
+        assert_holds(pretrained("resnest://resnest101", out_indices=(0, 1)), source)
+        assert server.requests == [f"/{server.record.filename}"]
+        assert (server.cache / server.record.filename).is_file()
+
+
+def test_offsets_of_deformable_convolutions_may_be_absent(source, tmp_path):
+    backbone = pretrained(file_with(source, tmp_path), dcn={"type": "DCNv2"}, stage_with_dcn=[True] * 4)
+    assert torch.equal(backbone.res3[0].conv1.weight, source["res3.0.conv1.weight"])
+    assert not backbone.res3[0].conv2_offset.weight.any()
+
+
+def test_another_number_of_channels_leaves_the_first_convolution(source, tmp_path):
+    backbone = pretrained(file_with(source, tmp_path), in_channels=4)
+    assert torch.equal(backbone.stem.conv1_2.weight, source["stem.conv1_2.weight"])
+    assert backbone.stem.conv1_1.weight.shape[1] == 4
+
+
+def test_a_network_with_norms_of_its_own_loads_its_own_file(tmp_path):
+    other = tiny(norm_cfg={"type": "GN", "num_groups": 4})
+    loaded = pretrained(file_with(other.state_dict(), tmp_path), norm_cfg={"type": "GN", "num_groups": 4})
+    assert_holds(loaded, other.state_dict())
+
+
+@pytest.mark.parametrize("other", ["resnest26", "resnest50", "resnest50_fast_1s1x64d"])
+def test_weights_of_another_network_are_refused_by_name(other, tmp_path):
+    file = file_with(convert_state_dict(build(other, num_classes=10).state_dict(), "official"), tmp_path)
+    with pytest.raises(CheckpointError, match=rf"{re.escape(file)}: the checkpoint is of another network: .*res\d"):
+        pretrained(file)
+
+
+def test_a_file_without_a_resnest_is_refused_by_name(tmp_path):
+    file = file_with({"state_dict": {"layer1.weight": torch.zeros(1)}}, tmp_path)
+    with pytest.raises(CheckpointError, match=rf"{re.escape(file)}: not the layout of a known ResNeSt"):
+        pretrained(file)
+
+
+def test_a_bad_name_of_published_weights():
+    with pytest.raises(ValueError, match=r"no published weights are known for 'resnest://resnest14'"):
+        pretrained("resnest://resnest14")
+
+
+def test_loading_into_a_model_around_it(source):
+    model = nn.Sequential()
+    model.backbone = tiny()
+    state = {f"backbone.{k}": v for k, v in convert_state_dict(source, "mmseg").items() if not k.startswith("head.")}
+    before = dict(state)
+    assert not any(model.load_state_dict(state, strict=True))
+    assert_holds(model.backbone, source)
+    assert state == before
+
+
+def test_golden_names_are_the_published_ones(shared):
+    """The layouts above are made from the core's names; here are the original's own."""
+    names = json.loads((GOLDEN / "official_resnest50.json").read_text())["state_dict"]
+    assert set(convert_state_dict(build("resnest50", num_classes=1000).state_dict(), "official")) == set(names)

@@ -1,0 +1,172 @@
+"""A data set of one's own: what it finds, what it gives, and what it says when something is missing."""
+
+import itertools
+import shutil
+
+import numpy as np
+import pytest
+from mmseg.registry import DATASETS
+from mmseg.utils import get_classes
+from PIL import Image
+
+from resnest_backbones.demo_data import CLASS_NAMES, make_demo_dataset
+from resnest_backbones.mmseg.datasets import (
+    DatasetError,
+    LabelMapDataset,
+    find_class_file,
+    make_palette,
+    read_classes,
+)
+from tests.mmseg.helpers import make_label_map_dataset
+
+FOLDERS = {"img_path": "images/training", "seg_map_path": "annotations/training"}
+LOADING = [{"type": "mmseg.LoadImageFromFile"}, {"type": "mmseg.LoadAnnotations"}, {"type": "mmseg.PackSegInputs"}]
+
+
+@pytest.fixture
+def root(tmp_path):
+    return make_label_map_dataset(tmp_path / "own", splits=["training"])
+
+
+def build(root, **more):
+    return DATASETS.build({"type": "LabelMapDataset", "data_root": str(root), "data_prefix": FOLDERS, **more})
+
+
+@pytest.mark.parametrize("test_mode", [False, True])
+def test_it_is_found_by_name_and_gives_images_with_labels_from_zero(root, test_mode):
+    dataset = build(root, pipeline=LOADING, test_mode=test_mode)
+    assert isinstance(dataset, LabelMapDataset) and len(dataset) == 4
+    assert dataset.metainfo["classes"] == ("red", "green", "blue") and len(dataset.metainfo["palette"]) == 3
+    sample = dataset[1]
+    in_file = np.asarray(Image.open(root / "annotations" / "training" / "001.png")).astype(int)
+    labels = sample["data_samples"].gt_sem_seg.data[0].numpy()
+    assert np.array_equal(labels, np.where(in_file == 0, 255, in_file - 1))
+    assert sample["inputs"].shape == (3, 96, 128)
+    info = dataset.get_data_info(0)
+    assert info["num_classes"] == 3 and info["reduce_zero_label"] is True
+
+
+def test_the_demo_data_set_fits(tmp_path):
+    demo = make_demo_dataset(tmp_path / "demo", num_train=2, num_val=1, image_size=64, progress=False)
+    dataset = build(demo.root, pipeline=LOADING)
+    assert len(dataset) == 2 and dataset.metainfo["classes"] == CLASS_NAMES
+    assert int(dataset[0]["data_samples"].gt_sem_seg.data.max()) <= 10
+
+
+def test_ade20k_s_own_sample_and_table_of_classes_fit(shared):
+    root = shared / "data" / "ade_sample"
+    folders = {"img_path": "images/validation", "seg_map_path": "annotations/validation"}
+    dataset = build(root, data_prefix=folders, pipeline=LOADING)
+    assert len(dataset) == 3 and len(dataset.metainfo["classes"]) == 150
+    own = [name.split(",")[0].split(";")[0] for name in dataset.metainfo["classes"]]
+    theirs = get_classes("ade20k")
+    assert sum(a.split()[0] == b.split()[0] for a, b in zip(own, theirs, strict=True)) > 140
+    assert own[:3] == list(theirs[:3])
+
+
+def test_images_of_all_suffixes_and_in_folders_are_found_in_order(root):
+    images, annotations = root / "images" / "training", root / "annotations" / "training"
+    (images / "000.jpg").rename(images / "000.JPEG")
+    Image.open(images / "001.jpg").save(images / "001.png")
+    (images / "001.jpg").unlink()
+    for folder, name in ((images, "003.jpg"), (annotations, "003.png")):
+        (folder / "more").mkdir()
+        (folder / name).rename(folder / "more" / name)
+    (annotations / "002.png").rename(annotations / "002.PNG")
+    (images / ".hidden.jpg").touch()
+    (images / "notes.txt").touch()
+    dataset = build(root, pipeline=LOADING)
+    names = [dataset.get_data_info(i)["img_path"].removeprefix(f"{images}/") for i in range(len(dataset))]
+    assert names == ["000.JPEG", "001.png", "002.jpg", "more/003.jpg"]
+    assert all(dataset[i]["data_samples"].gt_sem_seg is not None for i in range(4))
+
+
+def remove(*parts):
+    return lambda root: shutil.rmtree(root.joinpath(*parts))
+
+
+def remove_annotations(root):
+    for number in range(4):
+        (root / "annotations" / "training" / f"{number:03d}.png").unlink()
+
+
+def empty_images(root):
+    shutil.rmtree(root / "images" / "training")
+    (root / "images" / "training").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda root: shutil.rmtree(root), ["{root}", "is no folder"]),
+        (remove("images"), ["{root}/images/training", "not there"]),
+        (remove("annotations"), ["{root}/annotations/training", "not there"]),
+        (lambda root: (root / "classes.txt").unlink(), ["{root}", "classes.txt or objectInfo150.txt"]),
+        (empty_images, ["{root}/images/training", "has none", ".jpg"]),
+        (remove_annotations, ["4 of 4", "{root}/annotations/training", "000.jpg, 001.jpg, 002.jpg and 1 more"]),
+        (
+            lambda root: shutil.copy(root / "images/training/000.jpg", root / "images/training/000.jpeg"),
+            ["000.jpeg, 000.jpg", "{root}/images/training"],
+        ),
+    ],
+)
+def test_what_is_missing_is_named(root, damage, words):
+    damage(root)
+    with pytest.raises(DatasetError) as raised:
+        build(root)
+    assert all(word.format(root=root) in str(raised.value) for word in words), raised.value
+
+
+def test_the_folders_must_be_two(root):
+    with pytest.raises(DatasetError, match="data_prefix must be a dict of img_path and seg_map_path"):
+        build(root, data_prefix={"img_path": "images"})
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("a\nb\n", ("a", "b")),
+        ("# names\n\n  a  \n\n# more\nb c, d\n", ("a", "b c, d")),
+        ("\ufeffä\r\nb", ("ä", "b")),
+        ("Idx\tRatio\tName\n1\t0.1\twall\n2\t0.2\tsea, water\n", ("wall", "sea, water")),
+        ("one\ttab\nb\n", ("one\ttab", "b")),
+    ],
+)
+def test_class_files_are_read(tmp_path, text, names):
+    (tmp_path / "c.txt").write_bytes(text.encode())
+    assert read_classes(tmp_path / "c.txt") == names
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "must name 1 to 254 classes, got 0"),
+        (b"# nothing\n", "must name 1 to 254 classes, got 0"),
+        ("\n".join(map(str, range(255))).encode(), "must name 1 to 254 classes, got 255"),
+        (b"a\nb\na\n", "must name different classes, a are there repeatedly"),
+        (b"\xff\xfe\x00", "is no text in UTF-8"),
+        (None, "cannot be read: No such file"),
+    ],
+)
+def test_wrong_class_files_are_named(tmp_path, content, message):
+    file = tmp_path / "c.txt"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(DatasetError, match=message) as raised:
+        read_classes(file)
+    assert str(file) in str(raised.value)
+
+
+def test_classes_txt_comes_before_ade20k_s_table(tmp_path):
+    (tmp_path / "objectInfo150.txt").touch()
+    assert find_class_file(tmp_path).name == "objectInfo150.txt"
+    (tmp_path / "classes.txt").touch()
+    assert find_class_file(tmp_path).name == "classes.txt"
+
+
+def test_colours_differ_and_are_the_same_every_time():
+    assert make_palette(7) == make_palette(254)[:7]
+    assert len({tuple(colour) for colour in make_palette(254)}) == 254
+    assert min(min(colour) for colour in make_palette(254)) >= 0 and max(map(max, make_palette(254))) <= 255
+    distances = [np.abs(np.subtract(a, b)).max() for a, b in itertools.combinations(make_palette(20), 2)]
+    assert min(distances) > 40

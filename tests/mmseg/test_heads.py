@@ -1,0 +1,160 @@
+import pytest
+
+pytest.importorskip("mmseg")
+
+import torch
+from mmengine.structures import PixelData
+from mmseg.models.decode_heads import ASPPHead, FCNHead
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+from torch import nn
+from torch.nn import functional as F
+
+from resnest_backbones.mmseg.heads import PaperASPPHead, PaperFCNHead
+
+
+def stages(size: int = 12) -> list[torch.Tensor]:
+    """Features of four stages; heads look at the last."""
+    return [torch.zeros(0)] * 3 + [torch.randn(2, 32, size, size + 3, dtype=torch.float64)]
+
+
+def samples(size: tuple[int, int], classes: int) -> list[SegDataSample]:
+    labels = torch.randint(classes, (2, 1, *size))
+    labels[:, :, 0] = 255
+    return [SegDataSample(gt_sem_seg=PixelData(data=one)) for one in labels]
+
+
+def aspp_in_plain_pytorch(head: PaperASPPHead, x: torch.Tensor) -> torch.Tensor:
+    """PyTorch-Encoding's formula in functional form, in evaluation mode, on the head's own numbers."""
+
+    def layer(module, x, **conv):
+        x = F.conv2d(x, module.conv.weight, **conv)
+        norm = module.bn
+        return F.relu(F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias))
+
+    branches = [layer(head.aspp_modules[0], x)]
+    branches += [layer(head.aspp_modules[i], x, padding=rate, dilation=rate) for i, rate in enumerate((12, 24, 36), 1)]
+    pooled = layer(head.image_pool[1], x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:])
+    x = layer(head.project, torch.cat([*branches, pooled], 1))
+    x = layer(head.bottleneck, x, padding=1)
+    return F.conv2d(x, head.conv_seg.weight, head.conv_seg.bias)
+
+
+def test_aspp_is_pytorch_encodings_formula(fill_randomly):
+    head = fill_randomly(PaperASPPHead(32, num_classes=7, in_index=3)).eval()
+    features = stages(40)  # so that each rate reaches beyond its centre
+    got = head(features)
+    assert got.shape == (2, 7, 40, 43)
+    torch.testing.assert_close(got, aspp_in_plain_pytorch(head, features[3]), rtol=1e-12, atol=1e-12)
+
+
+def test_fcn_is_a_convolution_and_a_classifier(fill_randomly):
+    head = fill_randomly(PaperFCNHead(32, num_classes=7, in_index=3)).eval()
+    plain = nn.Sequential(
+        nn.Conv2d(32, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1), nn.Conv2d(8, 7, 1)
+    )
+    names = {"convs.0.conv.": "0.", "convs.0.bn.": "1.", "conv_seg.": "4."}
+    state = {new + key.removeprefix(old): value for key, value in head.state_dict().items()
+             for old, new in names.items() if key.startswith(old)}  # fmt: skip
+    plain.double().eval().load_state_dict(state)
+    features = stages()
+    torch.testing.assert_close(head(features), plain(features[3]), rtol=1e-12, atol=1e-12)
+
+
+def test_the_papers_widths_and_settings_are_the_defaults():
+    aspp, fcn = PaperASPPHead(2048, num_classes=150), PaperFCNHead(1024, num_classes=150)
+    assert (aspp.channels, fcn.channels) == (256, 256)
+    assert aspp.align_corners and fcn.align_corners
+    assert [m.conv.dilation[0] for m in aspp.aspp_modules] == [1, 12, 24, 36]
+    assert type(aspp.project_dropout) is nn.Dropout2d and aspp.project_dropout.p == 0.5
+    for head in (aspp, fcn):
+        assert type(head.dropout) is nn.Dropout and head.dropout.p == 0.1
+    without = PaperFCNHead(64, num_classes=3, dropout_ratio=0)
+    assert without.dropout is None
+
+
+def test_both_dropouts_act_in_training_and_as_they_should():
+    head = PaperASPPHead(32, num_classes=3, in_index=3, project_dropout=0.5, dropout_ratio=0.5).double().train()
+    seen = {}
+    for name in ("project_dropout", "dropout"):
+        head.get_submodule(name).register_forward_hook(
+            lambda _, inputs, output, name=name: seen.update({name: (inputs[0], output)})
+        )
+    head(stages(30))
+    for name, whole_channels in (("project_dropout", True), ("dropout", False)):
+        given, output = seen[name]
+        dropped = (output == 0) & (given != 0)
+        alive = (given != 0).any((2, 3))
+        share = dropped.sum((2, 3)) / (given != 0).sum((2, 3))
+        is_whole = bool(((share[alive] == 0) | (share[alive] == 1)).all())
+        assert is_whole is whole_channels, name
+
+
+@pytest.mark.parametrize("head", [PaperASPPHead, PaperFCNHead])
+def test_every_parameter_learns_through_mmsegmentations_loss(head):
+    net = head(32, num_classes=5, in_index=3).double().train()
+    losses = net.loss(stages(), samples((24, 30), 5), {})
+    assert set(losses) == {"loss_ce", "acc_seg"}
+    losses["loss_ce"].backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+
+
+@pytest.mark.parametrize("head", [PaperASPPHead, PaperFCNHead])
+def test_weights_are_drawn_as_pytorch_draws_them(head):
+    net = head(256, num_classes=150)
+    net.init_weights()
+    for conv in (m for m in net.modules() if isinstance(m, nn.Conv2d)):
+        bound = conv.weight[0].numel() ** -0.5
+        assert conv.weight.abs().max() <= bound  # neither MMCV's normal draw nor MMSegmentation's 0.01
+        assert conv.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
+    before = net.conv_seg.weight.clone()
+    net.init_weights()
+    assert torch.equal(net.conv_seg.weight, before)
+
+
+def test_an_init_cfg_is_followed():
+    net = PaperFCNHead(64, num_classes=5, init_cfg={"type": "Constant", "val": 3, "override": {"name": "conv_seg"}})
+    net.init_weights()
+    assert (net.conv_seg.weight == 3).all()
+
+
+@pytest.mark.parametrize("kind", ["PaperASPPHead", "PaperFCNHead"])
+def test_norms_and_the_rest_of_mmsegmentations_arguments_arrive(kind):
+    norm_cfg = {"type": "GN", "num_groups": 2}
+    head = MODELS.build(
+        {"type": kind, "in_channels": 32, "num_classes": 4, "norm_cfg": norm_cfg, "ignore_index": 7,
+         "loss_decode": {"type": "CrossEntropyLoss", "loss_weight": 0.2, "avg_non_ignore": True}}
+    )  # fmt: skip
+    assert any(isinstance(m, nn.GroupNorm) for m in head.modules())
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in head.modules())
+    assert head.ignore_index == 7
+    assert head.loss_decode.loss_weight == 0.2
+    assert norm_cfg == {"type": "GN", "num_groups": 2}
+
+
+def test_mmsegmentations_own_names_are_left_alone():
+    assert MODELS.get("ASPPHead") is ASPPHead
+    assert MODELS.get("FCNHead") is FCNHead
+
+
+@pytest.mark.parametrize(
+    ("head", "arguments", "message"),
+    [
+        (PaperASPPHead, {"in_channels": 0}, "in_channels must be a positive integer, got 0"),
+        (PaperASPPHead, {"channels": -1}, "channels must be a positive integer, got -1"),
+        (PaperASPPHead, {"dilations": 12}, "dilations must be a sequence of positive integers, got 12"),
+        (PaperASPPHead, {"dilations": ()}, "dilations must be a sequence"),
+        (PaperASPPHead, {"dilations": (1, 0)}, "each of dilations must be a positive integer, got 0"),
+        (PaperASPPHead, {"project_dropout": 1.0}, "project_dropout must be a number from 0 to below 1, got 1.0"),
+        (PaperFCNHead, {"dropout_ratio": "0.1"}, "dropout_ratio must be a number from 0 to below 1, got '0.1'"),
+        (PaperFCNHead, {"channels": True}, "channels must be a positive integer, got True"),
+    ],
+)
+def test_wrong_arguments_are_named(head, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        head(**{"in_channels": 32, "num_classes": 3, **arguments})
+
+
+def test_an_unknown_argument_is_refused():
+    with pytest.raises(TypeError, match="dilation_rates"):
+        PaperASPPHead(32, num_classes=3, dilation_rates=(1,))

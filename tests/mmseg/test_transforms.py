@@ -1,0 +1,285 @@
+import re
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mmseg")
+
+import numpy as np
+from mmcv.transforms import Compose
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import init_default_scope
+from mmseg.datasets.transforms import LoadAnnotations
+from mmseg.registry import MODELS, TRANSFORMS
+from PIL import Image
+
+import resnest_backbones.mmseg  # noqa: F401  (registers)
+from resnest_backbones.mmseg.transforms import LabelError, LoadCheckedAnnotations
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "mmseg"
+PAPER = [
+    CONFIGS / "ade20k" / "deeplabv3_resnest50-d8_4xb4-paper_ade20k-480x480.py",
+    CONFIGS / "pascal_context_59" / "deeplabv3_resnest50-d8_4xb4-paper_pascal_context_59-480x480.py",
+]
+CROP, LONG_SIDES = 480, range(260, 1041)
+
+
+def save(folder: Path, labels: object, name: str = "labels.png") -> str:
+    image = labels if isinstance(labels, Image.Image) else Image.fromarray(np.asarray(labels))
+    image.save(folder / name)
+    return str(folder / name)
+
+
+def info(file: str | None, *, reduce_zero_label: bool = False, **more) -> dict:
+    """What MMSegmentation's data sets hand to the pipeline."""
+    return {"img_path": "street.jpg", "seg_map_path": file, "label_map": None, "seg_fields": [],
+            "reduce_zero_label": reduce_zero_label, **more}  # fmt: skip
+
+
+def labels_of(*values: int, dtype: type = np.uint8) -> np.ndarray:
+    return np.array([values, values], dtype)
+
+
+# --- label maps
+
+
+@pytest.mark.parametrize("reduce_zero_label", [False, True])
+def test_good_label_maps_load_as_mmsegmentation_loads_them(tmp_path, reduce_zero_label):
+    last = 3 if reduce_zero_label else 2
+    file = save(tmp_path, labels_of(0, 1, 2, last, 255))
+    got, want = info(file, reduce_zero_label=reduce_zero_label), info(file, reduce_zero_label=reduce_zero_label)
+    LoadCheckedAnnotations(num_classes=3)(got)
+    LoadAnnotations()(want)
+    np.testing.assert_array_equal(got["gt_seg_map"], want["gt_seg_map"])
+    assert got["seg_fields"] == ["gt_seg_map"]
+    assert set(np.unique(got["gt_seg_map"])) <= {0, 1, 2, 255}
+
+
+def test_the_samples_of_ade20k_load(shared):
+    files = sorted((shared / "data" / "ade_sample" / "annotations").rglob("*.png"))
+    assert files
+    for file in files:
+        loaded = LoadCheckedAnnotations(num_classes=150)(info(str(file), reduce_zero_label=True))
+        assert loaded["gt_seg_map"].dtype == np.uint8
+        assert set(np.unique(loaded["gt_seg_map"])) <= {*range(150), 255}
+
+
+def test_palettes_and_deeper_files_are_welcome_as_long_as_the_labels_fit(tmp_path):
+    palette = Image.fromarray(labels_of(0, 2, 1))
+    palette.putpalette([9, 9, 9, 200, 0, 0, 0, 200, 0])
+    files = [
+        save(tmp_path, palette, "palette.png"),
+        save(tmp_path, labels_of(0, 2, 1, dtype=np.uint16), "sixteen_bits.png"),
+        save(tmp_path, labels_of(0, 2, 1, dtype=np.int32), "thirty_two_bits.tif"),
+    ]
+    assert Image.open(files[0]).mode == "P"
+    for file in files:
+        loaded = LoadCheckedAnnotations(num_classes=3)(info(file))
+        np.testing.assert_array_equal(loaded["gt_seg_map"], labels_of(0, 2, 1), err_msg=file)
+
+
+@pytest.mark.parametrize(
+    ("labels", "reduce_zero_label", "message"),
+    [
+        (labels_of(0, 2, 3, 255), False,
+         "must hold labels from 0 to 2 or 255 (3 classes; 255 is ignored), got 3 (2 pixels)"),
+        (labels_of(0, 3, 4, 254, 255), True,
+         "must hold labels from 0 to 3 or 255 (3 classes; 0 and 255 are ignored), got 4 (2 pixels), 254 (2 pixels)"),
+        # Cast to 8 bits, these would be 1, 255 and 255.
+        (labels_of(0, 257, dtype=np.uint16), False, "got 257 (2 pixels)"),
+        (labels_of(0, 65535, dtype=np.uint16), True, "got 65535 (2 pixels)"),
+        (labels_of(-1, 0, dtype=np.int32), False, "got -1 (2 pixels)"),
+        (labels_of(*range(3, 20)), False, "12 (2 pixels) and 7 more"),
+    ],
+    ids=["beyond", "beyond, reduced", "wraps to a class", "wraps to ignored", "negative", "many"],
+)  # fmt: skip
+def test_labels_without_a_class_are_refused_in_the_files_own_terms(tmp_path, labels, reduce_zero_label, message):
+    file = save(tmp_path, labels, "labels.tif")
+    with pytest.raises(LabelError) as error:
+        LoadCheckedAnnotations(num_classes=3)(info(file, reduce_zero_label=reduce_zero_label))
+    assert f"the label map {file} must hold" in str(error.value)
+    assert message in str(error.value)
+
+
+def test_colour_images_are_refused_by_name(tmp_path):
+    file = save(tmp_path, np.zeros((4, 5, 3), np.uint8), "colours.png")
+    with pytest.raises(LabelError, match=r"colours\.png must have one channel .* got a colour image of 3 channels"):
+        LoadCheckedAnnotations(num_classes=3)(info(file))
+
+
+def test_missing_and_broken_files_are_named(tmp_path):
+    load = LoadCheckedAnnotations(num_classes=3)
+    with pytest.raises(LabelError, match=re.escape(f"the label map {tmp_path / 'none.png'} does not exist")):
+        load(info(str(tmp_path / "none.png")))
+    whole = Path(save(tmp_path, np.zeros((64, 64), np.uint8), "cut.png"))
+    whole.write_bytes(whole.read_bytes()[:-30])
+    text = tmp_path / "text.png"
+    text.write_text("no image")
+    for file in (whole, text):
+        with pytest.raises(LabelError, match=re.escape(f"the label map {file} cannot be read as an image: ")):
+            load(info(str(file)))
+    with pytest.raises(LabelError, match=r"no label map for the image street\.jpg"):
+        load(info(None))
+
+
+def test_a_label_map_of_another_size_than_its_image_is_refused(tmp_path):
+    file = save(tmp_path, np.zeros((4, 5), np.uint8))
+    load = LoadCheckedAnnotations(num_classes=3)
+    assert load(info(file, ori_shape=(4, 5)))["gt_seg_map"].shape == (4, 5)
+    with pytest.raises(LabelError, match=r"labels\.png must be as large as its image street\.jpg.*\(5, 4\).*\(4, 5\)"):
+        load(info(file, ori_shape=(5, 4)))
+
+
+def test_the_data_set_knows_best_how_many_classes_there_are(tmp_path):
+    file = save(tmp_path, labels_of(0, 4))
+    LoadCheckedAnnotations(num_classes=3)(info(file, num_classes=5))
+    with pytest.raises(LabelError, match="from 0 to 1 or 255"):
+        LoadCheckedAnnotations(num_classes=150)(info(file, num_classes=2))
+    with pytest.raises(ValueError, match="num_classes must be given to LoadCheckedAnnotations"):
+        LoadCheckedAnnotations()(info(file))
+    for wrong in (0, 256, True, "3"):
+        with pytest.raises(ValueError, match=f"num_classes must be an integer from 1 to 255, got {wrong!r}"):
+            LoadCheckedAnnotations(num_classes=wrong)
+
+
+def test_configs_find_it_and_a_chosen_subset_of_classes_still_works(tmp_path):
+    load = TRANSFORMS.build({"type": "LoadCheckedAnnotations", "num_classes": 3, "backend_args": {"backend": "local"}})
+    loaded = load({**info(save(tmp_path, labels_of(0, 1, 2))), "label_map": {0: 255, 1: 0, 2: 1}})
+    np.testing.assert_array_equal(loaded["gt_seg_map"], labels_of(255, 0, 1))
+
+
+# --- the training augmentation of the paper, as the shipped configs have it
+
+
+@pytest.fixture(params=PAPER, ids=lambda file: file.parent.name)
+def config(request) -> Config:
+    init_default_scope("mmseg")
+    np.random.seed(0)  # what MMCV's transforms draw from
+    return Config.fromfile(request.param)
+
+
+def steps(config: Config, *names: str) -> Compose:
+    pipeline = config.train_dataloader.dataset.pipeline
+    return Compose([step for step in pipeline if step["type"] in names])
+
+
+def sample_of(height: int, width: int) -> dict:
+    """A random image, and labels that follow its brightness."""
+    image = np.random.default_rng(0).integers(1, 255, (height, width, 3), dtype=np.uint8)
+    return {"img": image, "gt_seg_map": image[..., 0] // 4, "seg_fields": ["gt_seg_map"]}
+
+
+def assert_uniform(draws: list[int], values: range) -> None:
+    """Every value was drawn, and no further from as often than five standard deviations of chi-square allow."""
+    counts = np.array([draws.count(value) for value in values])
+    assert counts.sum() == len(draws) and counts.min() > 0
+    expected, freedom = len(draws) / len(values), len(values) - 1
+    assert abs(((counts - expected) ** 2 / expected).sum() - freedom) < 5 * (2 * freedom) ** 0.5
+
+
+def test_the_steps_are_the_papers_in_its_order(config):
+    loading, *augmentation, packing = [step["type"] for step in config.train_dataloader.dataset.pipeline[1:]]
+    assert (loading, packing) == ("LoadCheckedAnnotations", "PackSegInputs")
+    assert augmentation == ["RandomFlip", "RandomResize", "Pad", "RandomCrop"]
+
+
+def test_half_of_the_images_are_mirrored_with_their_labels(config):
+    flip, given, mirrored = steps(config, "RandomFlip"), sample_of(4, 6), 0
+    for _ in range(2000):
+        got = flip(dict(given))
+        side = -1 if got["flip"] else 1
+        assert (got["img"] == given["img"][:, ::side]).all()
+        assert (got["gt_seg_map"] == given["gt_seg_map"][:, ::side]).all()
+        mirrored += got["flip"]
+    assert abs(mirrored - 1000) < 5 * 500**0.5
+
+
+def test_the_long_side_is_any_integer_from_260_to_1040_equally_often(config):
+    resize, given = steps(config, "RandomResize"), sample_of(400, 3)
+    draws = [max(resize(dict(given))["img"].shape) for _ in range(20_000)]
+    assert_uniform(draws, LONG_SIDES)
+
+
+@pytest.mark.parametrize("size", [(40, 53), (53, 40), (47, 47), (30, 61)])
+def test_the_aspect_is_kept_to_the_rounding_of_the_original(config, size):
+    resize = steps(config, "RandomResize")
+    long, short = max(size), min(size)
+    for _ in range(40):
+        shape = resize(sample_of(*size))["img"].shape[:2]
+        assert (shape[0] > shape[1]) == (size[0] > size[1])
+        exact = short * max(shape) / long
+        # MMCV multiplies in another order; that may decide otherwise where the exact side ends in .5, and nowhere else
+        assert min(shape) == int(exact + 0.5) or (exact % 1 == 0.5 and min(shape) == int(exact))
+
+
+def test_images_are_resized_bilinearly_with_antialiasing_and_labels_to_the_nearest(config):
+    resize = steps(config, "RandomResize")
+    sizes = set()
+    for _ in range(6):
+        given = sample_of(600, 811)
+        got = resize(dict(given))
+        size = got["img"].shape[1::-1]
+        pil = Image.fromarray(given["img"][..., ::-1]).resize(size, Image.Resampling.BILINEAR)  # RGB, as the original
+        np.testing.assert_array_equal(got["img"], np.asarray(pil)[..., ::-1])
+        nearest = Image.fromarray(given["gt_seg_map"]).resize(size, Image.Resampling.NEAREST)
+        np.testing.assert_array_equal(got["gt_seg_map"], np.asarray(nearest))
+        sizes.add(size[0] < 811)
+    assert sizes == {True, False}  # both directions were seen
+
+
+@pytest.mark.parametrize("size", [(300, 200), (100, 700), (700, 479), (480, 480), (500, 600)])
+def test_what_is_smaller_than_the_crop_gets_black_and_ignored_right_and_below(config, size):
+    given = sample_of(*size)
+    got = steps(config, "Pad")(dict(given))
+    height, width = size
+    assert got["img"].shape[:2] == got["gt_seg_map"].shape == (max(height, CROP), max(width, CROP))
+    np.testing.assert_array_equal(got["img"][:height, :width], given["img"])
+    np.testing.assert_array_equal(got["gt_seg_map"][:height, :width], given["gt_seg_map"])
+    for part in (np.s_[height:], np.s_[:, width:]):
+        assert (got["img"][part] == 0).all() and (got["gt_seg_map"][part] == 255).all()
+
+
+def test_crops_lie_anywhere_equally_often_and_image_and_labels_agree(config):
+    crop = steps(config, "RandomCrop")
+    rows, columns = np.mgrid[:486, :483].astype(np.int32)
+    given = {"img": np.stack([rows, columns, rows], -1), "gt_seg_map": rows * 1000 + columns,
+             "seg_fields": ["gt_seg_map"]}  # fmt: skip
+    draws = []
+    for _ in range(3000):
+        got = crop(dict(given))
+        assert got["img"].shape == (CROP, CROP, 3) and got["gt_seg_map"].shape == (CROP, CROP)
+        row, column, _ = got["img"][0, 0]
+        assert got["gt_seg_map"][0, 0] == row * 1000 + column
+        draws.append(row * 4 + column)
+    assert_uniform(draws, range(7 * 4))
+
+
+def test_a_crop_is_not_drawn_again_where_one_class_fills_it(config):
+    """The original takes what comes; MMSegmentation's own recipes redraw such crops."""
+    assert all(step.cat_max_ratio == 1 for step in steps(config, "RandomCrop").transforms)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (60, 200), (300, 100)])
+def test_batches_reach_the_network_at_the_crop_size_with_padding_that_was_black_before(config, tmp_path, size):
+    image = np.full((*size, 3), 128, np.uint8)
+    Image.fromarray(image).save(tmp_path / "image.png")
+    file = save(tmp_path, np.ones(size, np.uint8))
+    whole = Compose(config.train_dataloader.dataset.pipeline)
+    preprocess = MODELS.build(config.model.data_preprocessor)
+    seen = 0
+    for _ in range(8):
+        batch = pseudo_collate([whole({**info(file, reduce_zero_label=True), "img_path": str(tmp_path / "image.png")})
+                                for _ in range(2)])  # fmt: skip
+        data = preprocess(batch, True)
+        assert data["inputs"].shape == (2, 3, CROP, CROP)
+        for one, sample in zip(data["inputs"], data["data_samples"], strict=True):
+            assert tuple(sample.padding_size) == (0, 0, 0, 0)
+            labels = sample.gt_sem_seg.data[0]
+            assert set(labels.unique().tolist()) <= {0, 255}
+            for label, value in ((0, 128), (255, 0)):
+                pixels = one[:, labels == label]
+                want = ((value - preprocess.mean) / preprocess.std)[:, 0].expand_as(pixels)
+                np.testing.assert_allclose(pixels, want, atol=1e-5)
+                seen |= (pixels.numel() > 0) << (label == 255)
+    assert seen == 3  # both image and padding occurred
