@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from resnest_backbones.model_zoo import RECIPES
+from resnest_backbones.model_zoo import MULTI_SCALE, RECIPES, SEGMENTATION_RECIPES, SINGLE_SCALE, SegmentationRecipe
 from resnest_backbones.variants import VARIANTS, ResNeStSpec
 from resnest_backbones.weights import WEIGHTS
 
@@ -46,7 +46,34 @@ def detectron2_table() -> str:
     return "\n".join(rows) + "\n"
 
 
-TABLES: dict[str, Callable[[], str]] = {"variants": variants_table, "detectron2": detectron2_table}
+def _percent(value: float | None) -> str:
+    """As the sources print it; nothing where they give none."""
+    return "" if value is None else f"{value:g}"
+
+
+def _segmentation_row(recipe: SegmentationRecipe) -> str:
+    single = _percent(recipe.miou) if recipe.evaluation == SINGLE_SCALE else ""
+    multi = {SINGLE_SCALE: _percent(recipe.miou_ms), MULTI_SCALE: _percent(recipe.miou)}.get(
+        recipe.evaluation, f"{_percent(recipe.miou)} (scales {recipe.evaluation})"
+    )
+    return _row(f"`{recipe.name}`", single, multi, _percent(recipe.pix_acc), recipe.source)
+
+
+def mmseg_table() -> str:
+    """Every MMSegmentation recipe that has a published figure, with it."""
+    head = (
+        "recipe", "published mIoU, one scale (%)", "mIoU, several scales and flip (%)", "pixel accuracy, likewise (%)",
+        "source",
+    )  # fmt: skip
+    rows = [_row(*head), _row("---", *["---:"] * 3, "---"), *map(_segmentation_row, SEGMENTATION_RECIPES.values())]
+    return "\n".join(rows) + "\n"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "variants": variants_table,
+    "detectron2": detectron2_table,
+    "mmseg": mmseg_table,
+}
 
 
 def fill_tables(text: str) -> str:

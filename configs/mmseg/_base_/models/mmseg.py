@@ -1,0 +1,18 @@
+# What MMSegmentation's networks share: the auxiliary head on res4, and inference on the whole image.
+_base_ = "resnest.py"
+model = dict(
+    auxiliary_head=dict(
+        type="FCNHead",
+        in_channels=1024,
+        in_index=2,
+        channels=256,
+        num_convs=1,
+        concat_input=False,
+        dropout_ratio=0.1,
+        num_classes=19,
+        norm_cfg=_base_.norm_cfg,
+        align_corners=False,
+        loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=0.4),
+    ),
+    test_cfg=dict(mode="whole"),
+)
