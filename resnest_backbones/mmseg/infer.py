@@ -1,0 +1,253 @@
+"""What ``tools/infer_seg.py`` does: label maps of images, as files and drawn over the images, with a legend."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import mmcv
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.device import get_device
+from mmengine.registry import init_default_scope
+from mmengine.utils import track_iter_progress
+from mmseg.registry import DATASETS, MODELS
+from PIL import Image, ImageDraw, ImageFont
+from torch import nn
+
+from resnest_backbones.mmseg.checkpoint import load_segmentor
+from resnest_backbones.mmseg.datasets import IMAGE_SUFFIXES, find_class_file, make_palette, read_classes
+from resnest_backbones.mmseg.run_setup import ConfigError, check_fills, inner_datasets, type_name
+from resnest_backbones.mmseg.train import (
+    add_config_options,
+    check_arguments,
+    fit_heads,
+    load_config,
+    use_test_time_augmentation,
+)
+
+_FONT = str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
+_MIN_FONT, _MAX_FONT = 12, 40
+_MAX_NAME = 32  # letters of a class's name in the legend
+
+
+def build_infer_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Predict label maps, and draw them over the images.")
+    parser.add_argument("config", help="the config file")
+    parser.add_argument("checkpoint", help="the checkpoint file")
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE_OR_FOLDER", help=f"folders: all {', '.join(IMAGE_SUFFIXES)}"
+    )
+    parser.add_argument("--out-dir", required=True, metavar="DIR", help="gets drawn/NAME.png and label_maps/NAME.png")
+    parser.add_argument("--opacity", type=float, default=0.5, help="of the colours, 0 to 1 (default: %(default)s)")
+    parser.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
+    parser.add_argument("--tta", action="store_true", help="test-time augmentation: tta_model and tta_pipeline")
+    add_config_options(parser)
+    return parser
+
+
+def infer(args: argparse.Namespace) -> list[str]:
+    """Predict and draw as the options of ``build_infer_parser`` say.
+
+    Label maps are uint8 PNGs of the images' size in the convention of ADE20K's annotations: label n is the n-th class.
+
+    Returns:
+        What went wrong with single images, one message each; all others are done.
+
+    Raises:
+        ConfigError: an option or the config does not allow it; there are no images, or several of one name.
+        CheckpointError: the checkpoint is no such, or does not fill the model.
+        DatasetError: the class file is missing or wrong.
+    """
+    check_arguments(args)
+    if not 0 <= args.opacity <= 1:
+        raise ConfigError(f"--opacity must be from 0 to 1, got {args.opacity}")
+    files = find_images(args.images)
+    predict = Predictor(args)
+    folders = {name: Path(args.out_dir, name) for name in ("drawn", "label_maps")}
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    problems = []
+    for file in track_iter_progress(files):
+        try:
+            image = read_image(file)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        labels = predict(file)
+        Image.fromarray((labels + 1).astype(np.uint8)).save(folders["label_maps"] / f"{file.stem}.png")
+        drawn = draw_label_map(image, labels, predict.classes, predict.palette, opacity=args.opacity)
+        drawn.save(folders["drawn"] / f"{file.stem}.png")
+    print()  # the progress bar stays in its line
+    return problems
+
+
+def find_images(names: Sequence[str]) -> list[Path]:
+    """The files among the names, and the images in the folders among them.
+
+    Raises:
+        ConfigError: one is neither, there is no image, or two would have results of the same name.
+    """
+    files: list[Path] = []
+    for path in map(Path, names):
+        if path.is_dir():
+            files += sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise ConfigError(f"IMAGE_OR_FOLDER must be there, got {path}")
+    if not files:
+        raise ConfigError(f"IMAGE_OR_FOLDER must have images ({', '.join(IMAGE_SUFFIXES)}), got {', '.join(names)}")
+    first: dict[str, Path] = {}
+    for file in files:
+        if first.setdefault(file.stem, file) is not file:
+            raise ConfigError(f"the names of images must differ, got {first[file.stem]} and {file}")
+    return files
+
+
+def read_image(file: Path) -> np.ndarray:
+    """An image (H, W, 3), uint8 RGB, turned as MMCV's loader of the pipelines turns it.
+
+    Raises:
+        ValueError: it cannot be read; the message names it.
+    """
+    try:
+        image = mmcv.imread(str(file), channel_order="rgb")
+    except Exception as error:  # OpenCV has errors of its own for damaged files
+        raise ValueError(f"{file} cannot be read as an image: {error}") from error
+    if image is None:
+        raise ValueError(f"{file} cannot be read as an image")
+    return image
+
+
+class Predictor:
+    """A segmentor with its test pipeline, and the names and colours of its classes.
+
+    Attributes:
+        classes: names; index n is label n + 1 of the files.
+        palette: their colours, [R, G, B] in 0..255.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        cfg = load_config(args)
+        init_default_scope(cfg.get("default_scope", "mmseg"))
+        named = args.classes or (find_class_file(args.data_root) if args.data_root else None)
+        if named:
+            fit_heads(cfg, len(read_classes(named)))
+        if args.tta:
+            use_test_time_augmentation(cfg)
+        self._pipeline = Compose(_without_labels(inner_datasets(cfg.test_dataloader.dataset)[0].pipeline))
+        model = MODELS.build(cfg.model)
+        segmentor: nn.Module = model.module if args.tta else model
+        content = load_segmentor(segmentor, args.checkpoint)
+        check_fills(segmentor, content["state_dict"], args.checkpoint)
+        self._model = model.to(args.device or get_device()).eval()
+        self.classes, self.palette = _names_and_colours(named, cfg, content.get("meta", {}))
+        if len(self.classes) != segmentor.num_classes:
+            raise ConfigError(
+                f"the model has {segmentor.num_classes} classes, {len(self.classes)} are named: name a file of them by "
+                "--classes"
+            )
+
+    @torch.no_grad()
+    def __call__(self, file: Path) -> np.ndarray:
+        """The label map (H, W) of an image file; labels count from 0."""
+        sample = self._pipeline({"img_path": str(file)})
+        (result,) = self._model.test_step(pseudo_collate([sample]))
+        return result.pred_sem_seg.data.squeeze(0).cpu().numpy()
+
+
+def _without_labels(pipeline: Any) -> Any:
+    """A pipeline without the steps that load annotations, in branches of test-time augmentation too."""
+    if isinstance(pipeline, Mapping):
+        return {key: _without_labels(value) for key, value in pipeline.items()}
+    if isinstance(pipeline, list):
+        steps = [step for step in pipeline if not (isinstance(step, Mapping) and _loads_labels(step))]
+        return [left for step in steps if (left := _without_labels(step)) != []]
+    return pipeline
+
+
+def _loads_labels(step: Mapping[str, Any]) -> bool:
+    return type_name(step).startswith("Load") and type_name(step).endswith("Annotations")
+
+
+def _names_and_colours(
+    class_file: str | Path | None, cfg: Config, meta: Mapping[str, Any]
+) -> tuple[Sequence[str], Sequence[Sequence[int]]]:
+    """From the class file, else from the checkpoint, else from the config's data set."""
+    if class_file:
+        classes = read_classes(class_file)
+        return classes, make_palette(len(classes))
+    known = meta.get("dataset_meta") or {}
+    if not known.get("classes"):
+        dataset = inner_datasets(cfg.test_dataloader.dataset)[0]
+        known = {**DATASETS.get(dataset.type).METAINFO, **(dataset.get("metainfo") or {})}
+    if not known.get("classes"):
+        raise ConfigError("neither the checkpoint nor the config names the classes: name a file of them by --classes")
+    return known["classes"], known.get("palette") or make_palette(len(known["classes"]))
+
+
+# The pictures
+
+
+def draw_label_map(
+    image: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    palette: Sequence[Sequence[int]],
+    *,
+    opacity: float,
+) -> Image.Image:
+    """The colours of a label map over its image, and below a legend of the classes in it, the largest first.
+
+    Args:
+        image: (H, W, 3), uint8 RGB.
+        labels: (H, W), from 0; those beyond the classes are not coloured.
+        classes: names.
+        palette: their colours, [R, G, B] in 0..255.
+        opacity: of the colours, 0 to 1.
+    """
+    counts = np.bincount(labels.ravel(), minlength=len(classes))[: len(classes)]
+    colours = np.concatenate([np.asarray(palette, dtype=np.float64), np.zeros((256, 3))])[labels]
+    share = np.where(labels < len(classes), opacity, 0.0)[..., None]
+    mixed = Image.fromarray((image * (1 - share) + colours * share).round().astype(np.uint8))
+    present = [int(label) for label in np.argsort(-counts, kind="stable") if counts[label]]
+    entries = [
+        (f"{_shortened(classes[label])}  {100 * counts[label] / labels.size:.1f}%", tuple(palette[label]))
+        for label in present
+    ]
+    legend = _draw_legend(entries, mixed.width, _font_size(mixed))
+    picture = Image.new("RGB", (max(mixed.width, legend.width), mixed.height + legend.height), "white")
+    picture.paste(mixed)
+    picture.paste(legend, (0, mixed.height))
+    return picture
+
+
+def _font_size(image: Image.Image) -> int:
+    return min(max(max(image.size) // 45, _MIN_FONT), _MAX_FONT)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…"
+
+
+def _draw_legend(entries: Sequence[tuple[str, tuple[int, ...]]], width: int, size: int) -> Image.Image:
+    """Patches of colour with names beside them, in as many equal columns as fit into the width."""
+    font = ImageFont.truetype(_FONT, size)
+    row, gap = round(1.6 * size), round(0.5 * size)
+    column = max((int(font.getlength(text)) for text, _ in entries), default=0) + row + 3 * gap
+    columns = max(1, min(width // column, len(entries)))
+    rows = -(-len(entries) // columns)
+    legend = Image.new("RGB", (columns * column, rows * row + 2 * gap), "white")
+    draw = ImageDraw.Draw(legend)
+    for number, (text, colour) in enumerate(entries):
+        x, y = gap + number // rows * column, gap + number % rows * row
+        draw.rectangle((x, y + 2, x + row, y + row - 2), fill=colour, outline="black")
+        draw.text((x + row + gap, y + row / 2), text, fill="black", anchor="lm", font=font)
+    return legend

@@ -1,0 +1,132 @@
+"""``tools/infer_seg.py``: label maps of any images, as files and drawn with a legend."""
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmseg.registry import MODELS
+from PIL import Image
+
+from resnest_backbones.mmseg import infer
+from resnest_backbones.mmseg.datasets import make_palette
+from tests.helpers import run_tool
+from tests.mmseg.helpers import as_in_a_new_process, last_figures, make_label_map_dataset, run_here, write_config
+from tools import infer_seg, test_seg
+
+
+@pytest.fixture(scope="module")
+def own_data(tmp_path_factory):
+    return make_label_map_dataset(tmp_path_factory.mktemp("data") / "own", splits=["validation"])
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return write_config(tmp_path_factory.mktemp("config"), num_classes=3)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(config, tmp_path_factory):
+    """A network with random weights, whose norms are as if it had seen data; the file names its classes."""
+    file = tmp_path_factory.mktemp("checkpoint") / "random.pth"
+    torch.manual_seed(0)
+    with as_in_a_new_process():
+        infer.init_default_scope("mmseg")
+        model = MODELS.build(Config.fromfile(config).model)
+    meta = {"dataset_meta": {"classes": ("rot", "grün", "blau"), "palette": [[255, 0, 0], [0, 255, 0], [0, 0, 255]]}}
+    torch.save({"state_dict": model.state_dict(), "meta": meta}, file)
+    return file
+
+
+def read(file) -> np.ndarray:
+    return np.asarray(Image.open(file))
+
+
+def test_label_maps_are_those_that_the_test_evaluates(own_data, config, checkpoint, tmp_path):
+    images = own_data / "images" / "validation"
+    for tta in ([], ["--tta"]):
+        run_here(infer_seg.run, config, checkpoint, images, "--out-dir", tmp_path / "out", *tta)
+        arguments = ["--data-root", own_data, "--work-dir", tmp_path / "test", "--out", tmp_path / "maps"]
+        run_here(test_seg.run, config, checkpoint, *arguments, *tta)
+        assert last_figures(tmp_path / "test")["aAcc"] > 0
+        for number in range(4):
+            own, theirs = (read(tmp_path / f / f"{number:03d}.png") for f in ("out/label_maps", "maps"))
+            assert own.dtype == np.uint8 and own.shape == (96, 128)
+            assert np.array_equal(own, theirs) and set(np.unique(own)) <= {1, 2, 3}
+
+
+def test_the_drawing_mixes_colours_into_the_image_and_names_what_is_there():
+    image = np.full((100, 300, 3), 200, dtype=np.uint8)
+    labels = np.zeros((100, 300), dtype=int)
+    labels[:, 100:] = 2
+    labels[:, 250:] = 255  # no class
+    classes, palette = ["wall", "never seen", "a sea of a name that is far too long for any legend"], make_palette(3)
+    drawn = np.asarray(infer.draw_label_map(image, labels, classes, palette, opacity=0.25))
+    assert np.abs(drawn[50, 50] - (0.75 * 200 + 0.25 * np.array(palette[0]))).max() <= 0.5
+    assert np.abs(drawn[50, 200] - (0.75 * 200 + 0.25 * np.array(palette[2]))).max() <= 0.5
+    assert np.array_equal(drawn[50, 280], [200, 200, 200])
+    legend = drawn[100:]
+    colours = {tuple(pixel) for pixel in legend.reshape(-1, 3)}
+    assert tuple(palette[0]) in colours and tuple(palette[2]) in colours and tuple(palette[1]) not in colours
+    rows = [np.flatnonzero((legend == palette[label]).all(axis=2).any(axis=1))[0] for label in (2, 0)]
+    assert rows[0] < rows[1]  # the largest is first
+
+
+def test_names_and_colours_come_from_the_checkpoint_or_from_a_file(own_data, config, checkpoint, tmp_path):
+    image = own_data / "images" / "validation" / "000.jpg"
+    for number, more in enumerate(([], ["--data-root", own_data], ["--classes", own_data / "classes.txt"])):
+        options = ["--opacity", 1, "--device", "cpu", *more]
+        run_here(infer_seg.run, config, checkpoint, image, "--out-dir", tmp_path / str(number), *options)
+    pictures = [read(tmp_path / str(number) / "drawn" / "000.png") for number in range(3)]
+    labels = read(tmp_path / "0" / "label_maps" / "000.png")
+    assert np.array_equal(pictures[0][:96, :128], np.eye(3, dtype=np.uint8)[labels - 1] * 255)
+    assert np.array_equal(pictures[1], pictures[2])
+    assert np.array_equal(pictures[1][:96, :128], np.array(make_palette(3), dtype=np.uint8)[labels - 1])
+
+
+def test_odd_images_are_read_as_the_pipelines_read_them_and_broken_ones_are_named(config, checkpoint, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (70, 90, 4), dtype=np.uint8)
+    Image.fromarray(pixels[..., 0]).save(folder / "grey.png")
+    Image.fromarray(pixels).save(folder / "rgba.png")
+    turned = Image.fromarray(pixels[..., :3])
+    exif = turned.getexif()
+    exif[0x0112] = 6  # a quarter turn
+    turned.save(folder / "turned.jpg", exif=exif)
+    (folder / "broken.jpg").write_bytes(b"no image")
+    status, printed = run_tool("infer_seg", config, checkpoint, folder, "--out-dir", tmp_path / "out")
+    assert status == 1 and "Traceback" not in printed and "4/4" in printed  # the bar of progress
+    assert f"infer_seg.py: error: {folder / 'broken.jpg'} cannot be read as an image" in printed
+    shapes = {file.name: read(file).shape for file in (tmp_path / "out" / "label_maps").iterdir()}
+    assert shapes == {"grey.png": (70, 90), "rgba.png": (70, 90), "turned.png": (90, 70)}
+    assert len(list((tmp_path / "out" / "drawn").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{own}/nowhere.jpg"], "IMAGE_OR_FOLDER must be there, got {own}/nowhere.jpg"),
+        (["{own}"], "IMAGE_OR_FOLDER must have images"),
+        (["{own}/images/validation", "{own}/images/validation/001.jpg"], "the names of images must differ, got"),
+        (["{own}/images/validation", "--opacity", "1.5"], "--opacity must be from 0 to 1, got 1.5"),
+        (["{own}/images/validation", "--classes", "{own}/two.txt"], "does not fit the model of the config"),
+        (["{own}/images/validation", "--cfg-options", "tta_model=None", "--tta"], "--tta needs tta_model"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message, own_data, config, checkpoint, tmp_path):
+    (own_data / "two.txt").write_text("a\nb\n")
+    given = [argument.format(own=own_data) for argument in arguments]
+    with pytest.raises(SystemExit) as raised:
+        run_here(infer_seg.run, config, checkpoint, *given, "--out-dir", tmp_path / "out")
+    assert message.format(own=own_data) in raised.value.code and not (tmp_path / "out").exists()
+
+
+def test_a_config_that_names_no_classes_asks_for_a_file(config, own_data, checkpoint, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save({"state_dict": content["state_dict"]}, tmp_path / "bare.pth")
+    arguments = [tmp_path / "bare.pth", own_data / "images" / "validation", "--out-dir", tmp_path / "out"]
+    with pytest.raises(SystemExit, match="the model has 3 classes, 21 are named: name a file of them by --classes"):
+        run_here(infer_seg.run, config, *arguments)
+    options = ["--cfg-options", "test_dataloader.dataset.type=BaseSegDataset"]
+    with pytest.raises(SystemExit, match="neither the checkpoint nor the config names the classes"):
+        run_here(infer_seg.run, config, *arguments, *options)

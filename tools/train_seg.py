@@ -1,0 +1,28 @@
+#!/usr/bin/env python
+"""Train a segmentor: MMSegmentation's own command line, with a ResNeSt, a data set of your own, on any machine.
+
+python tools/train_seg.py configs/mmseg/ade20k/deeplabv3_resnest50-d8_4xb4-paper_ade20k-480x480.py
+torchrun --nproc-per-node 4 tools/train_seg.py CONFIG --launcher pytorch
+python tools/train_seg.py CONFIG --data-root my_data --cfg-options train_dataloader.batch_size=2
+python tools/train_seg.py CONFIG --resume
+"""
+
+from __future__ import annotations
+
+from resnest_backbones.mmseg.checkpoint import use_safe_loading
+from resnest_backbones.mmseg.run_setup import one_line_errors
+from resnest_backbones.mmseg.train import build_train_parser, check_arguments, train
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Parse the command line and train."""
+    parser = build_train_parser()
+    args = parser.parse_args(arguments)
+    with one_line_errors(parser.prog):
+        check_arguments(args)
+        use_safe_loading()
+        train(args)
+
+
+if __name__ == "__main__":
+    run()
