@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -38,6 +38,7 @@ __all__ = [
     "load_checkpoint",
     "read_checkpoint",
     "save_atomically",
+    "write_atomically",
 ]
 
 logger = logging.getLogger(__name__)
@@ -196,11 +197,16 @@ def _split_or_own(state: dict[str, Tensor], names: Collection[str]) -> tuple[str
 
 
 def save_atomically(content: Any, file: Path) -> None:
-    """``torch.save`` to a temporary name beside ``file``, then rename, so that ``file`` is never half-written."""
+    """``torch.save`` such that ``file`` is never half-written."""
+    write_atomically(file, lambda stream: torch.save(content, stream))
+
+
+def write_atomically(file: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write to a temporary name beside ``file``, then rename, so that ``file`` is never half-written."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}.partial")
     try:
         with open(temporary, "wb") as stream:
-            torch.save(content, stream)
+            write(stream)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, file)

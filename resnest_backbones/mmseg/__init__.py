@@ -22,6 +22,7 @@ if find_spec("mmseg") is not None:
     from resnest_backbones.mmseg.evaluation import PaperTTAModel
     from resnest_backbones.mmseg.heads import PaperASPPHead, PaperFCNHead
     from resnest_backbones.mmseg.preprocessor import ResNeStDataPreProcessor
+    from resnest_backbones.mmseg.resumable import make_resumable
     from resnest_backbones.mmseg.transforms import LoadCheckedAnnotations
 
     __all__ += [
@@ -31,4 +32,5 @@ if find_spec("mmseg") is not None:
         "PaperFCNHead",
         "PaperTTAModel",
         "ResNeStDataPreProcessor",
+        "make_resumable",
     ]

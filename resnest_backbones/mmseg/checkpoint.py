@@ -21,12 +21,13 @@ from torch import nn
 
 from resnest_backbones.array_pickle import History
 from resnest_backbones.checkpoint import CheckpointError, extract_state_dict, read_checkpoint
-from resnest_backbones.layouts import convert_state_dict
+from resnest_backbones.layouts import COUNTER, convert_state_dict, summarize_keys
 from resnest_backbones.mmseg.backbone import ResNeStBackbone
 from resnest_backbones.weights import SCHEME, fetch, get_record
 
 _OWN = "backbone."
 _DETECTRON2_FPN = "backbone.bottom_up."
+_AUXILIARY = "auxiliary_head."
 
 
 @CheckpointLoader.register_scheme(prefixes=SCHEME, force=True)
@@ -134,3 +135,51 @@ def _for_segmentor(content: Mapping[str, Any], backbone: ResNeStBackbone, file: 
         raise CheckpointError(f"{file}: {error}") from error
     print_log(f"{file}: renamed to MMSegmentation's names", logger="current")
     return state
+
+
+@HOOKS.register_module()
+class RequireWholeCheckpointHook(Hook):
+    """Refuses a checkpoint that does not fill the model; MMEngine would go on with random numbers in its place.
+
+    Auxiliary heads, which only training uses, and counters of batch norms may be absent.
+    """
+
+    priority = "LOWEST"  # after the hooks that rename what was loaded
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Compare names and shapes.
+
+        Raises:
+            CheckpointError: tensors are missing or have another shape; the message names the file.
+        """
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = getattr(model, "module", model)  # of a wrapper for test-time augmentation
+        check_fills(model, checkpoint.get("state_dict", checkpoint), str(runner._load_from))
+
+
+def check_fills(model: nn.Module, state_dict: Any, file: str) -> None:
+    """Check that a state dict has all that a segmentor needs for testing; a ``ResNeStBackbone`` checks its own part.
+
+    Raises:
+        CheckpointError: as in ``RequireWholeCheckpointHook``.
+    """
+    given = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    left_out = [_AUXILIARY]
+    if isinstance(getattr(model, "backbone", None), ResNeStBackbone):
+        left_out.append(_OWN)
+    wanted = {
+        key: value
+        for key, value in model.state_dict().items()
+        if not key.startswith(tuple(left_out)) and not key.endswith(COUNTER)
+    }
+    missing = [key for key in wanted if key not in given]
+    shapes = [
+        f"{key} is {tuple(given[key].shape)} in the file and {tuple(value.shape)} in the model"
+        for key, value in wanted.items()
+        if key in given and given[key].shape != value.shape
+    ]
+    if missing or shapes:
+        raise CheckpointError(
+            f"{file} does not fit the model of the config: {len(missing)} of its {len(wanted)} tensors are missing "
+            f"({summarize_keys(missing)}) and {len(shapes)} have another shape ({summarize_keys(shapes, 2)})"
+        )

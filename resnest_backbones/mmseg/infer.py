@@ -20,9 +20,9 @@ from mmseg.registry import DATASETS, MODELS
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
-from resnest_backbones.mmseg.checkpoint import load_segmentor
+from resnest_backbones.mmseg.checkpoint import check_fills, load_segmentor
 from resnest_backbones.mmseg.datasets import IMAGE_SUFFIXES, find_class_file, make_palette, read_classes
-from resnest_backbones.mmseg.run_setup import ConfigError, check_fills, inner_datasets, type_name
+from resnest_backbones.mmseg.run_setup import ConfigError, inner_datasets, type_name
 from resnest_backbones.mmseg.train import (
     add_config_options,
     check_arguments,

@@ -21,13 +21,12 @@ from torch import distributed
 
 from resnest_backbones.checkpoint import CheckpointError
 from resnest_backbones.mmseg.datasets import find_class_file, read_classes
+from resnest_backbones.mmseg.resumable import make_resumable, repair_last_checkpoint
 from resnest_backbones.mmseg.run_setup import (
     ConfigError,
     adapt_to_cpu,
     add_checkpoint_hook,
     inner_datasets,
-    make_resumable,
-    repair_last_checkpoint,
     require_whole_checkpoint,
     start_processes_on_cpu,
     type_name,
@@ -251,7 +250,7 @@ def _turn_on_drawing(cfg: Config, args: argparse.Namespace) -> None:
             "--show and --show-dir need a hook in the config: "
             "default_hooks = dict(..., visualization=dict(type='SegVisualizationHook'))"
         )
-    hook.draw = True
+    hook.draw, hook.interval = True, 1  # some releases would draw each fiftieth image only
     if args.show:
         hook.show = True
         hook.wait_time = args.wait_time

@@ -23,13 +23,14 @@ from PIL import Image
 
 from resnest_backbones.checkpoint import CheckpointError
 from resnest_backbones.mmseg import run_setup
-from resnest_backbones.mmseg.run_setup import (
+from resnest_backbones.mmseg.resumable import (
+    WHOLE_FILES,
     SeededIndex,
     derive_seed,
     make_resumable,
     repair_last_checkpoint,
-    start_processes_on_cpu,
 )
+from resnest_backbones.mmseg.run_setup import start_processes_on_cpu
 from resnest_backbones.mmseg.train import use_data_root
 from resnest_backbones.mmseg.transforms import LabelError
 from tests.helpers import ROOT, environment, run_tool, start_tool
@@ -153,6 +154,29 @@ def test_resumed_without_a_seed_it_takes_the_one_that_the_broken_run_drew(traine
     (tmp_path / "last_checkpoint").write_text("/elsewhere/iter_4.pth")  # as in a folder that was moved
     run_here(train_seg.run, config, "--data-root", own_data, "--work-dir", tmp_path, "--resume")
     assert_same_weights(trained / "iter_6.pth", tmp_path / "iter_6.pth")
+
+
+EPOCHS = """
+train_dataloader["sampler"] = dict(type="DefaultSampler", shuffle=True)
+param_scheduler = [dict(type="PolyLR", eta_min=0.0, power=0.9, begin=0, by_epoch=True, convert_to_iter_based=True)]
+train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=3, val_interval=3)
+default_hooks["checkpoint"] = dict(type="CheckpointHook", by_epoch=True, interval=1)
+log_processor = dict(by_epoch=True)
+"""
+
+
+def test_a_training_counted_in_epochs_goes_on_to_the_very_same_weights(own_data, tmp_path):
+    config = write_config(tmp_path, more=EPOCHS)
+    arguments = [config, "--data-root", own_data, "--cfg-options", "randomness.seed=3"]
+    run_here(train_seg.run, *arguments, "--work-dir", tmp_path / "whole")
+    (tmp_path / "broken").mkdir()
+    shutil.copy(tmp_path / "whole" / "epoch_2.pth", tmp_path / "broken")
+    (tmp_path / "broken" / "last_checkpoint").write_text(str(tmp_path / "broken" / "epoch_2.pth"))
+    workers = "train_dataloader.num_workers=2"
+    run_here(train_seg.run, *arguments, workers, "--work-dir", tmp_path / "broken", "--resume")
+    assert "resumed epoch: 2, iter: 12" in logged(tmp_path / "broken")
+    assert "other augmentations" not in logged(tmp_path / "broken")
+    assert_same_weights(tmp_path / "whole" / "epoch_3.pth", tmp_path / "broken" / "epoch_3.pth")
 
 
 def test_resume_goes_on_from_load_from_where_it_is_set_and_anew_where_there_is_nothing(
@@ -351,7 +375,7 @@ def test_a_launcher_without_its_environment_is_said_to_lack_it(monkeypatch):
 
 
 def test_a_write_that_is_broken_off_leaves_what_was_there(tmp_path):
-    backend = get_file_backend(backend_args={"backend": run_setup.WHOLE_FILES})
+    backend = get_file_backend(backend_args={"backend": WHOLE_FILES})
     backend.put(b"old", tmp_path / "a" / "file")
     with pytest.raises(TypeError):
         backend.put("no bytes", tmp_path / "a" / "file")
@@ -426,9 +450,9 @@ def test_seeds_are_those_of_their_numbers():
 
 def test_data_of_another_sampler_stays_as_it_is_and_that_is_said(config):
     cfg = Config.fromfile(config)
-    cfg.train_dataloader.sampler.type = "DefaultSampler"
+    cfg.train_dataloader.sampler.type = "ClassAwareSampler"
     before = cfg.train_dataloader.to_dict()
-    assert ["InfiniteSampler" in message for message in make_resumable(cfg)] == [True]
+    assert ["InfiniteSampler or DefaultSampler" in message for message in make_resumable(cfg)] == [True]
     assert cfg.train_dataloader.to_dict() == before
 
 
