@@ -4,8 +4,10 @@ import hashlib
 import http.server
 import json
 import os
+import re
 import subprocess
 import sys
+import textwrap
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -77,6 +79,13 @@ def run_tool(name: str, *arguments: object, timeout: float = 300) -> tuple[int, 
     finally:
         process.kill()
     return process.returncode, output
+
+
+def readme_block(beginning: str) -> str:
+    """The indented block of README.md that begins so."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    match = re.search(rf"^    {re.escape(beginning)}.*?(?=^\S)", text, re.MULTILINE | re.DOTALL)
+    return textwrap.dedent(match[0])
 
 
 @contextmanager

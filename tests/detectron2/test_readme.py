@@ -1,8 +1,5 @@
 """What README.md tells a user of Detectron2 to write."""
 
-import re
-import textwrap
-
 import pytest
 
 pytest.importorskip("detectron2")
@@ -10,21 +7,14 @@ pytest.importorskip("detectron2")
 from detectron2.modeling import build_model
 
 from resnest_backbones.detectron2 import ResNeSt
-from tests.helpers import ROOT
-
-
-def block(beginning: str) -> str:
-    """The indented block of README.md that begins so."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    match = re.search(rf"^    {re.escape(beginning)}.*?(?=^\S)", text, re.MULTILINE | re.DOTALL)
-    return textwrap.dedent(match[0])
+from tests.helpers import readme_block
 
 
 def test_the_lines_for_an_existing_project_make_a_detector(tmp_path, monkeypatch):
-    (tmp_path / "resnest.yaml").write_text(block("MODEL:"))
+    (tmp_path / "resnest.yaml").write_text(readme_block("MODEL:"))
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    exec(block("from detectron2 import model_zoo"), names)
+    exec(readme_block("from detectron2 import model_zoo"), names)
     cfg = names["cfg"]
     cfg.MODEL.DEVICE = "cpu"
     backbone = build_model(cfg).backbone
