@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import mmengine.registry
@@ -15,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from resnest_backbones import build, convert_state_dict, get_variant, list_variants
 from resnest_backbones.checkpoint import CheckpointError
 from resnest_backbones.mmseg import ResNeStBackbone
-from tests.helpers import publishing
+from tests.helpers import environment, publishing
 from tests.parity.test_goldens import GOLDEN, cases, read_golden
 
 STAGES = ("res2", "res3", "res4", "res5")
@@ -347,3 +349,17 @@ def test_golden_names_are_the_published_ones(shared):
     """The layouts above are made from the core's names; here are the original's own."""
     names = json.loads((GOLDEN / "official_resnest50.json").read_text())["state_dict"]
     assert set(convert_state_dict(build("resnest50", num_classes=1000).state_dict(), "official")) == set(names)
+
+
+def test_it_needs_no_mmsegmentation():
+    """MMDetection's and MMPretrain's users may not have it."""
+    code = (
+        "import sys; sys.modules['mmseg'] = None\n"
+        "import resnest_backbones.mmseg as plugin\n"
+        "from mmengine.registry import HOOKS, MODELS\n"
+        "backbone = MODELS.build(dict(type='ResNeStBackbone', name='resnest14'))\n"
+        "assert HOOKS.get('ResNeStCheckpointHook') is plugin.ResNeStCheckpointHook\n"
+        "assert not hasattr(plugin, 'PaperASPPHead')\n"
+        "assert not any(name.startswith('mmseg.') for name in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment())
