@@ -20,6 +20,7 @@ from mmseg.registry import DATASETS, MODELS
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
+from resnest_backbones.checkpoint import write_atomically
 from resnest_backbones.mmseg.checkpoint import check_fills, load_segmentor
 from resnest_backbones.mmseg.datasets import IMAGE_SUFFIXES, find_class_file, make_palette, read_classes
 from resnest_backbones.mmseg.run_setup import ConfigError, inner_datasets, type_name
@@ -81,11 +82,15 @@ def infer(args: argparse.Namespace) -> list[str]:
             problems.append(str(error))
             continue
         labels = predict(file)
-        Image.fromarray((labels + 1).astype(np.uint8)).save(folders["label_maps"] / f"{file.stem}.png")
         drawn = draw_label_map(image, labels, predict.classes, predict.palette, opacity=args.opacity)
-        drawn.save(folders["drawn"] / f"{file.stem}.png")
+        _save_png(drawn, folders["drawn"] / f"{file.stem}.png")
+        _save_png(Image.fromarray((labels + 1).astype(np.uint8)), folders["label_maps"] / f"{file.stem}.png")
     print()  # the progress bar stays in its line
     return problems
+
+
+def _save_png(image: Image.Image, file: Path) -> None:
+    write_atomically(file, lambda stream: image.save(stream, "PNG"))
 
 
 def find_images(names: Sequence[str]) -> list[Path]:
