@@ -13,6 +13,7 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -52,7 +53,9 @@ class _Array:
         self.made = _from_bytes(data, dtype).reshape(shape, order="F" if fortran else "C")
 
 
-def _from_bytes(data: Any, dtype: _Dtype) -> np.ndarray:
+def _from_bytes(data: Any, dtype: Any) -> np.ndarray:
+    if not isinstance(dtype, _Dtype) or not isinstance(data, (bytes, bytearray, str)):
+        raise pickle.UnpicklingError(f"{type(dtype).__name__} is neither an array nor a plain container")
     data = data.encode("latin1") if isinstance(data, str) else data  # a file of Python 2
     return np.frombuffer(bytearray(data), dtype.made)
 
@@ -132,16 +135,25 @@ _FOR_TORCH: list[Any] = [
 ]
 
 
+_ONE_AT_A_TIME = Lock()
+
+
 @contextmanager
 def arrays_in_tensor_files() -> Iterator[None]:
-    """Let ``torch.load(weights_only=True)`` read arrays and logs as stand-ins, which ``made`` then replaces."""
-    before = list(get_safe_globals())
-    add_safe_globals(_FOR_TORCH)
-    try:
-        yield
-    finally:
-        clear_safe_globals()
-        add_safe_globals(before)
+    """Let ``torch.load(weights_only=True)`` read arrays and logs as stand-ins, which ``made`` then replaces.
+
+    PyTorch's list of what may be read is one for the process: meanwhile it holds the stand-ins alone, since what a user
+    has added could be of the same name, and one thread waits for another.
+    """
+    with _ONE_AT_A_TIME:
+        before = list(get_safe_globals())
+        try:
+            clear_safe_globals()
+            add_safe_globals(_FOR_TORCH)
+            yield
+        finally:
+            clear_safe_globals()
+            add_safe_globals(before)
 
 
 class _Unpickler(pickle.Unpickler):

@@ -84,9 +84,16 @@ def _why_unreadable(path: Path, stream: BinaryIO, error: Exception) -> str:
     if named := re.search(r"GLOBAL (\S+)|(\S+) is neither an array", str(error)):
         what = named[1] or named[2]
         return f"{path} holds more than tensors and plain containers and is refused, as it could run code: {what}"
-    unsupported = re.search(r"Unsupported operand \d+", str(error))
-    reason = unsupported[0] if unsupported else str(error).strip().split("\n")[0] or type(error).__name__
+    reason = _reason(str(error).strip()) or type(error).__name__
     return f"{path} ({path.stat().st_size} bytes) is no checkpoint, or is cut short or damaged: {reason}"
+
+
+def _reason(message: str) -> str:
+    """What torch says of the file, without its advice."""
+    if "weights_only" not in message:
+        return message.split("\n")[0]
+    said = re.search(r"Unsupported operand \d+|(?<=WeightsUnpickler error: )[^\n]*", message)
+    return said[0].strip() if said else "it cannot be read safely"
 
 
 def extract_state_dict(content: Mapping[str, Any]) -> dict[str, Tensor]:

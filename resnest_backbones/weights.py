@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError, URLError
+from urllib.parse import urlparse
 
 import torch
 from filelock import FileLock
@@ -139,21 +140,45 @@ def fetch(record: WeightRecord, *, cache_dir: Path | str | None = None, progress
     return file
 
 
+def fetch_url(url: str, *, cache_dir: Path | str | None = None, progress: bool = True) -> Path:
+    """The path of a file of another project in the cache, downloaded where it is not there yet; it is not verified.
+
+    Raises:
+        WeightsError: the url names no file, or its server does not answer; the message names it.
+    """
+    name = Path(urlparse(url).path).name
+    if not name:
+        raise WeightsError(f"{url} names no file")
+    folder = default_cache_dir() if cache_dir is None else Path(cache_dir)
+    file = folder / name
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{file}.lock"):
+            if not file.exists():
+                logger.info("Downloading %s to %s", url, file)
+                _download_to(url, file, None, progress, f"Put the file at {file} yourself")
+    return file
+
+
 def _download(record: WeightRecord, file: Path, progress: bool) -> None:
     hint = (
         f"Put the file at {file} yourself, or name a mirror of the folder in the environment variable {MIRROR_VARIABLE}"
     )
+    _download_to(record.url, file, record.sha256_prefix, progress, hint)
+
+
+def _download_to(url: str, file: Path, sha256_prefix: str | None, progress: bool, hint: str) -> None:
     try:
         # Writes to a temporary file beside the final one, checks the hash, then renames; removes it on any error.
-        torch.hub.download_url_to_file(record.url, str(file), record.sha256_prefix, progress=progress)
+        torch.hub.download_url_to_file(url, str(file), sha256_prefix, progress=progress)
     except HTTPError as error:
-        raise WeightsError(f"{record.url} answered {error.code} {error.reason}. {hint}") from error
+        raise WeightsError(f"{url} answered {error.code} {error.reason}. {hint}") from error
     except (URLError, OSError, HTTPException, ValueError) as error:  # ValueError: a mirror that is no url
-        raise WeightsError(f"{record.url} could not be downloaded: {error!r}. {hint}") from error
+        raise WeightsError(f"{url} could not be downloaded: {error!r}. {hint}") from error
     except RuntimeError as error:
         if "invalid hash value" not in str(error):
             raise
         raise WeightsError(
-            f"{record.url} sent something else than the published file, or broke off: its sha256 does not begin with "
-            f"{record.sha256_prefix}. Nothing was kept. {hint}"
+            f"{url} sent something else than the published file, or broke off: its sha256 does not begin with "
+            f"{sha256_prefix}. Nothing was kept. {hint}"
         ) from error

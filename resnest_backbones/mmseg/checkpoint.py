@@ -23,8 +23,9 @@ from resnest_backbones.array_pickle import History
 from resnest_backbones.checkpoint import CheckpointError, extract_state_dict, read_checkpoint
 from resnest_backbones.layouts import COUNTER, convert_state_dict, summarize_keys
 from resnest_backbones.mmseg.backbone import ResNeStBackbone
-from resnest_backbones.weights import SCHEME, fetch, get_record
+from resnest_backbones.weights import SCHEME, fetch, fetch_url, get_record
 
+_WEB = ("http://", "https://")
 _OWN = "backbone."
 _DETECTRON2_FPN = "backbone.bottom_up."
 _AUXILIARY = "auxiliary_head."
@@ -65,13 +66,28 @@ def load_from_file(filename: str, map_location: Any = None) -> dict[str, Any]:
     return content
 
 
+def load_from_url(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """A checkpoint at a URL, downloaded into PyTorch Hub's cache where it is not there, and read as ``load_from_file``.
+
+    Args:
+        filename: a URL of HTTP or HTTPS.
+        map_location: ignored, as above.
+
+    Raises:
+        WeightsError: it could not be downloaded.
+        CheckpointError: as ``load_from_file``.
+    """
+    return load_from_file(str(fetch_url(filename)))
+
+
 def use_safe_loading() -> None:
     """Let this process read every checkpoint without running code that it may hold, whoever reads it.
 
-    MMEngine itself falls back to unpickling freely. For programs only: it replaces MMEngine's loader of local files and
-    sets PyTorch's own switch for all others.
+    MMEngine itself falls back to unpickling freely. For programs only: it replaces MMEngine's loaders of local files
+    and URLs, and sets PyTorch's own switch for all others.
     """
     CheckpointLoader.register_scheme(prefixes="", loader=load_from_file, force=True)
+    CheckpointLoader.register_scheme(prefixes=_WEB, loader=load_from_url, force=True)
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
 
 
@@ -96,8 +112,12 @@ class ResNeStCheckpointHook(Hook):
         model = getattr(model, "module", model)  # a wrapper for test-time augmentation has one
         backbone = getattr(model, "backbone", None)
         if isinstance(backbone, ResNeStBackbone):
-            file = runner._load_from or find_latest_checkpoint(runner.work_dir)
-            checkpoint["state_dict"] = _for_segmentor(checkpoint, backbone, str(file))
+            checkpoint["state_dict"] = _for_segmentor(checkpoint, backbone, _file_of(runner))
+
+
+def _file_of(runner: Runner) -> str:
+    """The checkpoint that a runner loads."""
+    return str(runner._load_from or find_latest_checkpoint(runner.work_dir))
 
 
 def load_segmentor(model: nn.Module, file: str) -> dict[str, Any]:
@@ -105,7 +125,7 @@ def load_segmentor(model: nn.Module, file: str) -> dict[str, Any]:
 
     Args:
         model: a segmentor; where its backbone is another than ``ResNeStBackbone``, nothing is renamed.
-        file: a path, or ``resnest://NAME``.
+        file: a path, a URL, or ``resnest://NAME``.
 
     Returns:
         The content of the file, with the state dict as it was loaded.
@@ -113,12 +133,20 @@ def load_segmentor(model: nn.Module, file: str) -> dict[str, Any]:
     Raises:
         CheckpointError: the file cannot be read, or is of another network; the message names it.
     """
-    content = load_from_resnest(file) if file.startswith(SCHEME) else load_from_file(file)
+    content = _read(file)
     backbone = getattr(model, "backbone", None)
     if isinstance(backbone, ResNeStBackbone):
         content["state_dict"] = _for_segmentor(content, backbone, file)
     load_state_dict(model, OrderedDict(content["state_dict"]), logger="current")
     return content
+
+
+def _read(file: str) -> dict[str, Any]:
+    if file.startswith(SCHEME):
+        return load_from_resnest(file)
+    if file.startswith(_WEB):
+        return load_from_url(file)
+    return CheckpointLoader.load_checkpoint(file) if "://" in file else load_from_file(file)
 
 
 def _for_segmentor(content: Mapping[str, Any], backbone: ResNeStBackbone, file: str) -> dict[str, Any]:
@@ -154,7 +182,7 @@ class RequireWholeCheckpointHook(Hook):
         """
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         model = getattr(model, "module", model)  # of a wrapper for test-time augmentation
-        check_fills(model, checkpoint.get("state_dict", checkpoint), str(runner._load_from))
+        check_fills(model, checkpoint.get("state_dict", checkpoint), _file_of(runner))
 
 
 def check_fills(model: nn.Module, state_dict: Any, file: str) -> None:

@@ -145,6 +145,7 @@ class LabelMapDataset(BaseSegDataset):
             lazy_init=lazy_init,
             max_refetch=max_refetch,
         )
+        self.METAINFO = dict(self.metainfo)  # where some tools of MMSegmentation look for classes and colours
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """Pair images and annotations, sorted by name.

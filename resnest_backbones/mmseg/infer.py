@@ -125,7 +125,7 @@ def read_image(file: Path) -> np.ndarray:
     try:
         image = mmcv.imread(str(file), channel_order="rgb")
     except Exception as error:  # OpenCV has errors of its own for damaged files
-        raise ValueError(f"{file} cannot be read as an image: {error}") from error
+        raise ValueError(f"{file} cannot be read as an image") from error
     if image is None:
         raise ValueError(f"{file} cannot be read as an image")
     return image

@@ -20,7 +20,7 @@ from mmengine.dist import get_rank, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from resnest_backbones.checkpoint import CheckpointError, write_atomically
 from resnest_backbones.mmseg.run_setup import add_hook, type_name
@@ -47,7 +47,7 @@ class WholeFileBackend(LocalBackend):
 
 @HOOKS.register_module()
 class WholeCheckpointHook(CheckpointHook):
-    """MMEngine's hook, which removes an outdated checkpoint before it writes the new one; here it is done after."""
+    """MMEngine's hook, which removes an outdated checkpoint, and the best, before it writes the new one; here after."""
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
         outdated = None
@@ -58,6 +58,33 @@ class WholeCheckpointHook(CheckpointHook):
         super()._save_checkpoint_with_step(runner, step, meta)
         if outdated is not None and is_main_process() and self.file_backend.isfile(outdated):
             self.file_backend.remove(outdated)
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
+        backend: Any = vars(self)["file_backend"]
+        later = self.file_backend = _RemovesLater(backend)
+        try:
+            super()._save_best_checkpoint(runner, metrics)
+        finally:
+            self.file_backend = backend
+        state = vars(self)  # which of the two there is depends on save_best
+        best = (state.get("best_ckpt_path"), *state.get("best_ckpt_path_dict", {}).values())
+        for path in later.paths:
+            if path not in best:
+                backend.remove(path)
+
+
+class _RemovesLater:
+    """A file backend that only notes which files to remove."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self.paths: list[str] = []
+
+    def remove(self, path: str) -> None:
+        self.paths.append(path)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
 
 
 def repair_last_checkpoint(work_dir: str | Path) -> Path | None:
@@ -154,6 +181,11 @@ class SeededDataset:
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
 
     @property
+    def METAINFO(self) -> dict[str, Any]:
+        """As ``metainfo``; some tools of MMSegmentation ask for it by this name."""
+        return self.dataset.metainfo
+
+    @property
     def metainfo(self) -> dict[str, Any]:
         """Classes, palette and so on."""
         return self.dataset.metainfo
@@ -182,6 +214,22 @@ class SeedIterationsHook(Hook):
         _seed_all(derive_seed(runner.seed, get_rank(), runner.iter))
 
 
+@HOOKS.register_module()
+class ValidateAfterResumeHook(Hook):
+    """Validates first where the checkpoint to go on from was due for it: the break may have come before or in that."""
+
+    priority = "LOWEST"  # after the hook of checkpoints, which keeps the best
+
+    def before_train(self, runner: Runner) -> None:
+        """Called before the first iteration."""
+        loop = runner.train_loop
+        by_epoch = isinstance(loop, EpochBasedTrainLoop)
+        done, last = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
+        due = done >= loop.val_begin and (done % loop.val_interval == 0 or done == last)
+        if runner._resume and done and due and runner.val_loop is not None:
+            runner.val_loop.run()
+
+
 def make_resumable(cfg: Config) -> list[str]:
     """Let a training that is broken off and resumed end as if it had not been, and leave only whole checkpoints.
 
@@ -196,11 +244,14 @@ def make_resumable(cfg: Config) -> list[str]:
         if not hook.get("backend_args") and not hook.get("file_client_args"):
             hook.backend_args = {"backend": WHOLE_FILES}
     add_hook(cfg, "SeedIterationsHook")
+    add_hook(cfg, "ValidateAfterResumeHook")
     loader = cfg.train_dataloader
     sampler = type_name(loader.get("sampler", {}))
     if sampler in _SEEDED and not loader.get("batch_sampler"):
         loader.sampler.type = _SEEDED[sampler]
         loader.dataset = {"type": "SeededDataset", "dataset": loader.dataset}
+    elif loader.get("batch_sampler"):
+        return ["A resumed training will see other augmentations: there is a batch_sampler, which cannot be seeded"]
     elif sampler not in _SEEDED.values():
         return [f"A resumed training will see other augmentations: the sampler must be of {' or '.join(_SEEDED)}"]
     return []

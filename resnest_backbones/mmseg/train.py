@@ -145,6 +145,7 @@ def train(args: argparse.Namespace) -> None:
         _check_file("load_from", cfg.load_from)
     if cfg.resume:
         _take_seed_of_broken_run(cfg)
+        require_whole_checkpoint(cfg)
     messages = [*adapt_to_cpu(cfg), *make_resumable(cfg)]
     _set_local_rank(args)
     start_processes_on_cpu(cfg.launcher)
@@ -182,12 +183,22 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     runner = Runner.from_cfg(cfg)
     for message in messages:
         runner.logger.warning(message)
+    if args.out is not None:
+        _check_names_differ(runner.test_loop.dataloader.dataset)
     figures = runner.test()
     if is_main_process() and figures:
         order = sorted(figures, key=lambda name: not name.endswith("mIoU"))  # the main figure first, else as they come
         print(", ".join(f"{name} {figures[name]:.2f}" for name in order), flush=True)
     _end_processes()
     return figures
+
+
+def _check_names_differ(dataset: Any) -> None:
+    """MMSegmentation names the label maps that it writes by their images alone, without folders."""
+    first: dict[str, str] = {}
+    for image in (dataset.get_data_info(i)["img_path"] for i in range(len(dataset))):
+        if first.setdefault(Path(image).stem, image) != image:
+            raise ConfigError(f"--out needs images of different names, got {first[Path(image).stem]} and {image}")
 
 
 def load_config(args: argparse.Namespace) -> Config:

@@ -47,6 +47,17 @@ class LoadCheckedAnnotations(LoadAnnotations):
             _check_num_classes(num_classes)
         self.num_classes = num_classes
 
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Add ``gt_seg_map`` to a data info of a data set; an image that is of none, in inference, stays as it is.
+
+        MMSegmentation's inference takes its own ``LoadAnnotations`` out of a test pipeline, by name.
+
+        Raises:
+            LabelError, ValueError: as ``_load_seg_map``.
+        """
+        of_a_dataset = "seg_fields" in results or "seg_map_path" in results
+        return super().transform(results) if of_a_dataset else results
+
     def _load_seg_map(self, results: dict[str, Any]) -> None:
         """Add ``gt_seg_map``, (H, W) in uint8, to a data info that has ``seg_map_path``.
 

@@ -3,6 +3,7 @@
 import os
 import re
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +21,8 @@ from resnest_backbones import build, convert_state_dict, load_checkpoint
 from resnest_backbones.checkpoint import CheckpointError, read_checkpoint
 from resnest_backbones.mmseg import ResNeStCheckpointHook, load_segmentor, use_safe_loading
 from resnest_backbones.mmseg.checkpoint import load_from_file
+from resnest_backbones.weights import WeightsError
+from tests.helpers import publishing
 
 NORM = {"type": "BN", "requires_grad": True}
 
@@ -149,12 +152,68 @@ def test_getattr_in_a_file_reaches_nothing(tmp_path):
 
 
 def test_pytorchs_own_list_of_safe_globals_stays_as_it_was(source, tmp_path):
-    before = list(torch.serialization.get_safe_globals())
+    before = set(torch.serialization.get_safe_globals())
     torch.save(training_checkpoint(source), tmp_path / "iter_4.pth")
     load_from_file(str(tmp_path / "iter_4.pth"))
     with pytest.raises(CheckpointError):
         load_from_file(str(tmp_path / "nowhere.pth"))
-    assert torch.serialization.get_safe_globals() == before
+    assert set(torch.serialization.get_safe_globals()) == before
+
+
+def test_what_a_user_has_allowed_pytorch_to_read_does_not_stand_in_the_way(source, tmp_path):
+    torch.save(training_checkpoint(source), tmp_path / "iter_4.pth")
+    core = np._core if hasattr(np, "_core") else np.core
+    before = list(torch.serialization.get_safe_globals())
+    torch.serialization.add_safe_globals([HistoryBuffer, core.multiarray._reconstruct, np.ndarray, np.dtype, getattr])
+    try:
+        got = load_from_file(str(tmp_path / "iter_4.pth"))
+        assert len(torch.serialization.get_safe_globals()) == len({*before, HistoryBuffer, np.ndarray, np.dtype}) + 2
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+    assert got["message_hub"]["log_scalars"]["train/loss"].data[0].shape == (4,)
+
+
+def test_several_threads_read_at_once(tmp_path):
+    torch.save({"x": np.arange(3), "state_dict": {}}, tmp_path / "file.pth")
+    before = set(torch.serialization.get_safe_globals())
+    with ThreadPoolExecutor(8) as threads:
+        read = [*threads.map(read_checkpoint, [tmp_path / "file.pth"] * 80)]
+    assert all(np.array_equal(content["x"], np.arange(3)) for content in read)
+    assert set(torch.serialization.get_safe_globals()) == before
+
+
+def test_pytorchs_advice_to_switch_the_safety_off_is_not_passed_on(tmp_path):
+    class CallsWhatItReached:
+        def __reduce__(self):
+            return _Reached(), ()
+
+    class _Reached:
+        def __call__(self):
+            """Never called: only its pickle is."""
+
+        def __reduce__(self):
+            return getattr, (HistoryBuffer, "__init__")
+
+    torch.save({"x": CallsWhatItReached()}, tmp_path / "bad.pth")
+    with pytest.raises(CheckpointError, match=r"bad\.pth") as error:
+        read_checkpoint(tmp_path / "bad.pth")
+    assert "weights_only" not in str(error.value) and "likely succeed" not in str(error.value)
+
+
+def test_a_segmentor_at_a_url_loads(source, tmp_path, monkeypatch, safe_loading):
+    with publishing("resnest50", {"state_dict": dict(source.state_dict())}, tmp_path, monkeypatch) as server:
+        url = f"{server.record.base_url}/iter_4.pth"
+        for _ in range(2):
+            model = segmentor()
+            load_segmentor(model, url)
+            assert_same(model, source)
+        assert CheckpointLoader.load_checkpoint(url)["state_dict"].keys() == source.state_dict().keys()
+        assert server.requests == ["/iter_4.pth"]
+    with pytest.raises(WeightsError, match=r"no_such_server.* could not be downloaded.*Put the file at"):
+        load_segmentor(segmentor(), "http://no_such_server.invalid/other.pth")
+    with pytest.raises(WeightsError, match="http://127.0.0.1/ names no file"):
+        load_segmentor(segmentor(), "http://127.0.0.1/")
 
 
 @pytest.fixture

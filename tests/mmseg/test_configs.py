@@ -374,3 +374,24 @@ def test_the_cityscapes_row_of_the_original_has_mmsegmentations_settings():
     large = resolved("deeplabv3plus_resnest200-d8_4xb2-80k_cityscapes-512x1024")
     small = resolved("deeplabv3plus_resnest101-d8_4xb2-80k_cityscapes-512x1024")
     assert comparable(large) == comparable(small)
+
+
+@pytest.mark.parametrize("name", [name for name in PAPER if "resnet" in name])
+def test_a_baseline_is_dilated_as_the_original(name):
+    """The first block of a dilated stage keeps the dilation of the stage before it."""
+    with torch.device("meta"):
+        backbone = MODELS.build(resolved(name).model.backbone)
+    for stage, first, rest in ((backbone.layer3, 1, 2), (backbone.layer4, 2, 4)):
+        dilations = [block.conv2.dilation for block in stage]
+        assert dilations == [(first, first)] + [(rest, rest)] * (len(stage) - 1)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_loss_is_the_mean_over_the_labelled_pixels(name):
+    model = resolved(name).model
+    for head, weight in ((model.decode_head, 1.0), (model.auxiliary_head, 0.2)):
+        loss = MODELS.build(head.loss_decode)
+        logits, labels = torch.randn(2, head.num_classes, 4, 4), torch.randint(0, head.num_classes, (2, 4, 4))
+        labels[0] = 255
+        expected = weight * torch.nn.functional.cross_entropy(logits, labels, ignore_index=255)
+        torch.testing.assert_close(loss(logits, labels, ignore_index=255), expected)

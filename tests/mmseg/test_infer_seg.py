@@ -1,13 +1,18 @@
 """``tools/infer_seg.py``: label maps of any images, as files and drawn with a legend."""
 
+import shutil
+from pathlib import Path
+
+import mmcv
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmseg.apis import MMSegInferencer, inference_model, init_model
 from mmseg.registry import MODELS
 from PIL import Image
 
-from resnest_backbones.mmseg import infer
+from resnest_backbones.mmseg import infer, use_safe_loading
 from resnest_backbones.mmseg.datasets import make_palette
 from tests.helpers import run_tool
 from tests.mmseg.helpers import as_in_a_new_process, last_figures, make_label_map_dataset, run_here, write_config
@@ -52,6 +57,34 @@ def test_label_maps_are_those_that_the_test_evaluates(own_data, config, checkpoi
             own, theirs = (read(tmp_path / f / f"{number:03d}.png") for f in ("out/label_maps", "maps"))
             assert own.dtype == np.uint8 and own.shape == (96, 128)
             assert np.array_equal(own, theirs) and set(np.unique(own)) <= {1, 2, 3}
+
+
+def test_images_of_one_name_in_two_folders_are_not_written_over_each_other(own_data, config, checkpoint, tmp_path):
+    for kind in ("images", "annotations"):
+        for folder in ("a", "b"):
+            shutil.copytree(own_data / kind / "validation", tmp_path / "data" / kind / "validation" / folder)
+    shutil.copy(own_data / "classes.txt", tmp_path / "data")
+    arguments = [config, checkpoint, "--data-root", tmp_path / "data", "--work-dir", tmp_path / "test"]
+    with pytest.raises(SystemExit, match=r"--out needs images of different names, got .*a/000.jpg and .*b/000.jpg"):
+        run_here(test_seg.run, *arguments, "--out", tmp_path / "maps")
+    assert not (tmp_path / "maps").exists() or not [*(tmp_path / "maps").iterdir()]
+
+
+@pytest.mark.parametrize("as_array", [False, True])
+def test_mmsegmentations_own_inference_takes_the_configs(as_array, own_data, config, checkpoint):
+    text = Path(config).read_text().replace('type="LoadAnnotations"', 'type="LoadCheckedAnnotations", num_classes=3')
+    checked = Path(config).with_name("checked.py")
+    checked.write_text(text)
+    file = str(own_data / "images" / "validation" / "000.jpg")
+    image = mmcv.imread(file) if as_array else file
+    with as_in_a_new_process():
+        use_safe_loading()
+        model = init_model(str(checked), str(checkpoint), device="cpu")
+        assert "LoadCheckedAnnotations" in str(model.cfg.test_pipeline)
+        predicted = inference_model(model, image).pred_sem_seg.data
+        assert predicted.shape == (1, 96, 128)
+        inferencer = MMSegInferencer(str(checked), str(checkpoint), device="cpu")
+        assert np.array_equal(inferencer(image, show=False)["predictions"], predicted[0])
 
 
 def test_the_drawing_mixes_colours_into_the_image_and_names_what_is_there():

@@ -2,12 +2,14 @@
 
 import os
 import pickle
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import mmseg
 import numpy as np
@@ -26,6 +28,7 @@ from resnest_backbones.mmseg import run_setup
 from resnest_backbones.mmseg.resumable import (
     WHOLE_FILES,
     SeededIndex,
+    SeedIterationsHook,
     derive_seed,
     make_resumable,
     repair_last_checkpoint,
@@ -165,6 +168,23 @@ log_processor = dict(by_epoch=True)
 """
 
 
+def test_a_validation_that_the_break_may_have_cut_off_is_made_first(trained, own_data, config, tmp_path):
+    shutil.copy(trained / "iter_6.pth", tmp_path)
+    (tmp_path / "last_checkpoint").write_text(str(tmp_path / "iter_6.pth"))
+    run_here(train_seg.run, config, "--data-root", own_data, "--work-dir", tmp_path, "--resume")
+    assert last_figures(tmp_path) == last_figures(trained)
+    assert "Iter(train)" not in logged(tmp_path)
+
+
+def test_a_training_of_other_classes_is_not_gone_on_with(trained, own_data, tmp_path):
+    shutil.copytree(own_data, tmp_path / "data")
+    (tmp_path / "data" / "classes.txt").write_text("red\ngreen\nblue\nblack\n")
+    shutil.copy(trained / "iter_6.pth", tmp_path)
+    (tmp_path / "last_checkpoint").write_text(str(tmp_path / "iter_6.pth"))
+    arguments = [write_config(tmp_path), "--data-root", tmp_path / "data", "--work-dir", tmp_path]
+    assert "iter_6.pth does not fit the model" in fails(train_seg.run, *arguments, "--resume")
+
+
 def test_a_training_counted_in_epochs_goes_on_to_the_very_same_weights(own_data, tmp_path):
     config = write_config(tmp_path, more=EPOCHS)
     arguments = [config, "--data-root", own_data, "--cfg-options", "randomness.seed=3"]
@@ -196,7 +216,11 @@ def test_the_dumped_config_runs_by_itself_and_says_the_same(trained, tmp_path):
     run_here(train_seg.run, dumped, "--work-dir", tmp_path, *one)
     cfg = Config.fromfile(tmp_path / dumped.name)
     assert cfg.train_dataloader.dataset.dataset.type == "RepeatDataset"
-    assert [hook.type for hook in cfg.custom_hooks] == ["ResNeStCheckpointHook", "SeedIterationsHook"]
+    assert [hook.type for hook in cfg.custom_hooks] == [
+        "ResNeStCheckpointHook",
+        "SeedIterationsHook",
+        "ValidateAfterResumeHook",
+    ]
 
 
 @needs_no_gpu
@@ -399,6 +423,41 @@ def test_an_outdated_checkpoint_stays_until_the_new_one_is_whole(own_data, tmp_p
     assert (work_dir / "last_checkpoint").read_text() == str(work_dir / "iter_2.pth")
 
 
+@HOOKS.register_module()
+class BreakOffWhileSavingTheSecondBestHook(Hook):
+    saved = 0
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if self.saved:
+            runner.message_hub.update_info("best_score", -1.0)  # so that the next one is better
+
+    def before_save_checkpoint(self, runner, checkpoint):
+        self.saved += "optimizer" not in checkpoint  # the best has none
+        if self.saved == 2:
+            raise KeyboardInterrupt
+
+
+def test_the_best_checkpoint_stays_until_the_new_one_is_whole(own_data, tmp_path):
+    more = (
+        "custom_hooks = [dict(type='BreakOffWhileSavingTheSecondBestHook')]\ntrain_cfg['val_interval'] = 1\n"
+        "default_hooks['checkpoint'].update(save_best='mIoU', rule='greater', interval=100)\n"
+    )
+    config, work_dir = write_config(tmp_path, more=more), tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run_here(train_seg.run, config, "--data-root", own_data, "--work-dir", work_dir)
+    assert len([*work_dir.glob("best_mIoU_*.pth")]) == 1
+
+
+def test_only_the_newest_best_checkpoint_is_kept(own_data, tmp_path):
+    more = (
+        "train_cfg.update(val_interval=1, max_iters=4)\n"
+        "default_hooks['checkpoint'].update(save_best='mIoU', rule='greater', interval=100)\n"
+    )
+    work_dir = tmp_path / "run"
+    run_here(train_seg.run, write_config(tmp_path, more=more), "--data-root", own_data, "--work-dir", work_dir)
+    assert len([*work_dir.glob("best_mIoU_*.pth")]) == 1
+
+
 def test_last_checkpoint_is_made_to_name_a_file_that_is_there(tmp_path):
     pointer = tmp_path / "last_checkpoint"
     assert repair_last_checkpoint(tmp_path) is None and not pointer.exists()
@@ -446,6 +505,15 @@ def test_an_index_reaches_a_worker_with_its_seed():
 def test_seeds_are_those_of_their_numbers():
     assert derive_seed(1, 2, 3) == derive_seed(1, 2, 3) and 0 <= derive_seed(1, 2, 3) < 2**32
     assert len({derive_seed(seed, rank, place) for seed in range(4) for rank in range(4) for place in range(50)}) == 800
+
+
+def test_the_model_draws_anew_in_each_iteration_and_the_same_in_each_run():
+    def drawn(seed: int, iteration: int) -> list[float]:
+        SeedIterationsHook().before_train_iter(SimpleNamespace(seed=seed, iter=iteration), 0)
+        return [random.random(), np.random.rand(), torch.rand(1).item()]
+
+    assert drawn(1, 4) == drawn(1, 4)
+    assert not set(drawn(1, 4)) & {*drawn(1, 5), *drawn(2, 4)}
 
 
 def test_data_of_another_sampler_stays_as_it_is_and_that_is_said(config):
