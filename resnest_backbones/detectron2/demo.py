@@ -16,84 +16,42 @@ What is there is used again: the data set, the checkpoints of a training that wa
 
 from __future__ import annotations
 
-import json
 import math
 import operator
-import os
 import shlex
-import sys
-import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from resnest_backbones import model_zoo
-from resnest_backbones.demo_data import DemoDataset, make_demo_dataset
+from resnest_backbones.demo import (
+    NUM_TRAIN,
+    NUM_VAL,
+    Demo,
+    check_iterations,
+    check_same_length,
+    make_dataset,
+    python_command,
+    read_results,
+    shorten,
+    write_results,
+)
+from resnest_backbones.demo_data import DemoDataset
 from resnest_backbones.detectron2.config import add_resnest_config
 from resnest_backbones.detectron2.train import build_argument_parser, main
 from resnest_backbones.pictures import draw_predictions, plot_curves, read_metrics
 
 DETECTION_CONFIG = "faster_rcnn_resnest14_fpn_demo"
-NUM_TRAIN = 1000
-NUM_VAL = 100
-IMAGE_SIZE = 160  # what the config's anchors and INPUT are made for
-DIGITS_PER_IMAGE = (2, 7)  # the more there are to learn from in an image, the fewer images it takes
 
 _COCO_RESULTS = Path("inference", "coco_instances_results.json")
-
-
-@dataclass(frozen=True)
-class DetectionDemo:
-    """What the detection demo leaves behind; the figures are percent, None where COCO defines none."""
-
-    folder: Path
-    results: Mapping[str, float | None]
-    config_file: Path
-    dataset: DemoDataset
-
-    @property
-    def model(self) -> Path:
-        """The trained weights."""
-        return self.folder / "model_final.pth"
-
-    @property
-    def results_json(self) -> Path:
-        """The figures."""
-        return self.folder / "results.json"
-
-    @property
-    def curves(self) -> Path:
-        """Losses and AP over the iterations."""
-        return self.folder / "curves.png"
-
-    @property
-    def predictions(self) -> Path:
-        """The sheet of pictures."""
-        return self.folder / "predictions.png"
-
-    @property
-    def pictures(self) -> Path:
-        """The folder of single pictures."""
-        return self.folder / "predictions"
-
-    @property
-    def evaluate_command(self) -> str:
-        """The command line that evaluates the trained model."""
-        words = [
-            *(_shortest(sys.executable), "tools/train_net.py", "--eval-only", "--config-file"),
-            *(_shortest(self.config_file), "--val-json", _shortest(self.dataset.val_json)),
-            *("--val-images", _shortest(self.dataset.val_images), "MODEL.WEIGHTS", _shortest(self.model)),
-            *("OUTPUT_DIR", _shortest(self.folder / "evaluation")),
-        ]
-        return " ".join(shlex.quote(word) for word in words)
+_TITLE = "COCO box AP in percent"
 
 
 def run_detection_demo(
     output_dir: str | Path, *, iterations: int | None = None, num_train: int = NUM_TRAIN, num_val: int = NUM_VAL
-) -> DetectionDemo:
+) -> Demo:
     """Make the data, train, evaluate and draw; what an earlier call with the same arguments has done is used again.
 
     Args:
@@ -107,59 +65,50 @@ def run_detection_demo(
         FileExistsError: the data set in ``output_dir`` has other arguments.
         ImportError: a package of the extra ``demo`` is missing.
     """
-    if iterations is not None and iterations < 1:
-        raise ValueError(f"iterations must be a positive integer, got {iterations}")
+    check_iterations(iterations)
     output_dir = Path(output_dir)
     folder = output_dir / "detection"
     config_file = Path(model_zoo.get_config_file(DETECTION_CONFIG))
     recipe = _load_recipe(config_file)
     options = [] if iterations in (None, recipe.SOLVER.MAX_ITER) else _fit_schedule(recipe, iterations)
     _check_same_length(folder, iterations or recipe.SOLVER.MAX_ITER)
-    dataset = make_demo_dataset(
-        output_dir / "data",
-        num_train=num_train,
-        num_val=num_val,
-        image_size=IMAGE_SIZE,
-        digits_per_image=DIGITS_PER_IMAGE,
-    )
+    dataset = make_dataset(output_dir, num_train=num_train, num_val=num_val)
     _train(folder, dataset, config_file, options)
-    results = json.loads((folder / "results.json").read_text())
-    demo = DetectionDemo(folder, results, config_file, dataset)
-    plot_curves(read_metrics(folder / "metrics.json"), demo.curves)
+    model = folder / "model_final.pth"
+    demo = Demo(
+        folder,
+        read_results(folder),
+        headline=("AP", "AP50", "AP75"),
+        panels=("ground truth", "prediction"),
+        model=model,
+        dataset=dataset,
+        commands={"evaluate the saved model": _evaluate_command(folder, dataset, config_file, model)},
+    )
+    draw_curves(read_metrics(folder / "metrics.json"), demo.curves)
     draw_predictions(
         dataset.val_json, dataset.val_images, folder / _COCO_RESULTS, sheet=demo.predictions, folder=demo.pictures
     )
     return demo
 
 
-def report(demo: DetectionDemo, seconds: float) -> str:
-    """What to tell a user when all is done: the figures, where everything is, and what to do next."""
-    figures = ", ".join(f"{name} {_figure(demo.results.get(name))}" for name in ("AP", "AP50", "AP75"))
-    return textwrap.dedent(
-        f"""
-        {figures} on {len(json.loads(demo.dataset.val_json.read_text())["images"])} held-out images
-        done in {seconds:.0f} seconds, all in all
-
-        pictures   {_shortest(demo.predictions)}: ground truth | prediction; one by one in {_shortest(demo.pictures)}
-        curves     {_shortest(demo.curves)}
-        figures    {_shortest(demo.results_json)}
-        model      {_shortest(demo.model)}
-        data set   {_shortest(demo.dataset.root)}
-
-        Next, evaluate the saved model:
-          {demo.evaluate_command}
-        """
-    ).rstrip()
+def _evaluate_command(folder: Path, dataset: DemoDataset, config_file: Path, model: Path) -> str:
+    return python_command(
+        *("tools/train_net.py", "--eval-only", "--config-file", config_file),
+        *("--val-json", dataset.val_json, "--val-images", dataset.val_images),
+        *("MODEL.WEIGHTS", model, "OUTPUT_DIR", folder / "evaluation"),
+    )
 
 
-def _figure(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.1f}"
+def draw_curves(curves: Mapping[str, tuple[Sequence[int], Sequence[float]]], file: Path) -> None:
+    """Draw losses and AP, those that are there.
 
-
-def _shortest(path: str | Path) -> str:
-    """A path as one would type it here: relative if it lies below the current folder."""
-    path = Path(os.path.abspath(path))  # not resolved: the Python of an environment is a link to another one
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    Args:
+        curves: what ``read_metrics`` returns.
+        file: the PNG to write.
+    """
+    losses = ["total_loss", *sorted(name for name in curves if name.startswith("loss_"))]
+    figures = {name: name.removeprefix("bbox/") for name in ("bbox/AP50", "bbox/AP", "bbox/AP75")}
+    plot_curves(curves, file, losses={name: name for name in losses}, figures=figures, title="box AP")
 
 
 # Training
@@ -181,14 +130,9 @@ def _fit_schedule(cfg: CfgNode, iterations: int) -> list[str]:
 
 
 def _check_same_length(folder: Path, iterations: int) -> None:
-    """Refuse to go on with a training of another length: its learning rates were others."""
     file = folder / "config.yaml"
-    found = yaml.safe_load(file.read_text())["SOLVER"]["MAX_ITER"] if file.is_file() else iterations
-    if found != iterations:
-        raise ValueError(
-            f"iterations must be {found}, as in the training that {folder} holds, got {iterations}; remove that folder "
-            "or choose another output folder"
-        )
+    if file.is_file():
+        check_same_length(folder, iterations, yaml.safe_load(file.read_text())["SOLVER"]["MAX_ITER"])
 
 
 def _train(folder: Path, dataset: DemoDataset, config_file: Path, options: Sequence[str]) -> None:
@@ -197,10 +141,10 @@ def _train(folder: Path, dataset: DemoDataset, config_file: Path, options: Seque
         print(f"{folder} holds a finished training, used again; remove that folder to train anew", flush=True)
         return
     arguments = [
-        *("--resume", "--config-file", _shortest(config_file)),
-        *("--train-json", _shortest(dataset.train_json), "--train-images", _shortest(dataset.train_images)),
-        *("--val-json", _shortest(dataset.val_json), "--val-images", _shortest(dataset.val_images)),
-        *("OUTPUT_DIR", _shortest(folder), *options),
+        *("--resume", "--config-file", shorten(config_file)),
+        *("--train-json", shorten(dataset.train_json), "--train-images", shorten(dataset.train_images)),
+        *("--val-json", shorten(dataset.val_json), "--val-images", shorten(dataset.val_images)),
+        *("OUTPUT_DIR", shorten(folder), *options),
     ]
     command = shlex.join(["tools/train_net.py", *arguments])
     if (folder / "last_checkpoint").is_file():
@@ -208,18 +152,5 @@ def _train(folder: Path, dataset: DemoDataset, config_file: Path, options: Seque
     print(f"Training as this command does:\n  {command}", flush=True)
     main(build_argument_parser().parse_args(arguments))
     curves = read_metrics(folder / "metrics.json")
-    write_results({name[len("bbox/") :]: v[-1] for name, (_, v) in curves.items() if name.startswith("bbox/")}, folder)
-
-
-def write_results(figures: Mapping[str, float], folder: Path) -> None:
-    """Write ``results.txt`` and, last, ``results.json``: percent, None for what COCO leaves undefined (NaN).
-
-    Args:
-        figures: name -> percent, as Detectron2's ``COCOEvaluator`` returns them.
-        folder: to write to.
-    """
-    names = sorted(figures, key=lambda name: "-" in name)  # AP-zero and the like behind AP, AP50, ...
-    rounded = {name: round(figures[name], 3) if math.isfinite(figures[name]) else None for name in names}
-    lines = [f"{name:<10} {_figure(value):>6}\n" for name, value in rounded.items()]
-    (folder / "results.txt").write_text("COCO box AP in percent\n" + "".join(lines))
-    (folder / "results.json").write_text(json.dumps(rounded, indent=2) + "\n")
+    figures = {name.removeprefix("bbox/"): v[-1] for name, (_, v) in curves.items() if name.startswith("bbox/")}
+    write_results(figures, folder, title=_TITLE)

@@ -14,13 +14,15 @@ pytest.importorskip("sklearn")
 
 from PIL import Image
 
+from resnest_backbones import demo as demo_module
 from resnest_backbones import demo_data
-from resnest_backbones.detectron2 import demo as demo_module
+from resnest_backbones.demo import write_results
 from resnest_backbones.detectron2 import train as train_module
-from resnest_backbones.detectron2.demo import run_detection_demo, write_results
-from resnest_backbones.pictures import draw_predictions, plot_curves, read_metrics
+from resnest_backbones.detectron2.demo import draw_curves, run_detection_demo
+from resnest_backbones.pictures import draw_predictions, read_metrics
 from tools import make_demo, train_net
 
+DETECTION = ["--only", "detection"]
 TINY = ["--iterations", "3", "--num-train", "8", "--num-val", "4"]
 
 
@@ -43,7 +45,7 @@ def file_times(folder) -> dict[str, int]:
 def finished(tmp_path_factory):
     """The folder of a demo run by the command line."""
     root = tmp_path_factory.mktemp("demo") / "out"
-    make_demo.run(["--output-dir", str(root), *TINY])
+    make_demo.run([*DETECTION, "--output-dir", str(root), *TINY])
     return root
 
 
@@ -63,7 +65,7 @@ def test_the_demo_leaves_all_that_it_promises(finished):
 
 def test_a_second_call_uses_everything_again(finished, capsys):
     before = file_times(finished)
-    make_demo.run(["--output-dir", str(finished), *TINY])
+    make_demo.run([*DETECTION, "--output-dir", str(finished), *TINY])
     output = capsys.readouterr().out
     assert "holds a finished training" in output
     assert "AP50" in output
@@ -76,14 +78,14 @@ def test_a_second_call_uses_everything_again(finished, capsys):
 
 def test_the_command_it_recommends_evaluates_to_the_same_figures(finished, monkeypatch):
     demo = run_detection_demo(finished, iterations=3, num_train=8, num_val=4)
-    _, tool, *arguments = shlex.split(demo.evaluate_command)
+    _, tool, *arguments = shlex.split(demo.commands["evaluate the saved model"])
     assert tool == "tools/train_net.py"
     again = {}
     monkeypatch.setattr(train_net, "main", lambda args: again.update(train_module.main(args)))
     train_net.run([*arguments, "MODEL.DEVICE", "cpu"])
     again_file = finished / "again"
     again_file.mkdir()
-    write_results(again["bbox"], again_file)
+    write_results(again["bbox"], again_file, title="AP")
     assert json.loads((again_file / "results.json").read_text()) == demo.results
 
 
@@ -99,10 +101,10 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(tmp_path, monkeypat
 
     monkeypatch.setattr(train_module.Trainer, "run_step", run_step)
     with pytest.raises(SystemExit, match="the same command goes on from the last checkpoint"):
-        make_demo.run(["--output-dir", str(tmp_path / "out"), *TINY])
+        make_demo.run([*DETECTION, "--output-dir", str(tmp_path / "out"), *TINY])
     assert not (tmp_path / "out" / "detection" / "results.json").exists()
     capsys.readouterr()
-    make_demo.run(["--output-dir", str(tmp_path / "out"), *TINY])
+    make_demo.run([*DETECTION, "--output-dir", str(tmp_path / "out"), *TINY])
     assert started == [0, 1, 1, 2]
     assert "going on from its last checkpoint" in capsys.readouterr().out
     assert (tmp_path / "out" / "detection" / "results.json").is_file()
@@ -119,7 +121,7 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(tmp_path, monkeypat
 )
 def test_wrong_arguments_are_named(tmp_path, capsys, options, message):
     with pytest.raises(SystemExit) as error:
-        make_demo.run(["--output-dir", str(tmp_path / "out"), *options])
+        make_demo.run([*DETECTION, "--output-dir", str(tmp_path / "out"), *options])
     assert error.value.code == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -132,7 +134,7 @@ def test_a_folder_of_other_settings_is_refused(finished, capsys):
     ):
         before = file_times(finished)
         with pytest.raises(SystemExit) as error:
-            make_demo.run(["--output-dir", str(finished), *TINY, *options])
+            make_demo.run([*DETECTION, "--output-dir", str(finished), *TINY, *options])
         assert error.value.code == 2
         assert message in capsys.readouterr().err
         assert file_times(finished) == before
@@ -161,17 +163,17 @@ def test_metrics_of_a_resumed_training_take_the_last_value(tmp_path):
 
 
 def test_curves_are_drawn_from_whatever_there_is(tmp_path):
-    plot_curves({}, tmp_path / "empty.png")
+    draw_curves({}, tmp_path / "empty.png")
     curves = {"total_loss": ([0, 19], [2.0, 1.0]), "loss_cls": ([0, 19], [1.0, 0.5]), "bbox/AP50": ([19], [60.0])}
-    plot_curves(curves, tmp_path / "full.png")
+    draw_curves(curves, tmp_path / "full.png")
     assert has_content(tmp_path / "full.png")
     assert (pixels(tmp_path / "full.png") != pixels(tmp_path / "empty.png")).any()
 
 
 def test_undefined_figures_become_null(tmp_path):
-    write_results({"AP": 12.34567, "APl": float("nan")}, tmp_path)
+    write_results({"AP": 12.34567, "APl": float("nan")}, tmp_path, title="AP")
     assert json.loads((tmp_path / "results.json").read_text()) == {"AP": 12.346, "APl": None}
-    assert (tmp_path / "results.txt").read_text().splitlines()[1:] == [f"{'AP':<10}   12.3", f"{'APl':<10}    n/a"]
+    assert (tmp_path / "results.txt").read_text().splitlines() == ["AP", f"{'AP':<10}   12.3", f"{'APl':<10}    n/a"]
 
 
 def test_pictures_show_confident_predictions_beside_the_truth(tmp_path):

@@ -156,6 +156,9 @@ def test_the_backbone_its_weights_and_the_normalisation_are_of_one_network(name)
         assert model.backbone.init_cfg.checkpoint == f"open-mmlab://resnet{model.backbone.depth}_v1c"
         return
     network = model.backbone.name
+    if "-demo_" in name:  # from scratch: no weights were published of so small a network
+        assert model.backbone.init_cfg is None
+        return
     assert model.data_preprocessor == {**model.data_preprocessor, "type": "ResNeStDataPreProcessor", "weights": network}
     assert model.backbone.init_cfg == {"type": "Pretrained", "checkpoint": f"resnest://{network}"}
 
@@ -186,7 +189,8 @@ def test_a_leaf_trains_a_step_and_predicts(name):
     assert num_classes == (len(classes) if classes else cfg.num_classes)
     if "name" in cfg.model.backbone:
         blocks = [len(stage) for name, stage in model.backbone.named_children() if name.startswith("res")]
-        assert blocks == list(get_variant(cfg.model.backbone.name).depths)
+        assert blocks == list(get_variant(cfg.model.backbone.name).depths)[: len(blocks)]
+        assert len(blocks) == max(cfg.model.backbone.get("out_indices", [3])) + 1
 
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     losses = model(**model.data_preprocessor(batch(num_classes, (64, 64)), True), mode="loss")
