@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from resnest_backbones.model_zoo import MULTI_SCALE, RECIPES, SEGMENTATION_RECIPES, SINGLE_SCALE, SegmentationRecipe
+from resnest_backbones.recipes import RECIPES, Recipe
 from resnest_backbones.variants import VARIANTS, ResNeStSpec
 from resnest_backbones.weights import WEIGHTS
 
@@ -39,24 +39,36 @@ def variants_table() -> str:
     return "\n".join(rows) + "\n"
 
 
+def _percent(recipe: Recipe, metric: str) -> str:
+    """A published figure as the sources print it; nothing where they give none."""
+    value = recipe.figures.get(metric)
+    if value is None:
+        return ""
+    return f"{value:.2f}" if recipe.framework == "detectron2" else f"{value:g}"
+
+
+def _detector_row(recipe: Recipe) -> str:
+    return _row(
+        f"`{recipe.name}`", *(_percent(recipe, metric) for metric in ("box_ap", "mask_ap", "pq")), recipe.source
+    )
+
+
 def detectron2_table() -> str:
-    """Every Detectron2 recipe with its published figure."""
-    rows = [_row("recipe", "published box AP, COCO val2017 (%)", "source"), _row("---", "---:", "---")]
-    rows += [_row(f"`{recipe.name}`", f"{recipe.box_ap:.2f}", recipe.source) for recipe in RECIPES.values()]
+    """Every Detectron2 recipe that has published figures, with them."""
+    rows = [
+        _row("recipe", "published box AP, COCO val2017 (%)", "mask AP (%)", "PQ (%)", "source"),
+        _row("---", *["---:"] * 3, "---"),
+    ]
+    rows += [_detector_row(recipe) for recipe in RECIPES.values() if recipe.framework == "detectron2"]
     return "\n".join(rows) + "\n"
 
 
-def _percent(value: float | None) -> str:
-    """As the sources print it; nothing where they give none."""
-    return "" if value is None else f"{value:g}"
-
-
-def _segmentation_row(recipe: SegmentationRecipe) -> str:
-    single = _percent(recipe.miou) if recipe.evaluation == SINGLE_SCALE else ""
-    multi = {SINGLE_SCALE: _percent(recipe.miou_ms), MULTI_SCALE: _percent(recipe.miou)}.get(
-        recipe.evaluation, f"{_percent(recipe.miou)} (scales {recipe.evaluation})"
-    )
-    return _row(f"`{recipe.name}`", single, multi, _percent(recipe.pix_acc), recipe.source)
+def _segmentor_row(recipe: Recipe) -> str:
+    multi = _percent(recipe, "miou_multi_scale")
+    if "miou_scales_not_stated" in recipe.figures:
+        multi = f"{_percent(recipe, 'miou_scales_not_stated')} (scales not stated)"
+    accuracy = _percent(recipe, "pix_acc_multi_scale")
+    return _row(f"`{recipe.name}`", _percent(recipe, "miou"), multi, accuracy, recipe.source)
 
 
 def mmseg_table() -> str:
@@ -65,7 +77,8 @@ def mmseg_table() -> str:
         "recipe", "published mIoU, one scale (%)", "mIoU, several scales and flip (%)", "pixel accuracy, likewise (%)",
         "source",
     )  # fmt: skip
-    rows = [_row(*head), _row("---", *["---:"] * 3, "---"), *map(_segmentation_row, SEGMENTATION_RECIPES.values())]
+    rows = [_row(*head), _row("---", *["---:"] * 3, "---")]
+    rows += [_segmentor_row(recipe) for recipe in RECIPES.values() if recipe.framework == "mmseg"]
     return "\n".join(rows) + "\n"
 
 
