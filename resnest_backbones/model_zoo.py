@@ -78,8 +78,8 @@ def get_config(name: str) -> Any:
     """A packaged config, resolved: what its framework works with.
 
     Returns:
-        For Detectron2 a ``CfgNode`` with the keys of ``add_resnest_config`` (YAML) or the ``DictConfig`` of a LazyConfig
-        (``.py``); for MMSegmentation an ``mmengine.config.Config``. It is the caller's own to change.
+        For Detectron2 a ``CfgNode`` with the keys of ``add_resnest_config`` (YAML), or the ``DictConfig`` of a
+        LazyConfig (``.py``); for MMSegmentation an ``mmengine.config.Config``. It is the caller's own to change.
 
     Raises:
         ValueError: no packaged config has that name.

@@ -80,8 +80,8 @@ class Recipe:
     Attributes:
         name: of the config file, without its ending.
         framework: ``detectron2`` or ``mmseg``.
-        dataset: ``coco``, ``coco_panoptic``, ``ade20k``, ``pascal_context_59`` or ``cityscapes``; trained on its training
-            split, measured on its validation split.
+        dataset: ``coco``, ``coco_panoptic``, ``ade20k``, ``pascal_context_59`` or ``cityscapes``; trained on its
+            training split, measured on its validation split.
         method: what stands on the backbone, such as ``faster_rcnn``.
         backbone: name of the network; ``_dcnv2`` behind it: with modulated deformable convolution.
         schedule: how long it is trained, as its source calls it.
