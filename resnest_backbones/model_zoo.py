@@ -105,7 +105,7 @@ def get_config(name: str) -> Any:
 
 
 def get(name: str, pretrained_backbone: bool = True) -> nn.Module:
-    """The model of a packaged config, in training mode, on the GPU that Detectron2 would take or else the CPU.
+    """The model of a packaged config, in training mode; detectors on the GPU where there is one, all else on the CPU.
 
     Args:
         name: of the config.
