@@ -44,6 +44,7 @@ EXTRAS = {
         "pillow>=9.5",
         "pycocotools>=2.0.6",
         "setuptools<81",  # detectron2.model_zoo imports pkg_resources, which later releases drop
+        "shapely>=2.0",  # fvcore crops the outlines of masks with it, and does not say so
         "tabulate>=0.9",
         "tensorboard>=2.12",
         "termcolor>=1.1",
@@ -85,7 +86,7 @@ setup(
     # once installed. The patterns go to any depth, because the folders of configs are no Python packages.
     package_dir={"resnest_backbones.configs": "configs"},
     package_data={
-        "resnest_backbones": ["py.typed"],
+        "resnest_backbones": ["py.typed", "recipe_costs.json"],
         "resnest_backbones.configs": ["**/*.yaml", "**/*.py"],
     },
     zip_safe=False,

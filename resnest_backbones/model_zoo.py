@@ -1,96 +1,31 @@
-"""Names of packaged recipes -> their config files and published figures."""
+"""Short names -> packaged configs -> models, and what was published of them (``RECIPES``)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import builtins
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnest_backbones.recipes import METRICS, RECIPES, PublishedFile, PublishedFileError, Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = [
+    "METRICS",
+    "RECIPES",
+    "PublishedFile",
+    "PublishedFileError",
+    "Recipe",
+    "config_root",
+    "get",
+    "get_config",
+    "get_config_file",
+    "list",
+]
 
 _PACKAGE = Path(__file__).parent
-_ENCODING = "github.com/zhanghang1989/PyTorch-Encoding docs/source/model_zoo/segmentation.rst"
-_MMSEG = "github.com/open-mmlab/mmsegmentation configs/resnest/README.md"
-_RESNEST = "github.com/zhanghang1989/ResNeSt README.md"
-
-SINGLE_SCALE, MULTI_SCALE, NOT_STATED = "one scale", "several scales and flip", "not stated"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What was published of a detection recipe.
-
-    Attributes:
-        name: of the config file, without its ending.
-        box_ap: box AP on COCO val2017 in percent.
-        source: where it was published.
-    """
-
-    name: str
-    box_ap: float
-    source: str = "github.com/zhanghang1989/ResNeSt d2/README.md"
-
-
-@dataclass(frozen=True)
-class SegmentationRecipe:
-    """What was published of a segmentation recipe, on the validation split of its data set.
-
-    Attributes:
-        name: of the config file, without its ending; it names method, backbone and data set.
-        miou: mean intersection over union in percent.
-        evaluation: how ``miou`` was measured.
-        pix_acc: pixel accuracy in percent, measured likewise; None where it was not published.
-        miou_ms: the same network's mIoU over several scales with flip, where both were published.
-        source: where it was published.
-    """
-
-    name: str
-    miou: float
-    evaluation: str = MULTI_SCALE
-    pix_acc: float | None = None
-    miou_ms: float | None = None
-    source: str = _ENCODING
-
-
-_ROWS = (
-    Recipe("faster_rcnn_resnest50_fpn_1x", box_ap=42.33),
-    Recipe("faster_rcnn_resnest101_fpn_1x", box_ap=44.72),
-)
-
-
-def _paper(method: str, dataset: str, miou: float, pix_acc: float, source: str = _ENCODING) -> SegmentationRecipe:
-    name = f"{method}-d8_4xb4-paper_{dataset}-480x480"
-    return SegmentationRecipe(name, miou, pix_acc=pix_acc, source=source)
-
-
-def _mmseg(method: str, training: str, miou: float, miou_ms: float) -> SegmentationRecipe:
-    return SegmentationRecipe(f"{method}_resnest101-d8_{training}", miou, SINGLE_SCALE, miou_ms=miou_ms, source=_MMSEG)
-
-
-_ADE20K, _CITYSCAPES = "4xb4-160k_ade20k-512x512", "4xb2-80k_cityscapes-512x1024"
-_SEGMENTATION_ROWS = (
-    _paper("fcn_resnest50", "ade20k", 42.94, 80.18),
-    _paper("deeplabv3_resnet50", "ade20k", 42.1, 80.39, _RESNEST),
-    _paper("deeplabv3_resnet101", "ade20k", 44.14, 81.11, _RESNEST),
-    _paper("deeplabv3_resnest50", "ade20k", 45.12, 81.17),
-    _paper("deeplabv3_resnest101", "ade20k", 46.91, 82.07),
-    _paper("deeplabv3_resnest200", "ade20k", 48.36, 82.45),
-    _paper("deeplabv3_resnest269", "ade20k", 47.6, 82.62),
-    _paper("fcn_resnest50", "pascal_context_59", 51.98, 79.19),
-    _paper("deeplabv3_resnest50", "pascal_context_59", 53.19, 80.41),
-    _paper("deeplabv3_resnest101", "pascal_context_59", 56.49, 81.91),
-    _paper("deeplabv3_resnest200", "pascal_context_59", 58.37, 82.5),
-    _paper("deeplabv3_resnest269", "pascal_context_59", 58.92, 83.06),
-    _mmseg("fcn", _ADE20K, 45.62, 46.16),
-    _mmseg("pspnet", _ADE20K, 45.44, 46.28),
-    _mmseg("deeplabv3", _ADE20K, 45.71, 46.59),
-    _mmseg("deeplabv3plus", _ADE20K, 46.47, 47.27),
-    _mmseg("fcn", _CITYSCAPES, 77.56, 78.98),
-    _mmseg("pspnet", _CITYSCAPES, 78.57, 79.19),
-    _mmseg("deeplabv3", _CITYSCAPES, 79.67, 80.51),
-    _mmseg("deeplabv3plus", _CITYSCAPES, 79.62, 80.27),
-    SegmentationRecipe(f"deeplabv3plus_resnest200-d8_{_CITYSCAPES}", 82.7, NOT_STATED, source=_RESNEST),
-)
-
-RECIPES: dict[str, Recipe] = {row.name: row for row in _ROWS}
-SEGMENTATION_RECIPES: dict[str, SegmentationRecipe] = {row.name: row for row in _SEGMENTATION_ROWS}
 
 
 def config_root() -> Path:
@@ -99,11 +34,23 @@ def config_root() -> Path:
     return packaged if packaged.is_dir() else _PACKAGE.parent / "configs"
 
 
+@cache
 def _config_files() -> dict[str, Path]:
     """Short names -> config files that are no base of others, Detectron2's first."""
     root = config_root()
-    files = [*sorted((root / "detectron2").rglob("*.yaml")), *sorted((root / "mmseg").rglob("*.py"))]
+    files: builtins.list[Path] = []
+    for folder in ("detectron2", "mmseg"):
+        files += sorted(f for f in (root / folder).rglob("*") if f.suffix in (".yaml", ".py"))
     return {file.stem: file for file in files if "_base_" not in file.relative_to(root).parts}
+
+
+def list() -> builtins.list[str]:
+    """Names of all packaged configs, Detectron2's first; those with published figures are keys of ``RECIPES``.
+
+    >>> "faster_rcnn_resnest50_fpn_1x" in list()
+    True
+    """
+    return [*_config_files()]
 
 
 def get_config_file(name: str) -> str:
@@ -121,3 +68,90 @@ def get_config_file(name: str) -> str:
     if name not in files:
         raise ValueError(f"name must be one of {', '.join(files)}, got {name!r}")
     return str(files[name])
+
+
+def _framework(file: str) -> str:
+    return Path(file).relative_to(config_root()).parts[0]
+
+
+def get_config(name: str) -> Any:
+    """A packaged config, resolved: what its framework works with.
+
+    Returns:
+        For Detectron2 a ``CfgNode`` with the keys of ``add_resnest_config`` (YAML), or the ``DictConfig`` of a
+        LazyConfig (``.py``); for MMSegmentation an ``mmengine.config.Config``. It is the caller's own to change.
+
+    Raises:
+        ValueError: no packaged config has that name.
+        ImportError: the config's framework is not installed.
+    """
+    file = get_config_file(name)
+    if _framework(file) == "mmseg":
+        from mmengine.config import Config
+
+        import resnest_backbones.mmseg  # noqa: F401  (registers what the config names)
+
+        return Config.fromfile(file)
+    from detectron2.config import LazyConfig, get_cfg
+
+    from resnest_backbones.detectron2 import add_resnest_config
+
+    if file.endswith(".py"):
+        return LazyConfig.load(file)
+    cfg = get_cfg()
+    add_resnest_config(cfg)
+    cfg.merge_from_file(file)
+    return cfg
+
+
+def get(name: str, pretrained_backbone: bool = True) -> nn.Module:
+    """The model of a packaged config, in training mode; detectors on the GPU where there is one, all else on the CPU.
+
+    Args:
+        name: of the config.
+        pretrained_backbone: fill the backbone with the weights that the recipe starts from, downloaded where they are
+            not in the cache; otherwise everything is random.
+
+    Raises:
+        ValueError: no packaged config has that name.
+        ImportError: the config's framework is not installed.
+        resnest_backbones.weights.WeightsError: the weights of a ResNeSt cannot be had.
+        resnest_backbones.checkpoint.CheckpointError: those of a ResNet baseline cannot be had.
+    """
+    cfg = get_config(name)
+    if _framework(get_config_file(name)) == "mmseg":
+        return _build_segmentor(cfg, pretrained_backbone)
+    return _build_detector(cfg, pretrained_backbone)
+
+
+def _build_segmentor(cfg: Any, pretrained_backbone: bool) -> nn.Module:
+    from mmengine.registry import init_default_scope
+    from mmseg.registry import MODELS
+
+    init_default_scope("mmseg")
+    if not pretrained_backbone:
+        cfg.model.backbone.init_cfg = None
+        cfg.model.pretrained = None
+    model: nn.Module = MODELS.build(cfg.model)
+    model.init_weights()  # type: ignore[operator]
+    return model
+
+
+def _build_detector(cfg: Any, pretrained_backbone: bool) -> nn.Module:
+    import torch
+    from detectron2.config import CfgNode, instantiate
+    from detectron2.modeling import build_model
+
+    from resnest_backbones.detectron2 import ResNeStCheckpointer
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if isinstance(cfg, CfgNode):
+        cfg.MODEL.DEVICE = device
+        model: nn.Module = build_model(cfg)
+        weights = cfg.MODEL.WEIGHTS
+    else:
+        model = instantiate(cfg.model).to(device)
+        weights = cfg.train.init_checkpoint
+    if pretrained_backbone and weights:
+        ResNeStCheckpointer(model).load(weights)
+    return model

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import takewhile
+from pathlib import Path
 
-from resnest_backbones.model_zoo import MULTI_SCALE, RECIPES, SEGMENTATION_RECIPES, SINGLE_SCALE, SegmentationRecipe
+from resnest_backbones.costs import costs
+from resnest_backbones.model_zoo import get_config_file
+from resnest_backbones.model_zoo import list as list_configs
+from resnest_backbones.recipes import MEASURED, METRICS, RECIPES, Recipe
 from resnest_backbones.variants import VARIANTS, ResNeStSpec
 from resnest_backbones.weights import WEIGHTS
 
@@ -39,33 +44,109 @@ def variants_table() -> str:
     return "\n".join(rows) + "\n"
 
 
+def _rows_of(framework: str) -> list[Recipe]:
+    return [recipe for recipe in RECIPES.values() if recipe.framework == framework]
+
+
+def _percent(recipe: Recipe, metric: str) -> str:
+    """A published figure as the sources print it; nothing where they give none."""
+    value = recipe.figures.get(metric)
+    if value is None:
+        return ""
+    return f"{value:.2f}" if recipe.framework == "detectron2" else f"{value:g}"
+
+
+def _measured(recipe: Recipe) -> str:
+    """What a run gave, where, when and by which command; nothing where none was made."""
+    run = MEASURED.get(recipe.name)
+    if run is None:
+        return ""
+    figures = ", ".join(f"{METRICS[metric]} {value:.2f}" for metric, value in run.figures.items())
+    return f"{figures}; {run.machine}, {run.date}, `{run.command}`"
+
+
+def _cost(recipe: Recipe) -> tuple[str, str]:
+    cost = costs()[recipe.name]
+    return f"{cost.parameters / 1e6:.1f}", f"{cost.multiply_adds / 1e9:.0f}"
+
+
+def _file(recipe: Recipe) -> str:
+    return f"`{recipe.file.name}`" if recipe.file and recipe.file.name else ""
+
+
+def _detector_rows(recipe: Recipe) -> list[str]:
+    figures = (_percent(recipe, metric) for metric in ("box_ap", "mask_ap", "pq"))
+    rows = [_row(f"`{recipe.name}`", *figures, _measured(recipe), *_cost(recipe), _file(recipe))]
+    if "box_ap_test_dev" in recipe.figures:
+        figures = (_percent(recipe, metric) for metric in ("box_ap_test_dev", "mask_ap_test_dev", "pq"))
+        rows.append(_row(f"`{recipe.name}_test_dev`", *figures, "", *_cost(recipe), "the same"))
+    return rows
+
+
 def detectron2_table() -> str:
-    """Every Detectron2 recipe with its published figure."""
-    rows = [_row("recipe", "published box AP, COCO val2017 (%)", "source"), _row("---", "---:", "---")]
-    rows += [_row(f"`{recipe.name}`", f"{recipe.box_ap:.2f}", recipe.source) for recipe in RECIPES.values()]
+    """Every Detectron2 recipe that has published figures, with them, what it costs and what was measured."""
+    head = (
+        "recipe", "published box AP (%)", "mask AP (%)", "PQ (%)", "measured here", "parameters (M)",
+        "multiply-adds (G)", "published file",
+    )  # fmt: skip
+    rows = [_row(*head), _row("---", *["---:"] * 3, "---", *["---:"] * 2, "---")]
+    rows += [row for recipe in _rows_of("detectron2") for row in _detector_rows(recipe)]
     return "\n".join(rows) + "\n"
 
 
-def _percent(value: float | None) -> str:
-    """As the sources print it; nothing where they give none."""
-    return "" if value is None else f"{value:g}"
-
-
-def _segmentation_row(recipe: SegmentationRecipe) -> str:
-    single = _percent(recipe.miou) if recipe.evaluation == SINGLE_SCALE else ""
-    multi = {SINGLE_SCALE: _percent(recipe.miou_ms), MULTI_SCALE: _percent(recipe.miou)}.get(
-        recipe.evaluation, f"{_percent(recipe.miou)} (scales {recipe.evaluation})"
-    )
-    return _row(f"`{recipe.name}`", single, multi, _percent(recipe.pix_acc), recipe.source)
+def _segmentor_row(recipe: Recipe) -> str:
+    multi = _percent(recipe, "miou_multi_scale")
+    if "miou_scales_not_stated" in recipe.figures:
+        multi = f"{_percent(recipe, 'miou_scales_not_stated')} (scales not stated)"
+    figures = (_percent(recipe, "miou"), multi, _percent(recipe, "pix_acc_multi_scale"))
+    digits = f"`{recipe.file.hash_prefix}`" if recipe.file else ""
+    return _row(f"`{recipe.name}`", *figures, _measured(recipe), *_cost(recipe), digits, recipe.source)
 
 
 def mmseg_table() -> str:
-    """Every MMSegmentation recipe that has a published figure, with it."""
+    """Every MMSegmentation recipe that has a published figure, with it, what it costs and what was measured."""
     head = (
         "recipe", "published mIoU, one scale (%)", "mIoU, several scales and flip (%)", "pixel accuracy, likewise (%)",
-        "source",
+        "measured here", "parameters (M)", "multiply-adds (G)", "sha1 of the published file", "source",
     )  # fmt: skip
-    rows = [_row(*head), _row("---", *["---:"] * 3, "---"), *map(_segmentation_row, SEGMENTATION_RECIPES.values())]
+    rows = [_row(*head), _row("---", *["---:"] * 3, "---", *["---:"] * 2, "---", "---")]
+    rows += map(_segmentor_row, _rows_of("mmseg"))
+    return "\n".join(rows) + "\n"
+
+
+def _header(name: str) -> str:
+    """The comment that a config begins with."""
+    lines = Path(get_config_file(name)).read_text(encoding="utf-8").splitlines()
+    return " ".join(line.removeprefix("#").strip() for line in takewhile(lambda line: line.startswith("#"), lines))
+
+
+def others_table() -> str:
+    """Every config that has no published figure of its own, as it describes itself."""
+    names = [name for name in list_configs() if name.removesuffix("_test_dev") not in RECIPES]
+    rows = [_row("recipe", "what it is"), _row("---", "---")]
+    rows += [_row(f"`{name}`", _header(name)) for name in names if Path(get_config_file(name)).parent.name != "demo"]
+    return "\n".join(rows) + "\n"
+
+
+_METHODS = {
+    "faster_rcnn": "Faster R-CNN, box AP",
+    "cascade_rcnn": "Cascade R-CNN, box AP",
+    "mask_rcnn": "Mask R-CNN, box / mask AP",
+    "mask_cascade_rcnn": "Cascade Mask R-CNN, box / mask AP",
+}
+
+
+def coco_table() -> str:
+    """The 1x rows on COCO at a glance: methods by networks."""
+    networks = ("resnet50", "resnest50", "resnet101", "resnest101", "resnest200")
+    rows = [_row("published, COCO val2017, 1x (%)", *networks), _row("---", *["---:"] * len(networks))]
+    for method, title in _METHODS.items():
+        cells = []
+        for network in networks:
+            recipe = RECIPES.get(f"{method}_{network}_fpn_1x")
+            metrics = ("box_ap", "mask_ap") if method.startswith("mask") else ("box_ap",)
+            cells.append(" / ".join(_percent(recipe, metric) for metric in metrics) if recipe else "")
+        rows.append(_row(title, *cells))
     return "\n".join(rows) + "\n"
 
 
@@ -73,6 +154,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "variants": variants_table,
     "detectron2": detectron2_table,
     "mmseg": mmseg_table,
+    "coco": coco_table,
+    "others": others_table,
 }
 
 

@@ -86,6 +86,34 @@ _ROWS = (
 WEIGHTS: dict[str, WeightRecord] = {row.name: row for row in _ROWS}
 
 
+@dataclass(frozen=True)
+class PixelNormalization:
+    """How images become a network's input: ``(image - mean) / std``, images in [0, 255].
+
+    Attributes:
+        mean: of each channel, in ``channel_order``.
+        std: standard deviation of each channel, likewise.
+        channel_order: order of the image's channels.
+        source: where these facts were published.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    channel_order: str
+    source: str
+
+
+# What the published detectors were trained with: up to half a grey level off the mean of their ImageNet weights, so a
+# published detector needs just these numbers. The YAML configs repeat them, since YAML cannot import; a test holds them
+# to this record.
+DETECTOR_PIXELS = PixelNormalization(
+    mean=(123.68, 116.779, 103.939),
+    std=(58.393, 57.12, 57.375),
+    channel_order="RGB",
+    source="github.com/zhanghang1989/ResNeSt d2/configs",
+)
+
+
 def get_record(name: str) -> WeightRecord:
     """The record of a published weight file, by ``NAME`` or ``resnest://NAME``.
 

@@ -89,6 +89,31 @@ def test_an_installed_copy_finds_its_own_configs(wheel, tmp_path):
     assert Path(run(sys.executable, "-c", code, cwd=tmp_path).strip()) == tmp_path / "site/resnest_backbones/configs"
 
 
+@pytest.mark.parametrize(
+    ("framework", "name"),
+    [
+        ("detectron2", "faster_rcnn_resnest50_fpn_1x"),
+        ("detectron2", "mask_cascade_rcnn_resnest50_fpn_1x_lazy"),
+        ("mmseg", "fcn_resnest50-d8_4xb4-paper_ade20k-480x480"),
+    ],
+)
+def test_an_installed_copy_loads_its_configs_and_builds_a_model(framework, name, wheel, tmp_path):
+    pytest.importorskip(framework)
+    wheel.extractall(tmp_path / "site")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
+        "from pathlib import Path\n"
+        "from resnest_backbones import model_zoo\n"
+        f"folder = model_zoo.config_root() / {framework!r}\n"
+        "names = [n for n in model_zoo.list() if Path(model_zoo.get_config_file(n)).is_relative_to(folder)]\n"
+        "configs = [model_zoo.get_config(n) for n in names]\n"
+        f"assert {name!r} in names and all(configs)\n"
+        f"print(type(model_zoo.get({name!r}, pretrained_backbone=False)).__name__)"
+    )
+    architecture = {"detectron2": "GeneralizedRCNN", "mmseg": "EncoderDecoder"}[framework]
+    assert run(sys.executable, "-W", "ignore", "-c", code, cwd=tmp_path).split()[-1] == architecture
+
+
 def test_the_sdist_carries_tools_and_tests(sdist):
     assert files_under(sdist) >= {f"{name}/{path}" for name in ("tools", "tests") for path in files_under(ROOT / name)}
 

@@ -29,12 +29,15 @@ from resnest_backbones.checkpoint import (
     save_atomically,
 )
 from resnest_backbones.layouts import COUNTER, detect_layout, summarize_keys
+from resnest_backbones.recipes import RECIPES, PublishedFileError
 from resnest_backbones.weights import SCHEME, fetch, get_record
 
 logger = logging.getLogger(__name__)
 
 # The backbone files that the wrapper's recipes start from; their server no longer answers.
 _WRAPPER_FILE = re.compile(r"resnest(50|101|200|269)_detectron-\w+\.pth$")
+# The published detectors, by the names of their files.
+_DETECTORS = {recipe.file.name: recipe.file for recipe in RECIPES.values() if recipe.file and recipe.file.name}
 
 
 class ResNeStWeightsHandler(PathHandler):
@@ -81,11 +84,12 @@ def register_weights_handler() -> None:
 
 
 class ResNeStCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer, with three additions.
+    """Detectron2's checkpointer, with four additions.
 
     It reads every published ResNeSt layout (official, timm, mmseg, PyTorch-Encoding, the wrapper's) without running
-    code that a file may hold; it says how many of how many tensors a checkpoint filled; and what it saves appears under
-    its final name only when it is whole.
+    code that a file may hold; it refuses a file with the name of a published detector that is another or not whole; it
+    says how many of how many tensors a checkpoint filled; and what it saves appears under its final name only when it
+    is whole.
     """
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -110,7 +114,8 @@ class ResNeStCheckpointer(DetectionCheckpointer):
         """Load a checkpoint as ``DetectionCheckpointer`` does; a file that is refused does not spoil the next call.
 
         Raises:
-            CheckpointError: the file cannot be had or read, or is no ResNeSt though its names look like one.
+            CheckpointError: the file cannot be had or read, is no ResNeSt though its names look like one, or has the
+                name of a published detector and not its hash.
         """
         try:
             return super().load(path, *args, **kwargs)
@@ -124,6 +129,7 @@ class ResNeStCheckpointer(DetectionCheckpointer):
             self._parsed_url_during_load = None
 
     def _load_file(self, filename: str) -> dict[str, Any]:
+        _check_published(filename)
         content = read_checkpoint(filename)
         state = _model_state(content, filename)
         if filename.endswith(".pkl"):
@@ -152,6 +158,19 @@ class ResNeStCheckpointer(DetectionCheckpointer):
         incompatible.unexpected_keys[:] = [k for k in incompatible.unexpected_keys if not k.endswith(COUNTER)]
         _report_filling(given, wanted)
         return incompatible
+
+
+def _check_published(filename: str) -> None:
+    """Hold a file that has the name of a published detector to the hash in that name."""
+    published = _DETECTORS.get(Path(filename).name)
+    if published is None:
+        return
+    try:
+        kind = published.check(filename)
+    except PublishedFileError as error:
+        raise CheckpointError(str(error)) from error
+    if kind:
+        logger.info("%s is the published detector: its %s begins with %s", filename, kind, published.hash_prefix)
 
 
 def _renamed(state: dict[str, Any], filename: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import logging
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from resnest_backbones import __name__ as PACKAGE
+from resnest_backbones.detectron2.config import ConfigError
 from resnest_backbones.detectron2.custom_coco import CocoSource, register_custom_coco
 from resnest_backbones.detectron2.data import seed_iteration
 
@@ -81,6 +83,16 @@ def seed_of_run(seed: int, output_dir: str, args: argparse.Namespace) -> int:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"{seed}\n")
     return seed
+
+
+def check_cropped_polygons() -> None:
+    """Miss the package that Detectron2 cuts the outlines of masks with before the training, not in its first step.
+
+    Raises:
+        ConfigError: shapely is not installed.
+    """
+    if importlib.util.find_spec("shapely") is None:
+        raise ConfigError("the config crops training images with masks, which needs the package shapely: install it")
 
 
 def custom_data(args: argparse.Namespace) -> tuple[str | None, str, CocoSource] | None:

@@ -52,6 +52,7 @@ from resnest_backbones.detectron2.custom_coco import CocoSource, DatasetError
 from resnest_backbones.detectron2.data import build_train_loader_from_config, set_first_batch
 from resnest_backbones.detectron2.run_setup import (
     SeedIterations,
+    check_cropped_polygons,
     custom_data,
     device_here,
     parallel,
@@ -262,6 +263,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     _check_batch(cfg, args)
     for name in cfg.DATASETS.TEST:
         _check_evaluator(name)
+    if cfg.INPUT.CROP.ENABLED and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon" and not args.eval_only:
+        check_cropped_polygons()
     cfg.SEED = seed_of_run(cfg.SEED, cfg.OUTPUT_DIR, args)
     cfg.freeze()
     set_up(cfg, args, cfg.OUTPUT_DIR, what_was_adapted(cfg.MODEL.DEVICE, wanted_device, wanted_amp))

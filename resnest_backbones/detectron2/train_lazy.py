@@ -21,6 +21,7 @@ from resnest_backbones.detectron2.custom_coco import CocoSource, DatasetError
 from resnest_backbones.detectron2.data import build_resumable_train_loader, set_first_batch
 from resnest_backbones.detectron2.run_setup import (
     SeedIterations,
+    check_cropped_polygons,
     custom_data,
     device_here,
     parallel,
@@ -41,6 +42,8 @@ def main_lazy(args: argparse.Namespace) -> Any:
     if custom is not None:
         _use_custom_data(cfg, *custom)
         cfg = LazyConfig.apply_overrides(cfg, args.opts)  # what the command line says has the last word
+    if not args.eval_only and _crops_masks(cfg.dataloader.train.get("mapper")):
+        check_cropped_polygons()
     wanted_device, wanted_amp = cfg.train.device, cfg.train.amp.enabled
     cfg.train.device = device_here(wanted_device)
     cfg.train.amp.enabled = wanted_amp and cfg.train.device != "cpu"
@@ -66,6 +69,12 @@ def _use_custom_data(cfg: DictConfig, train: str | None, val: str, source: CocoS
         cfg.dataloader.train.dataset.names = train
     cfg.dataloader.test.dataset.names = val
     cfg.dataloader.evaluator.dataset_name = val
+
+
+def _crops_masks(mapper: Any) -> bool:
+    if mapper is None or not mapper.get("use_instance_mask") or mapper.get("instance_mask_format") == "bitmask":
+        return False
+    return any("Crop" in str(augmentation.get("_target_")) for augmentation in mapper.get("augmentations", []))
 
 
 def _replace_sync_bn(node: Any, name: str) -> None:

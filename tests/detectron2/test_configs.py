@@ -1,43 +1,68 @@
-"""The packaged recipes: short, resolved as published, and of networks that build."""
+"""The packaged recipes: short, resolved as published, and of networks that train a step and find something."""
 
 import json
+import re
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("detectron2")
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2 import model_zoo as detectron2_model_zoo
+from detectron2.config import CfgNode, get_cfg, instantiate
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
-from detectron2.utils.events import EventStorage
+from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.structures import Keypoints
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from torch import Tensor, nn
 
-from resnest_backbones import get_variant, model_zoo
-from resnest_backbones.detectron2 import add_resnest_config
-from resnest_backbones.weights import get_record
-from tests.helpers import TINY_DETECTOR
+from resnest_backbones import get_variant, list_variants, model_zoo
+from resnest_backbones.detectron2 import ResNeSt, add_resnest_config
+from resnest_backbones.recipes import RECIPES
+from resnest_backbones.weights import DETECTOR_PIXELS, WEIGHTS, get_record
+from tests.detectron2.helpers import images, parameters_without_gradient, training_losses
+from tests.helpers import TINY_DETECTOR, readme_block
 
-LEAVES = sorted(f for f in (model_zoo.config_root() / "detectron2").rglob("*.yaml") if f.parent.name != "_base_")
-
-# Names in d2_recipes.json -> ours, and each key that is meant to differ from the recipe, with its reason.
-RECIPES = {
-    "COCO-Detection/faster_rcnn_ResNeSt_50_FPN_syncbn_range-scale_1x.yaml": "faster_rcnn_resnest50_fpn_1x",
-    "COCO-Detection/faster_rcnn_ResNeSt_101_FPN_syncbn_range-scale_1x.yaml": "faster_rcnn_resnest101_fpn_1x",
+ROOT = model_zoo.config_root() / "detectron2"
+LEAVES = {
+    file.stem: file
+    for file in sorted(ROOT.rglob("*"))
+    if file.suffix in (".yaml", ".py") and "_base_" not in file.relative_to(ROOT).parts
 }
-INTENDED = {"MODEL.WEIGHTS": "by name, resnest://, since the wrapper's server no longer answers"}
+LAZY = [name for name, file in LEAVES.items() if file.suffix == ".py"]
+YAML = [name for name in LEAVES if name not in LAZY]
+COCO_YAML = [name for name in YAML if LEAVES[name].parent.name != "demo"]
+ROWS = {name: recipe for name, recipe in RECIPES.items() if recipe.framework == "detectron2"}
+LSJ = "mask_rcnn_resnest50_fpn_100ep_lsj"
+TEST_DEV = "mask_cascade_rcnn_resnest200_dcnv2_fpn_3x_all_tricks_test_dev"
 
 
-def resolved(name: str) -> CfgNode:
-    cfg = get_cfg()
-    add_resnest_config(cfg)
-    cfg.merge_from_file(model_zoo.get_config_file(name))
-    return cfg
+def intended_differences(name: str) -> dict[str, tuple[Any, str]]:
+    """Where a row's resolved config is meant to differ from the published recipe: key -> what it is here, and why."""
+    network = ROWS[name].backbone.removesuffix("_dcnv2")
+    differences = {"MODEL.WEIGHTS": (f"resnest://{network}", "the wrapper's server no longer answers")}
+    if network.startswith("resnet"):
+        file = f"detectron2://ImageNetPretrained/MSRA/R-{network.removeprefix('resnet')}.pkl"
+        differences["MODEL.WEIGHTS"] = (file, "the same file, by the address that Detectron2 has for it")
+        # The recipe of this one row turns it back on itself.
+        if name != "faster_rcnn_resnet50_fpn_1x":
+            why = "MSRA's weights were trained so; the wrapper's default turned it off for ResNets too"
+            differences["MODEL.RESNETS.STRIDE_IN_1X1"] = (True, why)
+    if ROWS[name].dataset == "coco_panoptic":
+        why = "Detectron2 has no test-time augmentation for panoptic models"
+        differences["TEST.AUG.ENABLED"] = (False, why)
+    return differences
 
 
 def flat(node: CfgNode, prefix: str = "") -> dict[str, object]:
     keys = {}
     for key, value in node.items():
-        keys |= flat(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {prefix + key: value}
+        keys |= flat(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {prefix + key: plain(value)}
     return keys
 
 
@@ -45,56 +70,351 @@ def plain(value: object) -> object:
     return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-@pytest.mark.parametrize(("published", "name"), RECIPES.items())
-def test_a_recipe_resolves_to_the_published_one_key_by_key(published, name, shared):
-    recipe = json.loads((shared / "reference" / "d2_recipes.json").read_text())["recipes"][published]
-    ours, defaults = flat(resolved(name)), flat(get_cfg())
+def defaults() -> dict[str, object]:
+    """Detectron2's, and ours of the keys that it does not have."""
+    cfg = get_cfg()
+    add_resnest_config(cfg)
+    return flat(cfg)
+
+
+def header(name: str) -> str:
+    lines = LEAVES[name].read_text(encoding="utf-8").splitlines()
+    comment = lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]
+    return " ".join(line.removeprefix("#").strip() for line in comment)
+
+
+@pytest.fixture(scope="module")
+def published_recipes(request) -> dict[str, dict[str, object]]:
+    """Name of a row here -> the keys in which the original's recipe differs from Detectron2's defaults."""
+    shared = request.getfixturevalue("shared")
+    recipes = json.loads((shared / "reference" / "d2_recipes.json").read_text())["recipes"]
+    by_stem = {Path(file).stem: keys for file, keys in recipes.items()}
+    assert len(by_stem) == len(recipes)
+    # A published detector has the name of the recipe that it was trained by.
+    names = {re.sub(r"(-[0-9a-f]{8})?\.pth$", "", recipe.file.name): name for name, recipe in ROWS.items()}
+    assert names.keys() == by_stem.keys()
+    return {name: by_stem[stem] for stem, name in names.items()}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_resolves_to_the_published_recipe_key_by_key(name, published_recipes):
+    recipe, ours, intended = published_recipes[name], flat(model_zoo.get_config(name)), intended_differences(name)
     for key, value in recipe.items():
-        if key not in INTENDED:
-            assert plain(ours[key]) == value, key
-    # And nothing else differs from Detectron2's defaults, apart from our own keys at theirs.
-    own = get_cfg()
-    add_resnest_config(own)
-    neutral = defaults | {k: v for k, v in flat(own).items() if k not in defaults}
-    surplus = {k for k in ours if plain(ours[k]) != plain(neutral[k]) and k not in recipe}
-    assert surplus == set()
+        wanted = intended[key][0] if key in intended else value
+        assert ours[key] == wanted, key
+    assert all(recipe[key] != wanted for key, (wanted, _) in intended.items()), "listed, and no difference"
+    # And nothing else differs from Detectron2's defaults.
+    neutral = defaults()
+    assert {key for key in ours if ours[key] != neutral[key]} <= recipe.keys()
 
 
-@pytest.mark.parametrize("file", LEAVES, ids=lambda file: file.stem)
-def test_a_leaf_is_short_and_found_by_its_name(file):
-    assert len(file.read_text().splitlines()) <= 15
-    assert model_zoo.get_config_file(file.stem) == str(file)
+@pytest.mark.parametrize("name", LEAVES)
+def test_a_leaf_is_short_and_found_by_its_name(name):
+    assert len(LEAVES[name].read_text().splitlines()) <= 15
+    assert model_zoo.get_config_file(name) == str(LEAVES[name])
+    assert name in model_zoo.list()
 
 
-@pytest.mark.parametrize("file", LEAVES, ids=lambda file: file.stem)
-def test_a_leaf_trains_a_step_and_infers_with_the_network_it_names(file):
-    cfg = resolved(file.stem)
-    if cfg.MODEL.WEIGHTS:
-        assert get_record(cfg.MODEL.WEIGHTS).name == f"resnest{cfg.MODEL.RESNETS.DEPTH}"
+@pytest.mark.parametrize("name", LEAVES)
+def test_a_header_names_the_row_or_the_recipe_or_says_that_there_is_no_figure(name):
+    text = header(name)
+    recipe = ROWS.get(name.removesuffix("_test_dev"))
+    if recipe is None:
+        twin = f"{name.removesuffix('_lazy')}.yaml as a LazyConfig"
+        assert ("no figure was published" in text.lower()) or text.startswith(twin) or name.endswith("_demo")
+        return
+    network, _, deformable = recipe.backbone.partition("_")
+    label = network.replace("resnest", "ResNeSt-").replace("resnet", "ResNet-") + (" DCNv2" if deformable else "")
+    assert text.startswith(f"Row {recipe.method}, {label}, {recipe.schedule} ")
+    assert text.endswith("in resnest_backbones/recipes.py.")
+
+
+def test_there_are_the_published_rows_and_what_users_asked_for():
+    fast = {f"faster_rcnn_{name}_fpn_1x" for name in WEIGHTS if "fast" in name}
+    asked = {"faster_rcnn_resnest269_fpn_1x", "retinanet_resnest50_fpn_1x", "retinanet_resnest101_fpn_1x"}
+    asked |= {"keypoint_rcnn_resnest50_fpn_1x", "faster_rcnn_resnest50_fpn_1x_1gpu", "faster_rcnn_resnest50_fpn_1x_8gb"}
+    assert len(fast) == 7
+    assert set(COCO_YAML) == set(ROWS) | fast | asked | {TEST_DEV}
+    four = ("faster_rcnn", "cascade_rcnn", "mask_rcnn", "mask_cascade_rcnn")
+    assert set(LAZY) == {f"{method}_resnest50_fpn_1x_lazy" for method in four} | {LSJ}
+
+
+def network_of(cfg: CfgNode) -> str:
+    """The name of the ResNeSt that the keys of a config describe, or of the ResNet."""
+    keys = cfg.MODEL.RESNETS
+    if "resnest" not in cfg.MODEL.BACKBONE.NAME:
+        return f"resnet{keys.DEPTH}"
+    if not keys.AVD_FIRST:
+        return f"resnest{keys.DEPTH}"
+    return f"resnest{keys.DEPTH}_fast_{keys.RADIX}s{keys.NUM_GROUPS}x{keys.BOTTLENECK_WIDTH}d"
+
+
+@pytest.mark.parametrize("name", COCO_YAML)
+def test_the_network_its_weights_its_pixels_and_its_name_belong_together(name):
+    cfg = model_zoo.get_config(name)
+    network = network_of(cfg)
+    assert f"_{network}_" in name
+    if network.startswith("resnet"):
+        assert f"detectron2://ImageNetPretrained/MSRA/R-{cfg.MODEL.RESNETS.DEPTH}.pkl" == cfg.MODEL.WEIGHTS
+        neutral = defaults()
+        assert all(flat(cfg)[key] == neutral[key] for key in ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "INPUT.FORMAT"))
+        return
+    assert get_record(cfg.MODEL.WEIGHTS).name == network
+    assert cfg.INPUT.FORMAT == DETECTOR_PIXELS.channel_order == get_record(network).channel_order
+    assert tuple(cfg.MODEL.PIXEL_MEAN) == DETECTOR_PIXELS.mean
+    assert tuple(cfg.MODEL.PIXEL_STD) == DETECTOR_PIXELS.std
+
+
+def test_the_record_of_the_pixels_is_the_published_one_and_close_to_that_of_the_weights(published):
+    group = published["coco_val2017"]
+    assert list(DETECTOR_PIXELS.mean) == group["pixel_mean"] and list(DETECTOR_PIXELS.std) == group["pixel_std"]
+    assert DETECTOR_PIXELS.channel_order == group["format"]
+    record = get_record("resnest50")
+    assert DETECTOR_PIXELS.mean == pytest.approx([255 * value for value in record.mean], abs=0.5)
+    assert DETECTOR_PIXELS.std == pytest.approx([255 * value for value in record.std], abs=0.01)
+
+
+def test_the_readme_has_the_same_pixels():
+    cfg = CfgNode.load_cfg(readme_block("MODEL:"))
+    assert tuple(cfg.MODEL.PIXEL_MEAN) == DETECTOR_PIXELS.mean and tuple(cfg.MODEL.PIXEL_STD) == DETECTOR_PIXELS.std
+    assert DETECTOR_PIXELS.channel_order == cfg.INPUT.FORMAT
+
+
+@pytest.mark.parametrize("name", COCO_YAML)
+def test_the_data_sets_of_a_recipe_are_detectron2s_own(name):
+    cfg = model_zoo.get_config(name)
+    for data in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        assert data in DatasetCatalog
+        panoptic = cfg.MODEL.META_ARCHITECTURE == "PanopticFPN"
+        assert MetadataCatalog.get(data).evaluator_type == ("coco_panoptic_seg" if panoptic else "coco")
+
+
+@pytest.mark.parametrize(("name", "batch"), [("1gpu", 4), ("8gb", 2)])
+def test_a_smaller_batch_has_rate_and_schedule_by_the_linear_rule(name, batch):
+    full = flat(model_zoo.get_config("faster_rcnn_resnest50_fpn_1x"))
+    small = flat(model_zoo.get_config(f"faster_rcnn_resnest50_fpn_1x_{name}"))
+    factor = Fraction(full["SOLVER.IMS_PER_BATCH"], small["SOLVER.IMS_PER_BATCH"])
+    assert small["SOLVER.IMS_PER_BATCH"] == batch
+    assert small["SOLVER.BASE_LR"] == pytest.approx(full["SOLVER.BASE_LR"] / factor)
+    for key in ("SOLVER.MAX_ITER", "SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD"):
+        assert small[key] == factor * full[key], key
+    assert small["SOLVER.STEPS"] == [factor * step for step in full["SOLVER.STEPS"]]
+    norms = {key: value for key, value in small.items() if key.endswith(".NORM") and value != full[key]}
+    assert norms == {"MODEL.RESNETS.NORM": "FrozenBN", "MODEL.FPN.NORM": "GN", "MODEL.ROI_BOX_HEAD.NORM": "GN"}
+    assert not small["TEST.PRECISE_BN.ENABLED"]
+    assert small["SOLVER.AMP.ENABLED"] == small["MODEL.RESNETS.GRADIENT_CHECKPOINTING"] == (name == "8gb")
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("retinanet_resnest50_fpn_1x", "COCO-Detection/retinanet_R_50_FPN_1x.yaml"),
+        ("keypoint_rcnn_resnest50_fpn_1x", "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml"),
+    ],
+)
+def test_what_has_no_row_is_detectron2s_own_baseline_but_for_the_backbone_and_the_norms(name, theirs):
+    ours, other = flat(model_zoo.get_config(name)), flat(detectron2_model_zoo.get_config(theirs))
+    different = {key for key in other if ours[key] != other[key]}
+    backbone = {"MODEL.WEIGHTS", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.BACKBONE.NAME", "INPUT.FORMAT"}
+    backbone |= {"MODEL.RESNETS.NORM", "MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.FPN.NORM", "TEST.PRECISE_BN.ENABLED"}
+    head = {f"MODEL.ROI_BOX_HEAD.{key}" for key in ("NUM_CONV", "NUM_FC", "NORM")}
+    size = {"INPUT.MIN_SIZE_TRAIN", "INPUT.MIN_SIZE_TRAIN_SAMPLING"}
+    if name.startswith("keypoint"):
+        # rcnn_fpn.yaml has what only masks use.
+        assert different == backbone | head | (different & {"INPUT.MIN_SIZE_TRAIN", "MODEL.ROI_MASK_HEAD.NUM_CONV"})
+        return
+    unused = {key for key in different if key.startswith(("MODEL.ROI_", "MODEL.RPN."))}
+    assert different - unused == backbone | size
+
+
+def test_test_dev_is_the_row_with_test_time_augmentation_and_another_data_set():
+    row, dev = flat(model_zoo.get_config(TEST_DEV.removesuffix("_test_dev"))), flat(model_zoo.get_config(TEST_DEV))
+    changed = {key: value for key, value in dev.items() if value != row[key]}
+    assert changed == {"DATASETS.TEST": ["coco_2017_test-dev"], "TEST.AUG.ENABLED": True}
+
+
+TINY_YAML = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.ROI_MASK_HEAD.CONV_DIM": 16,
+    "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS": "(16,)",
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
+    "MODEL.RETINANET.NUM_CONVS": 1,
+    "MODEL.RETINANET.SCORE_THRESH_TEST": 0.0,
+}
+
+
+def tiny_yaml(name: str) -> CfgNode:
+    """The recipe with a smaller head on a network of its own depth."""
+    cfg = model_zoo.get_config(name)
     depth = cfg.MODEL.RESNETS.DEPTH
-    cfg.merge_from_list([*TINY_DETECTOR, "MODEL.DEVICE", "cpu", "MODEL.RESNETS.DEPTH", depth])
-    model = build_model(cfg)
-    blocks = [len(stage) for name, stage in model.backbone.bottom_up.named_children() if name.startswith("res")]
-    assert blocks == list(get_variant(f"resnest{depth}").depths)
-    images = [{"image": torch.randint(0, 256, (3, 64, 80)), "instances": one_box((64, 80))} for _ in range(2)]
-    with EventStorage():
-        losses = model(images)
-    assert losses.keys() == {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"}
-    sum(losses.values()).backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+    cfg.merge_from_list([*TINY_DETECTOR, *(word for pair in TINY_YAML.items() for word in pair)])
+    cfg.MODEL.RESNETS.DEPTH = depth
+    return cfg
+
+
+def tiny_lazy(name: str) -> DictConfig:
+    """The recipe with fewer proposals."""
+    cfg = model_zoo.get_config(name)
+    cfg.model.proposal_generator.update(pre_nms_topk=(100, 50), post_nms_topk=(20, 10))
+    thresholds = cfg.model.roi_heads.get("box_predictors", None) or [cfg.model.roi_heads.box_predictor]
+    for predictor in thresholds:
+        predictor.test_score_thresh = 0.0
+    return cfg
+
+
+def batch() -> list[dict[str, object]]:
+    """Two images, each with one object of the first class, its mask, its joints and a semantic map."""
+    pictures = images(2)
+    for picture in pictures:
+        instances = picture["instances"]
+        instances.gt_classes = torch.zeros(1, dtype=torch.long)
+        joints = torch.stack([torch.linspace(8, 42, 17), torch.linspace(8, 50, 17), torch.full((17,), 2.0)], dim=-1)
+        instances.gt_keypoints = Keypoints(joints[None])
+    return pictures
+
+
+def losses_of(model: nn.Module) -> set[str]:
+    """The losses that a model of its kind has."""
+    if type(model).__name__ == "RetinaNet":
+        return {"loss_cls", "loss_box_reg"}
+    heads = model.roi_heads
+    names = {"loss_rpn_cls", "loss_rpn_loc"}
+    if type(heads).__name__ == "CascadeROIHeads":
+        names |= {f"{loss}_stage{stage}" for loss in ("loss_cls", "loss_box_reg") for stage in range(3)}
+    else:
+        names |= {"loss_cls", "loss_box_reg"}
+    names |= {"loss_mask"} if heads.mask_on else set()
+    names |= {"loss_keypoint"} if heads.keypoint_on else set()
+    return names | ({"loss_sem_seg"} if hasattr(model, "sem_seg_head") else set())
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_a_leaf_trains_a_step_and_infers_with_the_network_it_names(name):
+    if name in LAZY:
+        cfg = tiny_lazy(name)
+        model, network = instantiate(cfg.model), cfg.model.backbone.bottom_up.spec
+    else:
+        cfg = tiny_yaml(name)
+        model, network = build_model(cfg), network_of(cfg)
+    trunk = model.backbone.bottom_up
+    assert isinstance(trunk, ResNeSt) == (network in list_variants())
+    if isinstance(trunk, ResNeSt):
+        blocks = [len(stage) for key, stage in trunk.named_children() if key.startswith("res")]
+        assert blocks == list(get_variant(network).depths)
+        widths = ("radix", "cardinality", "bottleneck_width", "avd_first", "stem_width")
+        assert all(getattr(trunk.spec, key) == getattr(get_variant(network), key) for key in widths)
+    pictures = batch()
+    losses = training_losses(model, pictures)
+    assert losses.keys() == losses_of(model)
+    assert parameters_without_gradient(model) == []
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
     model.eval()
     with torch.no_grad():
-        assert model(images[:1])[0]["instances"].image_size == (64, 80)
+        (found,) = model([{key: pictures[0][key] for key in ("image", "height", "width")}])
+    has = {key for key in ("pred_masks", "pred_keypoints") if found["instances"].has(key)}
+    assert found["instances"].image_size == (64, 64) and len(found["instances"]) > 0
+    heads = getattr(model, "roi_heads", None)
+    on = {"pred_masks": getattr(heads, "mask_on", False), "pred_keypoints": getattr(heads, "keypoint_on", False)}
+    assert has == {key for key, value in on.items() if value}
+    assert ("panoptic_seg" in found) == name.startswith("panoptic")
 
 
-def one_box(size: tuple[int, int]) -> Instances:
-    return Instances(size, gt_boxes=Boxes(torch.tensor([[8.0, 8.0, 40.0, 48.0]])), gt_classes=torch.tensor([0]))
+# What says nothing of how a model computes: counts that a ResNeSt carries along, Detectron2's drawings in training.
+APART = ("params", "multiply_adds", "vis_period")
+
+
+def settings(thing: object) -> object:
+    """What makes up a model or a mapper: types, modules by name, shapes, and every plain attribute."""
+    if isinstance(thing, Tensor):
+        return list(thing.shape) if thing.numel() > 100 or isinstance(thing, nn.Parameter) else thing.tolist()
+    if isinstance(thing, Mapping):
+        return {str(key): settings(value) for key, value in thing.items()}
+    if isinstance(thing, (list, tuple, ListConfig)):
+        return [settings(value) for value in thing]
+    if hasattr(thing, "__dict__") and type(thing).__module__.startswith(("detectron2", "torch.nn", "resnest_backb")):
+        parts = {key: settings(value) for key, value in vars(thing).items() if key not in APART}
+        if type(thing).__name__ == "FastRCNNOutputLayers":  # a loss that is not named there has 1
+            parts["loss_weight"] = {"loss_cls": 1.0, "loss_box_reg": 1.0} | parts["loss_weight"]
+        if parts.get("short_edge_length") == [800, 800]:  # one from that range, or one of these two
+            del parts["is_range"], parts["sample_style"]
+        return {"type": type(thing).__name__} | parts
+    return thing if isinstance(thing, (str, int, float, bool, type(None))) else type(thing).__name__
+
+
+TWINS = [name for name in LAZY if name.endswith("_lazy")]
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_a_lazy_recipe_builds_the_model_of_its_yaml(name):
+    yaml, lazy = model_zoo.get_config(name.removesuffix("_lazy")), model_zoo.get_config(name)
+    yaml.MODEL.DEVICE = "cpu"
+    from_yaml, from_lazy = build_model(yaml), instantiate(lazy.model)
+    assert settings(from_lazy) == settings(from_yaml)
+    assert lazy.train.init_checkpoint == yaml.MODEL.WEIGHTS
+
+    lazy.optimizer.params.model = from_lazy
+    optimizers = [instantiate(lazy.optimizer), build_optimizer(yaml, from_yaml)]
+    decays = [
+        {group["weight_decay"]: sum(p.numel() for p in group["params"]) for group in optimizer.param_groups}
+        for optimizer in optimizers
+    ]
+    assert decays[0] == decays[1] and len(decays[0]) == 2
+    for key in ("lr", "momentum", "nesterov", "dampening"):
+        assert optimizers[0].defaults[key] == optimizers[1].defaults[key], key
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_a_lazy_recipe_has_the_data_and_the_schedule_of_its_yaml(name):
+    yaml, lazy = model_zoo.get_config(name.removesuffix("_lazy")), model_zoo.get_config(name)
+    for split, train in (("train", True), ("test", False)):
+        of_yaml = DatasetMapper(**DatasetMapper.from_config(yaml, is_train=train))
+        ours, theirs = settings(instantiate(lazy.dataloader[split].mapper)), settings(of_yaml)
+        if not train:  # annotations are not read then
+            del ours["use_instance_mask"], theirs["use_instance_mask"]
+        assert ours == theirs
+    assert (lazy.dataloader.train.dataset.names,) == yaml.DATASETS.TRAIN
+    assert (lazy.dataloader.test.dataset.names,) == yaml.DATASETS.TEST
+    assert lazy.dataloader.train.total_batch_size == yaml.SOLVER.IMS_PER_BATCH
+    assert lazy.train.max_iter == yaml.SOLVER.MAX_ITER and lazy.train.eval_period == 5000
+    scheduler = build_lr_scheduler(yaml, torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0))
+    multiplier = instantiate(lazy.lr_multiplier)
+    for step in (0, 1, 500, 999, 1000, 59_999, 60_000, 79_999, 80_000, 89_999):
+        of_yaml = scheduler._multiplier(step / yaml.SOLVER.MAX_ITER)
+        assert multiplier(step / lazy.train.max_iter) == pytest.approx(of_yaml), step
+
+
+def test_the_jittered_recipe_is_detectron2s_own_but_for_the_backbone_and_its_pixels():
+    ours = OmegaConf.to_container(model_zoo.get_config(LSJ))
+    theirs = OmegaConf.to_container(
+        detectron2_model_zoo.get_config("new_baselines/mask_rcnn_R_50_FPN_100ep_LSJ.py"),
+    )
+    backbone = ours["model"]["backbone"].pop("bottom_up")
+    del theirs["model"]["backbone"]["bottom_up"]
+    assert (backbone["spec"], backbone["norm"], backbone["freeze_at"]) == ("resnest50", "SyncBN", 0)
+    for key, value in (("mean", DETECTOR_PIXELS.mean), ("std", DETECTOR_PIXELS.std)):
+        assert ours["model"].pop(f"pixel_{key}") == list(value) != theirs["model"].pop(f"pixel_{key}")
+    assert ours["model"].pop("input_format") == ours["dataloader"]["train"]["mapper"].pop("image_format") == "RGB"
+    assert theirs["model"].pop("input_format") == theirs["dataloader"]["train"]["mapper"].pop("image_format") == "BGR"
+    ours["model"]["roi_heads"], theirs["model"]["roi_heads"] = (
+        without_lambdas(cfg["model"]["roi_heads"]) for cfg in (ours, theirs)
+    )
+    assert ours == theirs
+
+
+def without_lambdas(node: Any) -> Any:
+    """Detectron2's file makes its norms by a function, which is another one each time it is loaded."""
+    if isinstance(node, dict):
+        return {key: without_lambdas(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [without_lambdas(value) for value in node]
+    return "lambda" if getattr(node, "__name__", "") == "<lambda>" else node
 
 
 def test_a_base_is_no_recipe():
     with pytest.raises(ValueError, match="got 'resnest_fpn'") as error:
         model_zoo.get_config_file("resnest_fpn")
     assert "rcnn_fpn," not in str(error.value)
+    assert not {file.stem for file in ROOT.glob("_base_/**/*.*")} & set(model_zoo.list())
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones():

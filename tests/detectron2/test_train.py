@@ -25,6 +25,7 @@ from detectron2.evaluation import (
     SemSegEvaluator,
 )
 
+from resnest_backbones import model_zoo
 from resnest_backbones.detectron2 import run_setup, train
 from resnest_backbones.detectron2.config import ConfigError
 from resnest_backbones.detectron2.train import build_argument_parser, build_evaluator, check_arguments
@@ -298,6 +299,16 @@ def test_an_evaluator_without_its_package_is_missed_before_the_training(name, pa
     arguments = ["--config-file", str(CONFIG), "DATASETS.TEST", f"('{name}',)"]
     with pytest.raises(ConfigError, match=f"DATASETS.TEST has {name}, whose evaluation needs the package {package}"):
         train.setup(build_argument_parser().parse_args(arguments))
+
+
+@pytest.mark.parametrize(
+    "name", ["mask_cascade_rcnn_resnest200_fpn_3x_all_tricks", "mask_rcnn_resnest50_fpn_100ep_lsj"]
+)
+def test_what_crops_masks_is_missed_before_the_training(name, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda wanted: None if wanted == "shapely" else object())
+    arguments = ["--config-file", model_zoo.get_config_file(name)]
+    with pytest.raises(ConfigError, match="crops training images with masks, which needs the package shapely"):
+        train.main(build_argument_parser().parse_args(arguments))
 
 
 def test_a_data_set_of_no_known_kind_is_refused():

@@ -1,0 +1,10 @@
+# Mask R-CNN as the rows of the original's d2/README.md: SyncBN everywhere, four convolutions in the box head.
+from detectron2 import model_zoo
+
+from .backbone import bottom_up, pixels
+
+model = model_zoo.get_config("common/models/mask_rcnn_fpn.py").model
+model.update(pixels)
+model.backbone.update(bottom_up=bottom_up, norm="SyncBN")
+model.roi_heads.box_head.update(conv_dims=[256] * 4, fc_dims=[1024], conv_norm="SyncBN")
+model.roi_heads.mask_head.conv_norm = "SyncBN"

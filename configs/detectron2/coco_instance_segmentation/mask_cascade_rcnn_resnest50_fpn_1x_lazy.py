@@ -1,0 +1,3 @@
+# mask_cascade_rcnn_resnest50_fpn_1x.yaml as a LazyConfig: the same model, data and schedule.
+from .._base_.lazy.mask_cascade_rcnn import model
+from .._base_.lazy.runtime import dataloader, lr_multiplier, optimizer, train

@@ -1,0 +1,108 @@
+"""Short names become configs and models of their framework, with or without the weights that a recipe starts from."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from resnest_backbones import build, model_zoo
+from resnest_backbones.recipes import RECIPES
+from resnest_backbones.weights import WeightsError
+from tests.helpers import publishing
+
+DETECTOR, LAZY = "faster_rcnn_resnest50_fpn_1x", "faster_rcnn_resnest50_fpn_1x_lazy"
+SEGMENTOR = "fcn_resnest50-d8_4xb4-paper_ade20k-480x480"
+
+
+def test_every_config_is_listed_once_and_every_row_has_one():
+    names = model_zoo.list()
+    assert len(names) == len(set(names)) > len(RECIPES)
+    assert RECIPES.keys() <= set(names)
+    files = [Path(model_zoo.get_config_file(name)) for name in names]
+    assert [file.stem for file in files] == names
+    for name, recipe in RECIPES.items():
+        assert Path(model_zoo.get_config_file(name)).relative_to(model_zoo.config_root()).parts[0] == recipe.framework
+    leaves = {
+        file
+        for file in model_zoo.config_root().rglob("*.*")
+        if file.suffix in (".yaml", ".py") and "_base_" not in str(file)
+    }
+    assert set(files) == leaves
+
+
+def test_a_list_is_the_callers_own():
+    model_zoo.list().clear()
+    assert DETECTOR in model_zoo.list()
+
+
+@pytest.mark.parametrize("call", [model_zoo.get_config_file, model_zoo.get_config, model_zoo.get])
+def test_an_unknown_name_is_answered_with_the_known_ones(call):
+    with pytest.raises(ValueError, match=f"name must be one of .*{DETECTOR}.*{SEGMENTOR}.*, got 'nothing'"):
+        call("nothing")
+
+
+def test_a_config_is_of_its_framework_and_loaded_anew_each_time():
+    pytest.importorskip("detectron2")
+    from detectron2.config import CfgNode
+    from omegaconf import DictConfig
+
+    yaml, lazy = model_zoo.get_config(DETECTOR), model_zoo.get_config(LAZY)
+    assert isinstance(yaml, CfgNode) and yaml.MODEL.RESNETS.RADIX == 2
+    assert isinstance(lazy, DictConfig) and lazy.model.backbone.bottom_up.spec == "resnest50"
+    yaml.MODEL.RESNETS.RADIX = 1
+    lazy.model.backbone.bottom_up.spec = "resnest101"
+    assert model_zoo.get_config(DETECTOR).MODEL.RESNETS.RADIX == 2
+    assert model_zoo.get_config(LAZY).model.backbone.bottom_up.spec == "resnest50"
+
+
+def test_a_config_of_mmsegmentation_is_an_mmengine_config():
+    pytest.importorskip("mmseg")
+    from mmengine.config import Config
+
+    cfg = model_zoo.get_config(SEGMENTOR)
+    assert isinstance(cfg, Config) and cfg.model.backbone.name == "resnest50"
+
+
+@pytest.fixture
+def published_resnest50(tmp_path, monkeypatch):
+    """A loopback server of "published" weights, a number of its own for each tensor."""
+    with torch.device("meta"):
+        shapes = {key: value.shape for key, value in build("resnest50").state_dict().items()}
+    generator = torch.Generator().manual_seed(0)
+    state = {key: (torch.rand((), generator=generator) + 0.5).expand(shape) for key, shape in shapes.items()}
+    with publishing("resnest50", state, tmp_path, monkeypatch) as server:
+        yield server, state
+
+
+@pytest.mark.parametrize(
+    ("framework", "name", "prefix"),
+    [
+        ("detectron2", DETECTOR, "backbone.bottom_up."),
+        ("detectron2", LAZY, "backbone.bottom_up."),
+        ("mmseg", SEGMENTOR, "backbone."),
+    ],
+)
+def test_a_model_has_the_weights_of_its_recipe_or_none(framework, name, prefix, published_resnest50, monkeypatch):
+    pytest.importorskip(framework)
+    server, state = published_resnest50
+    key = "res5.0.conv1.weight"
+    random = model_zoo.get(name, pretrained_backbone=False)
+    assert server.requests == []
+    assert random.state_dict()[f"{prefix}{key}"].unique().numel() > 1
+    filled = model_zoo.get(name)
+    assert filled.training and server.requests
+    own = filled.state_dict()
+    values = {k.removeprefix(prefix): v.cpu() for k, v in own.items() if k.startswith(prefix)}
+    loaded = {k: v for k, v in values.items() if not k.endswith("num_batches_tracked")}
+    assert loaded.keys() == {k for k in state if not k.endswith("num_batches_tracked")}
+    for k, value in loaded.items():
+        torch.testing.assert_close(value, state[k].to(value.dtype), msg=k)
+
+
+@pytest.mark.parametrize(("framework", "name"), [("detectron2", DETECTOR), ("mmseg", SEGMENTOR)])
+def test_weights_that_cannot_be_had_are_an_error(framework, name, published_resnest50):
+    pytest.importorskip(framework)
+    server, _ = published_resnest50
+    server.content = b"something else"
+    with pytest.raises(WeightsError, match="sent something else than the published file"):
+        model_zoo.get(name)
