@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import torch
 from mmengine.runner import CheckpointLoader
 from mmengine.utils import ManagerMixin
 from PIL import Image
@@ -148,15 +149,21 @@ def _subclasses(cls: type) -> list[type]:
 
 @contextmanager
 def as_in_a_new_process() -> Iterator[None]:
-    """MMEngine keeps loggers, message hubs and visualizers of one name for the whole process, and its file loader."""
+    """MMEngine keeps loggers, message hubs and visualizers of one name for the whole process, and its file loader.
+
+    One thread, as in the processes that the tests start: another number adds up in another order.
+    """
     kinds = [cls for cls in _subclasses(ManagerMixin) if "_instance_dict" in vars(cls)]
     before = [(kind, kind._instance_dict.copy()) for kind in kinds]
     schemes, environment = CheckpointLoader._schemes.copy(), dict(os.environ)
     for kind in kinds:
         kind._instance_dict.clear()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
         yield
     finally:
+        torch.set_num_threads(threads)
         for kind, instances in before:
             kind._instance_dict.clear()
             kind._instance_dict.update(instances)
