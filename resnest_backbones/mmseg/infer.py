@@ -23,11 +23,11 @@ from torch import nn
 from resnest_backbones.checkpoint import write_atomically
 from resnest_backbones.mmseg.checkpoint import check_fills, load_segmentor
 from resnest_backbones.mmseg.datasets import IMAGE_SUFFIXES, find_class_file, make_palette, read_classes
+from resnest_backbones.mmseg.own_data import fit_heads
 from resnest_backbones.mmseg.run_setup import ConfigError, inner_datasets, type_name
 from resnest_backbones.mmseg.train import (
     add_config_options,
     check_arguments,
-    fit_heads,
     load_config,
     use_test_time_augmentation,
 )

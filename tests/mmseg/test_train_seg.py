@@ -25,6 +25,7 @@ from PIL import Image
 
 from resnest_backbones.checkpoint import CheckpointError
 from resnest_backbones.mmseg import run_setup
+from resnest_backbones.mmseg.own_data import use_data_root
 from resnest_backbones.mmseg.resumable import (
     WHOLE_FILES,
     SeededIndex,
@@ -34,7 +35,6 @@ from resnest_backbones.mmseg.resumable import (
     repair_last_checkpoint,
 )
 from resnest_backbones.mmseg.run_setup import start_processes_on_cpu
-from resnest_backbones.mmseg.train import use_data_root
 from resnest_backbones.mmseg.transforms import LabelError
 from tests.helpers import ROOT, environment, run_tool, start_tool
 from tests.mmseg.helpers import (
