@@ -1,7 +1,7 @@
 """The small transfer benchmark: ResNeSt-50 against ResNet-50 on two small real data sets, with one recipe for both.
 
-Detectors are trained on blood cells (boxes) and on nuclei (masks) with ``configs/detectron2/small``, each from scratch and
-from a checkpoint that was pre-trained on the digits of ``resnest_backbones.demo_data``, with several seeds. Of the
+Detectors are trained on blood cells (boxes) and on nuclei (masks) with ``configs/detectron2/small``, each from scratch
+and from a checkpoint that was pre-trained on the digits of ``resnest_backbones.demo_data``, with several seeds. Of the
 checkpoint, all is taken that has the same shape: every layer but those of the classes. The pre-training is one per
 network, so the spread over seeds is that of the transfer alone.
 
@@ -127,7 +127,7 @@ def read_record(file: Path = RECORD_FILE) -> SmallRecord:
 
 
 def run_benchmark(
-    data: Path, output_dir: Path, *, recipe: str, seeds: Sequence[int]
+    data: Path, output_dir: Path, *, recipe: str, seeds: Sequence[int], options: Sequence[str] = ()
 ) -> Iterator[tuple[dict[str, float], list[SmallRun]]]:
     """Pre-train, then train all combinations seed by seed; what ``output_dir`` holds of them is used again.
 
@@ -136,6 +136,7 @@ def run_benchmark(
         output_dir: for data, logs and checkpoints.
         recipe: ``cpu`` for the shorter one.
         seeds: of the trainings.
+        options: keys and values for the config of every training.
 
     Yields:
         After each training: AP of the pre-training by network, and all trainings so far.
@@ -148,10 +149,12 @@ def run_benchmark(
         raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {recipe!r}")
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds must be different numbers from 0 on, got {' '.join(map(str, seeds)) or 'none'}")
-    sources = {name: _source(data / name) for name in DATASETS}
+    if not _TOOL.is_file():
+        raise BenchmarkError(f"the benchmark runs in a checkout of the project, {_TOOL} is not there")
+    sources = {name: [*_source(data / name), *options] for name in DATASETS}
     pretraining, runs = {}, []
     for network in NETWORKS:
-        pretraining[network] = _pretrain(network, output_dir, recipe)
+        pretraining[network] = _pretrain(network, output_dir, recipe, options)
     for seed in seeds:
         for dataset in DATASETS.values():
             for start in STARTS:
@@ -170,7 +173,9 @@ def _source(folder: Path) -> list[str]:
     files = {split: folder / "annotations" / f"instances_{split}.json" for split in ("train", "val")}
     missing = [str(path) for path in (folder / "images", *files.values()) if not path.exists()]
     if missing:
-        raise BenchmarkError(f"{folder} must hold images/ and annotations/instances_{{train,val}}.json, no {missing[0]}")
+        raise BenchmarkError(
+            f"{folder} must hold images/ and annotations/instances_{{train,val}}.json, no {missing[0]}"
+        )
     return _data_options(files["train"], folder / "images", files["val"], folder / "images")
 
 
@@ -183,14 +188,14 @@ def _checkpoint_folder(network: str, output_dir: Path) -> Path:
     return output_dir / f"digits_{network}"
 
 
-def _pretrain(network: str, output_dir: Path, recipe: str) -> float:
+def _pretrain(network: str, output_dir: Path, recipe: str, extra: Sequence[str]) -> float:
     """AP of boxes on held-out digits."""
     from resnest_backbones.demo import make_dataset
 
     digits = make_dataset(output_dir / "digits", num_train=_NUM_DIGIT_IMAGES[0], num_val=_NUM_DIGIT_IMAGES[1])
     options = _data_options(digits.train_json, digits.train_images, digits.val_json, digits.val_images)
     config = config_name("mask_rcnn", network, "digits", recipe)
-    figures, _ = _train(_checkpoint_folder(network, output_dir), config, [*options, "SEED", "1"])
+    figures, _ = _train(_checkpoint_folder(network, output_dir), config, [*options, *extra, "SEED", "1"])
     return figures["bbox/AP"]
 
 

@@ -19,8 +19,14 @@ from pathlib import Path
 
 import torch
 
-from resnest_backbones.small_benchmark import RECIPES, BenchmarkError, SmallRecord, run_benchmark, write_record
-from resnest_backbones.small_benchmark import small_table
+from resnest_backbones.small_benchmark import (
+    RECIPES,
+    BenchmarkError,
+    SmallRecord,
+    run_benchmark,
+    small_table,
+    write_record,
+)
 
 
 def build_argument_parser() -> argparse.ArgumentParser:
@@ -30,6 +36,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
     default = "gpu" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--recipe", choices=RECIPES, default=default, help="cpu is shorter (default here: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="default: 1 2 3")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="for the config of every training, behind --")
     return parser
 
 
@@ -53,7 +60,8 @@ def run(arguments: list[str] | None = None) -> None:
     command = shlex.join(["python", "tools/small_benchmark.py", *(sys.argv[1:] if arguments is None else arguments)])
     file = args.output_dir / "small_benchmark.json"
     try:
-        for pretraining, runs in run_benchmark(args.data, args.output_dir, recipe=args.recipe, seeds=args.seeds):
+        progress = run_benchmark(args.data, args.output_dir, recipe=args.recipe, seeds=args.seeds, options=args.opts)
+        for pretraining, runs in progress:
             today = datetime.date.today().isoformat()
             record = SmallRecord(args.recipe, command, today, machine(), versions, pretraining, tuple(runs))
             write_record(record, file)
