@@ -24,6 +24,7 @@ from resnest_backbones.layouts import (
     split_trunk,
     summarize_keys,
 )
+from resnest_backbones.recipes import PublishedFileError, find_published
 from resnest_backbones.weights import SCHEME, fetch, get_record
 
 __all__ = [
@@ -53,14 +54,16 @@ def read_checkpoint(file: str | PathLike[str]) -> dict[str, Any]:
 
     ``.pkl`` files (Detectron's model zoos) go through ``array_pickle.py``, which admits arrays and containers only; all
     others through ``torch.load(weights_only=True)``, which here admits arrays and MMEngine's logs, as ``History``, too.
+    A file with the name of a published detector or segmentor must have the hash in that name.
 
     Raises:
-        CheckpointError: there is no such file, it is no checkpoint, is cut short, or holds other objects; the message
-            names it.
+        CheckpointError: there is no such file, it is no checkpoint, is cut short, holds other objects, or is not the
+            published one whose name it has; the message names it.
     """
     path = Path(file)
     if not path.is_file():
         raise CheckpointError(f"{path} is no file")
+    _check_published(path)
     try:
         if path.suffix == ".pkl":
             with open(path, "rb") as stream:
@@ -74,6 +77,17 @@ def read_checkpoint(file: str | PathLike[str]) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
     return dict(content)
+
+
+def _check_published(file: Path) -> None:
+    published = find_published(file.name)
+    if published is None:
+        return
+    try:
+        kind = published.check(file)
+    except PublishedFileError as error:
+        raise CheckpointError(str(error)) from error
+    logger.info("%s is the published checkpoint: its %s begins with %s", file, kind, published.hash_prefix)
 
 
 def _why_unreadable(path: Path, stream: BinaryIO, error: Exception) -> str:

@@ -213,6 +213,16 @@ _ROWS = (
 RECIPES: Mapping[str, Recipe] = MappingProxyType({row.name: row for row in _ROWS})
 
 
+def find_published(file_name: str) -> PublishedFile | None:
+    """The published checkpoint whose name a file has; None for all other names.
+
+    Both sources named theirs ``NAME-HASH.pth``, after the first eight digits of the hash; that ending decides, as the
+    names of some are not known.
+    """
+    files = (recipe.file for recipe in RECIPES.values() if recipe.file is not None and recipe.file.hash_prefix)
+    return next((file for file in files if file_name.endswith(f"-{file.hash_prefix}.pth")), None)
+
+
 @dataclass(frozen=True)
 class Measurement:
     """What a run of a recipe gave, by whoever ran it.

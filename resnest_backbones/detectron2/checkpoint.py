@@ -29,15 +29,12 @@ from resnest_backbones.checkpoint import (
     save_atomically,
 )
 from resnest_backbones.layouts import COUNTER, detect_layout, summarize_keys
-from resnest_backbones.recipes import RECIPES, PublishedFileError
 from resnest_backbones.weights import SCHEME, fetch, get_record
 
 logger = logging.getLogger(__name__)
 
 # The backbone files that the wrapper's recipes start from; their server no longer answers.
 _WRAPPER_FILE = re.compile(r"resnest(50|101|200|269)_detectron-\w+\.pth$")
-# The published detectors, by the names of their files.
-_DETECTORS = {recipe.file.name: recipe.file for recipe in RECIPES.values() if recipe.file and recipe.file.name}
 
 
 class ResNeStWeightsHandler(PathHandler):
@@ -90,7 +87,13 @@ class ResNeStCheckpointer(DetectionCheckpointer):
     code that a file may hold; it refuses a file with the name of a published detector that is another or not whole; it
     says how many of how many tensors a checkpoint filled; and what it saves appears under its final name only when it
     is whole.
+
+    Attributes:
+        require_whole: whether a checkpoint that leaves some of the model's tensors as they were is refused, as an
+            evaluation wants it. A training starts from a trunk.
     """
+
+    require_whole = False
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write model, trainer state and ``kwargs`` to ``NAME.pth`` in the output folder."""
@@ -115,9 +118,10 @@ class ResNeStCheckpointer(DetectionCheckpointer):
 
         Raises:
             CheckpointError: the file cannot be had or read, is no ResNeSt though its names look like one, or has the
-                name of a published detector and not its hash.
+                name of a published detector and not its hash; or, with ``require_whole``, does not fill the model.
         """
         try:
+            self._file = path
             return super().load(path, *args, **kwargs)
         except (URLError, AssertionError) as error:
             if isinstance(error, AssertionError) and "not found" not in str(error):
@@ -129,7 +133,6 @@ class ResNeStCheckpointer(DetectionCheckpointer):
             self._parsed_url_during_load = None
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        _check_published(filename)
         content = read_checkpoint(filename)
         state = _model_state(content, filename)
         if filename.endswith(".pkl"):
@@ -157,20 +160,22 @@ class ResNeStCheckpointer(DetectionCheckpointer):
         incompatible = super()._load_model(checkpoint)
         incompatible.unexpected_keys[:] = [k for k in incompatible.unexpected_keys if not k.endswith(COUNTER)]
         _report_filling(given, wanted)
+        if self.require_whole:
+            self._check_filled(incompatible, len(wanted))
         return incompatible
 
-
-def _check_published(filename: str) -> None:
-    """Hold a file that has the name of a published detector to the hash in that name."""
-    published = _DETECTORS.get(Path(filename).name)
-    if published is None:
-        return
-    try:
-        kind = published.check(filename)
-    except PublishedFileError as error:
-        raise CheckpointError(str(error)) from error
-    if kind:
-        logger.info("%s is the published detector: its %s begins with %s", filename, kind, published.hash_prefix)
+    def _check_filled(self, incompatible: Any, number: int) -> None:
+        shapes = [
+            f"{key} is {tuple(found)} in the file and {tuple(wanted)} in the model"
+            for key, found, wanted in incompatible.incorrect_shapes
+        ]
+        of_another_shape = {key for key, _, _ in incompatible.incorrect_shapes}
+        missing = [k for k in incompatible.missing_keys if not k.endswith(COUNTER) and k not in of_another_shape]
+        if missing or shapes:
+            raise CheckpointError(
+                f"{self._file} does not fit the model of the config: {len(missing)} of its {number} tensors are missing"
+                f" ({summarize_keys(missing)}) and {len(shapes)} have another shape ({summarize_keys(shapes, 2)})"
+            )
 
 
 def _renamed(state: dict[str, Any], filename: str) -> dict[str, Any]:

@@ -320,6 +320,7 @@ def _main_yaml(args: argparse.Namespace) -> Any:
     if args.eval_only:
         model = Trainer.build_model(cfg)
         checkpointer = ResNeStCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        checkpointer.require_whole = True
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         results = Trainer.test(cfg, model)
         if cfg.TEST.AUG.ENABLED:

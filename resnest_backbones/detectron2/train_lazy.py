@@ -54,6 +54,7 @@ def main_lazy(args: argparse.Namespace) -> Any:
         return _train(cfg, args.resume)
     model = instantiate(cfg.model).to(cfg.train.device)
     checkpointer = ResNeStCheckpointer(model, save_dir=cfg.train.output_dir)
+    checkpointer.require_whole = True
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
     return _test(cfg, model)
 

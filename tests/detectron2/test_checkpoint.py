@@ -2,12 +2,10 @@ import pytest
 
 pytest.importorskip("detectron2")
 
-import hashlib
 import json
 import logging
 import os
 import pickle
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +17,8 @@ from torch import nn
 
 from resnest_backbones import build, convert_state_dict
 from resnest_backbones.checkpoint import CheckpointError, read_checkpoint
-from resnest_backbones.detectron2 import ResNeSt, ResNeStCheckpointer, checkpoint, register_weights_handler
+from resnest_backbones.detectron2 import ResNeSt, ResNeStCheckpointer, register_weights_handler
 from resnest_backbones.layouts import COUNTER
-from resnest_backbones.recipes import RECIPES
 from resnest_backbones.weights import WeightsError
 from tests.detectron2 import helpers
 from tests.detectron2.helpers import FPN_DETECTOR, distinct_tensors
@@ -266,22 +263,6 @@ def test_a_cache_that_may_only_be_read_is_read(server, tmp_path, monkeypatch):
     again = PathManager.get_local_path("resnest://resnest50")
     assert Path(again).parent != published.parent and Path(again).name == Path(path).name
     assert read_checkpoint(again)["matching_heuristics"] is True
-
-
-def test_a_file_with_the_name_of_a_published_detector_must_have_its_hash(tmp_path, monkeypatch, caplog):
-    model = helpers.detector(FPN_DETECTOR)
-    published = RECIPES["faster_rcnn_resnest50_fpn_1x"].file
-    file = tmp_path / published.name
-    torch.save({"model": model.state_dict()}, file)
-    with pytest.raises(CheckpointError, match=rf"{file} is not the published .*must begin with ad123c0b, got sha256 "):
-        ResNeStCheckpointer(model).load(str(file))
-    digits = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
-    monkeypatch.setitem(checkpoint._DETECTORS, file.name, replace(published, hash_prefix=digits))
-    ResNeStCheckpointer(model).load(str(file))
-    assert f"its sha256 begins with {digits}" in caplog.text
-    named_otherwise = file.rename(tmp_path / "model_final.pth")
-    ResNeStCheckpointer(model).load(str(named_otherwise))
-    assert our_messages(caplog) == []
 
 
 def test_weights_of_another_shape_are_reported_not_loaded(tmp_path, caplog):

@@ -264,7 +264,7 @@ CASES = {
     "Cityscapes as it is downloaded": (
         CITYSCAPES,
         lambda r: [
-            file.rename(str(file).replace("TrainIds", "Ids")) for file in list((r / "cityscapes").rglob("*TrainIds.png"))
+            file.rename(str(file).replace("TrainIds", "Ids")) for file in list((r / "cityscapes").rglob("*Ids.png"))
         ],
         ["must have 2975 label maps *_gtFine_labelTrainIds.png, got 0; from https", "csCreateTrainIdLabelImgs"],
     ),
