@@ -81,7 +81,8 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     [0.0, 20000.0, 40000.0, 60000.0, 80000.0, 100000.0]
     """
     if high - low < 1e-9 * max(1.0, abs(low), abs(high)):  # one value, as far as a picture shows
-        low, high = low - (abs(low) or 1.0) / 2, high + (abs(high) or 1.0) / 2
+        margin = abs(low) / 2 if abs(low) > 1e-6 else 0.5
+        low, high = low - margin, high + margin
     power = 10.0 ** math.floor(math.log10((high - low) / most))
     for factor in (1, 2, 5, 10, 20, 50):
         step = factor * power
