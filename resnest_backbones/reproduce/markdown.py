@@ -9,7 +9,6 @@ from urllib.parse import quote
 
 from resnest_backbones.reproduce import wording
 from resnest_backbones.reproduce.compare import Report, RowReport
-from resnest_backbones.reproduce.spread import SPREADS
 
 _BACKTICKS = re.compile("`+")
 
@@ -26,7 +25,7 @@ def render_markdown(report: Report, folder: Path) -> str:
         rows = [row for row in report.rows if row.recipe.dataset == dataset]
         if rows:
             parts += [f"## {title}", _figures(rows)]
-    parts += [_section(row, folder) for row in report.rows if wording.has_section(row)]
+    parts += ["## The runs", *(_section(row, folder) for row in report.rows if wording.has_section(row))]
     parts += ["## The usual run-to-run spread", wording.SPREAD_INTRODUCTION, _spreads()]
     lines = [line for row in report.rows if (line := wording.record_line(row))]
     if lines:
@@ -53,7 +52,7 @@ def _figures(rows: Sequence[RowReport]) -> str:
                         wording.figure(comparison.published),
                         wording.difference(None if row.is_smoke else comparison.difference),
                         wording.spread(comparison),
-                        wording.verdict(comparison),
+                        wording.verdict(row, comparison),
                     ]
                 )
             )
@@ -77,12 +76,7 @@ def _section(row: RowReport, folder: Path) -> str:
 
 def _spreads() -> str:
     head = ("data set", "metric", "points", "taken from")
-    lines = [_row(head), _row(["---", "---", "---:", "---"])]
-    for dataset, spreads in SPREADS.items():
-        for metric, spread in spreads.items():
-            source = f"{spread.reason}; {spread.source}" if spread.source else spread.reason
-            lines.append(_row([wording.DATASETS[dataset], wording.metric(metric), f"± {spread.points:.1f}", source]))
-    return "\n".join(lines)
+    return "\n".join([_row(head), _row(["---", "---", "---:", "---"]), *map(_row, wording.spreads())])
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -11,7 +11,6 @@ from resnest_backbones.reproduce import wording
 from resnest_backbones.reproduce.chart import CURVE_CLASSES, Line, draw
 from resnest_backbones.reproduce.compare import BROKEN, NOT_RUN, VERDICTS, Comparison, Report, RowReport, Totals
 from resnest_backbones.reproduce.curves import LOSS, Curve
-from resnest_backbones.reproduce.spread import SPREADS
 from resnest_backbones.reproduce.style import STYLE
 
 # Not by colour alone: each verdict has its sign.
@@ -124,13 +123,13 @@ def _cells(row: RowReport, comparison: Comparison) -> str:
     kind = ' class="none"' if row.state == NOT_RUN else ""
     return (
         f'<td data-label="Metric">{escape(wording.metric(comparison.metric))}</td>{"".join(cells)}'
-        f'<td{kind} data-label="Verdict">{_verdict(comparison)}</td>'
+        f'<td{kind} data-label="Verdict">{_verdict(row, comparison)}</td>'
     )
 
 
-def _verdict(comparison: Comparison) -> str:
+def _verdict(row: RowReport, comparison: Comparison) -> str:
     if not comparison.verdict:
-        return f'<span class="quiet">{escape(wording.verdict(comparison))}</span>'
+        return f'<span class="quiet">{escape(wording.verdict(row, comparison))}</span>'
     return f'<span class="{comparison.verdict}">{_SIGNS[comparison.verdict]} {comparison.verdict}</span>'
 
 
@@ -180,7 +179,8 @@ def _charts(row: RowReport) -> str:
 
 
 def _chart(row: RowReport, title: str, curves: Sequence[Curve]) -> str:
-    lines = [Line(_label(curve), curve.drawable(), row.recipe.figures.get(curve.name)) for curve in curves]
+    published = {} if row.is_smoke else row.recipe.figures
+    lines = [Line(_label(curve), curve.drawable(), published.get(curve.name)) for curve in curves]
     described = "; ".join(_described(line) for line in lines)
     identifier = f"{row.recipe.name}-{curves[0].name}"
     picture = draw(identifier, f"{title} of {row.recipe.name}", described, "iteration", lines)
@@ -225,17 +225,12 @@ def _spreads() -> list[str]:
         "<h2>The usual run-to-run spread</h2>",
         f"<p>{escape(wording.SPREAD_INTRODUCTION)}</p>",
         '<table><thead><tr><th scope="col">Data set</th><th scope="col">Metric</th>'
-        '<th scope="col" class="number">Points</th><th scope="col">Taken from</th></tr></thead>',
+        '<th scope="col">Points</th><th scope="col">Taken from</th></tr></thead>',
     ]
-    for dataset, spreads in SPREADS.items():
-        for metric, spread in spreads.items():
-            source = f"{spread.reason}; {spread.source}" if spread.source else spread.reason
-            parts.append(
-                f'<tbody><tr><td data-label="Data set">{escape(wording.DATASETS[dataset])}</td>'
-                f'<td data-label="Metric">{escape(wording.metric(metric))}</td>'
-                f'<td class="number" data-label="Points">± {spread.points:.1f}</td>'
-                f'<td data-label="Taken from">{escape(source)}</td></tr></tbody>'
-            )
+    for datasets, metrics, points, source in wording.spreads():
+        cells = {"Data set": datasets, "Metric": metrics, "Points": points, "Taken from": source}
+        line = "".join(f'<td data-label="{label}">{escape(text)}</td>' for label, text in cells.items())
+        parts.append(f"<tbody><tr>{line}</tr></tbody>")
     return [*parts, "</table>"]
 
 

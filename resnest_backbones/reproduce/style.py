@@ -24,12 +24,14 @@ STYLE = """\
     --smoke: #000; --smoke-back: #fff; --smoke-line: #000;
     --curve-0: #0b66c3; --curve-1: #b3420a; --curve-2: #6a3fb5;
   }
+  html { font-size: 10.5px; }
+  h2, h3 { break-after: avoid; }
   .card, tbody, figure { break-inside: avoid; }
 }
 * { box-sizing: border-box; }
 body {
   margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 76rem; background: var(--page); color: var(--text);
-  font: 16px/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
+  font: 1rem/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
 }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .5rem; }
 h2 { font-size: 1.25rem; margin: 2.5rem 0 .5rem; }
@@ -92,7 +94,7 @@ polyline { fill: none; stroke-width: 2; stroke-linejoin: round; }
 polyline.curve-1 { stroke-dasharray: 8 3; } polyline.curve-2 { stroke-dasharray: 2 3; }
 circle { stroke-width: 2; fill: var(--page); }
 .published, polyline.published { stroke-dasharray: 1 5; stroke-linecap: round; stroke-width: 2; }
-@media (max-width: 50rem) {
+@media screen and (max-width: 50rem) {
   thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
   table, tbody, tr, th, td { display: block; }
   tbody { padding: .5rem 0; border-bottom: 1px solid var(--line); }

@@ -8,8 +8,9 @@ import os
 from pathlib import Path
 
 from resnest_backbones.recipes import METRICS
-from resnest_backbones.reproduce.compare import ABOVE, BELOW, BROKEN, WITHIN, Comparison, RowReport, Totals
+from resnest_backbones.reproduce.compare import ABOVE, BELOW, BROKEN, NOT_RUN, WITHIN, Comparison, RowReport, Totals
 from resnest_backbones.reproduce.curves import as_float
+from resnest_backbones.reproduce.spread import SPREADS, Spread
 
 NOTHING = "–"
 
@@ -69,8 +70,10 @@ def state(row: RowReport) -> str:
     return f"smoke run, {row.state}" if row.is_smoke else row.state
 
 
-def verdict(comparison: Comparison) -> str:
-    """The verdict, or why there is none."""
+def verdict(row: RowReport, comparison: Comparison) -> str:
+    """The verdict, or why there is none; nothing of a row whose state says it."""
+    if row.state == NOT_RUN:
+        return NOTHING
     return VERDICTS.get(comparison.verdict) or comparison.reason
 
 
@@ -102,6 +105,23 @@ def difference(value: float | None) -> str:
 def spread(comparison: Comparison) -> str:
     """The usual spread of a metric."""
     return NOTHING if comparison.spread is None else f"± {comparison.spread.points:.1f}"
+
+
+def spreads() -> list[tuple[str, str, str, str]]:
+    """The usual spreads, each once: (data sets, metrics, points, what it was taken from)."""
+    places: dict[Spread, list[tuple[str, str]]] = {}
+    for dataset, of_dataset in SPREADS.items():
+        for name, item in of_dataset.items():
+            places.setdefault(item, []).append((DATASETS[dataset], METRICS[name]))
+    return [
+        (
+            "; ".join(dict.fromkeys(dataset for dataset, _ in found)),
+            "; ".join(dict.fromkeys(name for _, name in found)),
+            f"± {item.points:.1f}",
+            f"{item.reason}; {item.source}" if item.source else item.reason,
+        )
+        for item, found in places.items()
+    ]
 
 
 def duration(seconds: float) -> str:
