@@ -109,7 +109,7 @@ class _IterationAxis(_Axis):
 
     def __init__(self, values: Sequence[float], start: float, end: float) -> None:
         last = max(max(values), 1.0)
-        self.ticks = [tick for tick in ticks(0.0, last) if tick <= last]
+        self.ticks = [tick for tick in ticks(0.0, last) if tick <= last and tick.is_integer()]
         self._low, self._start = 0.0, start
         self._scale = (end - start) / last
 

@@ -214,7 +214,7 @@ def _published_only(recipe: Recipe) -> tuple[Comparison, ...]:
 
 
 def _leftovers(folder: Path) -> tuple[str, ...]:
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and any(not file.name.startswith(".") for file in folder.iterdir()):
         return (f"{folder} holds files but no {RESULT_FILE}",)
     return ()
 

@@ -64,6 +64,8 @@ def _tiles(totals: Totals) -> list[str]:
         (VERDICTS[2], str(totals.above), "above"),
         ("", str(totals.failed), "failed"),
     ]
+    if totals.smoke:
+        tiles.append(("", str(totals.smoke), f"smoke runs, {totals.smoke_failed} failed"))
     items = [
         f'<li class="{kind}"><b>{_SIGNS.get(kind, "")} {number}</b> {escape(text)}</li>' for kind, number, text in tiles
     ]

@@ -58,7 +58,7 @@ def run_browser(browser: str, page: Path, size: tuple[int, int], profile: Path, 
     ]
     if os.geteuid() == 0:  # Chromium has no sandbox for root
         command.insert(1, "--no-sandbox")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
