@@ -1,0 +1,10 @@
+#!/usr/bin/env python
+"""Make the semantic label maps that panoptic FPN trains on, of COCO's panoptic annotations.
+
+python tools/prepare_panoptic_coco.py --data-root datasets
+"""
+
+from resnest_backbones.reproduce.panoptic_coco import main
+
+if __name__ == "__main__":
+    main()
