@@ -86,7 +86,7 @@ setup(
     # once installed. The patterns go to any depth, because the folders of configs are no Python packages.
     package_dir={"resnest_backbones.configs": "configs"},
     package_data={
-        "resnest_backbones": ["py.typed", "recipe_costs.json"],
+        "resnest_backbones": ["py.typed", "recipe_costs.json", "small_benchmark.json"],
         "resnest_backbones.configs": ["**/*.yaml", "**/*.py"],
     },
     zip_safe=False,

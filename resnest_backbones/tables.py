@@ -11,6 +11,7 @@ from resnest_backbones.costs import costs
 from resnest_backbones.model_zoo import get_config_file
 from resnest_backbones.model_zoo import list as list_configs
 from resnest_backbones.recipes import MEASURED, METRICS, RECIPES, Recipe
+from resnest_backbones.small_benchmark import small_table
 from resnest_backbones.variants import VARIANTS, ResNeStSpec
 from resnest_backbones.weights import WEIGHTS
 
@@ -121,10 +122,14 @@ def _header(name: str) -> str:
 
 
 def others_table() -> str:
-    """Every config that has no published figure of its own, as it describes itself."""
+    """Every config of a known data set that has no published figure of its own, as it describes itself."""
     names = [name for name in list_configs() if name.removesuffix("_test_dev") not in RECIPES]
     rows = [_row("recipe", "what it is"), _row("---", "---")]
-    rows += [_row(f"`{name}`", _header(name)) for name in names if Path(get_config_file(name)).parent.name != "demo"]
+    rows += [
+        _row(f"`{name}`", _header(name))
+        for name in names
+        if Path(get_config_file(name)).parent.name not in ("demo", "small")
+    ]
     return "\n".join(rows) + "\n"
 
 
@@ -156,6 +161,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "mmseg": mmseg_table,
     "coco": coco_table,
     "others": others_table,
+    "small": small_table,
 }
 
 

@@ -16,7 +16,9 @@ COMMANDS = {
     "report": "compare what runs left behind with what was published, as Markdown, JSON and an HTML page",
     "smoke": "run rows end to end for a few iterations on a small data set made here, on a CPU",
 }
-_MODULES = {command: f"resnest_backbones.reproduce.{'listing' if command == 'list' else command}" for command in COMMANDS}
+_MODULES = {
+    command: f"resnest_backbones.reproduce.{'listing' if command == 'list' else command}" for command in COMMANDS
+}
 
 
 def build_argument_parser() -> argparse.ArgumentParser:

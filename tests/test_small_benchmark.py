@@ -1,0 +1,163 @@
+"""The small benchmark compares networks and nothing else, and its table says what its record holds."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from resnest_backbones import model_zoo
+from resnest_backbones.small_benchmark import (
+    DATASETS,
+    NETWORKS,
+    STARTS,
+    BenchmarkError,
+    SmallRecord,
+    SmallRun,
+    config_name,
+    read_record,
+    run_benchmark,
+    small_table,
+    write_record,
+)
+from tests.helpers import ROOT, run_tool, subset_of_coco
+
+TRAININGS = [(dataset.method, name) for name, dataset in DATASETS.items()] + [("mask_rcnn", "digits")]
+
+
+def flat(node: Mapping, prefix: str = "") -> dict[str, object]:
+    keys = {}
+    for key, value in node.items():
+        keys |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return keys
+
+
+def resolved(method: str, network: str, dataset: str, recipe: str) -> dict[str, object]:
+    pytest.importorskip("detectron2")
+    return flat(model_zoo.get_config(config_name(method, network, dataset, recipe)))
+
+
+def differences(one: Mapping[str, object], other: Mapping[str, object]) -> set[str]:
+    assert one.keys() == other.keys()
+    return {key for key in one if one[key] != other[key]}
+
+
+@pytest.mark.parametrize("recipe", ["gpu", "cpu"])
+@pytest.mark.parametrize(("method", "dataset"), TRAININGS)
+def test_both_networks_have_one_recipe(method, dataset, recipe):
+    resnet, resnest = (resolved(method, network, dataset, recipe) for network in NETWORKS)
+    assert differences(resnet, resnest) == {"MODEL.BACKBONE.NAME"}
+    assert resnet["MODEL.WEIGHTS"] == "" and resnet["MODEL.BACKBONE.FREEZE_AT"] == 0
+    assert resnet["MODEL.RESNETS.DEPTH"] == 50 and resnet["MODEL.RESNETS.NORM"] == "BN"
+
+
+@pytest.mark.parametrize(("method", "dataset"), TRAININGS)
+def test_the_shorter_recipe_differs_in_schedule_and_size_of_images_alone(method, dataset):
+    changed = differences(*(resolved(method, "resnest50", dataset, recipe) for recipe in ("gpu", "cpu")))
+    assert "SOLVER.MAX_ITER" in changed
+    assert all(key.startswith(("SOLVER.", "INPUT.", "DATALOADER.")) or key == "TEST.EVAL_PERIOD" for key in changed)
+
+
+def record(**runs: list[float]) -> SmallRecord:
+    made = [
+        SmallRun("bccd", network, "scratch", seed, {"bbox/AP": value, "bbox/AP50": 2 * value}, 10)
+        for network, values in runs.items()
+        for seed, value in enumerate(values)
+    ]
+    return SmallRecord("cpu", "a command", "2030-01-31", "a machine", {}, {}, tuple(made))
+
+
+def test_the_table_has_means_deviations_and_the_difference():
+    lines = small_table(record(resnet50=[10.0, 12.0, 14.0], resnest50=[11.0, 12.0, 12.0])).splitlines()
+    assert lines[2] == "| blood cells (BCCD) | scratch | box AP | 12.00 ± 2.00 | 11.67 ± 0.58 | -0.33 | 3 |"
+    assert lines[3] == "| blood cells (BCCD) | scratch | box AP50 | 24.00 ± 4.00 | 23.33 ± 1.15 | -0.67 | 3 |"
+    assert len(lines) == 4
+
+
+def test_a_benchmark_that_was_broken_off_shows_what_there_is():
+    (row, _) = small_table(record(resnet50=[10.0, 12.0], resnest50=[11.0])).splitlines()[2:]
+    assert row == "| blood cells (BCCD) | scratch | box AP | 11.00 ± 1.41 | 11.00 | +0.00 | 1 and 2 |"
+    (row, _) = small_table(record(resnet50=[10.0])).splitlines()[2:]
+    assert row == "| blood cells (BCCD) | scratch | box AP | 10.00 |  |  | 0 and 1 |"
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path):
+    made = record(resnet50=[1.0])
+    write_record(made, tmp_path / "record.json")
+    assert read_record(tmp_path / "record.json") == made
+
+
+def test_the_record_of_the_package_is_whole_and_its_circumstances_are_in_the_model_zoo():
+    kept = read_record()
+    seeds = {run.seed for run in kept.runs}
+    wanted = {(data, net, start, seed) for data in DATASETS for net in NETWORKS for start in STARTS for seed in seeds}
+    assert len(seeds) >= 3
+    assert {(run.dataset, run.network, run.start, run.seed) for run in kept.runs} == wanted
+    assert len(kept.runs) == len(wanted)
+    for run in kept.runs:
+        assert run.figures.keys() == DATASETS[run.dataset].metrics.keys()
+        assert all(0 <= value <= 100 for value in run.figures.values())
+    text = " ".join((ROOT / "MODEL_ZOO.md").read_text(encoding="utf-8").split())
+    facts = [kept.date, kept.machine, kept.command, *(f"{name} {version}" for name, version in kept.versions.items())]
+    assert [fact for fact in facts if fact not in text] == []
+    assert all(f"{kept.pretraining[network]:.2f}" in text for network in NETWORKS)
+
+
+def test_wrong_arguments_are_named(tmp_path):
+    with pytest.raises(ValueError, match="recipe must be one of gpu, cpu, got 'tpu'"):
+        next(run_benchmark(tmp_path, tmp_path, recipe="tpu", seeds=[1]))
+    with pytest.raises(ValueError, match="seeds must be different numbers from 0 on, got 1 1"):
+        next(run_benchmark(tmp_path, tmp_path, recipe="cpu", seeds=[1, 1]))
+    with pytest.raises(BenchmarkError, match="bccd must hold images/ and .*, no .*bccd/images"):
+        next(run_benchmark(tmp_path, tmp_path, recipe="cpu", seeds=[1]))
+
+
+@pytest.fixture
+def small_data(shared, tmp_path) -> Path:
+    """A few images of both data sets."""
+    for name in DATASETS:
+        source, target = shared / "data" / name, tmp_path / "data" / name
+        (target / "annotations").mkdir(parents=True)
+        (target / "images").symlink_to(source / "images")
+        for split in ("train", "val"):
+            file = f"annotations/instances_{split}.json"
+            subset_of_coco(source / file, target / file, 4)
+    return tmp_path / "data"
+
+
+TINY = (
+    "MODEL.RESNETS.DEPTH",
+    "50",
+    "SOLVER.MAX_ITER",
+    "2",
+    "INPUT.MIN_SIZE_TRAIN",
+    "(64,)",
+    "INPUT.MIN_SIZE_TEST",
+    "64",
+)
+
+
+def test_a_training_that_fails_names_its_log(small_data, tmp_path):
+    pytest.importorskip("detectron2")
+    status, output = run_tool(
+        "small_benchmark", "--data", small_data, "--output-dir", tmp_path / "out", "--seeds", 1, "--", "MODEL.NONE", 1
+    )
+    assert status == 1
+    log = tmp_path / "out" / "digits_resnet50" / "console.txt"
+    assert f"mask_rcnn_resnet50_fpn_digits_cpu failed with status 1; its log is {log}" in output
+    assert "MODEL.NONE" in log.read_text()
+
+
+@pytest.mark.slow
+def test_the_whole_benchmark_runs_and_what_is_done_is_used_again(small_data, tmp_path):
+    pytest.importorskip("detectron2")
+    arguments = ("--data", small_data, "--output-dir", tmp_path / "out", "--recipe", "cpu", "--seeds", 1, "--", *TINY)
+    status, output = run_tool("small_benchmark", *arguments, timeout=900)
+    assert status == 0, output
+    assert "[8/8]" in output and "| nuclei | digits | mask AP |" in output
+    log = (tmp_path / "out" / "bccd_resnest50_digits_1" / "console.txt").read_text()
+    assert "digits_resnest50/model_final.pth" in log and "filled" in log
+    record = json.loads((tmp_path / "out" / "small_benchmark.json").read_text())
+    assert len(record["runs"]) == 8 and record["pretraining"].keys() == set(NETWORKS)
+    status, again = run_tool("small_benchmark", *arguments, timeout=60)
+    assert status == 0 and again.splitlines()[-8:] == output.splitlines()[-8:]

@@ -1,0 +1,75 @@
+#!/usr/bin/env python
+"""Train ResNeSt-50 and ResNet-50 on two small data sets, from scratch and pre-trained on digits, with several seeds.
+
+The data are not part of this project; --data names a folder with bccd/ and nuclei/, see MODEL_ZOO.md. What the output
+folder holds is used again, so the same command goes on after an interruption.
+
+python tools/small_benchmark.py --data data
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import platform
+import shlex
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from resnest_backbones.small_benchmark import (
+    RECIPES,
+    BenchmarkError,
+    SmallRecord,
+    run_benchmark,
+    small_table,
+    write_record,
+)
+
+
+def build_argument_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="holds bccd/ and nuclei/")
+    parser.add_argument("--output-dir", type=Path, default=Path("small_benchmark"), help="default: %(default)s")
+    default = "gpu" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--recipe", choices=RECIPES, default=default, help="cpu is shorter (default here: %(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="default: 1 2 3")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="for the config of every training, behind --")
+    return parser
+
+
+def machine() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    models = [line.partition(":")[2].strip() for line in _cpu_lines() if line.startswith("model name")]
+    return f"{models[0] if models else platform.machine()}, {torch.get_num_threads()} threads, no GPU"
+
+
+def _cpu_lines() -> list[str]:
+    file = Path("/proc/cpuinfo")
+    return file.read_text().splitlines() if file.is_file() else []
+
+
+def run(arguments: list[str] | None = None) -> None:
+    parser = build_argument_parser()
+    args = parser.parse_args(arguments)
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    versions["torchvision"] = version("torchvision")
+    command = shlex.join(["python", "tools/small_benchmark.py", *(sys.argv[1:] if arguments is None else arguments)])
+    file = args.output_dir / "small_benchmark.json"
+    try:
+        progress = run_benchmark(args.data, args.output_dir, recipe=args.recipe, seeds=args.seeds, options=args.opts)
+        for pretraining, runs in progress:
+            today = datetime.date.today().isoformat()
+            record = SmallRecord(args.recipe, command, today, machine(), versions, pretraining, tuple(runs))
+            write_record(record, file)
+            print(f"[{len(runs)}/{8 * len(args.seeds)}] {runs[-1]}", flush=True)
+    except (BenchmarkError, ValueError) as error:
+        sys.exit(f"{parser.prog}: error: {error}")
+    print(f"\n{small_table(record)}\nwritten: {file}")
+
+
+if __name__ == "__main__":
+    run()
