@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 import time
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -43,7 +44,7 @@ class Console:
             return
         progress = _PROGRESS.search(text)
         if progress and time.monotonic() - self._last >= self._every:
-            width = shutil.get_terminal_size().columns - len(self._place) - 2
+            width = shutil.get_terminal_size().columns - len(self._place) - 2 if sys.stdout.isatty() else None
             self.say(f"{step}: {' '.join(progress[0].split())}"[:width])
 
 

@@ -233,7 +233,7 @@ def last_lines(log: Path, number: int) -> list[str]:
 def find_error(log: Path, status: int) -> str:
     """The line that says why a command failed: the last error in its log, else its last line."""
     lines = last_lines(log, _TAIL)
-    begin = max((number for number, line in enumerate(lines) if line.startswith("=== ")), default=0)  # of the command
+    begin = max((number for number, line in enumerate(lines) if line.startswith("=== ")), default=-1)  # of the command
     lines = lines[begin + 1 :]
     errors = [line.strip() for line in lines if _ERROR.search(line) and _NOT_THE_CAUSE not in line]
     if errors:

@@ -94,7 +94,8 @@ def as_text(listed: Sequence[Entry], device_rate: float, width: int) -> str:
             lines += _row(entry, sources.index(entry.recipe.source) + 1, width)
     total = sum(entry.estimate.gpu_hours for entry in listed if entry.estimate)
     lines += ["", f"{len(listed)} rows, {total:,.0f} GPU-hours", ""]
-    lines += [f"[{number}] {source}" for number, source in enumerate(sources, start=1)]
+    for number, source in enumerate(sources, start=1):
+        lines += wrap(f"[{number}] {source}", width, subsequent_indent="    ")
     return "\n".join([*lines, "", *wrap(rate_in_words(device_rate), width)])
 
 
