@@ -42,7 +42,7 @@ from resnest_backbones.reproduce.launch import (
 from resnest_backbones.reproduce.machine import machine_here, versions_of
 from resnest_backbones.reproduce.results import LOG_FILE, ResultError
 from resnest_backbones.reproduce.rows import RowError, select_rows
-from resnest_backbones.reproduce.steps import Plan, StepError, check_settings, make_steps
+from resnest_backbones.reproduce.steps import Plan, StepError, check_settings, make_steps, split_settings
 
 _SHOWN = 5  # last lines of a failed row's log
 
@@ -127,7 +127,8 @@ def _make_jobs(recipes: Sequence[Recipe], args: argparse.Namespace, launch: Laun
 
 def _make_job(recipe: Recipe, plan: Plan, number: int) -> Job:
     deciding = ["--eval-only", str(plan.eval_only)] if plan.eval_only else []
-    deciding += ["--set", *plan.settings] if plan.settings else []
+    settings = [f"{key}={value}" for key, value in split_settings(plan.settings, recipe.framework)]
+    deciding += ["--set", *settings] if settings else []
     others = ["--data-root", str(plan.data_root), "--num-gpus", str(plan.launch.processes)]
     if plan.launch.num_machines > 1:
         others += ["--num-machines", str(plan.launch.num_machines)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from resnest_backbones.reproduce.execute import find_error
 from resnest_backbones.reproduce.figures import FigureError, read_figures
 from resnest_backbones.reproduce.results import RowResult, read_result, write_result
 from resnest_backbones.reproduce.smoke import smoke_settings
-from tests.helpers import start_tool
+from tests.helpers import ROOT, environment, start_tool
 
 pytest.importorskip("detectron2")
 pytest.importorskip("mmseg")
@@ -157,6 +159,26 @@ def test_a_checkpoint_is_evaluated_alone_with_the_same_figures(resumed, smoke_ro
     assert [step.name for step in result.steps] == ["evaluate"]
     assert result.figures == pytest.approx(read_result(output / name).figures, abs=1e-3)
     assert not (tmp_path / name / "train").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_of_torchrun_run_rows_of_both_frameworks(tmp_path, smoke_root):
+    settings = [*settings_of(DETECTOR), *settings_of(SEGMENTOR), "SOLVER.MAX_ITER=2", "train_cfg.max_epochs=1"]
+    settings += ["train_dataloader.batch_size=2", "train_dataloader.dataset.indices=8"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(ROOT / "tools/reproduce.py")]
+    command += ["run", DETECTOR, SEGMENTOR, "--output-dir", str(tmp_path), "--data-root", str(smoke_root)]
+    command += ["--skip-data-check", "--set", *settings]
+    done = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("2 of 2 rows finished") == 1  # one of the two did the work
+    for name, trace in ((DETECTOR, "World size: 2"), (SEGMENTOR, "Distributed training: True")):
+        log = (tmp_path / name / "log.txt").read_text()
+        assert trace in log, log
+        result = read_result(tmp_path / name)
+        assert result.state == "finished"
+        assert result.machine.startswith("2 x ") or "2 processes" in result.machine
+        # A command of the row alone has the settings of its own framework alone.
+        assert ("SOLVER.MAX_ITER=2" in result.command) == (name == DETECTOR)
 
 
 # What ends before anything is started
