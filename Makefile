@@ -5,6 +5,8 @@ VENV ?= .venv
 # Where Detectron2 comes from: `registry`, or a pip requirement (see tools/install_detectron2.py).
 DETECTRON2 ?= registry
 PYTEST_ARGS ?=
+# Rows and options of `tools/reproduce.py smoke`; none: all rows.
+SMOKE_ARGS ?=
 # The environment of the classic OpenMMLab packages, which own the same import names as those in $(VENV).
 CLASSIC_VENV ?= .venv-classic
 
@@ -18,11 +20,11 @@ DETECTRON2_INSTALLED := $(VENV)/.detectron2-$(shell printf '%s' '$(DETECTRON2)' 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test test-full test-classic lint format demo clean
+.PHONY: help setup test test-full test-classic lint format demo smoke clean
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "settings: PYTHON=$(PYTHON) VENV=$(VENV) DETECTRON2=$(DETECTRON2) PYTEST_ARGS=$(PYTEST_ARGS)"
+	@echo "settings: PYTHON=$(PYTHON) VENV=$(VENV) DETECTRON2=$(DETECTRON2) PYTEST_ARGS=$(PYTEST_ARGS) SMOKE_ARGS=$(SMOKE_ARGS)"
 
 setup: $(DETECTRON2_INSTALLED)  ## create the environment with everything the other targets need
 
@@ -46,6 +48,9 @@ format: setup  ## rewrite the sources in the format that lint checks
 
 demo: setup  ## train, evaluate and draw on a small example
 	$(PY) tools/make_demo.py
+
+smoke: setup  ## run every published recipe end to end on the CPU, for a few iterations on a small data set
+	$(PY) tools/reproduce.py smoke $(SMOKE_ARGS)
 
 clean:  ## remove the environment, builds and caches
 	rm -rf $(VENV) $(CLASSIC_VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
