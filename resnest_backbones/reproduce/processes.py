@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import runpy
 import signal
@@ -14,6 +15,8 @@ from multiprocessing.connection import Connection
 from typing import IO, Protocol
 
 _GRACE = 20.0  # seconds between asking a command to end and ending it
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 # Imported once for all commands that are forked; what is not installed is passed over. Of Detectron2 only what does not
 # register its data sets: that reads DETECTRON2_DATASETS, which each command has its own of.
@@ -63,6 +66,15 @@ def _signal_group(running: Running, number: signal.Signals) -> None:
         os.killpg(running.pid, number)
 
 
+def _end_with_parent() -> None:
+    """Let the kernel end this process when the one that started it is killed, which cannot do so then. On Linux only.
+
+    Otherwise a training would go on unseen, and the same command would start another one in its folder.
+    """
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 class _Program:
     """A command as a program of its own."""
 
@@ -74,6 +86,7 @@ class _Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=_end_with_parent,
         )
 
     @property
@@ -134,6 +147,7 @@ def start_fork(words: Sequence[str], environment: Mapping[str, str]) -> Running:
 
 def _run_tool(words: list[str], environment: dict[str, str], writer: Connection) -> None:
     os.setsid()
+    _end_with_parent()
     for stream in (1, 2):
         os.dup2(writer.fileno(), stream)
     writer.close()

@@ -1,8 +1,8 @@
 """``tools/reproduce.py run``: train and evaluate rows, each from where an earlier run of it stopped.
 
-A row that fails does not stop the others; it is named at the end, with its log. An interruption (Ctrl-C, SIGTERM) ends
-the processes of the row, and the same command goes on later. On several machines, each runs the same command with a
-``--machine-rank`` of its own, and ``--output-dir`` is a folder that all of them see.
+A row that fails does not stop the others; it is named at the end, with its log. An interruption (Ctrl-C, SIGTERM, the
+end of the terminal) ends the processes of the row, and the same command goes on later. On several machines, each runs
+the same command with a ``--machine-rank`` of its own, and ``--output-dir`` is a folder that all of them see.
 """
 
 from __future__ import annotations
@@ -45,12 +45,19 @@ from resnest_backbones.reproduce.rows import RowError, select_rows
 from resnest_backbones.reproduce.steps import Plan, StepError, check_settings, make_steps, split_settings
 
 _SHOWN = 5  # last lines of a failed row's log
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 class Terminated(KeyboardInterrupt):  # noqa: N818  (an interruption, like the one it derives from)
-    """SIGTERM came."""
+    """A signal came that asks this process to end.
 
-    status = 128 + signal.SIGTERM
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.status = 128 + number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +92,7 @@ def add_console_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run rows; 0 where all are finished, 1 where one failed, 2 where the command is wrong, 143 after SIGTERM."""
+    """Run rows; 0 where all are finished, 1 where one failed, 2 where the command is wrong, 128 + N after signal N."""
     try:
         recipes = select_rows(args.rows)
         check_settings(args.settings, recipes)
@@ -98,7 +105,7 @@ def main(args: argparse.Namespace) -> int:
         print(f"reproduce.py run: error: {error}", file=sys.stderr)
         return 2
     try:
-        with sigterm_as_interrupt():
+        with signals_as_interrupt():
             return run_jobs(jobs, Console(every=args.progress_every, verbose=args.verbose))
     except Terminated as error:
         return error.status
@@ -166,17 +173,19 @@ def _is_finished(job: Job) -> bool:
 
 
 @contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does."""
+def signals_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM, and SIGHUP of a terminal that ends, do what Ctrl-C does; not where they are ignored, as by nohup."""
 
     def terminate(number: int, frame: FrameType | None) -> None:
-        raise Terminated
+        raise Terminated(number)
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    numbers = [number for number in _ENDING if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, terminate) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run_jobs(jobs: Sequence[Job], console: Console) -> int:

@@ -27,7 +27,7 @@ from resnest_backbones.reproduce.machine import machine_here, versions_of
 from resnest_backbones.reproduce.processes import start_fork
 from resnest_backbones.reproduce.results import ResultError, read_result
 from resnest_backbones.reproduce.rows import RowError, select_rows
-from resnest_backbones.reproduce.run import Terminated, add_console_options, report_failures, sigterm_as_interrupt
+from resnest_backbones.reproduce.run import Terminated, add_console_options, report_failures, signals_as_interrupt
 from resnest_backbones.reproduce.smoke_data import make_smoke_data
 from resnest_backbones.reproduce.steps import Plan, make_steps
 
@@ -134,7 +134,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run rows; 0 where all passed, 1 where one failed, 2 where the command is wrong, 143 after SIGTERM."""
+    """Run rows; 0 where all passed, 1 where one failed, 2 where the command is wrong, 128 + N after signal N."""
     try:
         recipes = sorted(select_rows(args.rows), key=lambda recipe: _FRAMEWORKS.index(recipe.framework))
         if args.iterations < 2:
@@ -147,7 +147,7 @@ def main(args: argparse.Namespace) -> int:
         print(f"reproduce.py smoke: error: {error}", file=sys.stderr)
         return 2
     try:
-        with sigterm_as_interrupt():
+        with signals_as_interrupt():
             return _smoke(recipes, args)
     except Terminated as error:
         return error.status

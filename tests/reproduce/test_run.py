@@ -283,12 +283,23 @@ def test_a_folder_of_something_else_is_an_error_of_its_row_alone(tmp_path, capsy
     assert (tmp_path / DETECTOR / "row.json").read_text() == "[]"
 
 
-def test_sigterm_is_an_interruption_only_within_a_run():
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(run_module.Terminated), run_module.sigterm_as_interrupt():
-        os.kill(os.getpid(), signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_end_is_an_interruption_only_within_a_run(number):
+    before = signal.getsignal(number)
+    with pytest.raises(run_module.Terminated) as caught, run_module.signals_as_interrupt():
+        os.kill(os.getpid(), number)
         time.sleep(5)
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert caught.value.status == 128 + number
+    assert signal.getsignal(number) is before
+
+
+def test_a_run_that_shall_outlive_its_terminal_does():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup leaves it
+    try:
+        with run_module.signals_as_interrupt():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_an_earlier_smoke_run_is_not_taken_for_a_run(tmp_path, capsys, smoke_root):
