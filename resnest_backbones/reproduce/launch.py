@@ -137,7 +137,10 @@ def _of_slurm(environ: Mapping[str, str], processes: int) -> Launch | None:
     if machines == 1:
         return Launch(processes)
     host = environ.get("MASTER_ADDR") or _first_host(_text(environ, "SLURM_STEP_NODELIST"))
-    port = int(environ.get("MASTER_PORT") or _FIRST_PORT + _number(environ, "SLURM_JOB_ID") % _PORTS)
+    if environ.get("MASTER_PORT"):
+        port = _number(environ, "MASTER_PORT")
+    else:
+        port = _FIRST_PORT + _number(environ, "SLURM_JOB_ID") % _PORTS
     return Launch(processes, machines, _number(environ, "SLURM_NODEID"), host, port)
 
 

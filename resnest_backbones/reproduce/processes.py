@@ -147,7 +147,6 @@ def start_fork(words: Sequence[str], environment: Mapping[str, str]) -> Running:
 
 def _run_tool(words: list[str], environment: dict[str, str], writer: Connection) -> None:
     os.setsid()
-    _end_with_parent()
     for stream in (1, 2):
         os.dup2(writer.fileno(), stream)
     writer.close()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
+from contextlib import suppress
 
 import pytest
 
@@ -15,6 +17,7 @@ from resnest_backbones.reproduce.launch import (
     environment_of_rows,
     find_launch,
 )
+from tests.helpers import ROOT
 
 TORCHRUN = {
     "LOCAL_RANK": "0",
@@ -93,6 +96,11 @@ def test_options_win_over_an_allocation():
         ([], {**TORCHRUN, "RANK": ""}, "the environment variable RANK must be set"),
         ([], {**TORCHRUN, "WORLD_SIZE": "many"}, "the environment variable WORLD_SIZE must be a number, got 'many'"),
         ([], {**TORCHRUN, "WORLD_SIZE": "9"}, "torchrun must start as many processes on each machine"),
+        (
+            [],
+            {**SLURM, "MASTER_ADDR": "a", "MASTER_PORT": "x"},
+            "the environment variable MASTER_PORT must be a number",
+        ),
         ([], SLURM, r"the first of Slurm's nodes node\[7-8\] is not known .*: set MASTER_ADDR"),
     ],
 )
@@ -107,7 +115,42 @@ def test_a_rows_processes_do_not_see_the_launcher_of_ours():
     assert environment_of_rows(environ) == {"PATH": "/bin", "SLURM_JOB_ID": "1"}
 
 
-def test_the_batch_script_is_a_shell_script():
-    from tests.helpers import ROOT
+# Slurm's programs, as far as the batch script knows them: a step that runs until it is asked to end.
+SRUN = """#!/bin/bash
+trap 'echo interrupted; exit 143' TERM
+echo step
+for second in {1..300}; do sleep 0.1; done
+"""
+SCONTROL = """#!/bin/sh
+if [ "$1" = show ]; then echo node7; else echo "scontrol $*"; fi
+"""
 
-    subprocess.run(["bash", "-n", ROOT / "tools" / "reproduce.sbatch"], check=True)
+
+@pytest.mark.parametrize(("number", "queued_again"), [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
+def test_the_batch_job_comes_back_after_its_time_limit_and_not_after_scancel(tmp_path, number, queued_again):
+    for name, program in {"srun": SRUN, "scontrol": SCONTROL}.items():
+        (tmp_path / name).write_text(program)
+        (tmp_path / name).chmod(0o755)
+    script = ROOT / "tools" / "reproduce.sbatch"
+    assert f"#SBATCH --signal=B:{signal.SIGUSR1.name.removeprefix('SIG')}@" in script.read_text()
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "node7", "SLURM_JOB_ID": "7"}
+    job = subprocess.Popen(
+        ["bash", script, "a_row"],
+        env=variables,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert job.stdout is not None and job.stdout.readline() == "step\n"
+        job.send_signal(number)
+        if queued_again:
+            assert job.stdout.read() == "interrupted\nscontrol requeue 7\n"
+            assert job.wait(30) == 0
+        else:
+            assert job.wait(30) == -signal.SIGTERM
+    finally:
+        with suppress(ProcessLookupError):  # all have ended
+            os.killpg(job.pid, signal.SIGKILL)
+        rest = job.communicate()[0]
+    assert "requeue" not in rest
