@@ -161,6 +161,8 @@ def _detectron2_steps(recipe: Recipe, plan: Plan, number: int) -> list[Step]:
         url = f"tcp://{plan.launch.host}:{plan.launch.port + 4 * number}"
         spread += ["--num-machines", str(plan.launch.num_machines), "--machine-rank", str(plan.launch.machine_rank)]
         spread += ["--dist-url", url]
+    elif plan.launch.processes > 1:
+        spread += ["--dist-url", "auto"]  # by default it is one port per user: two rows on a machine would meet there
     options = ["OUTPUT_DIR", str(folder)]
     if plan.eval_only is not None:
         options += ["MODEL.WEIGHTS", str(plan.eval_only)]

@@ -163,6 +163,13 @@ def test_detectron2_starts_the_processes_of_several_machines_itself():
     assert args.dist_url == "tcp://node0:7008"
 
 
+def test_two_rows_on_one_machine_do_not_meet_at_a_port():
+    (step,) = make_steps(DETECTOR, plan_of(DETECTOR.name, Launch(4)))
+    assert parse(step).dist_url == "auto"  # Detectron2 looks for a free port then
+    (segmentor, *_) = make_steps(SEGMENTOR, plan_of(SEGMENTOR.name, Launch(4)))
+    assert "--standalone" in segmentor.launcher
+
+
 def test_evaluation_alone_takes_the_file():
     plan = Plan(Path("out"), Path("datasets"), eval_only=Path("model.pth"))
     (step,) = make_steps(DETECTOR, plan)
