@@ -260,7 +260,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg.MODEL.DEVICE = device_here(wanted_device)
     cfg.SOLVER.AMP.ENABLED = wanted_amp and cfg.MODEL.DEVICE != "cpu"
     _replace_sync_bn(cfg, sync_bn_here(cfg.MODEL.DEVICE))
-    _check_batch(cfg, args)
+    if not args.eval_only:  # which takes images one by one
+        _check_batch(cfg)
     for name in cfg.DATASETS.TEST:
         _check_evaluator(name)
     if cfg.INPUT.CROP.ENABLED and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon" and not args.eval_only:
@@ -289,15 +290,14 @@ def _use_custom_data(cfg: CfgNode, train: str | None, val: str, source: CocoSour
             cfg.MODEL[head].NUM_CLASSES = len(source.class_names)
 
 
-def _check_batch(cfg: CfgNode, args: argparse.Namespace) -> None:
+def _check_batch(cfg: CfgNode) -> None:
     """Batch norm needs two values per channel; the attention's has one per image, since its input is pooled."""
     batch, processes, norm = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size(), cfg.MODEL.RESNETS.NORM
     if batch % processes:
         raise ConfigError(f"SOLVER.IMS_PER_BATCH must be a multiple of the {processes} processes, got {batch}")
     images = batch if "SyncBN" in norm else batch // processes
     if (
-        not args.eval_only
-        and "resnest" in cfg.MODEL.BACKBONE.NAME
+        "resnest" in cfg.MODEL.BACKBONE.NAME
         and norm in ("BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
         and images == 1
     ):

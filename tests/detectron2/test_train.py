@@ -92,6 +92,15 @@ def test_it_trains_evaluates_and_evaluates_the_saved_checkpoint_to_the_same_figu
     assert results[0] == results[1] and results[0]
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.device_count() == 1, reason="needs several GPUs, or none")
+def test_processes_that_cannot_share_the_batch_of_the_training_evaluate(coco_mini, tmp_path):
+    """An evaluation takes images one by one."""
+    command = ["--config-file", CONFIG, *coco_mini[4:], *tiny(tmp_path / "eval", 3, **{"SOLVER.IMS_PER_BATCH": 3})]
+    status, printed = run_tool("train_net", "--num-gpus", 2, "--dist-url", "auto", "--eval-only", *command)
+    assert status == 0 and "copypaste: AP," in printed, printed
+
+
 def kill_after(file: Path, process: subprocess.Popen) -> None:
     """Kill a tool, and its workers, as soon as a file is there."""
     deadline = time.monotonic() + 300
