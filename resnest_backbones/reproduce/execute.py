@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -149,18 +150,7 @@ def run_row(job: Job, console: Console) -> RowResult:
 
 
 def _run_locked(job: Job, console: Console) -> RowResult:
-    previous = _previous(job)
-    result = RowResult(
-        row=job.recipe.name,
-        state="running",
-        smoke=job.smoke,
-        command=job.command,
-        machine=job.machine,
-        versions=job.versions,
-        started=previous.started if previous else _now(),
-        steps=previous.steps if previous else (),
-    )
-    job.write(result)
+    result = job.write(_begun(job))
     try:
         if job.problems:
             _log_problems(job)
@@ -170,11 +160,19 @@ def _run_locked(job: Job, console: Console) -> RowResult:
             if any(ended.name == step.name and ended.status == 0 for ended in result.steps):
                 console.say(f"{step.name}: done already")
                 continue
-            result = job.write(_with_step(result, _run_step(step, job, console)))
-            if result.steps[-1].status != 0:
-                raise StepFailedError(find_error(job.log, result.steps[-1].status))
-        figures = read_figures(job.recipe, job.folder)
-        console.say(f"finished: {_in_words(figures)}")
+            begin = time.monotonic()
+            try:
+                ended = _run_step(step, job, console)
+            except KeyboardInterrupt:  # its time counts
+                stopped = StepResult(step.name, step.as_typed(), time.monotonic() - begin, -signal.SIGTERM)
+                result = _with_step(result, stopped)
+                raise
+            result = job.write(_with_step(result, ended))
+            if ended.status != 0:
+                raise StepFailedError(find_error(job.log, ended.status))
+        # Another machine may be here before the first one has written the figures.
+        figures = read_figures(job.recipe, job.folder) if job.is_main else {}
+        console.say(f"finished: {_in_words(figures)}" if job.is_main else "finished")
         return job.write(replace(result, state="finished", ended=_now(), figures=figures))
     except (FigureError, OSError, RunError, StepError, StepFailedError) as error:
         console.say(f"FAILED: {error}")
@@ -183,6 +181,21 @@ def _run_locked(job: Job, console: Console) -> RowResult:
         console.say("interrupted; the same command goes on from here")
         job.write(replace(result, state="failed", ended=_now(), error="interrupted"))
         raise
+
+
+def _begun(job: Job) -> RowResult:
+    """What a row begins with: the steps of an earlier run of it."""
+    previous = _previous(job)
+    return RowResult(
+        row=job.recipe.name,
+        state="running",
+        smoke=job.smoke,
+        command=job.command,
+        machine=job.machine,
+        versions=job.versions,
+        started=previous.started if previous else _now(),
+        steps=previous.steps if previous else (),
+    )
 
 
 def _with_step(result: RowResult, ended: StepResult) -> RowResult:

@@ -1,0 +1,58 @@
+"""One row, with commands of a line each instead of trainings: what is kept of them."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from resnest_backbones.recipes import RECIPES
+from resnest_backbones.reproduce.console import Console
+from resnest_backbones.reproduce.execute import Job, run_row
+from resnest_backbones.reproduce.results import read_result
+from resnest_backbones.reproduce.steps import Step
+
+ROW = RECIPES["faster_rcnn_resnest50_fpn_1x"]
+FIGURES = '{"bbox/AP": 42.0}'
+
+
+def make_job(folder: Path, program: str, *, is_main: bool = True) -> Job:
+    """A row whose training is a program of Python's, which gets the row's folder."""
+    tool = folder / "tool.py"
+    tool.write_text(program)
+    step = Step("train", tool, (str(folder),), folder / "train")
+    (folder / "train").mkdir(exist_ok=True)
+    return Job(ROW, folder, [step], "python run", "a machine", {}, dict(os.environ), is_main=is_main)
+
+
+class Interrupting(Console):
+    """The user presses Ctrl-C, half a second after the command has printed something."""
+
+    def see(self, step: str, line: bytes) -> None:
+        time.sleep(0.5)
+        raise KeyboardInterrupt
+
+
+def test_the_time_of_attempts_that_were_interrupted_counts(tmp_path):
+    job = make_job(tmp_path, "import time; print('begun', flush=True); time.sleep(60)")
+    with pytest.raises(KeyboardInterrupt):
+        run_row(job, Interrupting())
+    (first,) = read_result(tmp_path).steps
+    assert (first.name, first.status) == ("train", -15) and 0.5 <= first.seconds < 30
+
+    program = f"open('{tmp_path}/train/metrics.json', 'w').write('{FIGURES}')"
+    result = run_row(make_job(tmp_path, program), Console())
+    assert result.state == "finished" and result.figures == {"box_ap": 42.0}
+    (both,) = result.steps
+    assert both.status == 0 and both.seconds > first.seconds
+
+
+def test_a_machine_that_only_takes_part_needs_no_figures(tmp_path):
+    """The first machine may write them after the processes of the others have ended."""
+    result = run_row(make_job(tmp_path, "", is_main=False), Console())
+    assert (result.state, result.error, result.figures) == ("finished", "", {})
+    assert read_result(tmp_path) is None
+    result = run_row(make_job(tmp_path, ""), Console())
+    assert result.state == "failed" and "must hold the figures of an evaluation" in result.error
