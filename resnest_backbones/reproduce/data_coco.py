@@ -35,7 +35,7 @@ _STUFF_SOURCE = "made by `python tools/prepare_panoptic_coco.py`"
 
 def instances_problems(data_root: Path, extent: Extent, *, masks: bool) -> Iterator[str]:
     """What is missing or wrong in ``coco``: images, boxes, and masks where they are needed."""
-    for split, number in COCO.items():
+    for split, number in extent.splits(COCO).items():
         folder, file = (
             data_root / "coco" / name for name in (f"{split}2017", f"annotations/instances_{split}2017.json")
         )
@@ -128,7 +128,7 @@ def panoptic_problems(data_root: Path, extent: Extent) -> Iterator[str]:
     categories: dict[int, tuple[Any, ...]] = {number: (name, 1) for number, name in THINGS.items()}
     categories |= {number: (name, 0) for number, name in STUFF.items()}
     coco = data_root / "coco"
-    for split, number in COCO.items():
+    for split, number in extent.splits(COCO).items():
         file = coco / "annotations" / f"panoptic_{split}2017.json"
         content = _read(file, ("images", "annotations", "categories"))
         annotations: list[dict[str, Any]] = []

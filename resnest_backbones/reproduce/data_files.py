@@ -31,12 +31,18 @@ class Extent:
         quick: of the files of a kind, read only a sample that is spread over them.
         workers: processes that read files.
         progress: show progress bars.
+        training: look at the data that are trained on, too.
     """
 
     expect_full: bool = True
     quick: bool = False
     workers: int = 1
     progress: bool = False
+    training: bool = True
+
+    def splits(self, numbers: Mapping[str, int]) -> Mapping[str, int]:
+        """Of a data set's splits and their numbers of images, the one of training first, those to be looked at."""
+        return numbers if self.training else dict(list(numbers.items())[1:])
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ _TRAIN_IDS_SOURCE = (
 def ade20k_problems(data_root: Path, extent: Extent) -> Iterator[str]:
     """What is missing or wrong in ``ade/ADEChallengeData2016``."""
     root = data_root / "ade" / "ADEChallengeData2016"
-    for split, number in ADE20K.items():
+    for split, number in extent.splits(ADE20K).items():
         folders = root / "images" / split, root / "annotations" / split
         yield from _pair_problems(folders, (".jpg", ".png"), number, (_ADE20K_SOURCE,) * 2, Labels(150), extent)
 
@@ -45,7 +45,7 @@ def cityscapes_problems(data_root: Path, extent: Extent) -> Iterator[str]:
     """What is missing or wrong in ``cityscapes``."""
     root = data_root / "cityscapes"
     suffixes = "_leftImg8bit.png", "_gtFine_labelTrainIds.png"
-    for split, number in CITYSCAPES.items():
+    for split, number in extent.splits(CITYSCAPES).items():
         folders = root / "leftImg8bit" / split, root / "gtFine" / split
         sources = _CITYSCAPES_SOURCE, _TRAIN_IDS_SOURCE.format(root)
         yield from _pair_problems(folders, suffixes, number, sources, Labels(18), extent)
@@ -89,10 +89,10 @@ def pascal_context_problems(data_root: Path, extent: Extent) -> Iterator[str]:
     if images is None:
         yield f"{root / 'JPEGImages'}: no such folder; it must have the images of PASCAL VOC 2010; {_VOC_SOURCE}"
     if label_maps is None:
-        number = sum(PASCAL_CONTEXT.values())
+        number = sum(extent.splits(PASCAL_CONTEXT).values())
         yield f"{root / _MAPS}: no such folder; it must have {number} label maps *.png; {_CONTEXT_SOURCE}"
     listed: dict[str, list[str]] = {}
-    for split, number in PASCAL_CONTEXT.items():
+    for split, number in extent.splits(PASCAL_CONTEXT).items():
         file = root / "ImageSets" / "SegmentationContext" / f"{split}.txt"
         if not file.is_file():
             yield f"{file}: no such file; it must name {number} images; {_CONTEXT_SOURCE}"

@@ -24,6 +24,9 @@ _MMSEG = {
 }
 # What Detectron2 prints at the end of an evaluation, to be pasted elsewhere.
 _COPYPASTE = re.compile(r"copypaste: (.*)")
+# What it logs when it starts, and what our tool logs between the figures of one scale, which rows publish, and others
+# of the same names.
+_START, _SEVERAL_SCALES = "Rank of current process: ", "Evaluating with test-time augmentation"
 
 
 class FigureError(ValueError):
@@ -68,8 +71,9 @@ def _of_detectron2(folder: Path) -> dict[str, Any]:
 
 
 def _read_copypaste(log: Path) -> dict[str, Mapping[str, float]]:
-    """Task -> name -> figure, the last of each: lines ``Task: bbox``, then ``AP,AP50``, then ``42.3,60.1``."""
-    lines = _COPYPASTE.findall(log.read_text(encoding="utf-8", errors="replace"))
+    """Task -> name -> figure, of the last evaluation: lines ``Task: bbox``, then ``AP,AP50``, then ``42.3,60.1``."""
+    last = log.read_text(encoding="utf-8", errors="replace").rpartition(_START)[2]
+    lines = _COPYPASTE.findall(last.partition(_SEVERAL_SCALES)[0])
     tasks: dict[str, Mapping[str, float]] = {}
     for number, line in enumerate(lines[:-2]):
         if line.startswith("Task: "):

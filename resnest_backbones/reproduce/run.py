@@ -129,7 +129,7 @@ def _make_jobs(recipes: Sequence[Recipe], args: argparse.Namespace, launch: Laun
     jobs = [_make_job(recipe, plan, number) for number, recipe in enumerate(recipes)]
     if args.skip_data_check:
         return jobs
-    return check_data(jobs, args.data_root)
+    return check_data(jobs, args.data_root, training=args.eval_only is None)
 
 
 def _make_job(recipe: Recipe, plan: Plan, number: int) -> Job:
@@ -153,13 +153,20 @@ def _make_job(recipe: Recipe, plan: Plan, number: int) -> Job:
     )
 
 
-def check_data(jobs: Sequence[Job], data_root: Path) -> list[Job]:
-    """The jobs, those whose data are missing or wrong with the problems; each data set is looked at once."""
+def check_data(jobs: Sequence[Job], data_root: Path, *, training: bool = True) -> list[Job]:
+    """The jobs, those whose data are missing or wrong with the problems; each data set is looked at once.
+
+    Args:
+        jobs: the rows.
+        data_root: of their data.
+        training: whether they train, and need the data for it.
+    """
+    extent = Extent(expect_full=True, quick=True, workers=1, progress=False, training=training)
     open_rows = [job.recipe for job in jobs if not _is_finished(job)]
     problems: dict[str, list[str]] = {}
     for check in find_checks(open_rows):
         print(f"checking the data: {check.name}", flush=True)
-        found = list(check.run(data_root, Extent(expect_full=True, quick=True, workers=1, progress=False)))
+        found = list(check.run(data_root, extent))
         for row in check.rows:
             problems.setdefault(row, []).extend(found)
     return [replace(job, problems=tuple(problems.get(job.recipe.name, ()))) for job in jobs]

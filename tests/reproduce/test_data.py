@@ -71,6 +71,22 @@ def test_the_published_counts_are_expected(smoke_root):
     assert len(problems(PANOPTIC, smoke_root)) == 4 + 6
 
 
+FOR_TRAINING = (
+    *("coco/train2017", "coco/annotations/*_train2017.json", "coco/panoptic_*train2017", f"{ADE}/*/training"),
+    *(f"{VOC}/ImageSets/SegmentationContext/train.txt", "cityscapes/*/train"),
+)
+
+
+def test_an_evaluation_needs_no_data_for_training(root):
+    for pattern in FOR_TRAINING:
+        for path in root.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for recipe in RECIPES.values():
+        for check in find_checks([recipe]):
+            assert list(check.run(root, data.Extent(expect_full=False)))
+            assert list(check.run(root, data.Extent(expect_full=False, training=False))) == []
+
+
 def test_an_empty_root_needs_everything(tmp_path):
     for recipe in RECIPES.values():
         found = problems(recipe, tmp_path, expect_full=False)

@@ -196,6 +196,14 @@ def test_rows_whose_data_are_missing_fail_with_what_is_missing(tmp_path, capsys)
     assert "instances_train2017.json" in (tmp_path / "out" / DETECTOR / "log.txt").read_text()
 
 
+def test_an_evaluation_looks_at_the_data_for_it_alone(tmp_path, capsys):
+    (tmp_path / "mine.pth").write_bytes(b"")
+    arguments = ["run", DETECTOR, "--eval-only", str(tmp_path / "mine.pth"), "--data-root", str(tmp_path)]
+    assert main([*arguments, "--output-dir", str(tmp_path / "out")]) == 1
+    log = (tmp_path / "out" / DETECTOR / "log.txt").read_text()
+    assert "val2017" in log and "train2017" not in log
+
+
 def test_a_row_that_another_process_runs_is_left_alone(tmp_path, capsys, smoke_root):
     from filelock import FileLock
 
@@ -246,6 +254,20 @@ def test_nan_is_no_figure_and_a_half_written_line_is_passed_over(tmp_path):
     lines = ['{"bbox/AP": 1.0, "segm/AP": 2.0}', '{"total_loss": 1.0}', '{"bbox/AP": NaN, "segm/AP": 3.5}', '{"bbox/A']
     (train / "metrics.json").write_text("\n".join(lines))
     assert read_figures(RECIPES["mask_rcnn_resnest50_fpn_1x"], tmp_path) == {"box_ap": None, "mask_ap": 3.5}
+
+
+def test_an_evaluation_gives_the_figures_of_one_scale_of_its_last_attempt(tmp_path):
+    def evaluation(*, several_scales: float) -> list[str]:
+        lines = ["Rank of current process: 0. World size: 1"]
+        for ap in (several_scales - 2, several_scales):
+            lines += ["copypaste: Task: bbox", "copypaste: AP,AP50", f"copypaste: {ap:.4f},60.0000"]
+            lines += ["Evaluating with test-time augmentation ..."]
+        return lines[:-1]
+
+    (tmp_path / "evaluate").mkdir()
+    lines = [*evaluation(several_scales=30), *evaluation(several_scales=44.5)]
+    (tmp_path / "evaluate" / "log.txt").write_text("\n".join(f"[01/01 00:00:00 d2]: {line}" for line in lines))
+    assert read_figures(RECIPES[DETECTOR], tmp_path) == {"box_ap": 42.5}
 
 
 def test_a_run_without_figures_is_an_error(tmp_path):
