@@ -11,6 +11,7 @@ network, so the spread over seeds is that of the transfer alone.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import statistics
@@ -21,7 +22,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from resnest_backbones.checkpoint import write_atomically
 from resnest_backbones.model_zoo import get_config_file
@@ -196,7 +196,7 @@ def _pretrain(network: str, output_dir: Path, recipe: str, extra: Sequence[str])
     options = _data_options(digits.train_json, digits.train_images, digits.val_json, digits.val_images)
     config = config_name("mask_rcnn", network, "digits", recipe)
     figures, _ = _train(_checkpoint_folder(network, output_dir), config, [*options, *extra, "SEED", "1"])
-    return figures["bbox/AP"]
+    return _figure(figures, "bbox/AP")
 
 
 def _transfer(
@@ -208,19 +208,21 @@ def _transfer(
     folder = output_dir / f"{dataset.name}_{network}_{start}_{seed}"
     figures, seconds = _train(folder, config_name(dataset.method, network, dataset.name, recipe), options)
     return SmallRun(
-        dataset.name, network, start, seed, {name: round(figures[name], 3) for name in dataset.metrics}, round(seconds)
+        dataset.name, network, start, seed, {name: _figure(figures, name) for name in dataset.metrics}, round(seconds)
     )
 
 
 def _train(folder: Path, config: str, options: Sequence[str]) -> tuple[dict[str, float], float]:
     """Figures of the last evaluation, and the seconds of the attempt that finished; trains unless that was done."""
-    done = folder / "figures.json"
+    done, log = folder / "figures.json", folder / "console.txt"
+    arguments = ["--resume", "--config-file", get_config_file(config), *options, "OUTPUT_DIR", str(folder)]
+    command = shlex.join([_TOOL.name, *arguments])
+    _require_same_training(log, command)
     if not done.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        arguments = ["--resume", "--config-file", get_config_file(config), *options, "OUTPUT_DIR", str(folder)]
-        log, start = folder / "console.txt", time.monotonic()
+        start = time.monotonic()
         with open(log, "a") as stream:
-            print(shlex.join([_TOOL.name, *arguments]), file=stream, flush=True)
+            print(command, file=stream, flush=True)
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_TOOL.parents[1]), *sys.path])}
             status = subprocess.run(
                 [sys.executable, str(_TOOL), *arguments], stdout=stream, stderr=subprocess.STDOUT, env=environment
@@ -234,10 +236,41 @@ def _train(folder: Path, config: str, options: Sequence[str]) -> tuple[dict[str,
     return finished["figures"], finished["seconds"]
 
 
+def _figure(figures: Mapping[str, float], name: str) -> float:
+    """A figure; the AP of a detector that finds nothing is 0, which Detectron2 gives as NaN, or not at all."""
+    value = figures.get(name, math.nan)
+    return 0.0 if math.isnan(value) else round(value, 3)
+
+
+def _require_same_training(log: Path, command: str) -> None:
+    """Refuse to take what a folder holds for the training of another recipe or other options."""
+    if not log.is_file():
+        return
+    with open(log, encoding="utf-8", errors="replace") as stream:
+        earlier = stream.readline().strip()
+    # Folders may have been moved.
+    one, other = ([Path(word).name for word in shlex.split(line)] for line in (earlier, command))
+    if one != other:
+        raise BenchmarkError(
+            f"{log.parent} holds a training with other settings ({earlier}); choose another --output-dir"
+        )
+
+
 def _last_figures(file: Path) -> dict[str, float]:
-    figures: dict[str, Any] = {}
+    """The figures of the last evaluation in ``metrics.json``, where a training that was killed may leave half a line.
+
+    Raises:
+        BenchmarkError: there is none.
+    """
+    figures: dict[str, float] = {}
     for line in file.read_text().splitlines():
-        figures |= {name: value for name, value in json.loads(line).items() if "/AP" in name}
+        try:
+            found = {name: value for name, value in json.loads(line).items() if "/AP" in name}
+        except ValueError:
+            continue
+        figures = found or figures
+    if not figures:
+        raise BenchmarkError(f"{file} must hold the figures of an evaluation, got none")
     return figures
 
 

@@ -1,12 +1,13 @@
 """The small benchmark compares networks and nothing else, and its table says what its record holds."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from resnest_backbones import model_zoo
+from resnest_backbones import model_zoo, small_benchmark
 from resnest_backbones.small_benchmark import (
     DATASETS,
     NETWORKS,
@@ -110,6 +111,44 @@ def test_wrong_arguments_are_named(tmp_path):
         next(run_benchmark(tmp_path, tmp_path, recipe="cpu", seeds=[1, 1]))
     with pytest.raises(BenchmarkError, match="bccd must hold images/ and .*, no .*bccd/images"):
         next(run_benchmark(tmp_path, tmp_path, recipe="cpu", seeds=[1]))
+
+
+def finished_training(folder: Path, recipe: str) -> list[str]:
+    """What a training of the digits leaves behind; its options."""
+    options = ["--train-json", "digits/train.json", "SEED", "1"]
+    config = small_benchmark.get_config_file(config_name("mask_rcnn", "resnest50", "digits", recipe))
+    command = ["train_net.py", "--resume", "--config-file", config, *options, "OUTPUT_DIR", str(folder)]
+    folder.mkdir()
+    (folder / "console.txt").write_text(f"{shlex.join(command)}\n")
+    (folder / "figures.json").write_text('{"figures": {"bbox/AP": 40.0}, "seconds": 7.0}')
+    return options
+
+
+def test_what_is_there_is_used_again_for_the_same_training_alone(tmp_path):
+    folder = tmp_path / "digits_resnest50"
+    options = finished_training(folder, "gpu")
+    gpu, cpu = (config_name("mask_rcnn", "resnest50", "digits", recipe) for recipe in ("gpu", "cpu"))
+    assert small_benchmark._train(folder, gpu, options) == ({"bbox/AP": 40.0}, 7.0)
+    for config, others in ((cpu, options), (gpu, [*options, "SOLVER.BASE_LR", "0.1"])):
+        with pytest.raises(BenchmarkError, match=r"digits_resnest50 holds a training with other settings .*SEED 1 "):
+            small_benchmark._train(folder, config, others)
+    moved = tmp_path / "moved" / folder.name
+    moved.parent.mkdir()
+    folder.rename(moved)
+    assert small_benchmark._train(moved, gpu, ["--train-json", "/data/digits/train.json", "SEED", "1"])[1] == 7.0
+
+
+def test_the_figures_are_those_of_the_last_evaluation(tmp_path):
+    file = tmp_path / "metrics.json"
+    records = [{"bbox/AP": 1.0, "segm/AP": 2.0}, {"total_loss": 1.0}, {"bbox/AP": float("nan")}]
+    file.write_text("".join(json.dumps(record) + "\n" for record in records) + '{"bbox/A')
+    figures = small_benchmark._last_figures(file)
+    assert figures.keys() == {"bbox/AP"}
+    # The last one found nothing: its AP of masks is not that of an evaluation before.
+    assert [small_benchmark._figure(figures, name) for name in ("bbox/AP", "segm/AP")] == [0.0, 0.0]
+    file.write_text("")
+    with pytest.raises(BenchmarkError, match=r"metrics.json must hold the figures of an evaluation, got none"):
+        small_benchmark._last_figures(file)
 
 
 @pytest.fixture
