@@ -14,7 +14,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import IO, Protocol
 
-_GRACE = 20.0  # seconds between asking a command to end and ending it
+_GRACE = 45.0  # seconds between asking a command to end and ending it; torchrun gives its processes 30
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 

@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from resnest_backbones.reproduce.processes import start_program, stop
 from tests.helpers import environment
 
 STARTS_A_COMMAND = """
@@ -46,3 +48,26 @@ def test_a_command_does_not_outlive_a_run_that_is_killed():
         if is_running(command):
             os.killpg(command, signal.SIGKILL)
         run.stdout.close()
+
+
+STUBBORN = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print(os.getpid(), flush=True)
+time.sleep(120)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_does_not_end_is_not_left_behind_by_torchrun(tmp_path: Path):
+    """It is in a group of its own, so torchrun alone can end it, and waits for it first."""
+    (tmp_path / "stubborn.py").write_text(STUBBORN)
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", str(tmp_path / "stubborn.py")]
+    running = start_program(words, environment())
+    worker = int(next(line for line in running.lines() if line.strip().isdigit()))
+    try:
+        stop(running)
+        assert not is_running(worker)
+    finally:
+        if is_running(worker):
+            os.kill(worker, signal.SIGKILL)
