@@ -79,13 +79,10 @@ def processes_with(text: str) -> list[str]:
     return found
 
 
-@pytest.fixture(scope="module", params=[(DETECTOR, signal.SIGTERM, 143), (SEGMENTOR, signal.SIGINT, 130)])
-def resumed(request, tmp_path_factory, smoke_root) -> tuple[str, Path]:
-    """A row that was broken off, and gone on with to its end; what is true between is looked at here."""
-    name, number, status = request.param
-    output = tmp_path_factory.mktemp("run")
+def run_in_two_goes(name: str, output: Path, data: Path, number: int, status: int) -> Path:
+    """Break a row off, and go on with it to its end; what is true between is looked at here."""
     folder = output / name
-    arguments = arguments_of(name, output, smoke_root)
+    arguments = arguments_of(name, output, data)
     found, text = interrupt_after_a_checkpoint(arguments, folder, number)
     assert found == status, text
     assert "interrupted; the same command goes on from here" in text
@@ -94,11 +91,24 @@ def resumed(request, tmp_path_factory, smoke_root) -> tuple[str, Path]:
     assert processes_with(str(folder)) == []
 
     assert main(arguments) == 0
-    return name, output
+    return output
 
 
-def test_an_interrupted_row_goes_on_from_its_last_checkpoint(resumed, smoke_root, capsys):
-    name, output = resumed
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory, smoke_root) -> Path:
+    """Folder of a detector's run that was broken off, and gone on with."""
+    return run_in_two_goes(DETECTOR, tmp_path_factory.mktemp("run"), smoke_root, signal.SIGTERM, 143)
+
+
+@pytest.fixture(scope="module")
+def segmentor(tmp_path_factory, smoke_root) -> Path:
+    """Folder of a segmentor's run that was broken off, and gone on with."""
+    return run_in_two_goes(SEGMENTOR, tmp_path_factory.mktemp("run"), smoke_root, signal.SIGINT, 130)
+
+
+@pytest.mark.parametrize(("name", "fixture"), [(DETECTOR, "detector"), (SEGMENTOR, "segmentor")])
+def test_an_interrupted_row_goes_on_from_its_last_checkpoint(name, fixture, request, smoke_root, capsys):
+    output = request.getfixturevalue(fixture)
     folder = output / name
     result, log = read_result(folder), (folder / "log.txt").read_text()
     assert (result.state, result.smoke, result.error) == ("finished", False, "")
@@ -134,31 +144,25 @@ def test_an_interrupted_row_goes_on_from_its_last_checkpoint(resumed, smoke_root
     assert {file: file.read_bytes() for file in before} == before
 
 
-def test_a_failed_row_stops_no_other_and_is_named_at_the_end(resumed, smoke_root, capsys):
-    name, output = resumed
-    if name != DETECTOR:
-        pytest.skip("the detector's turn")
+def test_a_failed_row_stops_no_other_and_is_named_at_the_end(detector, smoke_root, capsys):
     # Detectron2's ResNet has no depth of 14.
-    arguments = arguments_of(DETECTOR, output, smoke_root)
+    arguments = arguments_of(DETECTOR, detector, smoke_root)
     assert main(["run", BASELINE, *arguments[1:]]) == 1
     out = capsys.readouterr().out
     assert out.index(f"[1/2] {BASELINE}") < out.index("FAILED: KeyError: 14") < out.index(f"[2/2] {DETECTOR}")
     ending = out[out.index("1 of 2 rows finished") :]
     assert f"FAILED {BASELINE}: KeyError: 14" in ending and DETECTOR not in ending
-    assert f"log: {output / BASELINE / 'log.txt'}, which ends with\n" in ending and "    KeyError: 14" in ending
-    assert read_result(output / BASELINE).steps[0].status == 1
+    assert f"log: {detector / BASELINE / 'log.txt'}, which ends with\n" in ending and "    KeyError: 14" in ending
+    assert read_result(detector / BASELINE).steps[0].status == 1
 
 
-def test_a_checkpoint_is_evaluated_alone_with_the_same_figures(resumed, smoke_root, tmp_path):
-    name, output = resumed
-    if name != DETECTOR:
-        pytest.skip("the detector's turn")
-    model = output / name / "train" / "model_final.pth"
-    assert main(arguments_of(name, tmp_path, smoke_root, "--eval-only", str(model))) == 0
-    result = read_result(tmp_path / name)
+def test_a_checkpoint_is_evaluated_alone_with_the_same_figures(detector, smoke_root, tmp_path):
+    model = detector / DETECTOR / "train" / "model_final.pth"
+    assert main(arguments_of(DETECTOR, tmp_path, smoke_root, "--eval-only", str(model))) == 0
+    result = read_result(tmp_path / DETECTOR)
     assert [step.name for step in result.steps] == ["evaluate"]
-    assert result.figures == pytest.approx(read_result(output / name).figures, abs=1e-3)
-    assert not (tmp_path / name / "train").exists()
+    assert result.figures == pytest.approx(read_result(detector / DETECTOR).figures, abs=1e-3)
+    assert not (tmp_path / DETECTOR / "train").exists()
 
 
 @pytest.mark.slow
