@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ from resnest_backbones.recipes import RECIPES
 from resnest_backbones.reproduce.console import Console
 from resnest_backbones.reproduce.execute import Job, run_row
 from resnest_backbones.reproduce.results import read_result
+from resnest_backbones.reproduce.run import run_jobs
 from resnest_backbones.reproduce.steps import Step
 
 ROW = RECIPES["faster_rcnn_resnest50_fpn_1x"]
+OTHER = "faster_rcnn_resnet50_fpn_1x"
 FIGURES = '{"bbox/AP": 42.0}'
 
 
@@ -56,3 +59,17 @@ def test_a_machine_that_only_takes_part_needs_no_figures(tmp_path):
     assert read_result(tmp_path) is None
     result = run_row(make_job(tmp_path, ""), Console())
     assert result.state == "failed" and "must hold the figures of an evaluation" in result.error
+
+
+def test_a_failed_row_stops_no_other_and_is_named_at_the_end(tmp_path, capsys):
+    for name in ("bad", "good"):
+        (tmp_path / name).mkdir()
+    bad = make_job(tmp_path / "bad", "print('begun', flush=True); {}[14]")
+    good = make_job(tmp_path / "good", f"open('{tmp_path}/good/train/metrics.json', 'w').write('{FIGURES}')")
+    assert run_jobs([bad, replace(good, recipe=RECIPES[OTHER])], Console()) == 1
+    out = capsys.readouterr().out
+    assert out.index(f"[1/2] {ROW.name}") < out.index("FAILED: KeyError: 14") < out.index(f"[2/2] {OTHER}")
+    ending = out[out.index("1 of 2 rows finished") :]
+    assert f"FAILED {ROW.name}: KeyError: 14" in ending and OTHER not in ending
+    assert f"log: {tmp_path / 'bad' / 'log.txt'}, which ends with\n" in ending and "    KeyError: 14" in ending
+    assert read_result(tmp_path / "bad").steps[0].status == 1
