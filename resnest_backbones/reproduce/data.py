@@ -26,7 +26,7 @@ from resnest_backbones.reproduce.data_segmentation import (
     pascal_context_problems,
 )
 from resnest_backbones.reproduce.parallel import default_workers
-from resnest_backbones.reproduce.rows import RowError, select_rows
+from resnest_backbones.reproduce.rows import select_rows
 
 _SEGMENTATION = {
     "ade20k": ("ADE20K", ade20k_problems),
@@ -146,10 +146,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Check, and print what is missing; 0 where nothing is, 1 where something is, 2 where there is no such row."""
+    """Check, and print what is missing; 0 where nothing is, 1 where something is, 2 where the command is wrong."""
     try:
         checks = find_checks(select_rows(args.rows))
-    except RowError as error:
+        if args.workers < 1:
+            raise ValueError(f"--workers must be at least 1, got {args.workers}")
+    except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     extent = Extent(

@@ -25,6 +25,7 @@ from resnest_backbones.reproduce.steps import Step, StepError
 
 _TAIL = 200  # lines of a command's output that are searched for its error
 _ERROR = re.compile(r"(?:^|\s)(?:[\w.]+(?:Error|Exception|Exit)|[\w.]+: error): ?\S.*")
+_THEN = ", then "  # between the machines of a row that was gone on with elsewhere
 _NOT_THE_CAUSE = "ChildFailedError"  # what torchrun adds
 
 
@@ -186,12 +187,17 @@ def _run_locked(job: Job, console: Console) -> RowResult:
 def _begun(job: Job) -> RowResult:
     """What a row begins with: the steps of an earlier run of it."""
     previous = _previous(job)
+    machine = job.machine
+    # What was done on another machine is not done again; a run that was killed could not say what it did.
+    if previous and (previous.steps or previous.state == "running") and previous.machine != machine:
+        ends_here = previous.machine.endswith(_THEN + machine)
+        machine = previous.machine if ends_here else previous.machine + _THEN + machine
     return RowResult(
         row=job.recipe.name,
         state="running",
         smoke=job.smoke,
         command=job.command,
-        machine=job.machine,
+        machine=machine,
         versions=job.versions,
         started=previous.started if previous else _now(),
         steps=previous.steps if previous else (),

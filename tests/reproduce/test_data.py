@@ -38,7 +38,7 @@ def root(smoke_root, tmp_path) -> Path:
 def run(*arguments: object) -> int:
     parser = argparse.ArgumentParser()
     data.add_arguments(parser)
-    return data.main(parser.parse_args([*map(str, arguments), "--workers", "1"]))
+    return data.main(parser.parse_args(["--workers", "1", *map(str, arguments)]))
 
 
 @pytest.mark.parametrize("quick", [False, True])
@@ -361,3 +361,8 @@ def test_the_command(root, capsys):
 def test_the_command_names_an_unknown_row(tmp_path, capsys):
     assert run("yolo", "--data-root", tmp_path) == 2
     assert "got 'yolo'" in capsys.readouterr().err
+
+
+def test_the_command_needs_a_process(smoke_root, capsys):
+    assert run("ade20k", "--data-root", smoke_root, "--any-count", "--workers", 0) == 2
+    assert capsys.readouterr().err == "error: --workers must be at least 1, got 0\n"

@@ -61,6 +61,18 @@ def test_a_machine_that_only_takes_part_needs_no_figures(tmp_path):
     assert result.state == "failed" and "must hold the figures of an evaluation" in result.error
 
 
+def test_a_row_that_goes_on_elsewhere_names_all_its_machines(tmp_path):
+    job = make_job(tmp_path, "raise SystemExit(1)")
+    for machine, machines in (
+        ("8 x A", "8 x A"),
+        ("8 x A", "8 x A"),
+        ("CPU", "8 x A, then CPU"),
+        ("CPU", "8 x A, then CPU"),
+        ("8 x A", "8 x A, then CPU, then 8 x A"),
+    ):
+        assert run_row(replace(job, machine=machine), Console()).machine == machines
+
+
 def test_a_failed_row_stops_no_other_and_is_named_at_the_end(tmp_path, capsys):
     for name in ("bad", "good"):
         (tmp_path / name).mkdir()
