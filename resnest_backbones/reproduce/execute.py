@@ -54,6 +54,7 @@ class Job:
         log_name: file in the folder that gets what the commands print.
         start: starts a command.
         problems: that keep it from being run: data that are missing.
+        checkpoint: that is evaluated without training; None where it trains.
     """
 
     recipe: Recipe
@@ -68,6 +69,7 @@ class Job:
     log_name: str = LOG_FILE
     start: Start = start_program
     problems: Sequence[str] = ()
+    checkpoint: Path | None = None
 
     @property
     def log(self) -> Path:
@@ -119,6 +121,13 @@ def _previous(job: Job) -> RowResult | None:
             f"{job.folder} holds a run with other settings ({previous.command}); remove that folder, or choose another "
             "--output-dir"
         )
+    if previous is not None and job.checkpoint is not None:
+        begun = datetime.fromisoformat(previous.started).timestamp()  # in whole seconds
+        if int(job.checkpoint.stat().st_mtime) > begun:
+            raise RunError(
+                f"{job.folder} holds an evaluation of {job.checkpoint} that began before that file was written; remove "
+                "that folder, or choose another --output-dir"
+            )
     return previous
 
 

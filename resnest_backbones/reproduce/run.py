@@ -150,6 +150,7 @@ def _make_job(recipe: Recipe, plan: Plan, number: int) -> Job:
         environment_with_package(environment_of_rows(os.environ)),
         is_main=plan.launch.is_main,
         log_name=LOG_FILE if plan.launch.is_main else f"log_of_machine_{rank}.txt",
+        checkpoint=plan.eval_only,
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from resnest_backbones.recipes import RECIPES
 from resnest_backbones.reproduce.console import Console
-from resnest_backbones.reproduce.execute import Job, run_row
+from resnest_backbones.reproduce.execute import Job, RunError, run_row
 from resnest_backbones.reproduce.results import read_result
 from resnest_backbones.reproduce.run import run_jobs
 from resnest_backbones.reproduce.steps import Step
@@ -71,6 +71,18 @@ def test_a_row_that_goes_on_elsewhere_names_all_its_machines(tmp_path):
         ("8 x A", "8 x A, then CPU, then 8 x A"),
     ):
         assert run_row(replace(job, machine=machine), Console()).machine == machines
+
+
+def test_a_checkpoint_that_was_written_anew_is_not_given_the_figures_of_the_old_one(tmp_path):
+    checkpoint = tmp_path / "model.pth"
+    checkpoint.write_bytes(b"old")
+    program = f"open('{tmp_path}/train/metrics.json', 'w').write('{FIGURES}')"
+    job = replace(make_job(tmp_path, program), checkpoint=checkpoint)
+    assert run_row(job, Console()) == run_row(job, Console())
+    checkpoint.write_bytes(b"new")
+    os.utime(checkpoint, (time.time() + 60,) * 2)
+    with pytest.raises(RunError, match=r"holds an evaluation of .*model.pth that began before that file was written"):
+        run_row(job, Console())
 
 
 def test_a_failed_row_stops_no_other_and_is_named_at_the_end(tmp_path, capsys):
