@@ -176,14 +176,16 @@ TINY = (
 )
 
 
-def test_a_training_that_fails_names_its_log(small_data, tmp_path):
+def test_a_training_that_fails_names_its_log(small_data, tmp_path, monkeypatch):
     pytest.importorskip("detectron2")
-    status, output = run_tool(
-        "small_benchmark", "--data", small_data, "--output-dir", tmp_path / "out", "--seeds", 1, "--", "MODEL.NONE", 1
-    )
-    assert status == 1
+    from tools.small_benchmark import run
+
+    monkeypatch.setattr(small_benchmark, "_NUM_DIGIT_IMAGES", (8, 4))
+    arguments = ["--data", small_data, "--output-dir", tmp_path / "out", "--recipe", "cpu", "--seeds", 1]
+    with pytest.raises(SystemExit) as caught:
+        run([*map(str, arguments), "--", "MODEL.NONE", "1"])
     log = tmp_path / "out" / "digits_resnet50" / "console.txt"
-    assert f"mask_rcnn_resnet50_fpn_digits_cpu failed with status 1; its log is {log}" in output
+    assert f"error: mask_rcnn_resnet50_fpn_digits_cpu failed with status 1; its log is {log}" in str(caught.value)
     assert "MODEL.NONE" in log.read_text()
 
 
