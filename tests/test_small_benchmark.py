@@ -108,6 +108,8 @@ def test_wrong_arguments_are_named(tmp_path):
         next(run_benchmark(tmp_path, tmp_path, recipe="tpu", seeds=[1]))
     with pytest.raises(ValueError, match="seeds must be different numbers from 0 on, got 1 1"):
         next(run_benchmark(tmp_path, tmp_path, recipe="cpu", seeds=[1, 1]))
+    with pytest.raises(ValueError, match="datasets must be of bccd, nuclei, got coco"):
+        next(run_benchmark(tmp_path, tmp_path, recipe="cpu", seeds=[1], datasets=["coco"]))
     with pytest.raises(BenchmarkError, match="bccd must hold images/ and .*, no .*bccd/images"):
         next(run_benchmark(tmp_path, tmp_path, recipe="cpu", seeds=[1]))
 
