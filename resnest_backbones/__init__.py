@@ -2,6 +2,7 @@
 
 from resnest_backbones import checkpoint, model_zoo, weights
 from resnest_backbones.checkpoint import convert_state_dict, load_checkpoint
+from resnest_backbones.inference import optimize_for_inference
 from resnest_backbones.resnest import Bottleneck, DeepStem, ResNeSt, build
 from resnest_backbones.split_attention import SplitAttentionConv2d
 from resnest_backbones.variants import VARIANTS, ResNeStSpec, get_variant, list_variants
@@ -22,5 +23,6 @@ __all__ = [
     "list_variants",
     "load_checkpoint",
     "model_zoo",
+    "optimize_for_inference",
     "weights",
 ]

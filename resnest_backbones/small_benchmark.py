@@ -127,15 +127,22 @@ def read_record(file: Path = RECORD_FILE) -> SmallRecord:
 
 
 def run_benchmark(
-    data: Path, output_dir: Path, *, recipe: str, seeds: Sequence[int], options: Sequence[str] = ()
+    data: Path,
+    output_dir: Path,
+    *,
+    recipe: str,
+    seeds: Sequence[int],
+    datasets: Sequence[str] = tuple(DATASETS),
+    options: Sequence[str] = (),
 ) -> Iterator[tuple[dict[str, float], list[SmallRun]]]:
     """Pre-train, then train all combinations seed by seed; what ``output_dir`` holds of them is used again.
 
     Args:
-        data: folder that holds the folders of ``DATASETS``.
+        data: holds the folders of the data sets.
         output_dir: for data, logs and checkpoints.
         recipe: ``cpu`` for the shorter one.
         seeds: of the trainings.
+        datasets: which of ``DATASETS``.
         options: keys and values for the config of every training.
 
     Yields:
@@ -149,17 +156,19 @@ def run_benchmark(
         raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {recipe!r}")
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds must be different numbers from 0 on, got {' '.join(map(str, seeds)) or 'none'}")
+    if not datasets or not set(datasets) <= DATASETS.keys():
+        raise ValueError(f"datasets must be of {', '.join(DATASETS)}, got {', '.join(datasets) or 'none'}")
     if not _TOOL.is_file():
         raise BenchmarkError(f"the benchmark runs in a checkout of the project, {_TOOL} is not there")
-    sources = {name: [*_source(data / name), *options] for name in DATASETS}
+    sources = {name: [*_source(data / name), *options] for name in datasets}
     pretraining, runs = {}, []
     for network in NETWORKS:
         pretraining[network] = _pretrain(network, output_dir, recipe, options)
     for seed in seeds:
-        for dataset in DATASETS.values():
+        for name, source in sources.items():
             for start in STARTS:
                 for network in NETWORKS:
-                    runs.append(_transfer(dataset, sources[dataset.name], network, start, seed, output_dir, recipe))
+                    runs.append(_transfer(DATASETS[name], source, network, start, seed, output_dir, recipe))
                     yield pretraining, runs
 
 

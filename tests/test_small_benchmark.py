@@ -90,9 +90,9 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
 
 def test_the_record_of_the_package_is_whole_and_its_circumstances_are_in_the_model_zoo():
     kept = read_record()
-    seeds = {run.seed for run in kept.runs}
-    wanted = {(data, net, start, seed) for data in DATASETS for net in NETWORKS for start in STARTS for seed in seeds}
-    assert len(seeds) >= 3
+    seeds, datasets = {run.seed for run in kept.runs}, {run.dataset for run in kept.runs}
+    wanted = {(data, net, start, seed) for data in datasets for net in NETWORKS for start in STARTS for seed in seeds}
+    assert len(seeds) >= 3 and datasets <= DATASETS.keys()
     assert {(run.dataset, run.network, run.start, run.seed) for run in kept.runs} == wanted
     assert len(kept.runs) == len(wanted)
     for run in kept.runs:
@@ -109,6 +109,8 @@ def test_wrong_arguments_are_named(tmp_path):
         next(run_benchmark(tmp_path, tmp_path, recipe="tpu", seeds=[1]))
     with pytest.raises(ValueError, match="seeds must be different numbers from 0 on, got 1 1"):
         next(run_benchmark(tmp_path, tmp_path, recipe="cpu", seeds=[1, 1]))
+    with pytest.raises(ValueError, match="datasets must be of bccd, nuclei, got coco"):
+        next(run_benchmark(tmp_path, tmp_path, recipe="cpu", seeds=[1], datasets=["coco"]))
     with pytest.raises(BenchmarkError, match="bccd must hold images/ and .*, no .*bccd/images"):
         next(run_benchmark(tmp_path, tmp_path, recipe="cpu", seeds=[1]))
 

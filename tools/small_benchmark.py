@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from resnest_backbones.small_benchmark import (
+    DATASETS,
     RECIPES,
     BenchmarkError,
     SmallRecord,
@@ -36,6 +37,9 @@ def build_argument_parser() -> argparse.ArgumentParser:
     default = "gpu" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--recipe", choices=RECIPES, default=default, help="cpu is shorter (default here: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="default: 1 2 3")
+    parser.add_argument(
+        "--datasets", nargs="+", choices=tuple(DATASETS), default=list(DATASETS), help="default: all of them"
+    )
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="for the config of every training, behind --")
     return parser
 
@@ -43,8 +47,10 @@ def build_argument_parser() -> argparse.ArgumentParser:
 def machine() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
+    number = torch.get_num_threads()
+    threads = f"{number} threads" if number > 1 else "1 thread"
     models = [line.partition(":")[2].strip() for line in _cpu_lines() if line.startswith("model name")]
-    return f"{models[0] if models else platform.machine()}, {torch.get_num_threads()} threads, no GPU"
+    return f"{models[0] if models else platform.machine()}, {threads}, no GPU"
 
 
 def _cpu_lines() -> list[str]:
@@ -60,12 +66,19 @@ def run(arguments: list[str] | None = None) -> None:
     command = shlex.join(["python", "tools/small_benchmark.py", *(sys.argv[1:] if arguments is None else arguments)])
     file = args.output_dir / "small_benchmark.json"
     try:
-        progress = run_benchmark(args.data, args.output_dir, recipe=args.recipe, seeds=args.seeds, options=args.opts)
+        progress = run_benchmark(
+            args.data,
+            args.output_dir,
+            recipe=args.recipe,
+            seeds=args.seeds,
+            datasets=args.datasets,
+            options=args.opts,
+        )
         for pretraining, runs in progress:
             today = datetime.date.today().isoformat()
             record = SmallRecord(args.recipe, command, today, machine(), versions, pretraining, tuple(runs))
             write_record(record, file)
-            print(f"[{len(runs)}/{8 * len(args.seeds)}] {runs[-1]}", flush=True)
+            print(f"[{len(runs)}/{4 * len(args.datasets) * len(args.seeds)}] {runs[-1]}", flush=True)
     except (BenchmarkError, ValueError) as error:
         sys.exit(f"{parser.prog}: error: {error}")
     print(f"\n{small_table(record)}\nwritten: {file}")
