@@ -172,7 +172,7 @@ TINY = (
     "SOLVER.MAX_ITER",
     "2",
     "INPUT.MIN_SIZE_TRAIN",
-    "(64,)",
+    "(64,64)",
     "INPUT.MIN_SIZE_TEST",
     "64",
 )
