@@ -1,10 +1,7 @@
 """Trained models made fast for inference, equal to rounding, with the interface that they had.
 
-What is done: each batch norm is folded into the convolution before it; images and features lie in memory as
-channels-last; the splits of a split attention are pooled one by one and summed in a single pass over them; shortcuts
-are added in place; on request the trunk computes in bfloat16 or float16.
-
-Shapes: as in ``split_attention``: N batch, C channels of the block, R radix, H, W height and width.
+What is done: each batch norm is folded into the convolution before it, images and features lie in memory as
+channels-last, and on request the trunk computes in bfloat16 or float16.
 """
 
 from __future__ import annotations
@@ -17,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from resnest_backbones.resnest import Bottleneck, ConvNorm, ResNeSt
+from resnest_backbones.resnest import ConvNorm, ResNeSt
 from resnest_backbones.split_attention import SplitAttentionConv2d
 
 __all__ = ["OptimizationError", "optimize_for_inference"]
@@ -106,10 +103,6 @@ def _fold_all_norms(model: nn.Module) -> None:
 
 
 def _optimize_trunk(trunk: nn.Module, dtype: torch.dtype | None) -> None:
-    for parent in list(trunk.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, Bottleneck):
-                setattr(parent, name, _FastBottleneck(child))
     outer = next(trunk.parameters()).dtype
     trunk.register_forward_pre_hook(_PrepareInput(dtype))
     if dtype is not None:
@@ -138,52 +131,3 @@ class _CastOutput:
         if isinstance(output, dict):
             return {name: feature.to(self.dtype) for name, feature in output.items()}
         return tuple(feature.to(self.dtype) for feature in output)
-
-
-class _FastSplitAttention(nn.Module):
-    """``SplitAttentionConv2d`` with folded norms."""
-
-    def __init__(self, trained: SplitAttentionConv2d) -> None:
-        super().__init__()
-        self.radix, self.channels, self.cardinality = trained.radix, trained.channels, trained.cardinality
-        self.conv, self.fc1, self.fc2 = trained.conv, trained.fc1, trained.fc2
-
-    def forward(self, x: Tensor, offset: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W)."""
-        x = self.conv(x) if offset is None else self.conv(x, offset, mask)
-        splits = torch.relu_(x).split(self.channels, dim=1)
-        pooled = x.mean(dim=(2, 3)).view(-1, self.radix, self.channels).sum(dim=1)[..., None, None]
-        logits = self.fc2(torch.relu_(self.fc1(pooled)))
-        if self.radix == 1:
-            return x.mul_(logits.sigmoid_())
-        shape = (-1, self.cardinality, self.radix, self.channels // self.cardinality)
-        weights = logits.view(shape).softmax(dim=2).transpose(1, 2).reshape(-1, self.radix, self.channels, 1, 1)
-        if self.radix == 2:
-            # The two weights add up to one, so that their sum is an interpolation: a single pass over both splits.
-            return torch.lerp(splits[1], splits[0], weights[:, 0])
-        out = splits[0] * weights[:, 0]
-        for index in range(1, self.radix):
-            out.addcmul_(splits[index], weights[:, index])
-        return out
-
-
-class _FastBottleneck(nn.Module):
-    """``Bottleneck`` with folded norms, which writes over what nothing else reads."""
-
-    def __init__(self, trained: Bottleneck) -> None:
-        super().__init__()
-        self.conv1, self.conv3 = trained.conv1, trained.conv3
-        self.conv2 = _FastSplitAttention(trained.conv2)
-        self.conv2_offset, self.deform_modulated = trained.conv2_offset, trained.deform_modulated
-        self.pool_before, self.pool_after = trained.pool_before, trained.pool_after
-        self.shortcut_pool, self.shortcut = trained.shortcut_pool, trained.shortcut
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride), sizes rounded up."""
-        out = self.pool_before(torch.relu_(self.conv1(x)))
-        if self.conv2_offset is None:
-            out = self.conv2(out)
-        else:
-            out = self.conv2(out, *Bottleneck._offset_and_mask(self, self.conv2_offset(out)))  # type: ignore[arg-type]
-        out = self.conv3(self.pool_after(out))
-        return torch.relu_(out.add_(self.shortcut(self.shortcut_pool(x))))

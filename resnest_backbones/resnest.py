@@ -160,7 +160,7 @@ class Bottleneck(nn.Module):
         else:
             out = self.conv2(out, *self._offset_and_mask(self.conv2_offset(out)))
         out = self.conv3(self.pool_after(out))
-        return self.relu(self.drop_path(out) + self.shortcut(self.shortcut_pool(x)))
+        return self.relu(self.drop_path(out).add_(self.shortcut(self.shortcut_pool(x))))
 
     def _offset_and_mask(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Channels (N, 3 x 9 x G, H, W): all offsets first, then the mask's logits (version 2)."""

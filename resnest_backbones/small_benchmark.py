@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 
+from resnest_backbones.checkout import TOOLS, environment_with_package
 from resnest_backbones.checkpoint import write_atomically
 from resnest_backbones.model_zoo import get_config_file
 
@@ -31,7 +32,7 @@ NETWORKS = ("resnet50", "resnest50")
 STARTS = ("scratch", "digits")
 RECIPES = ("gpu", "cpu")
 _NUM_DIGIT_IMAGES = (1000, 100)
-_TOOL = Path(__file__).parents[1] / "tools" / "train_net.py"
+_TOOL = TOOLS / "train_net.py"
 
 
 @dataclass(frozen=True)
@@ -232,10 +233,9 @@ def _train(folder: Path, config: str, options: Sequence[str]) -> tuple[dict[str,
         start = time.monotonic()
         with open(log, "a") as stream:
             print(command, file=stream, flush=True)
-            environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_TOOL.parents[1]), *sys.path])}
-            status = subprocess.run(
-                [sys.executable, str(_TOOL), *arguments], stdout=stream, stderr=subprocess.STDOUT, env=environment
-            ).returncode
+            words = [sys.executable, str(_TOOL), *arguments]
+            environment = environment_with_package(os.environ)
+            status = subprocess.run(words, stdout=stream, stderr=subprocess.STDOUT, env=environment).returncode
         if status:
             raise BenchmarkError(f"{config} failed with status {status}; its log is {log}")
         content = {"figures": _last_figures(folder / "metrics.json"), "seconds": time.monotonic() - start}

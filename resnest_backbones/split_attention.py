@@ -116,8 +116,15 @@ class SplitAttentionConv2d(nn.Module):
         """
         x = self.conv(x) if offset is None else self.conv(x, offset, mask)
         x = self.relu(self.bn0(x))
-        n, _, h, w = x.shape
-        splits = x.view(n, self.radix, self.channels, h, w)
         # The mean of the sum is the sum of the means: pooling each split first reads the large tensor once.
-        pooled = splits.mean(dim=(3, 4)).sum(dim=1)[..., None, None]
-        return (self.attention(pooled) * splits).sum(dim=1)
+        pooled = x.mean(dim=(2, 3)).view(-1, self.radix, self.channels).sum(dim=1)[..., None, None]
+        # Under autocast the softmax computes in float32.
+        weights = self.attention(pooled).to(x.dtype).unbind(dim=1)
+        splits = x.split(self.channels, dim=1)
+        if self.radix == 2:
+            # The two weights add up to one, so that their sum is an interpolation: a single pass over both splits.
+            return torch.lerp(splits[1], splits[0], weights[0])
+        out = weights[0] * splits[0]
+        for weight, split in zip(weights[1:], splits[1:], strict=True):
+            out = torch.addcmul(out, weight, split)
+        return out

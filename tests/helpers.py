@@ -45,6 +45,18 @@ _TINY_KEYS = {
 TINY_DETECTOR = [str(word) for pair in _TINY_KEYS.items() for word in pair]
 
 
+def flat(node: Mapping, prefix: str = "") -> dict[str, object]:
+    """The keys of a nested config, with dots, and its values without types of their own for sequences."""
+    keys = {}
+    for key, value in node.items():
+        keys |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: plain(value)}
+    return keys
+
+
+def plain(value: object) -> object:
+    return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
 def subset_of_coco(source: Path, target: Path, num_images: int) -> Path:
     """Write a COCO json with the first images of another that have at least two annotations."""
     content = json.loads(source.read_text())

@@ -21,16 +21,9 @@ from resnest_backbones.small_benchmark import (
     small_table,
     write_record,
 )
-from tests.helpers import ROOT, run_tool, subset_of_coco
+from tests.helpers import ROOT, flat, run_tool, subset_of_coco
 
 TRAININGS = [(dataset.method, name) for name, dataset in DATASETS.items()] + [("mask_rcnn", "digits")]
-
-
-def flat(node: Mapping, prefix: str = "") -> dict[str, object]:
-    keys = {}
-    for key, value in node.items():
-        keys |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return keys
 
 
 def resolved(method: str, network: str, dataset: str, recipe: str) -> dict[str, object]:

@@ -89,6 +89,19 @@ def test_a_deformable_block_samples_at_the_offsets(modulated, groups, fill_rando
     torch.testing.assert_close(seen[0], by_hand, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("radix", [1, 2, 4])
+def test_mixed_precision_trains_and_stays_close(radix, fill_randomly):
+    block = fill_randomly(SplitAttentionConv2d(32, radix=radix)).float()
+    x = torch.randn(2, 32, 6, 5)
+    want = block(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = block(x)
+        got.float().sum().backward()
+    assert got.dtype == torch.bfloat16
+    assert all(parameter.grad.isfinite().all() for parameter in block.parameters())
+    assert (got - want).abs().max() < 0.1 * want.abs().max()
+
+
 @pytest.mark.parametrize("radix", [1, 2])
 def test_the_memory_format_does_not_change_the_numbers(radix, fill_randomly):
     block = fill_randomly(SplitAttentionConv2d(48, radix=radix, cardinality=2)).eval()

@@ -12,13 +12,12 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import platform
+import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from resnest_backbones import build
 from resnest_backbones.checkpoint import write_atomically
 from resnest_backbones.costs import multiply_adds
 from resnest_backbones.inference import optimize_for_inference
+from resnest_backbones.machine import installed_versions, processor_name
 
 Features = Callable[[Tensor], Any]
 
@@ -251,28 +251,15 @@ def draw(results: Sequence[Result], file: Path) -> None:
 
 def circumstances(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """What the figures were taken with."""
-    packages = {}
-    for name in ("torch", "torchvision", "timm", "resnest", "onedl-mmsegmentation", "mmsegmentation"):
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    packages = ("torch", "torchvision", "timm", "resnest", "onedl-mmsegmentation", "mmsegmentation")
+    on_cpu = f"{processor_name()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
     return {
-        "machine": where,
+        "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else on_cpu,
         "threads": torch.get_num_threads(),
         "date": datetime.date.today().isoformat(),
         "rounds": args.rounds,
-        "versions": {"python": platform.python_version(), **packages},
+        "versions": installed_versions(packages),
     }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    best = torch.backends.cpu.get_cpu_capability()
-    return f"{names[0] if names else platform.machine()}, {len(names) or 1} cores, {best}"
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import platform
 import shlex
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
+from resnest_backbones.machine import installed_versions, processor_name
 from resnest_backbones.small_benchmark import (
     DATASETS,
     RECIPES,
@@ -49,20 +48,13 @@ def machine() -> str:
         return torch.cuda.get_device_name()
     number = torch.get_num_threads()
     threads = f"{number} threads" if number > 1 else "1 thread"
-    models = [line.partition(":")[2].strip() for line in _cpu_lines() if line.startswith("model name")]
-    return f"{models[0] if models else platform.machine()}, {threads}, no GPU"
-
-
-def _cpu_lines() -> list[str]:
-    file = Path("/proc/cpuinfo")
-    return file.read_text().splitlines() if file.is_file() else []
+    return f"{processor_name()}, {threads}, no GPU"
 
 
 def run(arguments: list[str] | None = None) -> None:
     parser = build_argument_parser()
     args = parser.parse_args(arguments)
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    versions["torchvision"] = version("torchvision")
+    versions = installed_versions(("torch", "torchvision"))
     command = shlex.join(["python", "tools/small_benchmark.py", *(sys.argv[1:] if arguments is None else arguments)])
     file = args.output_dir / "small_benchmark.json"
     try:

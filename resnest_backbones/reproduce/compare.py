@@ -193,6 +193,8 @@ def _judged(comparison: Comparison, result: RowResult) -> Comparison:
         return replace(comparison, reason="no verdict: smoke run")
     if comparison.published is None:
         return replace(comparison, reason="none published")
+    if result.has_changed_settings:
+        return replace(comparison, reason="no verdict: run with --set")
     if difference is None:
         return replace(comparison, reason="not a number" if comparison.metric in result.figures else "not measured")
     if result.state != "finished":

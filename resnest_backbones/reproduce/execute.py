@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import signal
@@ -184,7 +183,10 @@ def _run_locked(job: Job, console: Console) -> RowResult:
         figures = read_figures(job.recipe, job.folder) if job.is_main else {}
         console.say(f"finished: {_in_words(figures)}" if job.is_main else "finished")
         return job.write(replace(result, state="finished", ended=_now(), figures=figures))
-    except (FigureError, OSError, RunError, StepError, StepFailedError) as error:
+    except FigureError as error:  # the commands are run again next time: after a finished training they evaluate anew
+        console.say(f"FAILED: {error}")
+        return job.write(replace(result, state="failed", ended=_now(), error=" ".join(str(error).split()), steps=()))
+    except (OSError, RunError, StepError, StepFailedError) as error:
         console.say(f"FAILED: {error}")
         return job.write(replace(result, state="failed", ended=_now(), error=" ".join(str(error).split())))
     except KeyboardInterrupt:
@@ -275,10 +277,3 @@ def _in_words(figures: Mapping[str, float | None]) -> str:
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def environment_with_package(environ: Mapping[str, str]) -> dict[str, str]:
-    """An environment in which the tools find this package, be it installed or a checkout."""
-    root = str(Path(__file__).resolve().parents[2])
-    paths = [path for path in environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != root]
-    return {**environ, "PYTHONPATH": os.pathsep.join([root, *paths])}

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import platform
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import torch
 
+from resnest_backbones.machine import installed_versions, processor_name
 from resnest_backbones.recipes import Recipe
 from resnest_backbones.reproduce.launch import Launch
 
@@ -24,24 +22,9 @@ def machine_here(launch: Launch) -> str:
     machines = f" on {launch.num_machines} machines" if launch.num_machines > 1 else ""
     if torch.cuda.is_available():
         return f"{launch.world_size} x {torch.cuda.get_device_name(0)}{machines}"
-    return f"CPU: {_processor()}, {os.cpu_count()} cores, {launch.world_size} processes{machines}"
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return f"CPU: {processor_name()}, {os.cpu_count()} cores, {launch.world_size} processes{machines}"
 
 
 def versions_of(recipe: Recipe) -> dict[str, str]:
     """Versions of Python, PyTorch, this package and the packages of a row's framework."""
-    found = {"python": platform.python_version()}
-    for package in ("torch", "torchvision", "resnest_backbones", *_PACKAGES[recipe.framework]):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return installed_versions(("torch", "torchvision", "resnest_backbones", *_PACKAGES[recipe.framework]))

@@ -79,6 +79,16 @@ class RowResult:
         if self.state not in STATES:
             raise ValueError(f"state must be one of {', '.join(STATES)}, got {self.state!r}")
 
+    @property
+    def is_recipe(self) -> bool:
+        """Whether the recipe itself was trained: no setting of it was changed, and no other checkpoint evaluated."""
+        return not {"--set", "--eval-only"} & set(self.command.split())
+
+    @property
+    def has_changed_settings(self) -> bool:
+        """Whether settings of the recipe were changed."""
+        return "--set" in self.command.split()
+
 
 def write_result(result: RowResult, folder: Path) -> None:
     """Write ``row.json`` into a row's folder, whole or not at all."""

@@ -19,14 +19,14 @@ from types import FrameType
 
 import torch
 
-from resnest_backbones.recipes import PublishedFileError, Recipe
+from resnest_backbones.checkout import environment_with_package
+from resnest_backbones.recipes import PublishedFileError, Recipe, find_published
 from resnest_backbones.reproduce.console import Console
 from resnest_backbones.reproduce.data import find_checks
 from resnest_backbones.reproduce.data_files import Extent
 from resnest_backbones.reproduce.execute import (
     Job,
     RunError,
-    environment_with_package,
     finished,
     last_lines,
     row_command,
@@ -118,10 +118,9 @@ def _check_eval_only(file: Path | None, recipes: Sequence[Recipe]) -> None:
         raise RunError(f"--eval-only goes with one row, got {len(recipes)}")
     if not file.is_file():
         raise RunError(f"--eval-only must be a file, got {file}")
-    published = recipes[0].file
-    # A file of one's own training has another name, and no hash to be held to.
-    if published and published.hash_prefix and (file.name == published.name or published.hash_prefix in file.name):
-        published.check(file)
+    published = find_published(file.name)
+    if published is not None:
+        published.check(file)  # as the reading of it would, before anything is begun
 
 
 def _make_jobs(recipes: Sequence[Recipe], args: argparse.Namespace, launch: Launch) -> list[Job]:

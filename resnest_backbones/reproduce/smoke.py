@@ -18,10 +18,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from resnest_backbones.checkout import environment_with_package
 from resnest_backbones.model_zoo import get_config
 from resnest_backbones.recipes import Recipe
 from resnest_backbones.reproduce.console import Console
-from resnest_backbones.reproduce.execute import Job, RunError, environment_with_package, row_command, run_row
+from resnest_backbones.reproduce.execute import Job, RunError, row_command, run_row
 from resnest_backbones.reproduce.launch import Launch, environment_of_rows
 from resnest_backbones.reproduce.machine import machine_here, versions_of
 from resnest_backbones.reproduce.processes import start_fork

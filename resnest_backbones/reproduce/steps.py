@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from resnest_backbones.checkout import TOOLS
 from resnest_backbones.model_zoo import get_config_file
 from resnest_backbones.recipes import Recipe
 from resnest_backbones.reproduce.cost import batch_of_segmentor
@@ -23,7 +24,6 @@ EVALUATE, TEST, TEST_TTA = "evaluate", "test", "test_tta"
 # Stands in a command for the last checkpoint of the training, whose name is known when that has ended.
 LAST_CHECKPOINT = "LAST_CHECKPOINT"
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
 _DATASETS = {
     "ade20k": "ade/ADEChallengeData2016",
     "pascal_context_59": "VOCdevkit/VOC2010",

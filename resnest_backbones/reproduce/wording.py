@@ -178,7 +178,7 @@ def relative(file: Path, folder: Path) -> str:
 def record_line(row: RowReport) -> str:
     """The line of ``resnest_backbones.recipes.MEASURED`` that records a row; "" where it is not to be recorded."""
     result = row.result
-    if result is None or result.smoke or result.state != "finished":
+    if result is None or result.smoke or result.state != "finished" or not result.is_recipe:
         return ""
     figures = {item.metric: round(item.measured, 2) for item in row.comparisons if item.measured is not None}
     if not figures:

@@ -26,7 +26,7 @@ from resnest_backbones.detectron2 import ResNeSt, add_resnest_config
 from resnest_backbones.recipes import RECIPES
 from resnest_backbones.weights import DETECTOR_PIXELS, WEIGHTS, get_record
 from tests.detectron2.helpers import images, parameters_without_gradient, training_losses
-from tests.helpers import TINY_DETECTOR, readme_block
+from tests.helpers import TINY_DETECTOR, flat, readme_block
 
 ROOT = model_zoo.config_root() / "detectron2"
 LEAVES = {
@@ -60,17 +60,6 @@ def intended_differences(name: str) -> dict[str, tuple[Any, str]]:
         why = "Detectron2 has no test-time augmentation for panoptic models"
         differences["TEST.AUG.ENABLED"] = (False, why)
     return differences
-
-
-def flat(node: CfgNode, prefix: str = "") -> dict[str, object]:
-    keys = {}
-    for key, value in node.items():
-        keys |= flat(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {prefix + key: plain(value)}
-    return keys
-
-
-def plain(value: object) -> object:
-    return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def defaults() -> dict[str, object]:

@@ -61,6 +61,13 @@ def test_a_machine_that_only_takes_part_needs_no_figures(tmp_path):
     assert result.state == "failed" and "must hold the figures of an evaluation" in result.error
 
 
+def test_a_row_whose_figures_were_lost_is_evaluated_anew(tmp_path):
+    job = make_job(tmp_path, "")
+    assert run_row(job, Console()).state == "failed"
+    again = run_row(make_job(tmp_path, f"open('{tmp_path}/train/metrics.json', 'w').write('{FIGURES}')"), Console())
+    assert again.state == "finished" and again.figures == {"box_ap": 42.0}
+
+
 def test_a_row_that_goes_on_elsewhere_names_all_its_machines(tmp_path):
     job = make_job(tmp_path, "raise SystemExit(1)")
     for machine, machines in (

@@ -157,6 +157,22 @@ def test_a_row_that_did_not_finish_has_no_verdict(tmp_path, state):
     assert content["totals"][state] == content["totals"]["run"] == 1
 
 
+def test_a_run_with_other_settings_has_no_verdict_and_is_not_to_be_recorded(tmp_path):
+    command = f"python tools/reproduce.py run {sample.WITHIN} --set SOLVER.MAX_ITER=100 --output-dir out"
+    write_row(tmp_path, sample.WITHIN, figures={"box_ap": 42.33}, command=command)
+    content = run_on(tmp_path)
+    (metric,) = content["rows"][sample.WITHIN]["metrics"]
+    assert (metric["measured"], metric["verdict"], metric["reason"]) == (42.33, None, "no verdict: run with --set")
+    assert content["rows"][sample.WITHIN]["record"] == "" and content["totals"]["within"] == 0
+
+
+def test_an_evaluated_checkpoint_is_compared_and_not_to_be_recorded_as_trained_here(tmp_path):
+    command = f"python tools/reproduce.py run {sample.WITHIN} --eval-only model.pth --output-dir out"
+    write_row(tmp_path, sample.WITHIN, figures={"box_ap": 42.33}, command=command)
+    row = run_on(tmp_path)["rows"][sample.WITHIN]
+    assert row["verdict"] == "within" and row["record"] == ""
+
+
 def test_a_finished_row_without_figures_is_said_to_have_none(tmp_path, capsys):
     write_row(tmp_path, sample.WITHIN)
     assert run_on(tmp_path)["rows"][sample.WITHIN]["verdict"] is None
