@@ -117,7 +117,7 @@ def evaluate(coco, tmp_path) -> Callable[..., None]:
 
     data = ["--val-json", coco / "annotations" / "instances_val2017.json", "--val-images", coco / "val2017"]
 
-    def run(file: Path, *keys: object) -> None:
+    def run(file: Path | str, *keys: object) -> None:
         arguments = ["--eval-only", "--config-file", CONFIG, *data, *TINY, "OUTPUT_DIR", tmp_path / "run"]
         train_net.run([str(word) for word in (*arguments, *keys, "MODEL.WEIGHTS", file)])
 
@@ -164,3 +164,8 @@ def test_a_trunk_alone_is_not_evaluated(evaluate, tmp_path):
     torch.save(build("resnest14").state_dict(), tmp_path / "trunk.pth")
     with pytest.raises(SystemExit, match=r"trunk\.pth does not fit the model of the config: .*backbone\.fpn_lateral2"):
         evaluate(tmp_path / "trunk.pth")
+
+
+def test_an_evaluation_of_no_checkpoint_is_refused(evaluate):
+    with pytest.raises(SystemExit, match=r"error: MODEL\.WEIGHTS .* must name a checkpoint, got none"):
+        evaluate("")

@@ -118,8 +118,11 @@ class ResNeStCheckpointer(DetectionCheckpointer):
 
         Raises:
             CheckpointError: the file cannot be had or read, is no ResNeSt though its names look like one, or has the
-                name of a published detector and not its hash; or, with ``require_whole``, does not fill the model.
+                name of a published detector and not its hash; or, with ``require_whole``, does not fill the model, or
+                no file is named.
         """
+        if self.require_whole and not path:
+            raise CheckpointError("MODEL.WEIGHTS (train.init_checkpoint in a LazyConfig) must name a checkpoint, got none")
         try:
             self._file = path
             return super().load(path, *args, **kwargs)

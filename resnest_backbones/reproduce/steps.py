@@ -164,9 +164,9 @@ def _detectron2_steps(recipe: Recipe, plan: Plan, number: int) -> list[Step]:
     elif plan.launch.processes > 1:
         spread += ["--dist-url", "auto"]  # by default it is one port per user: two rows on a machine would meet there
     options = ["OUTPUT_DIR", str(folder)]
-    if plan.eval_only is not None:
-        options += ["MODEL.WEIGHTS", str(plan.eval_only)]
     options += [word for pair in split_settings(plan.settings, recipe.framework) for word in pair]
+    if plan.eval_only is not None:  # after the settings, which may hold the weights that a training would start from
+        options += ["MODEL.WEIGHTS", str(plan.eval_only)]
     what = "--resume" if plan.eval_only is None else "--eval-only"
     config = get_config_file(recipe.name)
     environment = {"DETECTRON2_DATASETS": str(plan.data_root)}

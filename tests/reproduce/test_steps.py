@@ -171,7 +171,7 @@ def test_two_rows_on_one_machine_do_not_meet_at_a_port():
 
 
 def test_evaluation_alone_takes_the_file():
-    plan = Plan(Path("out"), Path("datasets"), eval_only=Path("model.pth"))
+    plan = Plan(Path("out"), Path("datasets"), settings=("MODEL.WEIGHTS=",), eval_only=Path("model.pth"))
     (step,) = make_steps(DETECTOR, plan)
     args = parse(step)
     assert step.name == "evaluate" and args.eval_only and not args.resume
