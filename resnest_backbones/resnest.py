@@ -32,6 +32,13 @@ from resnest_backbones.arguments import (
     check_positive,
     stages_to_build,
 )
+from resnest_backbones.recompute import (
+    attention_conv,
+    can_recompute,
+    norm_relu_conv,
+    norm_relu_max_pool,
+    pool_conv_norm,
+)
 from resnest_backbones.split_attention import NormLayer, SplitAttentionConv2d, make_norm
 from resnest_backbones.variants import ResNeStSpec, get_variant
 
@@ -64,11 +71,21 @@ class ConvNorm(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride)."""
-        return self.norm(super().forward(x))
+        return self.norm(self.convolve(x))
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """The convolution alone."""
+        return super().forward(x)
 
 
 class DeepStem(nn.Sequential):
-    """Three 3x3 convolutions and a max pool (ResNet-D): stride 4, ``2 x width`` channels."""
+    """Three 3x3 convolutions and a max pool (ResNet-D): stride 4, ``2 x width`` channels.
+
+    Attributes:
+        recompute: compute norms and ReLUs again in backward where that gives the same (``recompute.py``).
+    """
+
+    recompute = True
 
     def __init__(self, in_channels: int, width: int, *, norm_layer: NormLayer | None) -> None:
         super().__init__()
@@ -80,6 +97,16 @@ class DeepStem(nn.Sequential):
         self.relu3 = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         self.out_channels = 2 * width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, 2 x width, H / 4, W / 4), sizes rounded up."""
+        first, second, third = convs = (self.conv1_1, self.conv1_2, self.conv1_3)
+        others = [module for module in self if module not in convs]
+        if not (self.recompute and can_recompute(convs, [conv.norm for conv in convs], others)):
+            return super().forward(x)
+        c = norm_relu_conv(x, first.norm, second, first=first)
+        c = norm_relu_conv(c, second.norm, third)
+        return norm_relu_max_pool(c, third.norm, self.maxpool)
 
 
 class Bottleneck(nn.Module):
@@ -101,7 +128,13 @@ class Bottleneck(nn.Module):
         deform_modulated: with a modulation mask (version 2).
         deform_groups: number of offset groups.
         drop_path_rate: probability of dropping the residual branch of a sample in training.
+
+    Attributes:
+        recompute: compute norms, ReLUs and weighted sums again in backward where that gives the same
+            (``recompute.py``).
     """
+
+    recompute = True
 
     def __init__(
         self,
@@ -154,13 +187,39 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, 4 x planes, H / stride, W / stride), sizes rounded up."""
+        if self._can_recompute():
+            out, shortcut = self._residual_recomputing(x), self._shortcut_recomputing(x)
+        else:
+            out, shortcut = self._residual(x), self.shortcut(self.shortcut_pool(x))
+        return self.relu(self.drop_path(out).add_(shortcut))
+
+    def _residual(self, x: Tensor) -> Tensor:
         out = self.pool_before(self.relu(self.conv1(x)))
         if self.conv2_offset is None:
             out = self.conv2(out)
         else:
             out = self.conv2(out, *self._offset_and_mask(self.conv2_offset(out)))
-        out = self.conv3(self.pool_after(out))
-        return self.relu(self.drop_path(out).add_(self.shortcut(self.shortcut_pool(x))))
+        return self.conv3(self.pool_after(out))
+
+    def _residual_recomputing(self, x: Tensor) -> Tensor:
+        c = norm_relu_conv(self.conv1.convolve(x), self.conv1.norm, self.conv2.conv, pool=self.pool_before)
+        return self.conv3.norm(attention_conv(c, self.conv2, self.pool_after, self.conv3))
+
+    def _shortcut_recomputing(self, x: Tensor) -> Tensor:
+        if isinstance(self.shortcut, ConvNorm):
+            return pool_conv_norm(x, self.shortcut_pool, self.shortcut, self.shortcut.norm)
+        return self.shortcut(self.shortcut_pool(x))
+
+    def _can_recompute(self) -> bool:
+        if not self.recompute or self.conv2_offset is not None:
+            return False
+        convs: list[nn.Conv2d] = [self.conv1, self.conv2.conv, self.conv3]
+        norms = [self.conv1.norm, self.conv2.bn0]
+        if isinstance(self.shortcut, ConvNorm):
+            convs.append(self.shortcut)
+            norms.append(self.shortcut.norm)
+        pools = (self.pool_before, self.pool_after, self.shortcut_pool)
+        return can_recompute(convs, norms, (self.conv2, self.conv2.relu, self.relu, *pools))
 
     def _offset_and_mask(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Channels (N, 3 x 9 x G, H, W): all offsets first, then the mask's logits (version 2)."""

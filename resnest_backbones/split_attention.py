@@ -116,15 +116,21 @@ class SplitAttentionConv2d(nn.Module):
         """
         x = self.conv(x) if offset is None else self.conv(x, offset, mask)
         x = self.relu(self.bn0(x))
-        # The mean of the sum is the sum of the means: pooling each split first reads the large tensor once.
-        pooled = x.mean(dim=(2, 3)).view(-1, self.radix, self.channels).sum(dim=1)[..., None, None]
         # Under autocast the softmax computes in float32.
-        weights = self.attention(pooled).to(x.dtype).unbind(dim=1)
-        splits = x.split(self.channels, dim=1)
+        return self.weigh(x, self.attention(self.pool(x)).to(x.dtype))
+
+    def pool(self, splits: Tensor) -> Tensor:
+        """The mean over the image of the splits' sum: (N, R x C, H, W) -> (N, C, 1, 1)."""
+        # The mean of the sum is the sum of the means: pooling each split first reads the large tensor once.
+        return splits.mean(dim=(2, 3)).view(-1, self.radix, self.channels).sum(dim=1)[..., None, None]
+
+    def weigh(self, splits: Tensor, weights: Tensor) -> Tensor:
+        """The sum of the splits, (N, R x C, H, W), each by its weights, (N, R, C, 1, 1): (N, C, H, W)."""
+        first, *others = zip(weights.unbind(dim=1), splits.split(self.channels, dim=1), strict=True)
         if self.radix == 2:
             # The two weights add up to one, so that their sum is an interpolation: a single pass over both splits.
-            return torch.lerp(splits[1], splits[0], weights[0])
-        out = weights[0] * splits[0]
-        for weight, split in zip(weights[1:], splits[1:], strict=True):
+            return torch.lerp(others[0][1], first[1], first[0])
+        out = first[0] * first[1]
+        for weight, split in others:
             out = torch.addcmul(out, weight, split)
         return out

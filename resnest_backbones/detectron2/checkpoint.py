@@ -122,7 +122,9 @@ class ResNeStCheckpointer(DetectionCheckpointer):
                 no file is named.
         """
         if self.require_whole and not path:
-            raise CheckpointError("MODEL.WEIGHTS (train.init_checkpoint in a LazyConfig) must name a checkpoint, got none")
+            raise CheckpointError(
+                "MODEL.WEIGHTS (train.init_checkpoint in a LazyConfig) must name a checkpoint, got none"
+            )
         try:
             self._file = path
             return super().load(path, *args, **kwargs)
