@@ -1,19 +1,22 @@
 """Trained models made fast for inference, equal to rounding, with the interface that they had.
 
 What is done: each batch norm is folded into the convolution before it, images and features lie in memory as
-channels-last, and on request the trunk computes in bfloat16 or float16.
+channels-last, on a CPU what follows a convolution is computed in the same pass (``fused.py``), and on request the trunk
+computes in bfloat16 or float16, or is compiled.
 """
 
 from __future__ import annotations
 
 import copy
 import importlib
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from resnest_backbones.fused import fuse
 from resnest_backbones.resnest import ConvNorm, ResNeSt
 from resnest_backbones.split_attention import SplitAttentionConv2d
 
@@ -27,7 +30,9 @@ class OptimizationError(ValueError):
     """A model cannot be optimised; the message says which part of it, and why."""
 
 
-def optimize_for_inference(model: _Model, *, dtype: torch.dtype | None = None) -> _Model:
+def optimize_for_inference(
+    model: _Model, *, dtype: torch.dtype | None = None, compile: bool | Mapping[str, Any] = False
+) -> _Model:
     """A copy of a model with a ResNeSt in it, made fast; the model itself stays as it is.
 
     Args:
@@ -35,6 +40,9 @@ def optimize_for_inference(model: _Model, *, dtype: torch.dtype | None = None) -
             batch norms become constants, as they are in evaluation.
         dtype: what the trunk computes in; the model's own type where None. Images come and features go in the model's
             own type, and what stands on the trunk keeps it.
+        compile: compile the trunk with its weights as constants when it is first called: True, or a dict of arguments
+            for ``torch.compile``. Without gradients only: call the model in ``torch.no_grad()``. PyTorch compiles
+            the first size of the images as it is, and from the second size on one graph for all.
 
     Returns:
         A model of the same class, in evaluation mode, whose parameters need no gradient. Its state dict has no norms:
@@ -56,6 +64,14 @@ def optimize_for_inference(model: _Model, *, dtype: torch.dtype | None = None) -
     for name in names:
         _optimize_trunk(fast.get_submodule(name), dtype)
     fast.to(memory_format=torch.channels_last)
+    for name in names:
+        trunk: Any = fast.get_submodule(name)
+        if compile:  # the compiler joins what follows a convolution to it by itself
+            trunk.compile(**({"options": {"freezing": True}} if compile is True else compile))
+        else:
+            fuse(trunk)
+        # Not before the trunk: there the compiler would make a graph of its own of it.
+        trunk.stem.register_forward_pre_hook(_PrepareInput(dtype))
     return fast
 
 
@@ -104,7 +120,6 @@ def _fold_all_norms(model: nn.Module) -> None:
 
 def _optimize_trunk(trunk: nn.Module, dtype: torch.dtype | None) -> None:
     outer = next(trunk.parameters()).dtype
-    trunk.register_forward_pre_hook(_PrepareInput(dtype))
     if dtype is not None:
         trunk.to(dtype)
         trunk.register_forward_hook(_CastOutput(outer))

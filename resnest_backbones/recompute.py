@@ -38,13 +38,14 @@ def can_recompute(convs: Sequence[nn.Conv2d], norms: Sequence[nn.Module], others
         return False
     if torch._C._are_functorch_transforms_active():  # what torch.autograd.Function asks itself
         return False
-    if any(_has_hooks(module) for module in (*convs, *norms, *others)):
+    if any(has_hooks(module) for module in (*convs, *norms, *others)):
         return False
     return all(map(_is_plain_conv, convs)) and all(map(_is_batch_norm, norms))
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    # What PyTorch itself looks at to see whether a call is more than forward().
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a call of a module is more than its ``forward``."""
+    # What PyTorch itself looks at.
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return any(hooks)
 

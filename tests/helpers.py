@@ -10,7 +10,7 @@ import sys
 import textwrap
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +43,16 @@ _TINY_KEYS = {
     "DATALOADER.NUM_WORKERS": 0,
 }
 TINY_DETECTOR = [str(word) for pair in _TINY_KEYS.items() for word in pair]
+
+
+def recorded(function: Callable, names: list[str]) -> Callable:
+    """The function, whose name each call adds to ``names``."""
+
+    def call(*args: object, **kwargs: object) -> object:
+        names.append(function.__name__)
+        return function(*args, **kwargs)
+
+    return call
 
 
 def flat(node: Mapping, prefix: str = "") -> dict[str, object]:

@@ -7,9 +7,11 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from resnest_backbones import build
+from resnest_backbones import build, fused
+from resnest_backbones.fused import FusedBottleneck
 from resnest_backbones.inference import OptimizationError, optimize_for_inference
 from resnest_backbones.variants import VARIANTS
+from tests.helpers import recorded
 
 SHALLOW = [name for name, spec in VARIANTS.items() if sum(spec.depths) <= 16]
 
@@ -56,13 +58,92 @@ def test_an_optimised_trunk_equals_the_trunk(name, options):
         assert_close(optimize_for_inference(net)(images()), net(images()), 1e-12)
 
 
-def test_in_single_precision_the_difference_is_rounding():
-    net = trained(build("resnest50"))
-    exact = copy.deepcopy(net).double()
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, {}) for name in SHALLOW),
+        ("resnest26", {"output_stride": 8}),
+        ("resnest26", {"deform_stages": ("res4",)}),
+        ("resnest14", {"norm_layer": None}),
+    ],
+)
+@pytest.mark.parametrize("size", [(2, 3, 64, 96), (1, 3, 45, 33)])
+def test_in_single_precision_the_difference_is_rounding(name, options, size, fused_calls):
+    net = trained(build(name, **options))
+    x = torch.randn(size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        wanted = {name: value.float() for name, value in exact(images()).items()}
-        assert_close(net(images(torch.float32)), wanted, 1e-5)
-        assert_close(optimize_for_inference(net)(images(torch.float32)), wanted, 1e-5)
+        wanted = {name: value.float() for name, value in copy.deepcopy(net).double()(x.double()).items()}
+        assert_close(net(x), wanted, 1e-5)
+        fast = optimize_for_inference(net)
+        assert_close(fast(x), wanted, 1e-5)
+        assert_close(fast(x), wanted, 1e-5)  # nothing of the network was written over
+    blocks = sum(isinstance(module, FusedBottleneck) for module in fast.modules())
+    assert len(fused_calls) == 2 * (3 + 3 * blocks) and blocks >= 3
+
+
+@pytest.fixture
+def fused_calls(monkeypatch) -> list[str]:
+    """Names of the functions with a fused convolution, as fused blocks and the stem call them."""
+    calls: list[str] = []
+    for name in ("_conv_relu", "_conv_add_relu"):
+        monkeypatch.setattr(fused, name, recorded(getattr(fused, name), calls))
+    return calls
+
+
+def test_features_kept_by_a_hook_are_not_written_over():
+    net = trained(build("resnest26"))
+    x = images(torch.float32)
+    kept, wanted = {}, {}
+    fast = optimize_for_inference(net)
+    for model, found in ((fast, kept), (net, wanted)):
+        for place in ("res3.0", "res4.1.conv1", "res5"):
+            hook = lambda module, args, output, place=place, found=found: found.update({place: output})  # noqa: E731
+            model.get_submodule(place).register_forward_hook(hook)
+    with torch.no_grad():
+        assert_close(fast(x), net(x), 1e-5)
+    kept["res4.1.conv1"] = kept["res4.1.conv1"].contiguous()
+    assert_close(kept, wanted, 1e-5)
+
+
+def test_images_may_have_gradients():
+    net = trained(build("resnest14", out_features=("res3",)))
+    x = images(torch.float32).requires_grad_()
+    wanted = torch.autograd.grad(net(x)["res3"].sum(), x)[0]
+    found = torch.autograd.grad(optimize_for_inference(net)(x)["res3"].sum(), x)[0]
+    assert (found - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+
+
+def test_a_fast_model_is_copied_and_saved_whole(tmp_path):
+    fast, x = optimize_for_inference(trained(build("resnest14"))), images(torch.float32)
+    torch.save(fast, tmp_path / "fast.pt")
+    with torch.no_grad():
+        wanted = fast(x)
+        assert_close(copy.deepcopy(fast)(x), wanted, 0)
+        assert_close(torch.load(tmp_path / "fast.pt", weights_only=False)(x), wanted, 0)
+        traced = torch.jit.trace(fast, x, strict=False, check_trace=False)
+        assert_close(traced(x), wanted, 1e-5)
+
+
+@pytest.mark.slow
+def test_a_compiled_trunk_equals_the_trunk_for_images_of_any_size():
+    net = trained(build("resnest14"))
+    fast = optimize_for_inference(net, compile=True)
+    torch._dynamo.utils.counters.clear()
+    with torch.no_grad():
+        for size in ((2, 3, 64, 96), (1, 3, 96, 64), (1, 3, 128, 96), (1, 3, 160, 224), (1, 3, 256, 96)):
+            x = torch.randn(size, generator=torch.Generator().manual_seed(0))
+            assert_close(fast(x), net(x), 1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3
+
+
+def test_a_trunk_is_compiled_with_the_arguments_given():
+    net = trained(build("resnest14", out_features=("res2",)))
+    fast = optimize_for_inference(net, compile={"backend": "aot_eager"})
+    assert type(fast) is type(net) and fast.state_dict().keys() == optimize_for_inference(net).state_dict().keys()
+    torch._dynamo.utils.counters.clear()
+    with torch.no_grad():
+        assert_close(fast(images(torch.float32)), net(images(torch.float32)), 1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.1), (torch.float16, 0.01)])

@@ -11,6 +11,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from resnest_backbones import build, recompute, resnest
 from resnest_backbones.resnest import Bottleneck, DeepStem
 from resnest_backbones.split_attention import SplitAttentionConv2d
+from tests.helpers import recorded
 
 
 def set_recompute(net: nn.Module, on: bool) -> nn.Module:
@@ -41,20 +42,12 @@ def assert_same_step(net: nn.Module, x: Tensor, tolerance: float = 1e-10, **opti
         assert (found[name] - value).abs().max() <= tolerance * scale, name
 
 
-def _recorded(function: Callable, names: list[str]) -> Callable:
-    def call(*args, **kwargs):
-        names.append(function.__name__)
-        return function(*args, **kwargs)
-
-    return call
-
-
 @pytest.fixture
 def calls(monkeypatch) -> list[str]:
     """Names of the functions that recompute, as the trunk calls them."""
     names: list[str] = []
     for name in ("attention_conv", "norm_relu_conv", "norm_relu_max_pool", "pool_conv_norm"):
-        monkeypatch.setattr(resnest, name, _recorded(getattr(recompute, name), names))
+        monkeypatch.setattr(resnest, name, recorded(getattr(recompute, name), names))
     return names
 
 
