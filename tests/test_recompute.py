@@ -207,7 +207,7 @@ def saved_for_backward(net: nn.Module, x: Tensor) -> int:
 
 def test_less_is_kept_for_backward_than_by_the_original_and_by_a_resnet():
     resnest_original, timm = pytest.importorskip("resnest.torch"), pytest.importorskip("timm")
-    from tools.benchmark import _Stages
+    from resnest_backbones.benchmark.peers import Stages as _Stages
 
     x = torch.randn(2, 3, 256, 256)
     parameters = sum(p.numel() * p.element_size() for p in build("resnest50").parameters())
