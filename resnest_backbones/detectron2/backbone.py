@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -17,6 +17,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from torch import nn
 
 from resnest_backbones import resnest
+from resnest_backbones.acceleration import accelerate
 from resnest_backbones.arguments import STAGES
 from resnest_backbones.detectron2.config import ConfigError
 from resnest_backbones.layouts import COUNTER, summarize_keys
@@ -35,6 +36,7 @@ _KEYS = {
     "norm": "MODEL.RESNETS.NORM",
     "deform_groups": "MODEL.RESNETS.DEFORM_NUM_GROUPS",
     "drop_path_rate": "MODEL.RESNETS.DROP_PATH_RATE",
+    "compile": "MODEL.RESNETS.COMPILE",
     "freeze_at": "MODEL.BACKBONE.FREEZE_AT",
 }
 
@@ -47,6 +49,7 @@ class ResNeSt(resnest.ResNeSt, Backbone):
         norm: ``BN, SyncBN, FrozenBN, GN, LN``, another name of ``detectron2.layers.get_norm``, "" for none, or a
             callable from channels to a module.
         freeze_at: freeze the first so many of stem, res2, res3, res4, res5 (``MODEL.BACKBONE.FREEZE_AT``).
+        channels_last, compile: as in ``resnest_backbones.acceleration.accelerate``.
 
     The other arguments are those of ``resnest_backbones.ResNeSt``.
 
@@ -71,6 +74,8 @@ class ResNeSt(resnest.ResNeSt, Backbone):
         drop_path_rate: float = 0.0,
         gradient_checkpointing: bool = False,
         zero_init_last_norm: bool = False,
+        channels_last: bool = False,
+        compile: bool | str | Mapping[str, Any] = False,
     ) -> None:
         super().__init__(
             spec,
@@ -93,6 +98,7 @@ class ResNeSt(resnest.ResNeSt, Backbone):
                 if isinstance(module, SplitAttentionConv2d):
                     module.bn1 = nn.GroupNorm(1, module.fc1.out_channels)
         self.freeze(freeze_at)
+        accelerate(self, channels_last=channels_last, compile=compile)
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of each feature map."""
@@ -187,6 +193,8 @@ def build_resnest_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNeSt:
             deform_groups=keys.DEFORM_NUM_GROUPS,
             drop_path_rate=keys.DROP_PATH_RATE,
             gradient_checkpointing=keys.GRADIENT_CHECKPOINTING,
+            channels_last=keys.CHANNELS_LAST,
+            compile=keys.COMPILE and keys.COMPILE_BACKEND,
         )
 
 

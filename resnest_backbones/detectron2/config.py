@@ -20,6 +20,10 @@ _DEFAULTS = {
     "DROP_PATH_RATE": 0.0,
     # Recompute each block in backward to save memory.
     "GRADIENT_CHECKPOINTING": False,
+    # How the trunk computes, not what: channels-last memory; torch.compile, for images of any size.
+    "CHANNELS_LAST": False,
+    "COMPILE": False,
+    "COMPILE_BACKEND": "inductor",
 }
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import HookBase, create_ddp_model, default_setup, hooks
+from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, create_ddp_model, default_setup, hooks
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 from torch import nn
+from torch.optim import Optimizer
 
 from resnest_backbones import __name__ as PACKAGE
 from resnest_backbones.detectron2.config import ConfigError
@@ -61,9 +62,30 @@ def set_up(cfg: CfgNode | DictConfig, args: argparse.Namespace, output_dir: str,
 def what_was_adapted(device: str, wanted_device: str, wanted_amp: bool) -> list[str]:
     """Messages for the user; they are logged once the framework's logger is set up."""
     messages = ["There is no GPU here: running on the CPU"] if device != wanted_device else []
-    if device == "cpu" and wanted_amp:
-        messages.append("Mixed precision is turned off: Detectron2 has it on GPUs only")
+    if device.startswith("cpu") and wanted_amp:
+        messages.append("Mixed precision on the CPU is of float32 and bfloat16, which needs no scaling of losses")
     return messages
+
+
+def build_step_trainer(model: nn.Module, loader: Any, optimizer: Optimizer, *, device: str, amp: bool) -> SimpleTrainer:
+    """Detectron2's trainer of single steps, in mixed precision where asked for."""
+    if not amp:
+        return SimpleTrainer(model, loader, optimizer)
+    if not device.startswith("cpu"):
+        return AMPTrainer(model, loader, optimizer)
+    # AMPTrainer is for GPUs alone. bfloat16 has float32's range, so a forward pass in it is all that is needed.
+    _train_in_bfloat16(model)
+    return SimpleTrainer(model, loader, optimizer)
+
+
+def _train_in_bfloat16(model: nn.Module) -> None:
+    forward = model.forward
+
+    def forward_in_training(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast("cpu", torch.bfloat16, enabled=model.training):
+            return forward(*args, **kwargs)
+
+    setattr(model, "forward", forward_in_training)  # noqa: B010
 
 
 def sync_bn_here(device: str) -> str:

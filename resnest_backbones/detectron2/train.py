@@ -22,10 +22,8 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.engine import (
-    AMPTrainer,
     DefaultTrainer,
     HookBase,
-    SimpleTrainer,
     TrainerBase,
     default_argument_parser,
     hooks,
@@ -52,6 +50,7 @@ from resnest_backbones.detectron2.custom_coco import CocoSource, DatasetError
 from resnest_backbones.detectron2.data import build_train_loader_from_config, set_first_batch
 from resnest_backbones.detectron2.run_setup import (
     SeedIterations,
+    build_step_trainer,
     check_cropped_polygons,
     custom_data,
     device_here,
@@ -184,7 +183,8 @@ class Trainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         model = parallel(model, cfg.MODEL.DEVICE, broadcast_buffers=False)
-        self._trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(model, loader, optimizer)
+        amp = cfg.SOLVER.AMP.ENABLED
+        self._trainer = build_step_trainer(model, loader, optimizer, device=cfg.MODEL.DEVICE, amp=amp)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = ResNeStCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
@@ -256,9 +256,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if custom is not None:
         _use_custom_data(cfg, *custom)
         cfg.merge_from_list(args.opts)  # what the command line says has the last word
-    wanted_device, wanted_amp = cfg.MODEL.DEVICE, cfg.SOLVER.AMP.ENABLED
+    wanted_device = cfg.MODEL.DEVICE
     cfg.MODEL.DEVICE = device_here(wanted_device)
-    cfg.SOLVER.AMP.ENABLED = wanted_amp and cfg.MODEL.DEVICE != "cpu"
     _replace_sync_bn(cfg, sync_bn_here(cfg.MODEL.DEVICE))
     if not args.eval_only:  # which takes images one by one
         _check_batch(cfg)
@@ -268,7 +267,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         check_cropped_polygons()
     cfg.SEED = seed_of_run(cfg.SEED, cfg.OUTPUT_DIR, args)
     cfg.freeze()
-    set_up(cfg, args, cfg.OUTPUT_DIR, what_was_adapted(cfg.MODEL.DEVICE, wanted_device, wanted_amp))
+    set_up(cfg, args, cfg.OUTPUT_DIR, what_was_adapted(cfg.MODEL.DEVICE, wanted_device, cfg.SOLVER.AMP.ENABLED))
     return cfg
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from detectron2.config import LazyConfig, instantiate
 from detectron2.data import build_detection_train_loader
-from detectron2.engine import AMPTrainer, SimpleTrainer, default_writers, hooks
+from detectron2.engine import default_writers, hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.registry import locate
@@ -21,6 +21,7 @@ from resnest_backbones.detectron2.custom_coco import CocoSource, DatasetError
 from resnest_backbones.detectron2.data import build_resumable_train_loader, set_first_batch
 from resnest_backbones.detectron2.run_setup import (
     SeedIterations,
+    build_step_trainer,
     check_cropped_polygons,
     custom_data,
     device_here,
@@ -44,12 +45,12 @@ def main_lazy(args: argparse.Namespace) -> Any:
         cfg = LazyConfig.apply_overrides(cfg, args.opts)  # what the command line says has the last word
     if not args.eval_only and _crops_masks(cfg.dataloader.train.get("mapper")):
         check_cropped_polygons()
-    wanted_device, wanted_amp = cfg.train.device, cfg.train.amp.enabled
+    wanted_device = cfg.train.device
     cfg.train.device = device_here(wanted_device)
-    cfg.train.amp.enabled = wanted_amp and cfg.train.device != "cpu"
     _replace_sync_bn(cfg.model, sync_bn_here(cfg.train.device))
     cfg.train.seed = seed_of_run(cfg.train.get("seed", -1), cfg.train.output_dir, args)
-    set_up(cfg, args, cfg.train.output_dir, what_was_adapted(cfg.train.device, wanted_device, wanted_amp))
+    adapted = what_was_adapted(cfg.train.device, wanted_device, cfg.train.amp.enabled)
+    set_up(cfg, args, cfg.train.output_dir, adapted)
     if not args.eval_only:
         return _train(cfg, args.resume)
     model = instantiate(cfg.model).to(cfg.train.device)
@@ -110,7 +111,7 @@ def _train(cfg: DictConfig, resume: bool) -> Any:
     optimizer = instantiate(cfg.optimizer)
     loader = _build_train_loader(cfg)
     model = parallel(model, cfg.train.device, **cfg.train.ddp)
-    trainer = (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(model, loader, optimizer)
+    trainer = build_step_trainer(model, loader, optimizer, device=cfg.train.device, amp=cfg.train.amp.enabled)
     checkpointer = ResNeStCheckpointer(model, cfg.train.output_dir, trainer=trainer)
     results: dict[str, Any] = {}
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from resnest_backbones import resnest
+from resnest_backbones.acceleration import accelerate
 from resnest_backbones.arguments import STAGES, check_choice
 from resnest_backbones.checkpoint import CheckpointError
 from resnest_backbones.layouts import COUNTER, split_trunk, summarize_keys
@@ -50,6 +51,8 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
             4, 8 and 16. MMSegmentation's ResNets take the dilations themselves.
         drop_path_rate: stochastic depth; grows linearly over the blocks from 0 to this rate.
         zero_init_residual: zero the scale of each block's last norm.
+        channels_last, compile: as in ``resnest_backbones.acceleration.accelerate``. MMEngine's own ``compile``, at the
+            top of a config, compiles the whole training step instead, heads and losses included.
         init_cfg: MMEngine's initialisation; ``dict(type="Pretrained", checkpoint="resnest://resnest101")`` for the
             published ImageNet weights, or a checkpoint in any layout that ``resnest_backbones.layouts`` knows.
 
@@ -73,6 +76,8 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
         multi_grid: Sequence[int] | None = None,
         drop_path_rate: float = 0.0,
         zero_init_residual: bool = False,
+        channels_last: bool = False,
+        compile: bool | str | Mapping[str, Any] = False,
         init_cfg: Any = None,
     ) -> None:
         indices = _check_out_indices(out_indices)
@@ -97,6 +102,7 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self._freeze()
+        accelerate(self, channels_last=channels_last, compile=compile)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         """The features of ``out_indices``: (N, in_channels, H, W) -> ((N, 256, H/4, W/4), ..., (N, 2048, H/S, W/S)).

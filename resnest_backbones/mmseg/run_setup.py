@@ -60,10 +60,10 @@ def adapt_to_cpu(cfg: Config) -> list[str]:
     messages = ["There is no GPU here: running on the CPU"]
     wrapper = cfg.get("optim_wrapper")
     if wrapper and type_name(wrapper) == "AmpOptimWrapper":
-        wrapper.type = "OptimWrapper"
+        wrapper.type = "CPUAmpOptimWrapper"
         for key in _AMP_KEYS:
             wrapper.pop(key, None)
-        messages.append("Mixed precision is turned off: MMEngine has it on GPUs only")
+        messages.append("Mixed precision on the CPU is of float32 and bfloat16, which needs no scaling of losses")
     if cfg.get("launcher", "none") != "none":
         if _replace_sync_norms(cfg.model) | (cfg.pop("sync_bn", None) is not None):
             messages.append(

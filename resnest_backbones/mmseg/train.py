@@ -230,7 +230,7 @@ def _config_of_run(args: argparse.Namespace) -> Config:
 
 def _turn_on_amp(cfg: Config) -> None:
     kind = type_name(cfg.optim_wrapper) or "OptimWrapper"
-    if kind not in ("OptimWrapper", "AmpOptimWrapper"):
+    if kind not in ("OptimWrapper", "AmpOptimWrapper", "CPUAmpOptimWrapper"):
         raise ConfigError(
             f"--amp needs an optim_wrapper of type OptimWrapper or AmpOptimWrapper, the config has {kind}"
         )

@@ -1,0 +1,118 @@
+#!/usr/bin/env python
+"""What compiling a trunk costs and gives on a stream of images of different sizes, as a row of a Markdown table each.
+
+python tools/benchmark_compilation.py --ways static dynamic buckets --variant resnest50
+
+Ways: `static` compiles each size for itself, up to PyTorch's limit of 8, beyond which it runs uncompiled; `dynamic` is
+what the plugins do; `buckets` is static, with sizes padded to multiples of --bucket pixels. Each runs in a process of its
+own, against an uncompiled trunk with the same weights there, image by image in turns. Times are CPU seconds, compilers
+that PyTorch starts included, so that what else runs on the machine counts less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import resource
+import statistics
+import time
+import warnings
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+from torch.nn.functional import pad
+
+from resnest_backbones import build, list_variants
+from resnest_backbones.acceleration import accelerate
+
+WAYS = {"static": {"dynamic": False}, "dynamic": {}, "buckets": {"dynamic": False}}
+# Heights and widths, in the order in which they come; multiples of 8 and others, one of them twice.
+SIZES = (
+    (160, 224), (224, 160), (128, 256), (203, 155), (256, 256), (192, 195),
+    (131, 259), (160, 224), (250, 192), (144, 176), (200, 200), (224, 139),
+)  # fmt: skip
+
+
+def cpu_seconds() -> float:
+    """Of this process and of those that it has waited for."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def step(net: nn.Module, images: Tensor) -> float:
+    """CPU seconds of the features, and of their gradients in training."""
+    start = cpu_seconds()
+    with torch.set_grad_enabled(net.training):
+        features = net(images)
+    if net.training:
+        sum(value.square().mean() for value in features.values()).backward()
+    return cpu_seconds() - start
+
+
+def padded(images: Tensor, bucket: int) -> Tensor:
+    height, width = images.shape[2:]
+    return pad(images, (0, -width % bucket, 0, -height % bucket))
+
+
+def measure(way: str, args: argparse.Namespace) -> None:
+    """Print one way's row."""
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    plain = build(args.variant).train(args.train)
+    fast = build(args.variant).train(args.train)
+    fast.load_state_dict(plain.state_dict())
+    for net, compiled in ((plain, False), (fast, {"backend": args.backend, **WAYS[way]})):
+        accelerate(net, channels_last=args.channels_last, compile=compiled)
+    stream = [torch.randn(args.batch, 3, *size) for size in SIZES[: args.images]]
+    fed = [padded(images, args.bucket) for images in stream] if way == "buckets" else stream
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        first = sum(step(fast, images) for images in fed)
+    graphs = counters["stats"]["unique_graphs"]
+    again: dict[str, list[float]] = {"plain": [], "fast": []}
+    for _ in range(args.rounds):
+        for images, images_fed in zip(stream, fed, strict=True):
+            again["plain"].append(step(plain, images))
+            again["fast"].append(step(fast, images_fed))
+    assert counters["stats"]["unique_graphs"] == graphs
+    medians = {
+        name: sum(statistics.median(times[i :: len(stream)]) for i in range(len(stream)))
+        for name, times in again.items()
+    }
+    print(
+        f"| {way} | {graphs} | {first:.0f} | {medians['fast']:.2f} | {medians['plain']:.2f} "
+        f"| {medians['fast'] / medians['plain']:.2f} |",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=list(WAYS))
+    parser.add_argument("--variant", choices=list_variants(), default="resnest50")
+    parser.add_argument("--train", action="store_true", help="forward and backward, not the features alone")
+    parser.add_argument("--channels-last", action="store_true", help="of both")
+    parser.add_argument("--backend", default="inductor", help="of torch.compile")
+    parser.add_argument("--images", type=int, default=len(SIZES), help="length of the stream")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--bucket", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5, help="passes after the first, whose medians are taken")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # workers would outlive what is measured
+    print("| sizes | graphs | first pass, CPU s | later passes | uncompiled | ratio |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |", flush=True)
+    for way in args.ways:
+        process = multiprocessing.get_context("spawn").Process(target=measure, args=(way, args))
+        process.start()
+        process.join()
+        if process.exitcode:
+            raise SystemExit(process.exitcode)
+
+
+if __name__ == "__main__":
+    main()
