@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resnest_backbones.resnest import ResNeSt
+
 __all__ = ["accelerate"]
 
 
-def accelerate(
-    trunk: nn.Module, *, channels_last: bool = False, compile: bool | str | Mapping[str, Any] = False
-) -> None:
+def accelerate(trunk: ResNeSt, *, channels_last: bool = False, compile: bool | str | Mapping[str, Any] = False) -> None:
     """Change in place how a trunk computes; its parameters, their names and its interface stay.
 
     Args:
-        trunk: takes images, (N, C, H, W), as its first argument.
+        trunk: a core ``ResNeSt``, or a plugin's.
         channels_last: images and weights lie in memory with their channels side by side, and so do the features. The
             shapes stay.
         compile: compile the trunk when it is first called: True, the name of a backend of ``torch.compile``, or a dict
@@ -34,7 +34,8 @@ def accelerate(
     """
     if channels_last:
         trunk.to(memory_format=torch.channels_last)
-        trunk.register_forward_pre_hook(_ChannelsLastImages())
+        # Not before the trunk: there the compiler would make a graph of its own of it.
+        trunk.stem.register_forward_pre_hook(_ChannelsLastImages())
     options = _compile_options(compile)
     if options is not None:
         # In place and not ``torch.compile(trunk)``, which would put ``_orig_mod.`` before each name in a checkpoint.

@@ -4,9 +4,9 @@
 python tools/benchmark_compilation.py --ways static dynamic buckets --variant resnest50
 
 Ways: `static` compiles each size for itself, up to PyTorch's limit of 8, beyond which it runs uncompiled; `dynamic` is
-what the plugins do; `buckets` is static, with sizes padded to multiples of --bucket pixels. Each runs in a process of its
-own, against an uncompiled trunk with the same weights there, image by image in turns. Times are CPU seconds, compilers
-that PyTorch starts included, so that what else runs on the machine counts less.
+what the plugins do; `buckets` is static, with sizes padded to multiples of --bucket pixels. Each runs in a process of
+its own, against an uncompiled trunk with the same weights there, image by image in turns. Times are CPU seconds,
+compilers that PyTorch starts included, so that what else runs on the machine counts less.
 """
 
 from __future__ import annotations

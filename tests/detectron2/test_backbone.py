@@ -238,6 +238,7 @@ def test_the_number_of_input_channels_follows_the_pixel_mean():
             r"MODEL\.RESNETS\.DEFORM_NUM_GROUPS must .*divide .*64.*got 5",
         ),
         ({"DROP_PATH_RATE": 1.0}, r"MODEL\.RESNETS\.DROP_PATH_RATE must be .*\[0, 1\), got 1\.0"),
+        ({"COMPILE": True, "COMPILE_BACKEND": "inductr"}, r"MODEL\.RESNETS\.COMPILE.* must name .*got 'inductr'"),
         ({"RADIX": 1, "AVD": False}, r"MODEL\.RESNETS\.AVD must be True.*got False"),
         ({"RADIX": 1, "DEEP_STEM": False}, r"MODEL\.RESNETS\.DEEP_STEM must be True.*got False"),
         ({"RADIX": 1, "AVG_DOWN": False}, r"MODEL\.RESNETS\.AVG_DOWN must be True.*got False"),

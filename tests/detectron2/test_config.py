@@ -58,6 +58,9 @@ def test_the_defaults_are_the_wrappers_and_the_new_keys_change_nothing():
         "RES4_DILATION": 1,
         "DROP_PATH_RATE": 0.0,
         "GRADIENT_CHECKPOINTING": False,
+        "CHANNELS_LAST": False,
+        "COMPILE": False,
+        "COMPILE_BACKEND": "inductor",
     }
     assert {key: cfg.MODEL.RESNETS[key] for key in stock} == dict(stock)
 

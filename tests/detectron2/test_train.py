@@ -2,11 +2,13 @@
 
 import importlib.util
 import json
+import math
 import os
 import re
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ from detectron2.evaluation import (
     PascalVOCDetectionEvaluator,
     SemSegEvaluator,
 )
+from torch._dynamo.utils import counters
 
 from resnest_backbones import model_zoo
 from resnest_backbones.detectron2 import run_setup, train
@@ -248,6 +251,70 @@ def test_a_lazy_config_trains_resumes_and_evaluates_likewise(coco_mini, tmp_path
     status, evaluated = run_tool("train_net", *command)
     assert status == 0, evaluated
     assert average_precision(evaluated) == average_precision(printed)
+
+
+@pytest.fixture
+def types_of_convolutions() -> Iterator[set]:
+    """In training and in evaluation, (training, type of the output)."""
+    seen = set()
+
+    def look(module, _, output):
+        if isinstance(module, torch.nn.Conv2d):
+            seen.add((module.training, output.dtype))
+
+    handle = torch.nn.modules.module.register_module_forward_hook(look)
+    yield seen
+    handle.remove()
+
+
+IN_BFLOAT16 = {(True, torch.bfloat16), (False, torch.float32)}
+no_gpu_only = pytest.mark.skipif(torch.cuda.is_available(), reason="mixed precision on a machine without a GPU")
+
+
+def in_this_process(*arguments: object) -> dict:
+    return train.main(build_argument_parser().parse_args(list(map(str, arguments))))
+
+
+@no_gpu_only
+def test_mixed_precision_trains_in_bfloat16_on_the_cpu_and_resumes_without_it(bccd, tmp_path, types_of_convolutions):
+    arguments = ["--config-file", CONFIG, *bccd, *tiny(tmp_path / "run", 2, **{"TEST.PRECISE_BN.ENABLED": False})]
+    in_this_process(*arguments, "SOLVER.AMP.ENABLED", True)
+    assert types_of_convolutions == IN_BFLOAT16
+    assert "Mixed precision on the CPU is of float32 and bfloat16" in (tmp_path / "run" / "log.txt").read_text()
+    state = load(tmp_path / "run" / "model_final.pth")
+    assert {value.dtype for value in state["model"].values() if value.is_floating_point()} == {torch.float32}
+    types_of_convolutions.clear()
+    in_this_process("--resume", *arguments, "SOLVER.MAX_ITER", 3)
+    assert types_of_convolutions == {(True, torch.float32), (False, torch.float32)}
+    curve = losses(tmp_path / "run" / "metrics.json")
+    assert curve and all(math.isfinite(loss) for loss in curve.values())
+
+
+@no_gpu_only
+def test_a_lazy_config_trains_in_bfloat16_on_the_cpu(coco_mini, tmp_path, types_of_convolutions):
+    config = tmp_path / "lazy.py"
+    config.write_text(LAZY)
+    keys = [f"train.output_dir={tmp_path / 'run'}", "train.max_iter=1", "train.amp.enabled=True"]
+    keys += ["model.roi_heads.batch_size_per_image=16", "model.roi_heads.box_predictor.test_topk_per_image=3"]
+    in_this_process("--config-file", config, *coco_mini, *keys, "model.backbone.bottom_up.channels_last=True")
+    assert types_of_convolutions == IN_BFLOAT16
+
+
+def test_a_compiled_trunk_trains_and_goes_on_uncompiled(bccd, tmp_path):
+    def run(iterations, *more, **keys):
+        torch._dynamo.reset()
+        counters.clear()
+        in_this_process("--config-file", CONFIG, *more, *bccd, *tiny(tmp_path / "run", iterations, **keys))
+        return counters["stats"]["unique_graphs"]
+
+    switches = {"MODEL.RESNETS.CHANNELS_LAST": True, "MODEL.RESNETS.COMPILE": True}
+    keys = {**switches, "MODEL.RESNETS.COMPILE_BACKEND": "eager", "TEST.PRECISE_BN.ENABLED": False}
+    # Images of many sizes: two graphs of training, one of evaluation.
+    assert 2 <= run(3, **keys) <= 4
+    assert run(4, "--resume") == 0
+    state = load(tmp_path / "run" / "model_final.pth")["model"]
+    assert not [name for name in state if "_orig_mod" in name]
+    assert 1 <= run(5, "--resume", **keys) <= 4
 
 
 def test_the_seed_of_a_config_comes_before_the_seed_that_was_drawn(tmp_path):

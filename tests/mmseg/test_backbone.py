@@ -239,6 +239,7 @@ def test_images_of_other_channels():
         ({"multi_grid": (1, 2)}, "multi_grid must be 1 positive integers"),
         ({"in_channels": 0}, "in_channels must be a positive integer, got 0"),
         ({"drop_path_rate": 1.5}, "drop_path_rate must be"),
+        ({"compile": "inductr"}, "compile must name one of .*got 'inductr'"),
     ],
 )
 def test_a_bad_argument_is_named(arguments, message):

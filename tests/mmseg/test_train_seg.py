@@ -22,6 +22,7 @@ from mmengine.registry import DATA_SAMPLERS, HOOKS, init_default_scope
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import DATASETS, MODELS
 from PIL import Image
+from torch._dynamo.utils import counters
 
 from resnest_backbones.checkpoint import CheckpointError
 from resnest_backbones.mmseg import run_setup
@@ -224,13 +225,45 @@ def test_the_dumped_config_runs_by_itself_and_says_the_same(trained, tmp_path):
 
 
 @needs_no_gpu
-def test_mixed_precision_is_turned_off_on_the_cpu_and_said_so(own_data, config, tmp_path):
-    options = ["--cfg-options", "train_cfg.max_iters=1", "optim_wrapper.accumulative_counts=2"]
-    run_here(train_seg.run, config, "--data-root", own_data, "--work-dir", tmp_path, "--amp", *options)
-    assert "Mixed precision is turned off" in logged(tmp_path) and "Iter(train) [1/1]" in logged(tmp_path)
-    cfg = Config.fromfile(tmp_path / config.name)
-    assert cfg.optim_wrapper.type == "OptimWrapper" and "loss_scale" not in cfg.optim_wrapper
-    assert cfg.optim_wrapper.accumulative_counts == 2
+def test_mixed_precision_is_bfloat16_on_the_cpu_and_a_training_may_go_on_without_it(own_data, config, tmp_path):
+    seen = set()
+
+    def look(module, _, output):
+        if isinstance(module, torch.nn.Conv2d):
+            seen.add((module.training, output.dtype))
+
+    arguments = [config, "--data-root", own_data, "--work-dir", tmp_path]
+    options = ["--cfg-options", "optim_wrapper.accumulative_counts=2", "train_cfg.val_interval=2"]
+    handle = torch.nn.modules.module.register_module_forward_hook(look)
+    try:
+        run_here(train_seg.run, *arguments, "--amp", *options, "train_cfg.max_iters=2")
+        assert seen == {(True, torch.bfloat16), (False, torch.float32)}
+        seen.clear()
+        run_here(train_seg.run, *arguments, "--resume", *options, "train_cfg.max_iters=3")
+        assert seen == {(True, torch.float32), (False, torch.float32)}
+    finally:
+        handle.remove()
+    assert "Mixed precision on the CPU is of float32 and bfloat16" in logged(tmp_path)
+    assert "Iter(train) [3/3]" in logged(tmp_path)
+    assert {value.dtype for value in load(tmp_path / "iter_2.pth")["state_dict"].values()} <= {
+        torch.float32,
+        torch.int64,
+    }
+
+
+def test_a_compiled_backbone_trains_and_goes_on_uncompiled(own_data, config, tmp_path):
+    def run(iterations, *more):
+        torch._dynamo.reset()
+        counters.clear()
+        options = ["--cfg-options", f"train_cfg.max_iters={iterations}", "train_cfg.val_interval=2", *more]
+        run_here(train_seg.run, config, "--data-root", own_data, "--work-dir", tmp_path, "--resume", *options)
+        return counters["stats"]["unique_graphs"]
+
+    switches = ["model.backbone.channels_last=True", "model.backbone.compile=eager"]
+    # Crops have one size and need one graph, the larger images of the evaluation another.
+    assert run(2, *switches) == 2
+    assert run(4) == 0
+    assert 1 <= run(6, *switches) <= 2
 
 
 def test_real_photographs_with_150_classes_train_and_test(shared, tmp_path):
