@@ -3,15 +3,18 @@
 import copy
 import logging
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch._dynamo.utils import counters
 from torchvision.ops import FrozenBatchNorm2d
 
 from resnest_backbones import ResNeSt, build, optimize_for_inference
 from resnest_backbones.acceleration import accelerate
+from tests.helpers import ROOT, environment
 
 # Square, odd, one of them twice; the first is what a graph for one size is compiled for.
 SIZES = ((64, 96), (96, 64), (65, 97), (64, 64), (33, 128), (64, 96))
@@ -139,6 +142,22 @@ def test_the_default_backend_computes_the_same(checkpointing, norm_layer, fill_r
             assert_same(outcome(fast, size, torch.float32), wanted, 1e-3)
             assert_same(outcome(plain, size, torch.float32), wanted, 1e-3)
     assert graphs() == 3 and not counters["graph_break"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not distributed.is_available(), reason="this PyTorch has no processes")
+def test_two_processes_train_a_compiled_trunk_on_images_of_different_sizes(tmp_path):
+    command = [sys.executable, "-W", "ignore", "-m", "tests.compiled_worker", str(tmp_path / "meet")]
+    options = {"env": environment(), "cwd": ROOT, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    processes = [subprocess.Popen([*command, str(rank)], **options) for rank in (0, 1)]
+    try:
+        printed = [process.communicate(timeout=500)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(printed)
+    lines = [output.splitlines()[-1] for output in printed]
+    assert lines[0].startswith("2 graphs, gradients ") and lines[0] == lines[1]
 
 
 def test_checkpoints_go_both_ways(fill_randomly):
