@@ -111,9 +111,11 @@ def frozen(net: ResNeSt) -> ResNeSt:
     "options",
     [
         pytest.param({"norm_layer": FrozenBatchNorm2d}, id="frozen norms"),
-        pytest.param({"norm_layer": nn.SyncBatchNorm}, id="synchronised norms"),
-        pytest.param({"norm_layer": lambda channels: nn.GroupNorm(8, channels)}, id="group norms"),
-        pytest.param({"deform_stages": ["res3"], "deform_modulated": True}, id="deformable"),
+        pytest.param({"norm_layer": nn.SyncBatchNorm}, id="synchronised norms", marks=pytest.mark.slow),
+        pytest.param(
+            {"norm_layer": lambda channels: nn.GroupNorm(8, channels)}, id="group norms", marks=pytest.mark.slow
+        ),
+        pytest.param({"deform_stages": ["res3"], "deform_modulated": True}, id="deformable", marks=pytest.mark.slow),
     ],
 )
 def test_sizes_share_graphs_whatever_is_frozen_or_normalises(options, fill_randomly):

@@ -290,6 +290,7 @@ def test_mixed_precision_trains_in_bfloat16_on_the_cpu_and_resumes_without_it(bc
     assert curve and all(math.isfinite(loss) for loss in curve.values())
 
 
+@pytest.mark.slow
 @no_gpu_only
 def test_a_lazy_config_trains_in_bfloat16_on_the_cpu(coco_mini, tmp_path, types_of_convolutions):
     config = tmp_path / "lazy.py"
@@ -314,7 +315,6 @@ def test_a_compiled_trunk_trains_and_goes_on_uncompiled(bccd, tmp_path):
     assert run(4, "--resume") == 0
     state = load(tmp_path / "run" / "model_final.pth")["model"]
     assert not [name for name in state if "_orig_mod" in name]
-    assert 1 <= run(5, "--resume", **keys) <= 4
 
 
 def test_the_seed_of_a_config_comes_before_the_seed_that_was_drawn(tmp_path):
