@@ -45,6 +45,9 @@ def build_argument_parser(description: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--detector", action="store_true", help="Faster R-CNN with FPN, in place of the trunk alone")
     parser.add_argument("--compile", action="store_true", help="compiled contenders too, which takes minutes for each")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help="contenders to run, as patterns: 'ours*' original (default: all)"
+    )
     parser.add_argument("--rounds", type=int, default=11, metavar="N", help="default: %(default)s")
     parser.add_argument("--threads", type=int, metavar="N", help="of PyTorch (default: its own choice)")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="default: cpu")
@@ -72,7 +75,7 @@ def main(arguments: list[str] | None = None, description: str | None = None) -> 
     results = []
     for case in cases:
         try:
-            results.append(measure(case, rounds=args.rounds, device=args.device))
+            results.append(measure(case, rounds=args.rounds, device=args.device, only=args.only))
         except ValueError as error:
             sys.exit(f"{parser.prog}: error: {error}")
         print(table(results[-1:]), flush=True)

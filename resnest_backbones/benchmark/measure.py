@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -27,9 +28,24 @@ def contenders(case: Case, device: torch.device) -> dict[str, Contender]:
     return (detector_contenders if case.what.startswith("detector") else trunk_contenders)(case, device)
 
 
-def measure(case: Case, *, rounds: int, device: torch.device) -> Result:
-    """Run every contender once per round, after one round that does not count."""
+def measure(case: Case, *, rounds: int, device: torch.device, only: Sequence[str] | None = None) -> Result:
+    """Run every contender once per round, after one round that does not count.
+
+    Args:
+        case: what to measure.
+        rounds: that count.
+        device: to run on.
+        only: patterns of names; None for all contenders.
+
+    Raises:
+        ValueError: no contender has such a name.
+    """
     found = contenders(case, device)
+    if only is not None:
+        chosen = {name: c for name, c in found.items() if any(fnmatchcase(name, pattern) for pattern in only)}
+        if not chosen:
+            raise ValueError(f"--only must name contenders ({'; '.join(found)}), got {' '.join(only)}")
+        found = chosen
     probe, probe_flops = _probe(DTYPES[case.dtype], device)
     copy, copied = _copy(device)
     runs = {**{name: contender.run for name, contender in found.items()}, LIMIT: probe, "copy": copy}
