@@ -5,7 +5,7 @@ and from a checkpoint that was pre-trained on the digits of ``resnest_backbones.
 checkpoint, all is taken that has the same shape: every layer but those of the classes. The pre-training is one per
 network, so the spread over seeds is that of the transfer alone.
 
-``tools/small_benchmark.py`` runs it; ``small_benchmark.json`` keeps what a run of it gave.
+``tools/small_benchmark.py`` runs it; ``small_benchmark.json`` keeps, of each data set, what a run of it gave.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 
 from resnest_backbones.checkout import TOOLS, environment_with_package
@@ -72,7 +71,6 @@ class SmallRun:
     """One training of the benchmark.
 
     Attributes:
-        dataset: a key of ``DATASETS``.
         network: one of ``NETWORKS``.
         start: one of ``STARTS``.
         seed: of the training.
@@ -80,7 +78,6 @@ class SmallRun:
         seconds: that it took, evaluation included.
     """
 
-    dataset: str
     network: str
     start: str
     seed: int
@@ -90,9 +87,10 @@ class SmallRun:
 
 @dataclass(frozen=True)
 class SmallRecord:
-    """What the benchmark gave.
+    """What the benchmark gave on one data set.
 
     Attributes:
+        dataset: a key of ``DATASETS``.
         recipe: one of ``RECIPES``.
         command: that ran it.
         date: when it ended, as year-month-day.
@@ -102,6 +100,7 @@ class SmallRecord:
         runs: the trainings.
     """
 
+    dataset: str
     recipe: str
     command: str
     date: str
@@ -112,16 +111,19 @@ class SmallRecord:
 
 
 def write_record(record: SmallRecord, file: Path = RECORD_FILE) -> None:
-    """Write what the benchmark gave."""
-    content = json.dumps(asdict(record), indent=1) + "\n"
+    """Put into a file what the benchmark gave on a data set; those of other data sets stay as they are."""
+    records = {**(read_records(file) if file.is_file() else {}), record.dataset: record}
+    content = json.dumps([asdict(records[name]) for name in DATASETS if name in records], indent=1) + "\n"
     write_atomically(file, lambda stream: stream.write(content.encode()))
 
 
-@cache
-def read_record(file: Path = RECORD_FILE) -> SmallRecord:
-    """What ``write_record`` wrote."""
-    content = json.loads(file.read_text(encoding="utf-8"))
-    return SmallRecord(**{**content, "runs": tuple(SmallRun(**run) for run in content["runs"])})
+def read_records(file: Path = RECORD_FILE) -> dict[str, SmallRecord]:
+    """What ``write_record`` wrote, by data set."""
+    records = [
+        SmallRecord(**{**content, "runs": tuple(SmallRun(**run) for run in content["runs"])})
+        for content in json.loads(file.read_text(encoding="utf-8"))
+    ]
+    return {record.dataset: record for record in records}
 
 
 # Running
@@ -135,7 +137,7 @@ def run_benchmark(
     seeds: Sequence[int],
     datasets: Sequence[str] = tuple(DATASETS),
     options: Sequence[str] = (),
-) -> Iterator[tuple[dict[str, float], list[SmallRun]]]:
+) -> Iterator[tuple[str, dict[str, float], list[SmallRun]]]:
     """Pre-train, then train all combinations seed by seed; what ``output_dir`` holds of them is used again.
 
     Args:
@@ -147,7 +149,7 @@ def run_benchmark(
         options: keys and values for the config of every training.
 
     Yields:
-        After each training: AP of the pre-training by network, and all trainings so far.
+        After each training: its data set, AP of the pre-training by network, and the data set's trainings so far.
 
     Raises:
         BenchmarkError: a data set is not there, or a training failed.
@@ -162,15 +164,16 @@ def run_benchmark(
     if not _TOOL.is_file():
         raise BenchmarkError(f"the benchmark runs in a checkout of the project, {_TOOL} is not there")
     sources = {name: [*_source(data / name), *options] for name in datasets}
-    pretraining, runs = {}, []
+    pretraining: dict[str, float] = {}
+    runs: dict[str, list[SmallRun]] = {name: [] for name in datasets}
     for network in NETWORKS:
         pretraining[network] = _pretrain(network, output_dir, recipe, options)
     for seed in seeds:
         for name, source in sources.items():
             for start in STARTS:
                 for network in NETWORKS:
-                    runs.append(_transfer(DATASETS[name], source, network, start, seed, output_dir, recipe))
-                    yield pretraining, runs
+                    runs[name].append(_transfer(DATASETS[name], source, network, start, seed, output_dir, recipe))
+                    yield name, pretraining, runs[name]
 
 
 def config_name(method: str, network: str, dataset: str, recipe: str) -> str:
@@ -217,9 +220,7 @@ def _transfer(
         options += ["MODEL.WEIGHTS", str(_checkpoint_folder(network, output_dir) / "model_final.pth")]
     folder = output_dir / f"{dataset.name}_{network}_{start}_{seed}"
     figures, seconds = _train(folder, config_name(dataset.method, network, dataset.name, recipe), options)
-    return SmallRun(
-        dataset.name, network, start, seed, {name: _figure(figures, name) for name in dataset.metrics}, round(seconds)
-    )
+    return SmallRun(network, start, seed, {name: _figure(figures, name) for name in dataset.metrics}, round(seconds))
 
 
 def _train(folder: Path, config: str, options: Sequence[str]) -> tuple[dict[str, float], float]:
@@ -283,7 +284,7 @@ def _last_figures(file: Path) -> dict[str, float]:
     return figures
 
 
-# The table
+# The tables
 
 
 def _cell(values: Sequence[float]) -> str:
@@ -294,26 +295,40 @@ def _cell(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.2f}{spread}"
 
 
-def summarise(record: SmallRecord) -> Iterator[tuple[SmallDataset, str, str, Mapping[str, list[float]]]]:
-    """Data set, start, title of a metric, and network -> values in percent over the seeds; those with any run."""
-    for dataset in DATASETS.values():
-        for start in STARTS:
-            runs = [run for run in record.runs if (run.dataset, run.start) == (dataset.name, start)]
-            for metric, title in dataset.metrics.items():
-                values = {n: [run.figures[metric] for run in runs if run.network == n] for n in NETWORKS}
-                if runs:
-                    yield dataset, start, title, values
+def summarise(record: SmallRecord) -> Iterator[tuple[str, str, Mapping[str, list[float]]]]:
+    """Start, title of a metric, and network -> values in percent over the seeds; those with any run."""
+    for start in STARTS:
+        runs = [run for run in record.runs if run.start == start]
+        for metric, title in DATASETS[record.dataset].metrics.items():
+            if runs:
+                yield start, title, {n: [run.figures[metric] for run in runs if run.network == n] for n in NETWORKS}
 
 
-def small_table(record: SmallRecord | None = None) -> str:
+def small_table(records: Mapping[str, SmallRecord] | None = None) -> str:
     """Mean and standard deviation over the seeds, of both networks, and the difference of the means."""
-    record = read_record() if record is None else record
+    records = read_records() if records is None else records
     head = ("data set", "start", "figure (%)", "ResNet-50", "ResNeSt-50", "difference", "seeds")
     lines = ["| " + " | ".join(head) + " |", "| --- | --- | --- | ---: | ---: | ---: | ---: |"]
-    for dataset, start, title, values in summarise(record):
-        resnet, resnest = (values[network] for network in NETWORKS)
-        difference = f"{statistics.mean(resnest) - statistics.mean(resnet):+.2f}" if resnet and resnest else ""
-        counts = " and ".join(str(n) for n in sorted({len(resnet), len(resnest)}))
-        cells = (dataset.title, start, title, _cell(resnet), _cell(resnest), difference, counts)
+    for record in records.values():
+        for start, title, values in summarise(record):
+            resnet, resnest = (values[network] for network in NETWORKS)
+            difference = f"{statistics.mean(resnest) - statistics.mean(resnet):+.2f}" if resnet and resnest else ""
+            counts = " and ".join(str(n) for n in sorted({len(resnet), len(resnest)}))
+            data = DATASETS[record.dataset].title
+            cells = (data, start, title, _cell(resnet), _cell(resnest), difference, counts)
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def circumstances_table(records: Mapping[str, SmallRecord] | None = None) -> str:
+    """How the figures of each data set came about."""
+    records = read_records() if records is None else records
+    head = ("data set", "recipe", "command", "date", "machine", "versions", "AP of digits, ResNet-50", "ResNeSt-50")
+    lines = ["| " + " | ".join(head) + " |", "| --- | --- | --- | --- | --- | --- | ---: | ---: |"]
+    for record in records.values():
+        versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
+        digits = (f"{record.pretraining[network]:.2f}" for network in NETWORKS)
+        data = DATASETS[record.dataset].title
+        cells = (data, record.recipe, f"`{record.command}`", record.date, record.machine, versions, *digits)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

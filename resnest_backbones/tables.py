@@ -11,7 +11,7 @@ from resnest_backbones.costs import costs
 from resnest_backbones.model_zoo import get_config_file
 from resnest_backbones.model_zoo import list as list_configs
 from resnest_backbones.recipes import MEASURED, METRICS, RECIPES, Recipe
-from resnest_backbones.small_benchmark import small_table
+from resnest_backbones.small_benchmark import circumstances_table, small_table
 from resnest_backbones.variants import VARIANTS, ResNeStSpec
 from resnest_backbones.weights import WEIGHTS
 
@@ -162,6 +162,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "coco": coco_table,
     "others": others_table,
     "small": small_table,
+    "small_circumstances": circumstances_table,
 }
 
 

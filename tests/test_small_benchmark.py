@@ -15,13 +15,14 @@ from resnest_backbones.small_benchmark import (
     BenchmarkError,
     SmallRecord,
     SmallRun,
+    circumstances_table,
     config_name,
-    read_record,
+    read_records,
     run_benchmark,
     small_table,
     write_record,
 )
-from tests.helpers import ROOT, flat, run_tool, subset_of_coco
+from tests.helpers import flat, run_tool, subset_of_coco
 
 TRAININGS = [(dataset.method, name) for name, dataset in DATASETS.items()] + [("mask_rcnn", "digits")]
 
@@ -52,49 +53,73 @@ def test_the_shorter_recipe_differs_in_schedule_and_size_of_images_alone(method,
     assert all(key.startswith(("SOLVER.", "INPUT.", "DATALOADER.")) or key == "TEST.EVAL_PERIOD" for key in changed)
 
 
-def record(**runs: list[float]) -> SmallRecord:
+def record(dataset: str = "bccd", **runs: list[float]) -> SmallRecord:
     made = [
-        SmallRun("bccd", network, "scratch", seed, {"bbox/AP": value, "bbox/AP50": 2 * value}, 10)
+        SmallRun(network, "scratch", seed, {name: value for name in DATASETS[dataset].metrics}, 10)
         for network, values in runs.items()
         for seed, value in enumerate(values)
     ]
-    return SmallRecord("cpu", "a command", "2030-01-31", "a machine", {}, {}, tuple(made))
+    versions, digits = {"python": "3", "torch": "4"}, {"resnet50": 1.0, "resnest50": 2.468}
+    return SmallRecord(
+        dataset, "cpu", f"command of {dataset}", "2030-01-31", "a machine", versions, digits, tuple(made)
+    )
+
+
+def rows(table: str) -> list[str]:
+    return table.splitlines()[2:]
 
 
 def test_the_table_has_means_deviations_and_the_difference():
-    lines = small_table(record(resnet50=[10.0, 12.0, 14.0], resnest50=[11.0, 12.0, 12.0])).splitlines()
-    assert lines[2] == "| blood cells (BCCD) | scratch | box AP | 12.00 ± 2.00 | 11.67 ± 0.58 | -0.33 | 3 |"
-    assert lines[3] == "| blood cells (BCCD) | scratch | box AP50 | 24.00 ± 4.00 | 23.33 ± 1.15 | -0.67 | 3 |"
-    assert len(lines) == 4
+    bccd = record(resnet50=[10.0, 12.0, 14.0], resnest50=[11.0, 12.0, 12.0])
+    nuclei = record("nuclei", resnet50=[1.0], resnest50=[2.0])
+    assert rows(small_table({"bccd": bccd, "nuclei": nuclei})) == [
+        "| blood cells (BCCD) | scratch | box AP | 12.00 ± 2.00 | 11.67 ± 0.58 | -0.33 | 3 |",
+        "| blood cells (BCCD) | scratch | box AP50 | 12.00 ± 2.00 | 11.67 ± 0.58 | -0.33 | 3 |",
+        "| nuclei | scratch | box AP | 1.00 | 2.00 | +1.00 | 1 |",
+        "| nuclei | scratch | mask AP | 1.00 | 2.00 | +1.00 | 1 |",
+        "| nuclei | scratch | mask AP50 | 1.00 | 2.00 | +1.00 | 1 |",
+    ]
 
 
 def test_a_benchmark_that_was_broken_off_shows_what_there_is():
-    (row, _) = small_table(record(resnet50=[10.0, 12.0], resnest50=[11.0])).splitlines()[2:]
+    row = rows(small_table({"bccd": record(resnet50=[10.0, 12.0], resnest50=[11.0])}))[0]
     assert row == "| blood cells (BCCD) | scratch | box AP | 11.00 ± 1.41 | 11.00 | +0.00 | 1 and 2 |"
-    (row, _) = small_table(record(resnet50=[10.0])).splitlines()[2:]
+    row = rows(small_table({"bccd": record(resnet50=[10.0])}))[0]
     assert row == "| blood cells (BCCD) | scratch | box AP | 10.00 |  |  | 0 and 1 |"
 
 
-def test_a_record_is_read_as_it_was_written(tmp_path):
-    made = record(resnet50=[1.0])
-    write_record(made, tmp_path / "record.json")
-    assert read_record(tmp_path / "record.json") == made
+def test_each_data_set_has_circumstances_of_its_own():
+    records = {name: record(name, resnet50=[1.0]) for name in DATASETS}
+    assert rows(circumstances_table(records)) == [
+        f"| {title} | cpu | `command of {name}` | 2030-01-31 | a machine | python 3, torch 4 | 1.00 | 2.47 |"
+        for name, title in (("bccd", "blood cells (BCCD)"), ("nuclei", "nuclei"))
+    ]
 
 
-def test_the_record_of_the_package_is_whole_and_its_circumstances_are_in_the_model_zoo():
-    kept = read_record()
-    seeds, datasets = {run.seed for run in kept.runs}, {run.dataset for run in kept.runs}
-    wanted = {(data, net, start, seed) for data in datasets for net in NETWORKS for start in STARTS for seed in seeds}
-    assert len(seeds) >= 3 and datasets <= DATASETS.keys()
-    assert {(run.dataset, run.network, run.start, run.seed) for run in kept.runs} == wanted
-    assert len(kept.runs) == len(wanted)
-    for run in kept.runs:
-        assert run.figures.keys() == DATASETS[run.dataset].metrics.keys()
-        assert all(0 <= value <= 100 for value in run.figures.values())
-    text = " ".join((ROOT / "MODEL_ZOO.md").read_text(encoding="utf-8").split())
-    facts = [kept.date, kept.machine, kept.command, *(f"{name} {version}" for name, version in kept.versions.items())]
-    assert [fact for fact in facts if fact not in text] == []
-    assert all(f"{kept.pretraining[network]:.2f}" in text for network in NETWORKS)
+def test_a_record_is_read_as_it_was_written_and_leaves_those_of_other_data_sets(tmp_path):
+    file = tmp_path / "record.json"
+    nuclei, bccd, again = record("nuclei", resnet50=[1.0]), record(resnet50=[2.0]), record(resnet50=[3.0])
+    write_record(nuclei, file)
+    assert read_records(file) == {"nuclei": nuclei}
+    write_record(bccd, file)
+    assert list(read_records(file).items()) == [("bccd", bccd), ("nuclei", nuclei)]
+    write_record(again, file)
+    assert read_records(file) == {"bccd": again, "nuclei": nuclei}
+
+
+def test_the_records_of_the_package_are_whole():
+    records = read_records()
+    assert records and records.keys() <= DATASETS.keys()
+    for dataset, kept in records.items():
+        seeds = {run.seed for run in kept.runs}
+        assert len(seeds) >= 3 and kept.dataset == dataset
+        wanted = {(net, start, seed) for net in NETWORKS for start in STARTS for seed in seeds}
+        assert {(run.network, run.start, run.seed) for run in kept.runs} == wanted
+        assert len(kept.runs) == len(wanted) and kept.pretraining.keys() == set(NETWORKS)
+        assert kept.recipe in small_benchmark.RECIPES
+        for run in kept.runs:
+            assert run.figures.keys() == DATASETS[dataset].metrics.keys()
+            assert all(0 <= value <= 100 for value in run.figures.values())
 
 
 def test_wrong_arguments_are_named(tmp_path):
@@ -193,7 +218,8 @@ def test_the_whole_benchmark_runs_and_what_is_done_is_used_again(small_data, tmp
     assert "[8/8]" in output and "| nuclei | digits | mask AP |" in output
     log = (tmp_path / "out" / "bccd_resnest50_digits_1" / "console.txt").read_text()
     assert "digits_resnest50/model_final.pth" in log and "filled" in log
-    record = json.loads((tmp_path / "out" / "small_benchmark.json").read_text())
-    assert len(record["runs"]) == 8 and record["pretraining"].keys() == set(NETWORKS)
+    records = read_records(tmp_path / "out" / "small_benchmark.json")
+    assert records.keys() == DATASETS.keys()
+    assert all(len(kept.runs) == 4 and kept.pretraining.keys() == set(NETWORKS) for kept in records.values())
     status, again = run_tool("small_benchmark", *arguments, timeout=60)
     assert status == 0 and again.splitlines()[-8:] == output.splitlines()[-8:]

@@ -27,7 +27,8 @@ def test_a_stale_table_is_replaced_and_the_rest_stays():
 
 def test_a_table_that_there_is_none_of_is_named():
     with pytest.raises(
-        ValueError, match="table must be one of variants, detectron2, mmseg, coco, others, small, got 'speed'"
+        ValueError,
+        match="table must be one of variants, detectron2, mmseg, coco, others, small, small_circumstances, got 'speed'",
     ):
         fill_tables("<!-- table: speed -->\n<!-- end of table -->")
 

@@ -2,7 +2,8 @@
 """Train ResNeSt-50 and ResNet-50 on two small data sets, from scratch and pre-trained on digits, with several seeds.
 
 The data are not part of this project; --data names a folder with bccd/ and nuclei/, see MODEL_ZOO.md. What the output
-folder holds is used again, so the same command goes on after an interruption.
+folder holds is used again, so the same command goes on after an interruption. The figures go into small_benchmark.json
+there, beside those of other data sets.
 
 python tools/small_benchmark.py --data data
 """
@@ -23,6 +24,7 @@ from resnest_backbones.small_benchmark import (
     RECIPES,
     BenchmarkError,
     SmallRecord,
+    read_records,
     run_benchmark,
     small_table,
     write_record,
@@ -66,14 +68,14 @@ def run(arguments: list[str] | None = None) -> None:
             datasets=args.datasets,
             options=args.opts,
         )
-        for pretraining, runs in progress:
+        for number, (dataset, pretraining, runs) in enumerate(progress, start=1):
             today = datetime.date.today().isoformat()
-            record = SmallRecord(args.recipe, command, today, machine(), versions, pretraining, tuple(runs))
+            record = SmallRecord(dataset, args.recipe, command, today, machine(), versions, pretraining, tuple(runs))
             write_record(record, file)
-            print(f"[{len(runs)}/{4 * len(args.datasets) * len(args.seeds)}] {runs[-1]}", flush=True)
+            print(f"[{number}/{4 * len(args.datasets) * len(args.seeds)}] {dataset}: {runs[-1]}", flush=True)
     except (BenchmarkError, ValueError) as error:
         sys.exit(f"{parser.prog}: error: {error}")
-    print(f"\n{small_table(record)}\nwritten: {file}")
+    print(f"\n{small_table(read_records(file))}\nwritten: {file}")
 
 
 if __name__ == "__main__":
