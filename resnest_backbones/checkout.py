@@ -1,4 +1,4 @@
-"""The checkout that this package lies in: its tools, and how to start them in a process of their own."""
+"""The checkout that this package lies in: its tools, how to start them in a process of their own, and its records."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 # Not there where the package was installed from a wheel.
 TOOLS = _ROOT / "tools"
+BENCHMARKS = _ROOT / "docs" / "benchmark"
 
 
 def environment_with_package(environ: Mapping[str, str]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Tables are made from records and do not drift."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,9 @@ def test_a_stale_table_is_replaced_and_the_rest_stays():
 def test_a_table_that_there_is_none_of_is_named():
     with pytest.raises(
         ValueError,
-        match="table must be one of variants, detectron2, mmseg, coco, others, small, small_circumstances, got 'speed'",
+        match="table must be one of variants, .*, small, small_circumstances, speed, speed_circumstances, got 'size'",
     ):
-        fill_tables("<!-- table: speed -->\n<!-- end of table -->")
+        fill_tables("<!-- table: size -->\n<!-- end of table -->")
 
 
 def test_every_network_has_its_row():
@@ -83,3 +84,24 @@ def test_every_config_is_in_the_model_zoo():
         "demo",
         "small",
     }
+
+
+def test_the_table_of_speed_has_a_row_for_each_measured_case(monkeypatch, tmp_path):
+    about = {
+        "machine": "M",
+        "threads": 2,
+        "rounds": 3,
+        "date": "2026-01-02",
+        "versions": {"torch": "9"},
+        "command": "run",
+    }
+    case = {"network": "resnest50", "height": 8, "width": 9, "batch": 2, "dtype": "float32", "what": "training"}
+    times = {"ours": 1.4, "ours, channels_last": 2.0, "original": 3.0, "original, channels_last": 4.0, "limit": 0.9}
+    results = [{"case": case, "milliseconds": times, "kept": {"ours": 5.2, "original": 9.0}}]
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "benchmark.json").write_text(json.dumps({**about, "results": results}))
+    monkeypatch.setattr(tables, "BENCHMARKS", tmp_path)
+    assert tables.speed_table().splitlines()[2:] == [
+        "| training, resnest50, 2 x 8 x 9, float32 | 1 / 2 | 3 / 4 |  |  |  |  | 1 | 5 / 9 |"
+    ]
+    assert tables.speed_circumstances_table().splitlines()[2:] == ["| `run` | M | 2 | 3 | 2026-01-02 | torch 9 |"]
