@@ -153,7 +153,7 @@ class Predictor:
         content = load_segmentor(segmentor, args.checkpoint)
         check_fills(segmentor, content["state_dict"], args.checkpoint)
         self._model = model.to(args.device or get_device()).eval()
-        self.classes, self.palette = _names_and_colours(named, cfg, content.get("meta", {}))
+        self.classes, self.palette = names_and_colours(named, cfg, content.get("meta", {}))
         if len(self.classes) != segmentor.num_classes:
             raise ConfigError(
                 f"the model has {segmentor.num_classes} classes, {len(self.classes)} are named: name a file of them by "
@@ -182,7 +182,7 @@ def _loads_labels(step: Mapping[str, Any]) -> bool:
     return type_name(step).startswith("Load") and type_name(step).endswith("Annotations")
 
 
-def _names_and_colours(
+def names_and_colours(
     class_file: str | Path | None, cfg: Config, meta: Mapping[str, Any]
 ) -> tuple[Sequence[str], Sequence[Sequence[int]]]:
     """From the class file, else from the checkpoint, else from the config's data set."""
