@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
+from torch.onnx import symbolic_helper
 from torchvision.ops import DeformConv2d
 
 from resnest_backbones.checkpoint import write_atomically
@@ -144,7 +145,7 @@ def _write_onnx(exportable: Exportable, metadata: str, file: Path, opset: int) -
         model = _trace_to_onnx(exportable, opset) if exportable.rows else _export_to_onnx(exportable, opset)
     except torch.onnx.errors.OnnxExporterError as error:
         raise ExportError(f"PyTorch's ONNX exporter cannot take the network: {_cause(error)}") from error
-    domains = {node.domain for node in _all_nodes(model.graph)} - {"", "ai.onnx"}
+    domains = {node.domain for node in all_nodes(model.graph)} - {"", "ai.onnx"}
     if domains:
         raise ExportError(f"the ONNX file would need operators of {', '.join(sorted(domains))}")
     onnx.helper.set_model_props(model, {_KEY: metadata})
@@ -172,16 +173,17 @@ def _export_to_onnx(exportable: Exportable, opset: int) -> Any:
 
 
 def _trace_to_onnx(exportable: Exportable, opset: int) -> Any:
-    """By tracing: what follows how many objects are found is closed to ``torch.export``."""
+    """By tracing: what depends on how many objects are found is closed to ``torch.export``."""
     import onnx
 
     stream = io.BytesIO()
+    torch.onnx.register_custom_op_symbolic("torchvision::deform_conv2d", _deformable_convolution, _DEFORMABLE_OPSET)
     dynamic = {exportable.input_name: dict(exportable.dynamic)}
     dynamic |= {name: {0: "found"} for name in exportable.output_names if name != "image_size"}
     torch.onnx.export(
         exportable.module,
         (exportable.example,),
-        stream,
+        stream,  # type: ignore[arg-type]
         dynamo=False,
         dynamic_axes=dynamic,
         input_names=[exportable.input_name],
@@ -189,6 +191,33 @@ def _trace_to_onnx(exportable: Exportable, opset: int) -> Any:
         opset_version=opset,
     )
     return onnx.load_from_string(stream.getvalue())
+
+
+def _deformable_convolution(g: Any, x: Any, weight: Any, offset: Any, mask: Any, bias: Any, *numbers: Any) -> Any:
+    """Deformable convolution as ONNX's; the order of offsets is the same.
+
+    Args:
+        g: the graph.
+        x: features; ``weight``, ``offset``, ``mask`` and ``bias`` as in ``torchvision.ops.deform_conv2d``.
+        weight: see there.
+        offset: see there.
+        mask: see there.
+        bias: see there.
+        numbers: stride, padding and dilation, each vertical and horizontal; groups, offset groups, whether ``mask`` is
+            there.
+    """
+    *strides_to_dilations, groups, offset_groups, use_mask = (symbolic_helper._parse_arg(n, "i") for n in numbers)
+    stride, padding, dilation = (strides_to_dilations[i : i + 2] for i in (0, 2, 4))
+    return g.op(
+        "DeformConv",
+        *(x, weight, offset, bias),
+        *([mask] if use_mask else []),
+        strides_i=stride,
+        pads_i=padding * 2,
+        dilations_i=dilation,
+        group_i=groups,
+        offset_group_i=offset_groups,
+    )
 
 
 def _name_dimensions(model: Any, exportable: Exportable) -> None:
@@ -202,12 +231,13 @@ def _name_dimensions(model: Any, exportable: Exportable) -> None:
                 dim.dim_param = exportable.dynamic[0] if number == 0 and 0 in exportable.dynamic else ""
 
 
-def _all_nodes(graph: Any) -> Iterator[Any]:
+def all_nodes(graph: Any) -> Iterator[Any]:
+    """The nodes of an ONNX graph, those in branches and loops too."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                yield from _all_nodes(attribute.g)
+                yield from all_nodes(attribute.g)
 
 
 def _cause(error: BaseException) -> str:
@@ -267,8 +297,8 @@ def _read_torchscript(file: Path) -> Loaded:
 def _program(exportable: Exportable) -> ExportedProgram:
     if exportable.rows:
         raise ExportError(
-            "torch.export cannot follow a detector of Detectron2, which decides by the values of tensors how it goes "
-            "on; write onnx or torchscript"
+            "torch.export cannot follow a detector of Detectron2: it computes the padding of an image in tensors, and "
+            "goes on by what it finds in them; write onnx or torchscript, or the --backbone"
         )
     return torch.export.export(
         exportable.module, (exportable.example,), dynamic_shapes=_dynamic_shapes(exportable), strict=False

@@ -13,6 +13,8 @@ from resnest_backbones.export.formats import Loaded
 
 # Of boxes in pixels, for a detection to be the same one as in PyTorch.
 _SAME_BOX = 1.0
+# Of scores, for two detections to be exchangeable where only the best are kept.
+_AT_THE_CUT = 1e-4
 
 
 @dataclass(frozen=True)
@@ -78,15 +80,21 @@ def _difference(x: Tensor, name: str, wanted: Tensor, given: Tensor, note: str =
 def _compare_rows(x: Tensor, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[Difference]:
     """Compare detections, each with the nearest box of its class: rounding may change their order."""
     ours, theirs = match_detections(wanted, given)
-    rows = len(wanted["boxes"]), len(given["boxes"])
-    unmatched = max(rows) - len(ours)
-    note = f"{rows[0]} detections, {unmatched} without a match" if unmatched else f"{rows[0]} detections"
+    unmatched = max(_missing(wanted, ours, given), _missing(given, theirs, wanted))
+    note = f"{len(wanted['boxes'])} detections" + (f", {unmatched} without a match" if unmatched else "")
     return [
         _difference(x, name, value[ours], given[name][theirs], note, unmatched)
         if name != "image_size"
         else _difference(x, name, value, given[name])
         for name, value in wanted.items()
     ]
+
+
+def _missing(one: Mapping[str, Tensor], matched: Sequence[int], other: Mapping[str, Tensor]) -> int:
+    """How many detections lack a match, but for those at the cut: which of equal ones is the last, rounding decides."""
+    unmatched = one["scores"][sorted(set(range(len(one["scores"]))) - set(matched))]
+    cut = float(other["scores"].min()) if len(other["scores"]) else 0.0
+    return int((unmatched > cut + _AT_THE_CUT).sum())
 
 
 def match_detections(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> tuple[list[int], list[int]]:

@@ -42,6 +42,8 @@ _RESIZE_KEYS = ("type", "scale", "keep_ratio", "interpolation", "backend")
 class _Scores(nn.Module):
     """A segmentor from pixels (N, 3, H, W), as the pipeline packs them, to scores (N, classes, H, W)."""
 
+    model: Any
+
     def __init__(self, model: EncoderDecoder) -> None:
         super().__init__()
         self.model = model
@@ -74,7 +76,7 @@ def _resizing_without_advice() -> Iterator[None]:
 
 
 def export_segmentor(
-    model: nn.Module,
+    model: Any,
     size: Sequence[int] | None = None,
     *,
     fixed: bool = False,
@@ -134,7 +136,7 @@ def build(
     if classes is not None:
         fit_heads(cfg, len(classes))
     cfg.model.backbone.init_cfg = None  # the checkpoint has it all
-    model: nn.Module = MODELS.build(cfg.model)
+    model: Any = MODELS.build(cfg.model)
     meta: Mapping[str, Any] = {}
     if checkpoint is not None:
         content = load_segmentor(model, checkpoint)
