@@ -16,6 +16,8 @@ from resnest_backbones.export.exportable import BACKBONE, Exportable, ExportErro
 from resnest_backbones.export.formats import FORMATS, OPSETS, load, save
 from resnest_backbones.export.models import build_model, framework_of
 from resnest_backbones.export.parity import Difference, check_parity, describe
+from resnest_backbones.predict.prepare import prepare_image
+from resnest_backbones.predict.sources import read_image
 from resnest_backbones.resnest import build
 from resnest_backbones.variants import list_variants
 
@@ -61,6 +63,7 @@ Examples:
         metavar="HxW",
         help="of the images that the files are compared on, besides --size (default: 224x224 160x256 193x129)",
     )
+    add("--check-images", nargs="+", default=[], metavar="FILE", help="photographs to compare on, too")
     add("--tolerance", type=float, default=1e-4, help="relative difference that is an error (default: %(default)s)")
     add("--backbone", action="store_true", help="of a detector or segmentor, the trunk alone")
     add("--framework", choices=("detectron2", "mmseg"), help="of the config (default: what it looks like)")
@@ -88,7 +91,7 @@ def run_export(args: argparse.Namespace) -> bool:
     """
     exportable = _exportable(args)
     name = args.name or Path(args.model).stem
-    inputs = _inputs(exportable, [] if args.fixed else args.check_sizes)
+    inputs = [*_inputs(exportable, [] if args.fixed else args.check_sizes), *_pictures(exportable, args.check_images)]
     good = True
     for format_name in args.formats:
         file = args.output_dir / f"{name}{FORMATS[format_name].suffix}"
@@ -101,6 +104,8 @@ def run_export(args: argparse.Namespace) -> bool:
         print(f"{format_name}: {file} ({file.stat().st_size / 1e6:.1f} MB, written in {seconds:.0f} s)", flush=True)
         differences = check_parity(exportable, load(file), inputs)
         print(describe(differences), flush=True)
+        if exportable.rows and all(found.note.startswith("0 ") for found in differences if found.output == "boxes"):
+            print("  nothing was found in any of these: compare on photographs, by --check-images", flush=True)
         problems = _problems(differences, args.tolerance)
         for problem in problems:
             print(f"{format_name}: NOT EQUAL: {problem}", flush=True)
@@ -139,6 +144,15 @@ def _inputs(exportable: Exportable, sizes: Sequence[tuple[int, int]]) -> list[Te
         batch = [1 + number % 3] if 0 in exportable.dynamic and len(shape) == 4 else shape[:-3]
         inputs.append(_like(exportable, (*batch, shape[-3], *size), seed=number + 1))
     return inputs
+
+
+def _pictures(exportable: Exportable, files: Sequence[str]) -> list[Tensor]:
+    """Photographs as the network takes them."""
+    if not files:
+        return []
+    if exportable.metadata["task"] == BACKBONE or not exportable.dynamic:
+        raise ExportError("--check-images goes with a detector or a segmentor that is not --fixed")
+    return [prepare_image(read_image(Path(file)), exportable.metadata)[0] for file in files]
 
 
 def _like(exportable: Exportable, shape: Sequence[int], seed: int) -> Tensor:

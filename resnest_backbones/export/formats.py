@@ -177,7 +177,8 @@ def _trace_to_onnx(exportable: Exportable, opset: int) -> Any:
     import onnx
 
     stream = io.BytesIO()
-    torch.onnx.register_custom_op_symbolic("torchvision::deform_conv2d", _deformable_convolution, _DEFORMABLE_OPSET)
+    register = torch.onnx.register_custom_op_symbolic  # type: ignore[attr-defined]
+    register("torchvision::deform_conv2d", _deformable_convolution, _DEFORMABLE_OPSET)
     dynamic = {exportable.input_name: dict(exportable.dynamic)}
     dynamic |= {name: {0: "found"} for name in exportable.output_names if name != "image_size"}
     torch.onnx.export(
