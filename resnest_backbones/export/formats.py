@@ -25,7 +25,7 @@ from resnest_backbones.export.exportable import Exportable, ExportError
 # PyTorch's exporters agree on these; ONNX has deformable convolution from 19 on.
 OPSETS = (18, 19, 20)
 _DEFORMABLE_OPSET = 19
-_KEY = "resnest_backbones"  # of the metadata in a file
+METADATA_KEY = "resnest_backbones"  # of the metadata in a file
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _write_onnx(exportable: Exportable, metadata: str, file: Path, opset: int) -
     domains = {node.domain for node in all_nodes(model.graph)} - {"", "ai.onnx"}
     if domains:
         raise ExportError(f"the ONNX file would need operators of {', '.join(sorted(domains))}")
-    onnx.helper.set_model_props(model, {_KEY: metadata})
+    onnx.helper.set_model_props(model, {METADATA_KEY: metadata})
     onnx.checker.check_model(model)
     write_atomically(file, lambda stream: stream.write(model.SerializeToString()))
 
@@ -261,7 +261,7 @@ def _read_onnx(file: Path) -> Loaded:
             version = onnxruntime.__version__
             raise ExportError(f"ONNX Runtime {version} cannot run {file}: {_first_line(error)}") from error
         raise
-    metadata = json.loads(session.get_modelmeta().custom_metadata_map[_KEY])
+    metadata = json.loads(session.get_modelmeta().custom_metadata_map[METADATA_KEY])
     (name,) = metadata["inputs"]
 
     def run(x: Tensor) -> list[Tensor]:
@@ -276,20 +276,20 @@ def _read_onnx(file: Path) -> Loaded:
 def _write_torchscript(exportable: Exportable, metadata: str, file: Path, opset: int) -> None:
     # Traced: scripting compiles the source, and neither the trunk nor the heads are written in its part of Python.
     traced = torch.jit.trace(exportable.module, (exportable.example,), check_trace=False)
-    torch.jit.save(traced, str(file), _extra_files={_KEY: metadata})
+    torch.jit.save(traced, str(file), _extra_files={METADATA_KEY: metadata})
 
 
 def _read_torchscript(file: Path) -> Loaded:
     import torchvision  # noqa: F401  (has the operators of boxes)
 
-    extra = {_KEY: ""}
+    extra = {METADATA_KEY: ""}
     module = torch.jit.load(str(file), map_location="cpu", _extra_files=extra)
 
     def run(x: Tensor) -> Sequence[Tensor]:
         with torch.no_grad():
             return _as_tuple(module(x))
 
-    return Loaded(run, json.loads(extra[_KEY]))
+    return Loaded(run, json.loads(extra[METADATA_KEY]))
 
 
 # torch.export and AOTInductor
@@ -311,30 +311,29 @@ def _dynamic_shapes(exportable: Exportable) -> tuple[dict[int, Any] | None]:
 
 
 def _write_pt2(exportable: Exportable, metadata: str, file: Path, opset: int) -> None:
-    torch.export.save(_program(exportable), file, extra_files={_KEY: metadata})
+    torch.export.save(_program(exportable), file, extra_files={METADATA_KEY: metadata})
 
 
 def _read_pt2(file: Path) -> Loaded:
     import torchvision  # noqa: F401  (has deformable convolution)
 
-    extra = {_KEY: ""}
+    extra = {METADATA_KEY: ""}
     module = torch.export.load(file, extra_files=extra).module()
 
     def run(x: Tensor) -> Sequence[Tensor]:
         with torch.no_grad():
             return _as_tuple(module(x))
 
-    return Loaded(run, json.loads(extra[_KEY]))
+    return Loaded(run, json.loads(extra[METADATA_KEY]))
 
 
 def _write_aoti(exportable: Exportable, metadata: str, file: Path, opset: int) -> None:
     from torch._inductor import aoti_compile_and_package
     from torch._inductor.exc import InvalidCxxCompiler
 
+    configs = {"aot_inductor.metadata": {METADATA_KEY: metadata}}
     try:
-        aoti_compile_and_package(
-            _program(exportable), package_path=str(file), inductor_configs={"aot_inductor.metadata": {_KEY: metadata}}
-        )
+        aoti_compile_and_package(_program(exportable), package_path=str(file), inductor_configs=configs)
     except InvalidCxxCompiler as error:
         raise ExportError(f"AOTInductor needs a C++ compiler: {_first_line(error)}") from error
 
@@ -344,7 +343,7 @@ def _read_aoti(file: Path) -> Loaded:
     from torch._inductor import aoti_load_package
 
     module = aoti_load_package(str(file))
-    return Loaded(lambda x: _as_tuple(module(x)), json.loads(module.get_metadata()[_KEY]))
+    return Loaded(lambda x: _as_tuple(module(x)), json.loads(module.get_metadata()[METADATA_KEY]))
 
 
 def _as_tuple(value: Any) -> Sequence[Tensor]:

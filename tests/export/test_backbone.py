@@ -21,7 +21,6 @@ DEFORMABLE = (
     ResNeStSpec("deformable", (1, 1, 1, 1), radix=4),
     {"out_features": ("res2", "res3"), "deform_stages": ("res3",), "deform_modulated": True, "deform_groups": 2},
 )
-NETWORKS = pytest.mark.parametrize("network", [GATED, DEFORMABLE], ids=["gated", "deformable"])
 
 
 def trained_trunk(spec: ResNeStSpec | str, options: dict[str, object]) -> nn.Module:
@@ -63,8 +62,15 @@ def test_onnx_of_deformable_split_attention_has_standard_operators_and_equals_py
     assert_equal(exportable, tmp_path / "trunk.onnx")
 
 
-@pytest.mark.parametrize("format_name", ["torchscript", "pt2"])
-@NETWORKS
+@pytest.mark.parametrize(
+    ("network", "format_name"),
+    [
+        (GATED, "torchscript"),
+        (DEFORMABLE, "torchscript"),
+        (DEFORMABLE, "pt2"),
+        pytest.param(GATED, "pt2", marks=pytest.mark.slow),
+    ],
+)
 def test_pytorchs_own_formats_equal_the_trunk_at_other_sizes(network, format_name, tmp_path):
     exportable = export_backbone(trained_trunk(*network), (64, 96))
     file = tmp_path / f"trunk{FORMATS[format_name].suffix}"
@@ -77,7 +83,7 @@ def test_pytorchs_own_formats_equal_the_trunk_at_other_sizes(network, format_nam
 
 
 @pytest.mark.slow
-@NETWORKS
+@pytest.mark.parametrize("network", [GATED, DEFORMABLE], ids=["gated", "deformable"])
 def test_aotinductor_equals_the_trunk_at_other_sizes(network, tmp_path):
     exportable = export_backbone(trained_trunk(*network), (64, 96))
     save(exportable, "aoti", tmp_path / "trunk.aoti.pt2")

@@ -42,7 +42,7 @@ KINDS = {
     "retinanet": [RETINANET],
     "retinanet-deformable": [RETINANET, DEFORMABLE],
 }
-BY_DEFAULT = ("faster", "cascade-mask-deformable", "retinanet")
+BY_DEFAULT = ("retinanet", "cascade-mask-deformable")
 OUTPUTS = ("boxes", "classes", "scores", "image_size")
 
 

@@ -83,7 +83,8 @@ def test_onnx_of_the_papers_segmentor_equals_it_at_other_sizes(tmp_path):
     assert metadata["window"] == {"size": [480, 480], "stride": [320, 320]}
 
 
-def test_torchscript_of_a_segmentor_equals_it_at_other_sizes(tmp_path):
+@pytest.mark.slow
+def test_torchscript_of_a_padding_segmentor_equals_it_at_other_sizes(tmp_path):
     model = segmentor(ALL[-1])
     model.data_preprocessor.test_cfg = {"size_divisor": 32}
     exportable = export_segmentor(model, (64, 96))
