@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.onnx import symbolic_helper
 from torchvision.ops import DeformConv2d
@@ -141,6 +141,12 @@ def _write_onnx(exportable: Exportable, metadata: str, file: Path, opset: int) -
     deformable = any(isinstance(module, DeformConv2d) for module in exportable.module.modules())
     if deformable and opset < _DEFORMABLE_OPSET:
         raise ExportError(f"opset must be {_DEFORMABLE_OPSET} or more for deformable convolution, got {opset}")
+    cells = [m.output_size for m in exportable.module.modules() if isinstance(m, nn.AdaptiveAvgPool2d)]
+    if exportable.dynamic and any(size not in (1, (1, 1)) for size in cells):
+        raise ExportError(
+            f"the network pools any image to {max(map(str, cells))} cells, which ONNX can do for a fixed size only: "
+            "add --fixed, with the --size wanted"
+        )
     try:
         model = _trace_to_onnx(exportable, opset) if exportable.rows else _export_to_onnx(exportable, opset)
     except torch.onnx.errors.OnnxExporterError as error:

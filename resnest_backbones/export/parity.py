@@ -47,13 +47,19 @@ def check_parity(exportable: Exportable, loaded: Loaded, inputs: Sequence[Tensor
         inputs: of the network.
 
     Raises:
-        ExportError: the file gives other outputs than the network: their number or a shape differs.
+        ExportError: the file cannot be run, or gives other outputs than the network: their number or a shape differs.
     """
     found: list[Difference] = []
     for x in inputs:
         with torch.no_grad():
             wanted = _named(exportable.module(x), exportable)
-        given = _named(loaded.run(x), exportable)
+        try:
+            outputs = loaded.run(x)
+        except Exception as error:  # each format has errors of its own
+            reason = str(error).strip().splitlines()
+            size = "x".join(map(str, x.shape))
+            raise ExportError(f"the file cannot be run at {size}: {reason[0] if reason else error!r}") from error
+        given = _named(outputs, exportable)
         found += _compare_rows(x, wanted, given) if exportable.rows else _compare(x, wanted, given)
     return found
 

@@ -20,12 +20,8 @@ def brightness(images: torch.Tensor) -> list[torch.Tensor]:
     return [torch.cat([1 - 2 * grey, 1 - (2 * grey - 1).abs() * 2, 2 * grey - 1], dim=1)]
 
 
-FACTS = {
-    "task": "segmentation",
-    "classes": ["dark", "middle", "bright"],
-    "channel_order": "BGR",
-    "align_corners": False,
-}
+NAMES = ["dark", "middle", "bright"]
+FACTS = {"task": "segmentation", "classes": NAMES, "channel_order": "BGR", "align_corners": False}
 
 
 def test_miou_is_mmsegmentations(tmp_path):

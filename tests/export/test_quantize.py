@@ -14,7 +14,6 @@ from PIL import Image
 from resnest_backbones.export import ExportError, export_backbone, load, save
 from resnest_backbones.export.detectors import export_detector
 from resnest_backbones.export.evaluate import average_precision
-from resnest_backbones.export.quantize import quantize
 from resnest_backbones.predict import Predictor
 from resnest_backbones.predict.sources import read_image
 from resnest_backbones.resnest import build
@@ -58,29 +57,28 @@ def test_int8_is_smaller_and_finds_most_of_what_was_found(folder, tmp_path, caps
         [
             *(str(folder / "model.onnx"), str(folder / "images"), "--output", str(tmp_path / "small.onnx")),
             *("--val-json", str(folder / "truth.json"), "--val-images", str(folder / "images")),
+            *("--keep", "box_predictor"),
         ]
     )
     printed = capsys.readouterr().out.splitlines()
-    convolutions = sum(node.op_type in ("Conv", "Gemm") for node in onnx.load(folder / "model.onnx").graph.node)
-    assert printed[0] == (f"{tmp_path / 'small.onnx'}: {convolutions} operators in int8, calibrated on 3 images")
+    nodes = [node.name for node in onnx.load(folder / "model.onnx").graph.node if node.op_type in ("Conv", "Gemm")]
+    kept = [name for name in nodes if "box_predictor" in name]
+    written = onnx.load(tmp_path / "small.onnx").graph
+    dequantized = {node.output[0] for node in written.node if node.op_type == "DequantizeLinear"}
+    assert len(kept) == 2
+    assert not [node for node in written.node if node.name in kept and node.input[1] in dequantized]
+    assert printed[0] == (f"{tmp_path / 'small.onnx'}: {len(nodes) - 2} operators in int8, calibrated on 3 images")
     before, after = ((file.stat().st_size) for file in (folder / "model.onnx", tmp_path / "small.onnx"))
     assert after < 0.35 * before
     figures = {line.split()[1]: [float(x) for x in line.split()[2:]] for line in printed if line.startswith("  box")}
     assert figures["AP50"][0] > 99 and 30 < figures["AP50"][1] <= 100
     assert figures["AP50"][2] == pytest.approx(figures["AP50"][1] - figures["AP50"][0], abs=0.011)
     metadata = load(tmp_path / "small.onnx").metadata
-    assert metadata["int8"] == {"method": "minmax", "images": 3, "kept": []} and metadata["classes"] == CLASSES
+    assert (
+        metadata["int8"] == {"method": "minmax", "images": 3, "kept": ["box_predictor"]}
+        and metadata["classes"] == CLASSES
+    )
     assert [file.name for file in tmp_path.iterdir()] == ["small.onnx"]
-
-
-def test_nodes_that_are_kept_stay_in_float32(folder, tmp_path):
-    nodes = [node.name for node in onnx.load(folder / "model.onnx").graph.node if node.op_type in ("Conv", "Gemm")]
-    kept = [name for name in nodes if "box_predictor" in name]
-    number = quantize(folder / "model.onnx", tmp_path / "a.onnx", [folder / "images" / "0.png"], keep=["box_predictor"])
-    assert len(kept) == 2 and number == len(nodes) - 2
-    written = onnx.load(tmp_path / "a.onnx").graph
-    dequantized = {node.output[0] for node in written.node if node.op_type == "DequantizeLinear"}
-    assert not [node for node in written.node if node.name in kept and node.input[1] in dequantized]
 
 
 def test_ap_falls_with_wrong_classes(folder, tmp_path):
