@@ -44,7 +44,7 @@ class _Scores(nn.Module):
 
     model: Any
 
-    def __init__(self, model: EncoderDecoder) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
@@ -73,6 +73,17 @@ def _resizing_without_advice() -> Iterator[None]:
         yield
     finally:
         wrappers.resize.__defaults__ = defaults
+
+
+def _with_open_upsampling(model: nn.Module) -> nn.Module:
+    """Replace MMSegmentation's ``Upsample``, which turns the size it computes into integers: that would fix it."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is wrappers.Upsample and not child.size:
+                own: Any = child
+                plain = nn.Upsample(scale_factor=own.scale_factor, mode=own.mode, align_corners=own.align_corners)
+                setattr(parent, name, plain)
+    return model
 
 
 def export_segmentor(
@@ -118,7 +129,7 @@ def export_segmentor(
         facts["window"] = {"size": list(model.test_cfg.crop_size), "stride": list(model.test_cfg.stride)}
     generator = torch.Generator().manual_seed(0)
     return Exportable(
-        _Scores(copy.deepcopy(model)).cpu().float().eval(),
+        _Scores(_with_open_upsampling(copy.deepcopy(model))).cpu().float().eval(),
         "images",
         ("scores",),
         torch.randint(0, 256, (2, 3, *(size or _SIZE)), generator=generator).float(),
