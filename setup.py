@@ -56,7 +56,14 @@ EXTRAS = {
         "onedl-mmengine>=0.10.12,<1",
         "onedl-mmsegmentation>=1.4.2,<2",
     ],
-    "demo": ["matplotlib>=3.7", "pillow>=9.5", "scikit-image>=0.22", "scikit-learn>=1.3", "tqdm>=4.60"],
+    "demo": [
+        "matplotlib>=3.7",
+        "opencv-python>=4.8",  # reads and writes the films of tools/demo.py
+        "pillow>=9.5",
+        "scikit-image>=0.22",
+        "scikit-learn>=1.3",
+        "tqdm>=4.60",
+    ],
     "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
     "dev": [
         "hypothesis>=6.100",

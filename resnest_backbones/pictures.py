@@ -22,7 +22,7 @@ _MIN_SCORE = 0.5
 _CONTRAST = 0.4  # of the image below the colours of label maps
 _OPACITY = 0.85  # of those colours
 _GREY_OF_TAB10 = 7
-_FONT = str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans-Bold.ttf"))
+FONT = str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans-Bold.ttf"))
 _FONT_SIZE = 17
 
 
@@ -158,10 +158,10 @@ def draw_label_maps(
     for file in images[:_PICTURES]:
         with Image.open(file) as opened:
             image = opened.convert("RGB")
-        panels = [_with_title(_enlarge(image, Image.Resampling.LANCZOS), "image")]
+        panels = [_with_title(enlarge(image, Image.Resampling.LANCZOS), "image")]
         for root, title in ((truth, "ground truth"), (predicted, "prediction")):
             drawn = _colour_labels(image, _read_label_map(root / f"{file.stem}.png"), colours)
-            panels.append(_with_title(_enlarge(drawn, Image.Resampling.NEAREST), title))
+            panels.append(_with_title(enlarge(drawn, Image.Resampling.NEAREST), title))
         files.append(folder / f"{file.stem}.png")
         pictures.append(_side_by_side(panels))
         _stack([pictures[-1], _draw_legend(entries, pictures[-1].width)]).save(files[-1])
@@ -190,7 +190,7 @@ def _draw_legend(entries: Mapping[str, tuple[int, int, int]], width: int) -> Ima
     """Names on plates of their colour, in as many lines as it takes."""
     legend = Image.new("RGB", (width, 2 * len(entries) * _FONT_SIZE + _FONT_SIZE), "white")
     draw = ImageDraw.Draw(legend)
-    draw.font = ImageFont.truetype(_FONT, _FONT_SIZE)
+    draw.font = ImageFont.truetype(FONT, _FONT_SIZE)
     gap, line = _FONT_SIZE // 2, 2 * _FONT_SIZE
     x, y = gap, gap
     for name, colour in entries.items():
@@ -237,10 +237,10 @@ def _draw_panel(
     colours: Mapping[int, tuple[int, int, int]],
 ) -> Image.Image:
     """The image, enlarged, with boxes and labels, above a title."""
-    panel = _enlarge(image, Image.Resampling.LANCZOS)
+    panel = enlarge(image, Image.Resampling.LANCZOS)
     factor = panel.width // image.width
     draw = ImageDraw.Draw(panel)
-    draw.font = ImageFont.truetype(_FONT, _FONT_SIZE)
+    draw.font = ImageFont.truetype(FONT, _FONT_SIZE)
     annotations = sorted(annotations, key=lambda a: a.get("score", 1.0))  # the most certain on top of the others
     boxes = [
         (factor * x, factor * y, factor * (x + w), factor * (y + h)) for x, y, w, h in (a["bbox"] for a in annotations)
@@ -250,11 +250,11 @@ def _draw_panel(
     for annotation, box in zip(annotations, boxes, strict=True):
         category = annotation["category_id"]
         score = f" {annotation['score']:.0%}" if "score" in annotation else ""
-        _draw_label(draw, names[category] + score, box, colours[category], panel.size)
+        draw_label(draw, names[category] + score, box, colours[category], panel.size)
     return _with_title(panel, title)
 
 
-def _enlarge(image: Image.Image, resampling: Image.Resampling) -> Image.Image:
+def enlarge(image: Image.Image, resampling: Image.Resampling) -> Image.Image:
     """By a whole number, to at least the size of a panel."""
     factor = max(1, math.ceil(_PANEL / max(image.size)))
     return image.resize((image.width * factor, image.height * factor), resampling)
@@ -264,12 +264,12 @@ def _with_title(image: Image.Image, title: str) -> Image.Image:
     panel = Image.new("RGB", (image.width, image.height + 2 * _FONT_SIZE), "white")
     panel.paste(image)
     draw = ImageDraw.Draw(panel)
-    draw.font = ImageFont.truetype(_FONT, _FONT_SIZE)
+    draw.font = ImageFont.truetype(FONT, _FONT_SIZE)
     draw.text((image.width / 2, image.height + _FONT_SIZE), title, fill="black", anchor="mm")
     return panel
 
 
-def _draw_label(
+def draw_label(
     draw: ImageDraw.ImageDraw,
     label: str,
     box: tuple[float, float, float, float],

@@ -133,7 +133,7 @@ def test_the_extras_are_those_promised(wheel_metadata):
         if match := re.search(r'extra == "(\w+)"', line):
             names.setdefault(match[1], set()).add(re.match(r"[\w.-]+", line)[0])
     assert names["mmseg"] == {"onedl-mmcv", "onedl-mmengine", "onedl-mmsegmentation"}
-    assert names["demo"] == {"matplotlib", "pillow", "scikit-image", "scikit-learn", "tqdm"}
+    assert names["demo"] == {"matplotlib", "opencv-python", "pillow", "scikit-image", "scikit-learn", "tqdm"}
     assert names["export"] == {"onnx", "onnxruntime", "onnxscript"}
     assert names["detectron2"] >= {"pycocotools", "omegaconf", "hydra-core", "yacs", "tensorboard", "cloudpickle"}
     assert not {name for name in names["detectron2"] if "detectron2" in name}, "no wheel of Detectron2 is published"

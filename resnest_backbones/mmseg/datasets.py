@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,15 +17,14 @@ from typing import Any
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
+from resnest_backbones.label_maps import make_palette
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 CLASS_FILES = ("classes.txt", "objectInfo150.txt")  # looked for in the root, in this order
 MAX_CLASSES = 254  # label maps are uint8, 0 is for what is not labelled, and MMSegmentation ignores a 255 in the file
 
 _ANNOTATION_SUFFIX = ".png"
 _MOST = 3  # names given in an error
-_GOLDEN_RATIO = 0.618034  # successive multiples of it lie far apart on the circle of hues
-# (saturation, value), in the order that keeps the nearest of the first 20 and of the first 40 colours farthest apart
-_TONES = ((0.85, 0.95), (1.0, 1.0), (1.0, 0.45), (0.95, 0.65), (0.55, 1.0))
 
 
 class DatasetError(ValueError):
@@ -73,20 +71,6 @@ def read_classes(class_file: str | Path) -> tuple[str, ...]:
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise DatasetError(f"the class file {file} must name different classes, {_first(twice)} are there repeatedly")
     return names
-
-
-def make_palette(num_classes: int) -> list[list[int]]:
-    """Colours [R, G, B], 0..255, as different as their number allows; the first ones do not depend on it.
-
-    >>> make_palette(2)
-    [[242, 36, 36], [0, 74, 255]]
-    """
-    colours = []
-    for number in range(num_classes):
-        saturation, value = _TONES[number % len(_TONES)]
-        rgb = colorsys.hsv_to_rgb(number * _GOLDEN_RATIO % 1, saturation, value)
-        colours.append([int(255 * channel) for channel in rgb])
-    return colours
 
 
 @DATASETS.register_module()

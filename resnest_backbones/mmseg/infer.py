@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import mmcv
 import numpy as np
 import torch
@@ -17,12 +16,13 @@ from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from mmengine.utils import track_iter_progress
 from mmseg.registry import DATASETS, MODELS
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import nn
 
 from resnest_backbones.checkpoint import write_atomically
+from resnest_backbones.label_maps import draw_label_map, make_palette
 from resnest_backbones.mmseg.checkpoint import check_fills, load_segmentor
-from resnest_backbones.mmseg.datasets import IMAGE_SUFFIXES, find_class_file, make_palette, read_classes
+from resnest_backbones.mmseg.datasets import IMAGE_SUFFIXES, find_class_file, read_classes
 from resnest_backbones.mmseg.own_data import fit_heads
 from resnest_backbones.mmseg.run_setup import ConfigError, inner_datasets, type_name
 from resnest_backbones.mmseg.train import (
@@ -31,10 +31,6 @@ from resnest_backbones.mmseg.train import (
     load_config,
     use_test_time_augmentation,
 )
-
-_FONT = str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
-_MIN_FONT, _MAX_FONT = 12, 40
-_MAX_NAME = 32  # letters of a class's name in the legend
 
 
 def build_infer_parser() -> argparse.ArgumentParser:
@@ -153,7 +149,7 @@ class Predictor:
         content = load_segmentor(segmentor, args.checkpoint)
         check_fills(segmentor, content["state_dict"], args.checkpoint)
         self._model = model.to(args.device or get_device()).eval()
-        self.classes, self.palette = _names_and_colours(named, cfg, content.get("meta", {}))
+        self.classes, self.palette = names_and_colours(named, cfg, content.get("meta", {}))
         if len(self.classes) != segmentor.num_classes:
             raise ConfigError(
                 f"the model has {segmentor.num_classes} classes, {len(self.classes)} are named: name a file of them by "
@@ -182,7 +178,7 @@ def _loads_labels(step: Mapping[str, Any]) -> bool:
     return type_name(step).startswith("Load") and type_name(step).endswith("Annotations")
 
 
-def _names_and_colours(
+def names_and_colours(
     class_file: str | Path | None, cfg: Config, meta: Mapping[str, Any]
 ) -> tuple[Sequence[str], Sequence[Sequence[int]]]:
     """From the class file, else from the checkpoint, else from the config's data set."""
@@ -196,63 +192,3 @@ def _names_and_colours(
     if not known.get("classes"):
         raise ConfigError("neither the checkpoint nor the config names the classes: name a file of them by --classes")
     return known["classes"], known.get("palette") or make_palette(len(known["classes"]))
-
-
-# The pictures
-
-
-def draw_label_map(
-    image: np.ndarray,
-    labels: np.ndarray,
-    classes: Sequence[str],
-    palette: Sequence[Sequence[int]],
-    *,
-    opacity: float,
-) -> Image.Image:
-    """The colours of a label map over its image, and below a legend of the classes in it, the largest first.
-
-    Args:
-        image: (H, W, 3), uint8 RGB.
-        labels: (H, W), from 0; those beyond the classes are not coloured.
-        classes: names.
-        palette: their colours, [R, G, B] in 0..255.
-        opacity: of the colours, 0 to 1.
-    """
-    counts = np.bincount(labels.ravel(), minlength=len(classes))[: len(classes)]
-    colours = np.concatenate([np.asarray(palette, dtype=np.float64), np.zeros((256, 3))])[labels]
-    share = np.where(labels < len(classes), opacity, 0.0)[..., None]
-    mixed = Image.fromarray((image * (1 - share) + colours * share).round().astype(np.uint8))
-    present = [int(label) for label in np.argsort(-counts, kind="stable") if counts[label]]
-    entries = [
-        (f"{_shortened(classes[label])}  {100 * counts[label] / labels.size:.1f}%", tuple(palette[label]))
-        for label in present
-    ]
-    legend = _draw_legend(entries, mixed.width, _font_size(mixed))
-    picture = Image.new("RGB", (max(mixed.width, legend.width), mixed.height + legend.height), "white")
-    picture.paste(mixed)
-    picture.paste(legend, (0, mixed.height))
-    return picture
-
-
-def _font_size(image: Image.Image) -> int:
-    return min(max(max(image.size) // 45, _MIN_FONT), _MAX_FONT)
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…"
-
-
-def _draw_legend(entries: Sequence[tuple[str, tuple[int, ...]]], width: int, size: int) -> Image.Image:
-    """Patches of colour with names beside them, in as many equal columns as fit into the width."""
-    font = ImageFont.truetype(_FONT, size)
-    row, gap = round(1.6 * size), round(0.5 * size)
-    column = max((int(font.getlength(text)) for text, _ in entries), default=0) + row + 3 * gap
-    columns = max(1, min(width // column, len(entries)))
-    rows = -(-len(entries) // columns)
-    legend = Image.new("RGB", (columns * column, rows * row + 2 * gap), "white")
-    draw = ImageDraw.Draw(legend)
-    for number, (text, colour) in enumerate(entries):
-        x, y = gap + number // rows * column, gap + number % rows * row
-        draw.rectangle((x, y + 2, x + row, y + row - 2), fill=colour, outline="black")
-        draw.text((x + row + gap, y + row / 2), text, fill="black", anchor="lm", font=font)
-    return legend

@@ -10,11 +10,11 @@ from mmseg.utils import get_classes
 from PIL import Image
 
 from resnest_backbones.demo_data import CLASS_NAMES, make_demo_dataset
+from resnest_backbones.label_maps import make_palette
 from resnest_backbones.mmseg.datasets import (
     DatasetError,
     LabelMapDataset,
     find_class_file,
-    make_palette,
     read_classes,
 )
 from tests.mmseg.helpers import make_label_map_dataset

@@ -1,0 +1,23 @@
+"""Trained models in other formats: ONNX, TorchScript, ``torch.export`` and AOTInductor; and int8 of the former.
+
+``backbone.py``, ``detectors.py`` and ``segmentors.py`` say what of a model goes into a file; ``formats.py`` writes and
+reads files; ``parity.py`` compares them with PyTorch; ``models.py`` builds a model from a config; ``cli.py`` is
+``tools/export.py``.
+"""
+
+from resnest_backbones.export.backbone import export_backbone
+from resnest_backbones.export.exportable import Exportable, ExportError
+from resnest_backbones.export.formats import FORMATS, Loaded, load, save
+from resnest_backbones.export.parity import Difference, check_parity
+
+__all__ = [
+    "FORMATS",
+    "Difference",
+    "ExportError",
+    "Exportable",
+    "Loaded",
+    "check_parity",
+    "export_backbone",
+    "load",
+    "save",
+]

@@ -1,0 +1,138 @@
+"""What a model is worth on a labelled data set: AP of a detector, mIoU of a segmentor, from an exported file too."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from resnest_backbones.export.exportable import DETECTION, SEGMENTATION, ExportError
+from resnest_backbones.predict.cli import run_lengths
+from resnest_backbones.predict.predictor import Detections, LabelMap, Predictor
+from resnest_backbones.predict.sources import IMAGE_SUFFIXES, read_image
+
+_FIGURES = ("AP", "AP50", "AP75")
+_PIXELS_NOT_LABELLED = 0
+
+
+def average_precision(predictor: Predictor, json_file: Path, image_root: Path) -> dict[str, float]:
+    """COCO's figures, in percent, of boxes, and of masks where the network has them.
+
+    Args:
+        predictor: a detector, whose n-th class is the n-th category of the file by its id.
+        json_file: COCO instances.
+        image_root: folder of its images.
+
+    Returns:
+        ``box AP``, ``box AP50``, ``box AP75``, and ``mask AP`` and so on.
+
+    Raises:
+        ExportError: it is no detector, or the number of categories differs from that of its classes.
+        ImportError: pycocotools is missing.
+    """
+    from pycocotools.coco import COCO
+
+    if predictor.task != DETECTION:
+        raise ExportError(f"AP is a figure of detectors, got a network for {predictor.task}")
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(json_file))
+    categories = sorted(truth.getCatIds())
+    if len(categories) != len(predictor.classes):
+        raise ExportError(
+            f"{json_file} must have as many categories as the network has classes, {len(predictor.classes)}, got "
+            f"{len(categories)}"
+        )
+    results = []
+    for number, entry in tqdm(sorted(truth.imgs.items()), desc="evaluating"):
+        found = predictor(read_image(image_root / entry["file_name"]))
+        if isinstance(found, Detections):
+            results += _coco_results(found, number, categories)
+    figures = _coco_figures(truth, results, "bbox", "box")
+    if any("segmentation" in result for result in results):
+        figures |= _coco_figures(truth, results, "segm", "mask")
+    return figures
+
+
+def _coco_results(found: Detections, image: int, categories: Sequence[int]) -> list[dict[str, object]]:
+    from pycocotools import mask as coco_mask
+
+    results = []
+    for number, (left, top, right, bottom) in enumerate(found.boxes.tolist()):
+        result: dict[str, object] = {
+            "image_id": image,
+            "category_id": categories[found.classes[number]],
+            "score": float(found.scores[number]),
+            "bbox": [left, top, right - left, bottom - top],
+        }
+        if found.masks is not None:
+            mask = found.masks[number]
+            result["segmentation"] = coco_mask.frPyObjects(run_lengths(mask), *mask.shape)
+        results.append(result)
+    return results
+
+
+def _coco_figures(truth: object, results: list[dict[str, object]], kind: str, name: str) -> dict[str, float]:
+    from pycocotools.cocoeval import COCOeval
+
+    if not results:
+        return {f"{name} {figure}": 0.0 for figure in _FIGURES}
+    with contextlib.redirect_stdout(io.StringIO()):
+        # A result with a mask gets the box of the mask, if it has none of its own.
+        kept = [{key: value for key, value in result.items() if kind == "bbox" or key != "bbox"} for result in results]
+        kept = [{k: v for k, v in result.items() if kind == "segm" or k != "segmentation"} for result in kept]
+        evaluation = COCOeval(truth, truth.loadRes(kept), kind)  # type: ignore[attr-defined]
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return {f"{name} {figure}": 100 * float(value) for figure, value in zip(_FIGURES, evaluation.stats, strict=False)}
+
+
+def mean_iou(predictor: Predictor, image_root: Path, label_maps: Path) -> dict[str, float]:
+    """MMSegmentation's figures, in percent: over all pixels that are labelled, of all images together.
+
+    Args:
+        predictor: a segmentor.
+        image_root: folder of images.
+        label_maps: folder of PNGs of the same names, as in ADE20K: label n is the n-th class, 0 is not labelled.
+
+    Returns:
+        ``mIoU`` and ``aAcc``, the share of pixels with the right class.
+
+    Raises:
+        ExportError: it is no segmentor, an image has no label map, or there is no image.
+    """
+    if predictor.task != SEGMENTATION:
+        raise ExportError(f"mIoU is a figure of segmentors, got a network for {predictor.task}")
+    files = sorted(file for file in image_root.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise ExportError(f"there is no image in {image_root}")
+    number = len(predictor.classes)
+    confusion = np.zeros((number, number), dtype=np.int64)  # true class x predicted class
+    for file in tqdm(files, desc="evaluating"):
+        label_map = label_maps / f"{file.stem}.png"
+        if not label_map.is_file():
+            raise ExportError(f"{file} has no label map {label_map}")
+        with Image.open(label_map) as opened:
+            truth = np.asarray(opened).astype(np.int64)
+        found = predictor(read_image(file))
+        if isinstance(found, LabelMap):
+            known = (truth != _PIXELS_NOT_LABELLED) & (truth <= number)
+            pairs = (truth[known] - 1) * number + found.labels[known]
+            confusion += np.bincount(pairs, minlength=number**2).reshape(number, number)
+    right, union = confusion.diagonal(), confusion.sum(axis=0) + confusion.sum(axis=1) - confusion.diagonal()
+    ious = right[union > 0] / union[union > 0]
+    return {"mIoU": 100 * float(ious.mean()), "aAcc": 100 * float(right.sum() / confusion.sum())}
+
+
+def compare_figures(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    """A table: figures of the two, and the change in percentage points."""
+    lines = [f"  {'percent':<10} {'float32':>8} {'int8':>8} {'change':>8}"]
+    lines += [
+        f"  {name:<10} {value:>8.2f} {after[name]:>8.2f} {after[name] - value:>+8.2f}" for name, value in before.items()
+    ]
+    return "\n".join(lines)

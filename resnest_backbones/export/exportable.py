@@ -1,0 +1,39 @@
+"""What the formats take: a network from one tensor to a tuple of tensors, and what is said of it in the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+BACKBONE, DETECTION, SEGMENTATION = "backbone", "detection", "segmentation"
+
+
+class ExportError(ValueError):
+    """A model cannot be exported as was asked, or a file is no exported model; the message says why."""
+
+
+@dataclass(frozen=True)
+class Exportable:
+    """A network that a format can take.
+
+    Attributes:
+        module: in evaluation mode, on the CPU, in float32: the input tensor -> a tuple of output tensors.
+        input_name: of the input.
+        output_names: of the outputs, in order.
+        example: an input that the network is followed with.
+        dynamic: dimensions of the input that may have other sizes -> their names.
+        metadata: what a user of the file needs to prepare images and to read the outputs, of JSON's types. ``task`` is
+            one of ``backbone``, ``detection``, ``segmentation``.
+        rows: the first dimension of the outputs is what was found in the image, a number that depends on its content.
+    """
+
+    module: nn.Module
+    input_name: str
+    output_names: tuple[str, ...]
+    example: Tensor
+    dynamic: Mapping[int, str]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    rows: bool = False

@@ -1,0 +1,364 @@
+"""The formats: how an ``Exportable`` is written to a file, and how a file is read again and run on the CPU."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.onnx import symbolic_helper
+from torchvision.ops import DeformConv2d
+
+from resnest_backbones.checkpoint import write_atomically
+from resnest_backbones.export.exportable import Exportable, ExportError
+
+# PyTorch's exporters agree on these; ONNX has deformable convolution from 19 on.
+OPSETS = (18, 19, 20)
+_DEFORMABLE_OPSET = 19
+METADATA_KEY = "resnest_backbones"  # of the metadata in a file
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An exported file, ready to run on the CPU.
+
+    Attributes:
+        run: the input tensor -> the outputs.
+        metadata: of ``Exportable``, with ``inputs`` and ``outputs``, their names.
+    """
+
+    run: Callable[[Tensor], Sequence[Tensor]]
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format.
+
+    Attributes:
+        suffix: what its files end in.
+        write: an ``Exportable``, its metadata as JSON, the file to write, and ONNX's operator set.
+        read: of a file.
+    """
+
+    suffix: str
+    write: Callable[[Exportable, str, Path, int], None]
+    read: Callable[[Path], Loaded]
+
+
+def save(exportable: Exportable, format_name: str, file: str | Path, *, opset: int = OPSETS[-1]) -> None:
+    """Write a file, which appears under its name only when it is whole.
+
+    Args:
+        exportable: the network.
+        format_name: a key of ``FORMATS``.
+        file: to write.
+        opset: version of ONNX's operators, one of ``OPSETS``; other formats have none.
+
+    Raises:
+        ExportError: the format cannot hold the network; the message gives the cause.
+        ImportError: a package of the extra ``export`` is missing.
+    """
+    file = Path(file)
+    metadata = {
+        **exportable.metadata,
+        "inputs": [exportable.input_name],
+        "outputs": list(exportable.output_names),
+        "dynamic": sorted(exportable.dynamic.values()),
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{os.getpid()}.{file.name}")  # the ending stays, because AOTInductor asks for it
+    try:
+        with torch.no_grad(), _quietly():
+            FORMATS[format_name].write(exportable, json.dumps(metadata), temporary, opset)
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(file: str | Path) -> Loaded:
+    """Read a file that ``save`` wrote; its format follows from the ending of its name.
+
+    Raises:
+        ExportError: it is not there, or is no such file.
+        ImportError: a package of the extra ``export`` is missing.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise ExportError(f"there is no file {file}")
+    kind = next((kind for kind in FORMATS.values() if file.name.endswith(kind.suffix)), None)
+    if kind is None:
+        endings = ", ".join(kind.suffix for kind in FORMATS.values())
+        raise ExportError(f"the name of an exported file must end in one of {endings}, got {file}")
+    try:
+        with _quietly():
+            return kind.read(file)
+    except (ImportError, ExportError):
+        raise
+    except Exception as error:  # a damaged file meets another error in each of the readers
+        raise ExportError(f"{file} is no file that tools/export.py wrote: {_first_line(error)}") from error
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the remarks that following a network makes on each shape that it meets, and on its own age."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch.fx")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+# ONNX
+
+
+def _write_onnx(exportable: Exportable, metadata: str, file: Path, opset: int) -> None:
+    import onnx
+
+    if opset not in OPSETS:
+        raise ExportError(f"opset must be one of {', '.join(map(str, OPSETS))}, got {opset}")
+    deformable = any(isinstance(module, DeformConv2d) for module in exportable.module.modules())
+    if deformable and opset < _DEFORMABLE_OPSET:
+        raise ExportError(f"opset must be {_DEFORMABLE_OPSET} or more for deformable convolution, got {opset}")
+    cells = [m.output_size for m in exportable.module.modules() if isinstance(m, nn.AdaptiveAvgPool2d)]
+    if exportable.dynamic and any(size not in (1, (1, 1)) for size in cells):
+        raise ExportError(
+            f"the network pools any image to {max(map(str, cells))} cells, which ONNX can do for a fixed size only: "
+            "add --fixed, with the --size wanted"
+        )
+    try:
+        model = _trace_to_onnx(exportable, opset) if exportable.rows else _export_to_onnx(exportable, opset)
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise ExportError(f"PyTorch's ONNX exporter cannot take the network: {_cause(error)}") from error
+    domains = {node.domain for node in all_nodes(model.graph)} - {"", "ai.onnx"}
+    if domains:
+        raise ExportError(f"the ONNX file would need operators of {', '.join(sorted(domains))}")
+    onnx.helper.set_model_props(model, {METADATA_KEY: metadata})
+    onnx.checker.check_model(model)
+    write_atomically(file, lambda stream: stream.write(model.SerializeToString()))
+
+
+def _export_to_onnx(exportable: Exportable, opset: int) -> Any:
+    """By PyTorch's exporter of today, which starts from ``torch.export``."""
+    program = torch.onnx.export(
+        exportable.module,
+        (exportable.example,),
+        dynamo=True,
+        dynamic_shapes=_dynamic_shapes(exportable),
+        input_names=[exportable.input_name],
+        output_names=list(exportable.output_names),
+        opset_version=opset,
+        verbose=False,
+    )
+    if program is None:
+        raise ExportError("PyTorch's ONNX exporter gave nothing")
+    model = program.model_proto
+    _name_dimensions(model, exportable)
+    return model
+
+
+def _trace_to_onnx(exportable: Exportable, opset: int) -> Any:
+    """By tracing: what depends on how many objects are found is closed to ``torch.export``."""
+    import onnx
+
+    stream = io.BytesIO()
+    register = torch.onnx.register_custom_op_symbolic  # type: ignore[attr-defined]
+    register("torchvision::deform_conv2d", _deformable_convolution, _DEFORMABLE_OPSET)
+    dynamic = {exportable.input_name: dict(exportable.dynamic)}
+    dynamic |= {name: {0: "found"} for name in exportable.output_names if name != "image_size"}
+    torch.onnx.export(
+        exportable.module,
+        (exportable.example,),
+        stream,  # type: ignore[arg-type]
+        dynamo=False,
+        dynamic_axes=dynamic,
+        input_names=[exportable.input_name],
+        output_names=list(exportable.output_names),
+        opset_version=opset,
+    )
+    return onnx.load_from_string(stream.getvalue())
+
+
+def _deformable_convolution(g: Any, x: Any, weight: Any, offset: Any, mask: Any, bias: Any, *numbers: Any) -> Any:
+    """Deformable convolution as ONNX's; the order of offsets is the same.
+
+    Args:
+        g: the graph.
+        x: features; ``weight``, ``offset``, ``mask`` and ``bias`` as in ``torchvision.ops.deform_conv2d``.
+        weight: see there.
+        offset: see there.
+        mask: see there.
+        bias: see there.
+        numbers: stride, padding and dilation, each vertical and horizontal; groups, offset groups, whether ``mask`` is
+            there.
+    """
+    *strides_to_dilations, groups, offset_groups, use_mask = (symbolic_helper._parse_arg(n, "i") for n in numbers)
+    stride, padding, dilation = (strides_to_dilations[i : i + 2] for i in (0, 2, 4))
+    return g.op(
+        "DeformConv",
+        *(x, weight, offset, bias),
+        *([mask] if use_mask else []),
+        strides_i=stride,
+        pads_i=padding * 2,
+        dilations_i=dilation,
+        group_i=groups,
+        offset_group_i=offset_groups,
+    )
+
+
+def _name_dimensions(model: Any, exportable: Exportable) -> None:
+    """Names that say something for the input's dimensions, instead of s34 and the like, and none for the outputs'."""
+    for dimension, name in exportable.dynamic.items():
+        model.graph.input[0].type.tensor_type.shape.dim[dimension].dim_param = name
+    del model.graph.value_info[:]
+    for output in model.graph.output:
+        for number, dim in enumerate(output.type.tensor_type.shape.dim):
+            if dim.HasField("dim_param"):
+                dim.dim_param = exportable.dynamic[0] if number == 0 and 0 in exportable.dynamic else ""
+
+
+def all_nodes(graph: Any) -> Iterator[Any]:
+    """The nodes of an ONNX graph, those in branches and loops too."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from all_nodes(attribute.g)
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason, in a line: the exporter wraps it in pages of its own."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return _first_line(error)
+
+
+def _read_onnx(file: Path) -> Loaded:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no base class of their own
+        if "NOT_IMPLEMENTED" in str(error):
+            version = onnxruntime.__version__
+            raise ExportError(f"ONNX Runtime {version} cannot run {file}: {_first_line(error)}") from error
+        raise
+    metadata = json.loads(session.get_modelmeta().custom_metadata_map[METADATA_KEY])
+    (name,) = metadata["inputs"]
+
+    def run(x: Tensor) -> list[Tensor]:
+        return [torch.from_numpy(value) for value in session.run(None, {name: x.numpy()})]
+
+    return Loaded(run, metadata)
+
+
+# TorchScript
+
+
+def _write_torchscript(exportable: Exportable, metadata: str, file: Path, opset: int) -> None:
+    # Traced: scripting compiles the source, and neither the trunk nor the heads are written in its part of Python.
+    traced = torch.jit.trace(exportable.module, (exportable.example,), check_trace=False)
+    torch.jit.save(traced, str(file), _extra_files={METADATA_KEY: metadata})
+
+
+def _read_torchscript(file: Path) -> Loaded:
+    import torchvision  # noqa: F401  (has the operators of boxes)
+
+    extra = {METADATA_KEY: ""}
+    module = torch.jit.load(str(file), map_location="cpu", _extra_files=extra)
+
+    def run(x: Tensor) -> Sequence[Tensor]:
+        with torch.no_grad():
+            return _as_tuple(module(x))
+
+    return Loaded(run, json.loads(extra[METADATA_KEY]))
+
+
+# torch.export and AOTInductor
+
+
+def _program(exportable: Exportable) -> ExportedProgram:
+    if exportable.rows:
+        raise ExportError(
+            "torch.export cannot follow a detector of Detectron2: it computes the padding of an image in tensors, and "
+            "goes on by what it finds in them; write onnx or torchscript, or the --backbone"
+        )
+    return torch.export.export(
+        exportable.module, (exportable.example,), dynamic_shapes=_dynamic_shapes(exportable), strict=False
+    )
+
+
+def _dynamic_shapes(exportable: Exportable) -> tuple[dict[int, Any] | None]:
+    return ({dimension: Dim.DYNAMIC for dimension in exportable.dynamic} or None,)
+
+
+def _write_pt2(exportable: Exportable, metadata: str, file: Path, opset: int) -> None:
+    torch.export.save(_program(exportable), file, extra_files={METADATA_KEY: metadata})
+
+
+def _read_pt2(file: Path) -> Loaded:
+    import torchvision  # noqa: F401  (has deformable convolution)
+
+    extra = {METADATA_KEY: ""}
+    module = torch.export.load(file, extra_files=extra).module()
+
+    def run(x: Tensor) -> Sequence[Tensor]:
+        with torch.no_grad():
+            return _as_tuple(module(x))
+
+    return Loaded(run, json.loads(extra[METADATA_KEY]))
+
+
+def _write_aoti(exportable: Exportable, metadata: str, file: Path, opset: int) -> None:
+    from torch._inductor import aoti_compile_and_package
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    configs = {"aot_inductor.metadata": {METADATA_KEY: metadata}}
+    try:
+        aoti_compile_and_package(_program(exportable), package_path=str(file), inductor_configs=configs)
+    except InvalidCxxCompiler as error:
+        raise ExportError(f"AOTInductor needs a C++ compiler: {_first_line(error)}") from error
+
+
+def _read_aoti(file: Path) -> Loaded:
+    import torchvision  # noqa: F401  (has deformable convolution)
+    from torch._inductor import aoti_load_package
+
+    module = aoti_load_package(str(file))
+    return Loaded(lambda x: _as_tuple(module(x)), json.loads(module.get_metadata()[METADATA_KEY]))
+
+
+def _as_tuple(value: Any) -> Sequence[Tensor]:
+    return (value,) if isinstance(value, Tensor) else tuple(value)
+
+
+FORMATS: Mapping[str, Format] = {
+    "onnx": Format(".onnx", _write_onnx, _read_onnx),
+    "torchscript": Format(".torchscript", _write_torchscript, _read_torchscript),
+    "aoti": Format(".aoti.pt2", _write_aoti, _read_aoti),  # before the next one, whose ending is the end of this
+    "pt2": Format(".pt2", _write_pt2, _read_pt2),
+}

@@ -1,0 +1,115 @@
+"""A model from the config of either framework, and what of it is exported."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol
+
+from torch import nn
+
+from resnest_backbones import model_zoo
+from resnest_backbones.export.exportable import Exportable, ExportError
+
+DETECTRON2, MMSEG = "detectron2", "mmseg"
+# Imported when they are needed: each needs its framework.
+_BUILDERS = {DETECTRON2: "detectors", MMSEG: "segmentors"}
+
+
+class MakeExportable(Protocol):
+    """Makes what is exported of a model."""
+
+    def __call__(self, size: Sequence[int] | None = None, *, fixed: bool = False) -> Exportable:
+        """The example image has ``size``, (height, width); with ``fixed`` the file takes no other."""
+
+
+@dataclass(frozen=True)
+class BuiltModel:
+    """A model, in evaluation mode on the CPU.
+
+    Attributes:
+        model: the framework's own.
+        exportable: makes what is exported of it.
+    """
+
+    model: nn.Module
+    exportable: MakeExportable
+
+
+def config_file(model: str) -> str:
+    """The path of a config that is given as a path, or as the name of a packaged one.
+
+    Raises:
+        ExportError: it is neither.
+    """
+    if Path(model).is_file():
+        return model
+    if model in model_zoo.list():
+        return model_zoo.get_config_file(model)
+    raise ExportError(f"MODEL must be a network such as resnest50, a config file or a packaged config, got {model}")
+
+
+def framework_of(model: str) -> str:
+    """Whose config it is: a YAML file is Detectron2's; of Python files, a LazyConfig imports what it changes."""
+    file = Path(config_file(model))
+    if file.suffix in (".yaml", ".yml"):
+        return DETECTRON2
+    try:
+        nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise ExportError(f"{file} is no config: {error}") from error
+    modules = {node.module or "." * node.level for node in nodes if isinstance(node, ast.ImportFrom)}
+    names = {node.id for node in nodes if isinstance(node, ast.Name)}
+    if any(module.startswith(("mmengine", "mmseg")) for module in modules) or "_base_" in names:
+        return MMSEG
+    return DETECTRON2 if modules else MMSEG
+
+
+def build_model(
+    model: str, checkpoint: str | None, *, framework: str, options: Sequence[str] = (), classes: str | None = None
+) -> BuiltModel:
+    """Build the model of a config and fill it.
+
+    Args:
+        model: a config file, or the name of a packaged config.
+        checkpoint: a file; None leaves the model random.
+        framework: ``detectron2`` or ``mmseg``.
+        options: changes of the config, as the framework writes them.
+        classes: a file of the classes' names, see ``read_class_names``.
+
+    Raises:
+        ExportError: the model is of a kind that is not exported; or a file or an option is wrong.
+        resnest_backbones.checkpoint.CheckpointError: the checkpoint does not fill the model.
+        ImportError: the framework is not installed.
+    """
+    if find_spec(framework) is None:
+        raise ImportError(f"{model} needs {framework}, which is not installed (see README.md)")
+    names = None if classes is None else read_class_names(classes)
+    builder = importlib.import_module(f"resnest_backbones.export.{_BUILDERS[framework]}")
+    built: BuiltModel = builder.build(config_file(model), checkpoint, options=options, classes=names)
+    return built
+
+
+def read_class_names(file: str) -> list[str]:
+    """Names of classes from a text file, one a line, or from the categories of a COCO json, in the order of their ids.
+
+    Raises:
+        ExportError: the file is not there, or has no names.
+    """
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+        if file.endswith(".json"):
+            categories = json.loads(text)["categories"]
+            names = [category["name"] for category in sorted(categories, key=lambda category: category["id"])]
+        else:
+            names = [line.strip() for line in text.splitlines() if line.strip()]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ExportError(f"{file} cannot be read as names of classes: {error}") from error
+    if not names:
+        raise ExportError(f"{file} has no names of classes")
+    return names

@@ -1,0 +1,142 @@
+"""An exported file against the network that it was made of: the largest differences, for each output and size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from resnest_backbones.export.exportable import Exportable, ExportError
+from resnest_backbones.export.formats import Loaded
+
+# Of boxes in pixels, for a detection to be the same one as in PyTorch.
+_SAME_BOX = 1.0
+# Of scores, for two detections to be exchangeable where only the best are kept.
+_AT_THE_CUT = 1e-4
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of one output at one size.
+
+    Attributes:
+        size: of the input.
+        output: its name.
+        absolute: largest difference of two values.
+        relative: that over the largest value of the network's own output.
+        note: how many detections there were, and how many of them the other side lacks.
+        unmatched: the latter.
+    """
+
+    size: tuple[int, ...]
+    output: str
+    absolute: float
+    relative: float
+    note: str = ""
+    unmatched: int = 0
+
+
+def check_parity(exportable: Exportable, loaded: Loaded, inputs: Sequence[Tensor]) -> list[Difference]:
+    """Run both on the inputs.
+
+    Args:
+        exportable: the network.
+        loaded: the file.
+        inputs: of the network.
+
+    Raises:
+        ExportError: the file cannot be run, or gives other outputs than the network: their number or a shape differs.
+    """
+    found: list[Difference] = []
+    for x in inputs:
+        with torch.no_grad():
+            wanted = _named(exportable.module(x), exportable)
+        try:
+            outputs = loaded.run(x)
+        except Exception as error:  # each format has errors of its own
+            reason = str(error).strip().splitlines()
+            size = "x".join(map(str, x.shape))
+            raise ExportError(f"the file cannot be run at {size}: {reason[0] if reason else error!r}") from error
+        given = _named(outputs, exportable)
+        found += _compare_rows(x, wanted, given) if exportable.rows else _compare(x, wanted, given)
+    return found
+
+
+def _named(values: Sequence[Tensor], exportable: Exportable) -> dict[str, Tensor]:
+    if len(values) != len(exportable.output_names):
+        raise ExportError(f"there must be {len(exportable.output_names)} outputs, got {len(values)}")
+    return dict(zip(exportable.output_names, values, strict=True))
+
+
+def _compare(x: Tensor, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], note: str = "") -> list[Difference]:
+    return [_difference(x, name, value, given[name], note) for name, value in wanted.items()]
+
+
+def _difference(x: Tensor, name: str, wanted: Tensor, given: Tensor, note: str = "", unmatched: int = 0) -> Difference:
+    if wanted.shape != given.shape:
+        raise ExportError(f"{name} must have the shape {tuple(wanted.shape)}, got {tuple(given.shape)}")
+    wanted, given = wanted.double(), given.double()
+    absolute = float((wanted - given).abs().max()) if wanted.numel() else 0.0
+    scale = float(wanted.abs().max()) if wanted.numel() else 0.0
+    return Difference(tuple(x.shape), name, absolute, absolute / scale if scale else absolute, note, unmatched)
+
+
+def _compare_rows(x: Tensor, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[Difference]:
+    """Compare detections, each with the nearest box of its class: rounding may change their order."""
+    ours, theirs = match_detections(wanted, given)
+    unmatched = max(_missing(wanted, ours, given), _missing(given, theirs, wanted))
+    note = f"{len(wanted['boxes'])} detections" + (f", {unmatched} without a match" if unmatched else "")
+    return [
+        _difference(x, name, value[ours], given[name][theirs], note, unmatched)
+        if name != "image_size"
+        else _difference(x, name, value, given[name])
+        for name, value in wanted.items()
+    ]
+
+
+def _missing(one: Mapping[str, Tensor], matched: Sequence[int], other: Mapping[str, Tensor]) -> int:
+    """How many detections lack a match, but for those at the cut: which of equal ones is the last, rounding decides."""
+    unmatched = one["scores"][sorted(set(range(len(one["scores"]))) - set(matched))]
+    cut = float(other["scores"].min()) if len(other["scores"]) else 0.0
+    return int((unmatched > cut + _AT_THE_CUT).sum())
+
+
+def match_detections(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> tuple[list[int], list[int]]:
+    """Pairs of detections of the same class whose boxes differ by a pixel at most, the most certain first.
+
+    Args:
+        one: ``boxes`` (M, 4) in pixels, ``classes`` (M,) and ``scores`` (M,).
+        other: likewise, with another M.
+
+    Returns:
+        Their indices on both sides.
+    """
+    left = set(range(len(other["boxes"])))
+    ours, theirs = [], []
+    for i in torch.argsort(one["scores"], descending=True).tolist():
+        distances = {
+            j: float((one["boxes"][i] - other["boxes"][j]).abs().max())
+            for j in left
+            if one["classes"][i] == other["classes"][j]
+        }
+        nearest = min(distances, key=lambda j: distances[j], default=None)
+        if nearest is not None and distances[nearest] <= _SAME_BOX:
+            ours.append(i)
+            theirs.append(nearest)
+            left.remove(nearest)
+    return ours, theirs
+
+
+def describe(differences: Sequence[Difference]) -> str:
+    """A table."""
+    rows = [("input", "output", "max abs", "relative", "")]
+    rows += [
+        ("x".join(map(str, d.size)), d.output, f"{d.absolute:.1e}", f"{d.relative:.1e}", d.note) for d in differences
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join(
+        f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}  {note}".rstrip()
+        for a, b, c, d, note in rows
+    )

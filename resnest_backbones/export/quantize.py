@@ -1,0 +1,123 @@
+"""Post-training int8 of an exported ONNX file, by ONNX Runtime: static, calibrated on images of the user's.
+
+Convolutions and linear layers compute in 8 bits, with one scale for each output channel of their weights; all between
+them stays in float32. Source of the choices: ONNX Runtime's "Quantize ONNX models".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from resnest_backbones.export.exportable import BACKBONE, ExportError
+from resnest_backbones.export.formats import METADATA_KEY, load
+from resnest_backbones.predict.prepare import prepare_image
+from resnest_backbones.predict.sources import read_image
+
+METHODS = ("minmax", "entropy", "percentile")
+_OPERATORS = ("Conv", "Gemm", "MatMul")
+
+
+def quantize(
+    source: Path, target: Path, images: Sequence[Path], *, method: str = "minmax", keep: Sequence[str] = ()
+) -> int:
+    """Write an ONNX file of a detector or segmentor anew in int8.
+
+    Args:
+        source: a file that ``formats.save`` wrote.
+        target: the file to write; it appears when it is whole.
+        images: to calibrate on: the ranges of all activations are taken from them.
+        method: how the range of an activation follows from its values, one of ``METHODS``.
+        keep: beginnings or parts of names of nodes that stay in float32.
+
+    Returns:
+        The number of operators in 8 bits.
+
+    Raises:
+        ExportError: the source is no such file, or a trunk alone; there are no images; or ``keep`` names nothing.
+        resnest_backbones.predict.sources.SourceError: an image cannot be read.
+        ImportError: a package of the extra ``export`` is missing.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    if method not in METHODS:
+        raise ExportError(f"method must be one of {', '.join(METHODS)}, got {method}")
+    if source.suffix != ".onnx" or target.suffix != ".onnx":
+        raise ExportError(f"int8 is for ONNX files, whose names end in .onnx, got {source} and {target}")
+    metadata = load(source).metadata
+    if metadata["task"] == BACKBONE:
+        raise ExportError(f"{source} is a trunk alone, which says nothing of images; a detector or a segmentor does")
+    if not images:
+        raise ExportError("there must be images to calibrate on, got none")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".quantize_") as folder:
+        prepared, written = Path(folder, "prepared.onnx"), Path(folder, "written.onnx")
+        # ONNX Runtime's inference of shapes by symbols stumbles over sizes that depend on what is found.
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        quantize_static(
+            prepared,
+            written,
+            _reader(images, metadata),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(_OPERATORS),
+            per_channel=True,
+            # Seven bits of weights: eight overflow the sums of two products on processors without VNNI.
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=_named(onnx.load(prepared), keep),
+            calibrate_method=_method(method),
+        )
+        model = onnx.load(written)
+        facts = {**metadata, "int8": {"method": method, "images": len(images), "kept": list(keep)}}
+        onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(facts)})
+        onnx.save(model, written)
+        os.replace(written, target)
+    dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    return sum(node.op_type in _OPERATORS and node.input[1] in dequantized for node in model.graph.node)
+
+
+def _method(name: str) -> Any:
+    from onnxruntime.quantization import CalibrationMethod
+
+    return {
+        "minmax": CalibrationMethod.MinMax,
+        "entropy": CalibrationMethod.Entropy,
+        "percentile": CalibrationMethod.Percentile,
+    }[name]
+
+
+def _named(model: Any, keep: Sequence[str]) -> list[str]:
+    names = [node.name for node in model.graph.node if node.op_type in _OPERATORS]
+    for part in keep:
+        if not any(part in name for name in names):
+            raise ExportError(f"no node to quantise has {part!r} in its name, such as {names[-1]}")
+    return [name for name in names if any(part in name for part in keep)]
+
+
+def _reader(images: Sequence[Path], metadata: Any) -> Any:
+    """What ONNX Runtime asks for the next input, until it is None."""
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.inputs = self._read()
+
+        def _read(self) -> Iterator[dict[str, np.ndarray]]:
+            for file in tqdm(images, desc="calibrating"):
+                x, _ = prepare_image(read_image(file), metadata)
+                yield {metadata["inputs"][0]: x.numpy()}
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.inputs, None)
+
+    return Reader()

@@ -1,0 +1,200 @@
+"""MMSegmentation's segmentors: pixels in, the scores of the classes at each pixel out.
+
+Normalisation and the order of channels, which are the data preprocessor's, go into the file; what the test pipeline
+does to the size of an image, and whether it is looked at through a window, stand in the metadata.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.registry import init_default_scope
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.models.segmentors import EncoderDecoder
+from mmseg.models.utils import wrappers
+from mmseg.registry import MODELS
+from torch import Tensor, nn
+from torch.nn import functional
+
+import resnest_backbones.mmseg  # noqa: F401  (registers what configs name)
+from resnest_backbones.export.exportable import SEGMENTATION, Exportable, ExportError
+from resnest_backbones.export.models import BuiltModel
+from resnest_backbones.label_maps import make_palette
+from resnest_backbones.mmseg.checkpoint import check_fills, load_segmentor
+from resnest_backbones.mmseg.infer import names_and_colours
+from resnest_backbones.mmseg.own_data import fit_heads
+from resnest_backbones.mmseg.run_setup import inner_datasets, type_name
+
+_AXES = {0: "batch", 2: "height", 3: "width"}
+_SIZE = (512, 512)
+# Steps of a test pipeline that leave the pixels as they are.
+_NEUTRAL = ("LoadImageFromFile", "PackSegInputs")
+_RESIZE_KEYS = ("type", "scale", "keep_ratio", "interpolation", "backend")
+
+
+class _Scores(nn.Module):
+    """A segmentor from pixels (N, 3, H, W), as the pipeline packs them, to scores (N, classes, H, W)."""
+
+    model: Any
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        preprocessor = self.model.data_preprocessor
+        x = images.flip(1) if preprocessor._channel_conversion else images
+        if preprocessor._enable_normalize:
+            x = (x - preprocessor.mean) / preprocessor.std
+        height, width = x.shape[2:]
+        divisor = (preprocessor.test_cfg or {}).get("size_divisor", 1)
+        if divisor > 1:
+            x = functional.pad(x, (0, -width % divisor, 0, -height % divisor), value=preprocessor.pad_val)
+        with _resizing_without_advice():
+            scores = self.model.decode_head(self.model.extract_feat(x))
+        align = self.model.align_corners
+        scores = functional.interpolate(scores, x.shape[2:], mode="bilinear", align_corners=align)
+        return (scores[:, :, :height, :width] if divisor > 1 else scores,)
+
+
+@contextmanager
+def _resizing_without_advice() -> Iterator[None]:
+    """MMSegmentation's ``resize`` turns sizes into integers, only to give advice on them: that would fix the size."""
+    defaults = wrappers.resize.__defaults__
+    wrappers.resize.__defaults__ = (*defaults[:-1], False)
+    try:
+        yield
+    finally:
+        wrappers.resize.__defaults__ = defaults
+
+
+def _with_open_upsampling(model: nn.Module) -> nn.Module:
+    """Replace MMSegmentation's ``Upsample``, which turns the size it computes into integers: that would fix it."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is wrappers.Upsample and not child.size:
+                own: Any = child
+                plain = nn.Upsample(scale_factor=own.scale_factor, mode=own.mode, align_corners=own.align_corners)
+                setattr(parent, name, plain)
+    return model
+
+
+def export_segmentor(
+    model: Any,
+    size: Sequence[int] | None = None,
+    *,
+    fixed: bool = False,
+    metadata: Mapping[str, Any] | None = None,
+) -> Exportable:
+    """A segmentor, to be written to a file.
+
+    Args:
+        model: MMSegmentation's ``EncoderDecoder``.
+        size: height and width of the images to follow it with; 512 x 512 where None.
+        fixed: the file shall take two images of just that size, instead of any number and size.
+        metadata: what is known beside the model: names of classes, how the pipeline changes the image's size.
+
+    Returns:
+        Images (N, 3, H, W) with values 0..255, in the order of channels that the metadata name -> ``scores``,
+        (N, classes, H, W), before softmax or sigmoid.
+
+    Raises:
+        ExportError: the segmentor is of a kind that is not exported.
+    """
+    if type(model) is not EncoderDecoder:
+        raise ExportError(f"of MMSegmentation, an EncoderDecoder can be exported, got {type(model).__name__}")
+    head = type(model.decode_head)
+    if head.predict is not BaseDecodeHead.predict or head.predict_by_feat is not BaseDecodeHead.predict_by_feat:
+        raise ExportError(f"{head.__name__} has a way of its own from features to scores, which is not exported")
+    slides = model.test_cfg.get("mode", "whole") == "slide"
+    padding = model.data_preprocessor.test_cfg or {}
+    if padding.get("size") or (padding and slides):
+        raise ExportError(f"data_preprocessor.test_cfg pads images in a way that is not exported: {dict(padding)}")
+    facts: dict[str, Any] = {
+        "task": SEGMENTATION,
+        "channel_order": "BGR",  # of MMCV's loader
+        "align_corners": bool(model.align_corners),
+        **(metadata or {}),
+    }
+    if model.out_channels == 1:
+        facts["threshold"] = float(model.decode_head.threshold)
+    if slides:
+        facts["window"] = {"size": list(model.test_cfg.crop_size), "stride": list(model.test_cfg.stride)}
+    generator = torch.Generator().manual_seed(0)
+    return Exportable(
+        _Scores(_with_open_upsampling(copy.deepcopy(model))).cpu().float().eval(),
+        "images",
+        ("scores",),
+        torch.randint(0, 256, (2, 3, *(size or _SIZE)), generator=generator).float(),
+        {} if fixed else _AXES,
+        facts,
+    )
+
+
+def build(
+    file: str, checkpoint: str | None, *, options: Sequence[str] = (), classes: Sequence[str] | None = None
+) -> BuiltModel:
+    """A segmentor from a config and a checkpoint; see ``models.build_model``."""
+    cfg = _load_config(file, options)
+    init_default_scope(cfg.get("default_scope", "mmseg"))
+    if classes is not None:
+        fit_heads(cfg, len(classes))
+    cfg.model.backbone.init_cfg = None  # the checkpoint has it all
+    model: Any = MODELS.build(cfg.model)
+    meta: Mapping[str, Any] = {}
+    if checkpoint is not None:
+        content = load_segmentor(model, checkpoint)
+        check_fills(model, content["state_dict"], checkpoint)
+        meta = content.get("meta", {})
+    names, palette = (classes, make_palette(len(classes))) if classes else names_and_colours(None, cfg, meta)
+    if len(names) != model.num_classes:
+        raise ExportError(f"the model has {model.num_classes} classes, {len(names)} are named: name them by --classes")
+    facts = {
+        "classes": list(names),
+        "palette": [list(map(int, colour)) for colour in palette],
+        "resize": _resize_of(inner_datasets(cfg.test_dataloader.dataset)[0].pipeline),
+    }
+    return BuiltModel(model.eval(), partial(export_segmentor, model, metadata=facts))
+
+
+def _load_config(file: str, options: Sequence[str]) -> Config:
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--options", nargs="+", action=DictAction)
+    try:
+        cfg = Config.fromfile(file)
+        if options:
+            cfg.merge_from_dict(parser.parse_args(["--options", *options]).options)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ExportError(f"{file} and --opts cannot be used: {error}") from error
+    return cfg
+
+
+def _resize_of(pipeline: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """How a test pipeline resizes images, for who uses the file; None where it does not.
+
+    Raises:
+        ExportError: it has a step that changes the image in another way.
+    """
+    found: dict[str, Any] | None = None
+    for step in pipeline:
+        name = type_name(step)
+        if name in _NEUTRAL or (name.startswith("Load") and name.endswith("Annotations")):
+            continue
+        if name != "Resize" or found or "scale" not in step or set(step) - set(_RESIZE_KEYS):
+            raise ExportError(f"the test pipeline has a step that is not exported: {dict(step)}")
+        width, height = step["scale"]
+        found = {
+            "scale": [int(width), int(height)],
+            "keep_ratio": bool(step.get("keep_ratio", False)),
+            "backend": step.get("backend", "cv2"),
+        }
+        if step.get("interpolation", "bilinear") != "bilinear":
+            raise ExportError(f"the test pipeline has a step that is not exported: {dict(step)}")
+    return found

@@ -1,0 +1,163 @@
+"""An exported trunk computes what the trunk computes, at any size, and its files name what they hold."""
+
+import pytest
+import torch
+from torch import nn
+
+from resnest_backbones import build
+from resnest_backbones.export import FORMATS, Exportable, ExportError, check_parity, export_backbone, load, save
+from resnest_backbones.resnest import Bottleneck, ResNeSt
+from resnest_backbones.variants import ResNeStSpec, list_variants
+from tests.export.helpers import assert_parity
+from tests.test_inference import trained
+
+SIZES = ((1, 3, 64, 64), (3, 3, 33, 127), (2, 3, 96, 65))
+# Few blocks, since PyTorch follows each for seconds; the slow tests have all of the networks.
+GATED = (
+    ResNeStSpec("gated", (1, 1, 1, 1), radix=1, cardinality=2, bottleneck_width=40, avd_first=True),
+    {"output_stride": 8, "out_features": ("stem", "res4")},
+)
+DEFORMABLE = (
+    ResNeStSpec("deformable", (1, 1, 1, 1), radix=4),
+    {"out_features": ("stem", "res2"), "deform_stages": ("res2",), "deform_modulated": True, "deform_groups": 2},
+)
+
+
+def trained_trunk(spec: ResNeStSpec | str, options: dict[str, object]) -> nn.Module:
+    """Norms as training leaves them, and sampling offsets of about a pixel."""
+    torch.manual_seed(1)
+    net = trained(ResNeSt(spec, **options))
+    for block in net.modules():
+        if isinstance(block, Bottleneck) and block.conv2_offset is not None:
+            nn.init.normal_(block.conv2_offset.weight, std=0.05)
+            nn.init.normal_(block.conv2_offset.bias)
+    return net
+
+
+def inputs(sizes=SIZES) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    return [torch.randn(size, generator=generator) for size in sizes]
+
+
+def assert_equal(exportable: Exportable, file, sizes=SIZES) -> None:
+    assert_parity(exportable, file, inputs(sizes))
+
+
+def test_onnx_of_deformable_split_attention_has_standard_operators_and_equals_pytorch(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    exportable = export_backbone(trained_trunk(*DEFORMABLE), (64, 96))
+    save(exportable, "onnx", tmp_path / "trunk.onnx")
+    assert [file.name for file in tmp_path.iterdir()] == ["trunk.onnx"]
+    model = onnx.load(tmp_path / "trunk.onnx")
+    assert {entry.domain for entry in model.opset_import} <= {"", "ai.onnx"}
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds.count("DeformConv") == 1 and kinds.count("Softmax") == 1
+    assert [dim.dim_param or dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim] == [
+        "batch",
+        3,
+        "height",
+        "width",
+    ]
+    assert_equal(exportable, tmp_path / "trunk.onnx")
+
+
+@pytest.mark.parametrize(
+    ("network", "format_name"),
+    [
+        (GATED, "torchscript"),
+        (DEFORMABLE, "torchscript"),
+        (DEFORMABLE, "pt2"),
+        pytest.param(GATED, "pt2", marks=pytest.mark.slow),
+    ],
+)
+def test_pytorchs_own_formats_equal_the_trunk_at_other_sizes(network, format_name, tmp_path):
+    exportable = export_backbone(trained_trunk(*network), (64, 96))
+    file = tmp_path / f"trunk{FORMATS[format_name].suffix}"
+    save(exportable, format_name, file)
+    assert_equal(exportable, file)
+    metadata = load(file).metadata
+    assert metadata["task"] == "backbone" and metadata["network"] == network[0].name
+    assert metadata["inputs"] == ["images"] and metadata["outputs"] == list(exportable.output_names)
+    assert metadata["dynamic"] == ["batch", "height", "width"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", [GATED, DEFORMABLE], ids=["gated", "deformable"])
+def test_aotinductor_equals_the_trunk_at_other_sizes(network, tmp_path):
+    exportable = export_backbone(trained_trunk(*network), (64, 96))
+    save(exportable, "aoti", tmp_path / "trunk.aoti.pt2")
+    assert_equal(exportable, tmp_path / "trunk.aoti.pt2")
+    assert load(tmp_path / "trunk.aoti.pt2").metadata["network"] == network[0].name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format_name", ["onnx", "torchscript", "pt2"])
+@pytest.mark.parametrize("name", list_variants())
+def test_every_network_in_every_format(name, format_name, tmp_path):
+    if format_name == "onnx":
+        pytest.importorskip("onnxruntime")
+    exportable = export_backbone(trained_trunk(name, {"num_classes": 5}), (64, 96))
+    file = tmp_path / f"trunk{FORMATS[format_name].suffix}"
+    save(exportable, format_name, file)
+    assert_equal(exportable, file, SIZES[:2])
+
+
+def test_a_file_of_another_network_is_seen_to_differ(tmp_path):
+    small = {"out_features": ("res2",)}
+    exportable = export_backbone(trained_trunk("resnest14", small), (64, 64))
+    save(exportable, "torchscript", tmp_path / "trunk.torchscript")
+    nn.init.normal_(exportable.module.trunk.res2[0].conv1.weight)
+    (found,) = check_parity(exportable, load(tmp_path / "trunk.torchscript"), inputs(SIZES[:1]))
+    assert found.relative > 0.1
+    more = export_backbone(trained_trunk("resnest14", {"out_features": ("res2", "res3")}), (64, 64))
+    with pytest.raises(ExportError, match="there must be 2 outputs, got 1"):
+        check_parity(more, load(tmp_path / "trunk.torchscript"), inputs(SIZES[:1]))
+
+
+def test_a_fixed_file_takes_its_size_only(tmp_path):
+    exportable = export_backbone(trained_trunk("resnest14", {"out_features": ("res2",)}), (64, 96), fixed=True)
+    save(exportable, "pt2", tmp_path / "trunk.pt2")
+    assert load(tmp_path / "trunk.pt2").metadata["dynamic"] == []
+    assert_equal(exportable, tmp_path / "trunk.pt2", ((2, 3, 64, 96),))
+    with pytest.raises((RuntimeError, AssertionError)):
+        load(tmp_path / "trunk.pt2").run(torch.zeros(2, 3, 64, 64))
+
+
+def test_a_size_that_a_file_cannot_take_is_named(tmp_path):
+    exportable = export_backbone(trained_trunk("resnest14", {"out_features": ("stem",)}), (64, 96), fixed=True)
+    save(exportable, "pt2", tmp_path / "trunk.pt2")
+    with pytest.raises(ExportError, match="the file cannot be run at 1x3x64x64: "):
+        check_parity(exportable, load(tmp_path / "trunk.pt2"), inputs(SIZES[:1]))
+
+
+def test_exporting_leaves_the_model_alone(tmp_path):
+    net = build("resnest14", out_features=("res2",)).double().train()
+    exportable = export_backbone(net)
+    assert net.training and next(net.parameters()).dtype == torch.float64
+    assert not exportable.module.training and next(exportable.module.parameters()).dtype == torch.float32
+
+
+def test_refusals_name_the_cause(tmp_path):
+    pytest.importorskip("onnx")
+    with pytest.raises(ExportError, match="must hold one ResNeSt of resnest_backbones, Linear has 0"):
+        export_backbone(nn.Linear(2, 2))
+    exportable = export_backbone(trained_trunk(*DEFORMABLE), (64, 64))
+    with pytest.raises(ExportError, match="opset must be 19 or more for deformable convolution, got 18"):
+        save(exportable, "onnx", tmp_path / "trunk.onnx", opset=18)
+    with pytest.raises(ExportError, match="opset must be one of 18, 19, 20, got 7"):
+        save(exportable, "onnx", tmp_path / "trunk.onnx", opset=7)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("format_name", list(FORMATS))
+def test_a_file_that_is_no_exported_model_is_refused_by_its_name(format_name, tmp_path):
+    file = tmp_path / f"page{FORMATS[format_name].suffix}"
+    with pytest.raises(ExportError, match=f"there is no file .*{file.name}"):
+        load(file)
+    file.write_text("<html>not found</html>")
+    with pytest.raises(ExportError, match=f"{file.name} is no file that tools/export.py wrote"):
+        load(file)
+    with pytest.raises(ExportError, match="must end in one of .onnx, .torchscript, .aoti.pt2, .pt2, got .*page.pth"):
+        (tmp_path / "page.pth").touch()
+        load(tmp_path / "page.pth")

@@ -1,0 +1,201 @@
+"""An exported detector finds what the detector finds, in images of other sizes, and its file says how to use it."""
+
+import pytest
+
+pytest.importorskip("detectron2")
+
+import torch
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Boxes, Instances
+from torch import nn
+
+from resnest_backbones import model_zoo
+from resnest_backbones.export import FORMATS, ExportError, load, save
+from resnest_backbones.export.detectors import export_detector
+from resnest_backbones.export.formats import all_nodes
+from resnest_backbones.export.models import build_model, framework_of
+from resnest_backbones.export.parity import check_parity, match_detections
+from tests.detectron2.helpers import FPN_DETECTOR, PANOPTIC_FPN, RETINANET, detector
+from tests.export.helpers import assert_parity
+from tests.helpers import TINY_DETECTOR
+from tests.test_inference import trained
+
+MASKS = {
+    "MODEL.MASK_ON": True,
+    "MODEL.ROI_MASK_HEAD.NAME": "MaskRCNNConvUpsampleHead",
+    "MODEL.ROI_MASK_HEAD.NUM_CONV": 1,
+    "MODEL.ROI_MASK_HEAD.CONV_DIM": 16,
+    "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": 7,
+}
+CASCADE = {"MODEL.ROI_HEADS.NAME": "CascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True}
+DEFORMABLE = {"MODEL.RESNETS.DEFORM_ON_PER_STAGE": [False, False, True, True], "MODEL.RESNETS.DEFORM_MODULATED": True}
+SURE = {
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
+    "MODEL.RETINANET.SCORE_THRESH_TEST": 0.0,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 40,
+}
+KINDS = {
+    "faster": [FPN_DETECTOR],
+    "mask": [FPN_DETECTOR, MASKS],
+    "cascade": [FPN_DETECTOR, CASCADE],
+    "cascade-mask-deformable": [FPN_DETECTOR, CASCADE, MASKS, DEFORMABLE],
+    "retinanet": [RETINANET],
+    "retinanet-deformable": [RETINANET, DEFORMABLE],
+}
+BY_DEFAULT = ("retinanet", "cascade-mask-deformable")
+OUTPUTS = ("boxes", "classes", "scores", "image_size")
+
+
+def random_detector(kind: str) -> nn.Module:
+    """Random weights whose scores lie apart, since which of two equal scores comes first is decided by rounding."""
+    model = trained(detector(*KINDS[kind], SURE))
+    for name, module in model.named_modules():
+        last = name.rpartition(".")[2] in ("cls_score", "bbox_pred", "objectness_logits", "anchor_deltas", "predictor")
+        if last and isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.normal_(module.weight, std=0.05)
+        if name.endswith("conv2_offset"):
+            nn.init.normal_(module.weight, std=0.05)
+    return model
+
+
+def images(*sizes: tuple[int, int]) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randint(0, 256, (3, *size), generator=generator).float() for size in sizes]
+
+
+def check(kind: str, format_name: str, folder) -> None:
+    exportable = export_detector(random_detector(kind), (96, 128))
+    file = folder / f"model{FORMATS[format_name].suffix}"
+    save(exportable, format_name, file)
+    assert_parity(exportable, file, images((96, 128), (64, 64), (101, 75)), 1e-4)
+    found = load(file).run(images((101, 75))[0])
+    assert len(found[0]) > 5 and found[-1].tolist() == [101, 75]
+    names = [*OUTPUTS[:2], "masks", *OUTPUTS[2:]] if "mask" in kind else list(OUTPUTS)
+    assert load(file).metadata["outputs"] == names
+    assert load(file).metadata["dynamic"] == ["height", "width"]
+
+
+@pytest.mark.parametrize("kind", BY_DEFAULT)
+def test_onnx_of_a_detector_has_standard_operators_and_equals_pytorch(kind, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    try:
+        check(kind, "onnx", tmp_path)
+    except ExportError as error:
+        if "cannot run" not in str(error):
+            raise
+        pytest.skip(f"that of Python 3.10 is too old: {error}")
+    finally:
+        model = onnx.load(tmp_path / "model.onnx")
+        assert {entry.domain for entry in model.opset_import} <= {"", "ai.onnx"}
+        assert any(node.op_type == "NonMaxSuppression" for node in all_nodes(model.graph))
+
+
+@pytest.mark.parametrize("kind", BY_DEFAULT[1:])
+def test_torchscript_of_a_detector_equals_pytorch(kind, tmp_path):
+    check(kind, "torchscript", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format_name", ["onnx", "torchscript"])
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_every_kind_of_detector(kind, format_name, tmp_path):
+    if format_name == "onnx":
+        pytest.importorskip("onnxruntime")
+    check(kind, format_name, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["cascade-mask-deformable", "retinanet"])
+def test_the_exported_network_is_what_the_detector_finds(kind):
+    model = random_detector(kind)
+    (image,) = images((64, 96))
+    with torch.no_grad():
+        (wanted,) = model([{"image": image, "height": 128, "width": 192}])
+        exportable = export_detector(model)
+        values = dict(zip(exportable.output_names, exportable.module(image), strict=True))
+    found = Instances((64, 96), pred_boxes=Boxes(values["boxes"]), scores=values["scores"])
+    if "masks" in values:
+        found.pred_masks = values["masks"]
+    found = detector_postprocess(found, 128, 192)
+    assert len(found) > 5
+    for name, value in found.get_fields().items():
+        other = wanted["instances"].get(name)
+        assert torch.equal(getattr(value, "tensor", value), getattr(other, "tensor", other)), name
+
+
+def test_a_yaml_config_and_its_checkpoint_give_a_network_and_what_it_needs(tmp_path):
+    file = model_zoo.get_config_file("faster_rcnn_resnest50_fpn_1x")
+    assert framework_of(file) == "detectron2"
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    arguments = {"framework": "detectron2", "options": TINY_DETECTOR, "classes": str(tmp_path / "names.txt")}
+    built = build_model(file, None, **arguments)
+    torch.save({"model": built.model.state_dict()}, tmp_path / "model.pth")
+    again = build_model(file, str(tmp_path / "model.pth"), **arguments).exportable((64, 96))
+    (image,) = images((64, 96))
+    for one, other in zip(again.module(image), built.exportable((64, 96)).module(image), strict=True):
+        assert torch.equal(one, other)
+    assert again.metadata["classes"] == ["cat", "dog"]
+    assert again.metadata["resize"] == {"shortest": 96, "longest": 1333}
+    assert again.metadata["channel_order"] == "RGB"
+
+
+def test_a_lazy_config_gives_a_network_and_what_it_needs():
+    file = model_zoo.get_config_file("mask_cascade_rcnn_resnest50_fpn_1x_lazy")
+    assert framework_of(file) == "detectron2"
+    options = ["model.backbone.bottom_up.spec=resnest14", "model.roi_heads.mask_head.conv_dims=[16,16]"]
+    built = build_model(file, None, framework="detectron2", options=options)
+    exportable = built.exportable((64, 64))
+    assert exportable.output_names == ("boxes", "classes", "masks", "scores", "image_size")
+    assert exportable.metadata["resize"] == {"shortest": 800, "longest": 1333}
+    assert len(exportable.metadata["classes"]) == 80 and exportable.metadata["classes"][0] == "person"
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([PANOPTIC_FPN], "a GeneralizedRCNN or a RetinaNet can be exported, got PanopticFPN"),
+        (
+            [FPN_DETECTOR, {"MODEL.KEYPOINT_ON": True, "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS": [16]}],
+            "keypoints cannot be exported",
+        ),
+    ],
+)
+def test_kinds_that_are_not_exported_are_refused(parts, message):
+    with pytest.raises(ExportError, match=message):
+        export_detector(detector(*parts))
+
+
+@pytest.mark.parametrize("format_name", ["pt2", "aoti"])
+def test_formats_that_cannot_hold_a_detector_are_refused_with_the_cause(format_name, tmp_path):
+    exportable = export_detector(detector(RETINANET), (64, 64))
+    with pytest.raises(ExportError, match="torch.export cannot follow a detector of Detectron2: it computes"):
+        save(exportable, format_name, tmp_path / f"model{FORMATS[format_name].suffix}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_detections_match_by_class_and_box_in_any_order():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10.5], [50, 50, 60, 60]])
+    one = {"boxes": boxes, "classes": torch.tensor([0, 1, 1]), "scores": torch.tensor([0.9, 0.8, 0.7])}
+    order = [2, 0, 1]
+    other = {name: value[order] for name, value in one.items()}
+    ours, theirs = match_detections(one, other)
+    assert ours == [0, 1, 2] and [order[i] for i in theirs] == ours
+    other["boxes"] = other["boxes"] + torch.tensor([[2.0], [0.0], [0.0]])
+    assert match_detections(one, other)[0] == [0, 1]
+
+
+def test_a_detection_that_is_lost_is_counted(tmp_path):
+    exportable = export_detector(random_detector("faster"), (64, 96))
+    (image,) = images((64, 96))
+    values = exportable.module(image)
+    assert len(values[0]) > 5
+
+    class Lossy:
+        """Finds all but the most certain."""
+
+        def run(self, x):
+            best = int(values[2].argmax())
+            return [value if len(value) == 2 else torch.cat([value[:best], value[best + 1 :]]) for value in values]
+
+    found = {difference.output: difference for difference in check_parity(exportable, Lossy(), [image])}
+    assert found["boxes"].unmatched == 1 and "1 without a match" in found["boxes"].note

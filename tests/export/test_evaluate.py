@@ -1,0 +1,48 @@
+"""mIoU of an exported segmentor is MMSegmentation's."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mmseg")
+
+import torch
+from PIL import Image
+
+from resnest_backbones.export import ExportError
+from resnest_backbones.export.evaluate import average_precision, mean_iou
+from resnest_backbones.mmseg.demo import compare_label_maps
+from resnest_backbones.predict import Predictor
+
+
+def brightness(images: torch.Tensor) -> list[torch.Tensor]:
+    """Scores of three classes: dark, middle, bright."""
+    grey = images.mean(dim=1, keepdim=True) / 255
+    return [torch.cat([1 - 2 * grey, 1 - (2 * grey - 1).abs() * 2, 2 * grey - 1], dim=1)]
+
+
+NAMES = ["dark", "middle", "bright"]
+FACTS = {"task": "segmentation", "classes": NAMES, "channel_order": "BGR", "align_corners": False}
+
+
+def test_miou_is_mmsegmentations(tmp_path):
+    predictor = Predictor(brightness, FACTS)
+    generator = np.random.default_rng(0)
+    for folder in ("images", "truth", "found"):
+        (tmp_path / folder).mkdir()
+    for number in range(3):
+        pixels = generator.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
+        truth = generator.integers(0, 4, (20, 30), dtype=np.uint8)  # 0: not labelled
+        Image.fromarray(truth).save(tmp_path / "truth" / f"{number}.png")
+        labels = predictor(pixels).labels
+        Image.fromarray((labels + 1).astype(np.uint8)).save(tmp_path / "found" / f"{number}.png")
+    wanted = compare_label_maps(tmp_path / "truth", tmp_path / "found", NAMES)
+    found = mean_iou(predictor, tmp_path / "images", tmp_path / "truth")
+    assert 0 < found["mIoU"] < 60
+    assert found["mIoU"] == pytest.approx(wanted["mIoU"], abs=0.01)
+    assert found["aAcc"] == pytest.approx(wanted["aAcc"], abs=0.01)
+    (tmp_path / "truth" / "1.png").unlink()
+    with pytest.raises(ExportError, match=r"1.png has no label map .*truth.1.png"):
+        mean_iou(predictor, tmp_path / "images", tmp_path / "truth")
+    with pytest.raises(ExportError, match="AP is a figure of detectors, got a network for segmentation"):
+        average_precision(predictor, tmp_path / "a.json", tmp_path)

@@ -1,0 +1,115 @@
+"""int8 of an exported file: it still finds most of what it found, and the tool measures what is lost."""
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("detectron2")
+pytest.importorskip("onnxruntime")
+
+import onnx
+from PIL import Image
+
+from resnest_backbones.export import ExportError, export_backbone, load, save
+from resnest_backbones.export.detectors import export_detector
+from resnest_backbones.export.evaluate import average_precision
+from resnest_backbones.predict import Predictor
+from resnest_backbones.predict.sources import read_image
+from resnest_backbones.resnest import build
+from tests.export.test_detectors import random_detector
+from tools.quantize import run
+
+CLASSES = ["cat", "dog", "cow"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An exported detector, three images, and what it finds in them as their truth."""
+    root = tmp_path_factory.mktemp("int8")
+    facts = {"channel_order": "RGB", "resize": {"shortest": 96, "longest": 128}, "classes": CLASSES}
+    save(export_detector(random_detector("faster"), (96, 96), metadata=facts), "onnx", root / "model.onnx")
+    (root / "images").mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(3):
+        pixels = generator.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((128, 96), Image.Resampling.BICUBIC).save(root / "images" / f"{number}.png")
+    write_truth(root, Predictor.from_file(root / "model.onnx"))
+    return root
+
+
+def write_truth(root, predictor) -> None:
+    images, annotations = [], []
+    for number in range(3):
+        found = predictor(read_image(root / "images" / f"{number}.png"))
+        images.append({"id": number, "file_name": f"{number}.png", "height": 96, "width": 128})
+        for box, label in zip(found.boxes.tolist(), found.classes.tolist(), strict=True):
+            sides = [box[2] - box[0], box[3] - box[1]]
+            annotation = {"id": len(annotations) + 1, "image_id": number, "category_id": 10 * label + 5, "iscrowd": 0}
+            annotations.append({**annotation, "bbox": [*box[:2], *sides], "area": sides[0] * sides[1]})
+    categories = [{"id": 10 * label + 5, "name": name} for label, name in enumerate(CLASSES)]
+    content = {"images": images, "annotations": annotations, "categories": categories[::-1]}
+    (root / "truth.json").write_text(json.dumps(content))
+
+
+def test_int8_is_smaller_and_finds_most_of_what_was_found(folder, tmp_path, capsys):
+    run(
+        [
+            *(str(folder / "model.onnx"), str(folder / "images"), "--output", str(tmp_path / "small.onnx")),
+            *("--val-json", str(folder / "truth.json"), "--val-images", str(folder / "images")),
+            *("--keep", "box_predictor"),
+        ]
+    )
+    printed = capsys.readouterr().out.splitlines()
+    nodes = [node.name for node in onnx.load(folder / "model.onnx").graph.node if node.op_type in ("Conv", "Gemm")]
+    kept = [name for name in nodes if "box_predictor" in name]
+    written = onnx.load(tmp_path / "small.onnx").graph
+    dequantized = {node.output[0] for node in written.node if node.op_type == "DequantizeLinear"}
+    assert len(kept) == 2
+    assert not [node for node in written.node if node.name in kept and node.input[1] in dequantized]
+    assert printed[0] == (f"{tmp_path / 'small.onnx'}: {len(nodes) - 2} operators in int8, calibrated on 3 images")
+    before, after = ((file.stat().st_size) for file in (folder / "model.onnx", tmp_path / "small.onnx"))
+    assert after < 0.35 * before
+    figures = {line.split()[1]: [float(x) for x in line.split()[2:]] for line in printed if line.startswith("  box")}
+    assert figures["AP50"][0] > 99 and 30 < figures["AP50"][1] <= 100
+    assert figures["AP50"][2] == pytest.approx(figures["AP50"][1] - figures["AP50"][0], abs=0.011)
+    metadata = load(tmp_path / "small.onnx").metadata
+    assert (
+        metadata["int8"] == {"method": "minmax", "images": 3, "kept": ["box_predictor"]}
+        and metadata["classes"] == CLASSES
+    )
+    assert [file.name for file in tmp_path.iterdir()] == ["small.onnx"]
+
+
+def test_ap_falls_with_wrong_classes(folder, tmp_path):
+    predictor = Predictor.from_file(folder / "model.onnx")
+    assert average_precision(predictor, folder / "truth.json", folder / "images")["box AP"] > 99
+    content = json.loads((folder / "truth.json").read_text())
+    for annotation in content["annotations"]:
+        annotation["bbox"][0] += 200
+    (tmp_path / "wrong.json").write_text(json.dumps(content))
+    assert average_precision(predictor, tmp_path / "wrong.json", folder / "images")["box AP"] == 0
+    content["categories"].pop()
+    (tmp_path / "wrong.json").write_text(json.dumps(content))
+    with pytest.raises(ExportError, match="must have as many categories as the network has classes, 3, got 2"):
+        average_precision(predictor, tmp_path / "wrong.json", folder / "images")
+
+
+def test_mistakes_are_told_in_one_line(folder, tmp_path, capsys):
+    save(
+        export_backbone(build("resnest14", out_features=("res2",)), (64, 64)), "torchscript", tmp_path / "a.torchscript"
+    )
+    model, images = folder / "model.onnx", folder / "images"
+    for arguments, message in (
+        ([tmp_path / "a.torchscript", images], "int8 is for ONNX files, whose names end in .onnx"),
+        ([tmp_path / "no.onnx", images], "there is no file"),
+        ([model, tmp_path / "nothing"], "there is no file or folder"),
+        ([model, images, "--keep", "head_of_cabbage"], "no node to quantise has 'head_of_cabbage' in its name"),
+        ([model, images, "--output", model], "--output must be another file"),
+    ):
+        with pytest.raises(SystemExit, match=message) as status:
+            run([str(argument) for argument in arguments])
+        assert "\n" not in str(status.value.code)
+    with pytest.raises(SystemExit) as status:
+        run([str(model), str(images), "--val-images", str(images)])
+    assert status.value.code == 2 and "--val-images goes with --val-json" in capsys.readouterr().err

@@ -1,0 +1,82 @@
+"""Looking at images with a detector gives what Detectron2's own predictor gives."""
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("detectron2")
+
+import torch
+from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.layers import paste_masks_in_image
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from resnest_backbones.export.detectors import export_detector
+from resnest_backbones.predict import Predictor, prepare
+from resnest_backbones.predict.cli import describe, run_lengths
+from resnest_backbones.predict.draw import draw
+from tests.export.test_detectors import random_detector
+
+
+def photograph(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("size", [(48, 64), (64, 48), (50, 50), (33, 200), (1, 40)])
+@pytest.mark.parametrize(("shortest", "longest"), [(80, 133), (40, 1333), (0, 100)])
+def test_images_are_resized_as_detectron2_does(size, shortest, longest):
+    image = photograph(*size)
+    wanted = ResizeShortestEdge([shortest, shortest], longest).get_transform(image).apply_image(image)
+    assert np.array_equal(prepare.resize_shortest(image, shortest, longest), wanted)
+
+
+def test_masks_are_pasted_as_detectron2_does():
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.rand(6, 28, 28, generator=generator)
+    corners = torch.rand(6, 4, generator=generator) * torch.tensor([30.0, 20.0, 40.0, 30.0])
+    boxes = torch.cat([corners[:, :2], corners[:, :2] + corners[:, 2:] + 0.3], dim=1)
+    boxes[0] = torch.tensor([0.0, 0.0, 61.0, 47.0])
+    wanted = paste_masks_in_image(masks, boxes, (47, 61))
+    for mask, box, other in zip(masks, boxes, wanted, strict=True):
+        assert np.array_equal(prepare.paste_mask(mask, box, (47, 61)), other.numpy())
+
+
+@pytest.mark.parametrize("kind", ["cascade-mask-deformable", "retinanet"])
+def test_predictions_are_those_of_the_detector(kind):
+    model = random_detector(kind)
+    facts = {"channel_order": "BGR", "resize": {"shortest": 64, "longest": 100}, "classes": ["a", "b", "c"]}
+    exportable = export_detector(model, (64, 64), metadata=facts)
+    outputs = {"outputs": list(exportable.output_names)}
+    image = photograph(81, 120)
+    found = Predictor(exportable.module, {**exportable.metadata, **outputs})(image)
+    # As DefaultPredictor of Detectron2 does.
+    bgr = image[..., ::-1]
+    resized = ResizeShortestEdge([64, 64], 100).get_transform(bgr).apply_image(bgr)
+    tensor = torch.as_tensor(resized.astype("float32").transpose(2, 0, 1))
+    with torch.no_grad():
+        (wanted,) = model([{"image": tensor, "height": 81, "width": 120}])
+    wanted = wanted["instances"]
+    assert len(found.boxes) == len(wanted) > 5
+    order = torch.argsort(wanted.scores, descending=True, stable=True)
+    assert np.array_equal(found.scores, wanted.scores[order].numpy())
+    assert np.array_equal(found.classes, wanted.pred_classes[order].numpy())
+    assert np.allclose(found.boxes, wanted.pred_boxes.tensor[order].numpy(), atol=1e-4)
+    if wanted.has("pred_masks"):
+        same = np.mean([np.mean(a == b.numpy()) for a, b in zip(found.masks, wanted.pred_masks[order], strict=True)])
+        assert same > 0.9999  # of pixels: the boxes differ by rounding
+    few = Predictor(exportable.module, {**exportable.metadata, **outputs})(image, float(found.scores[3]))
+    assert np.array_equal(few.scores, found.scores[:4])
+    record = json.loads(json.dumps(describe(few, facts["classes"])))["detections"]
+    assert [thing["category"] for thing in record] == [facts["classes"][i] for i in few.classes]
+    picture = draw(image, few, facts["classes"])
+    assert picture.width % 120 == 0 and picture.width >= 480
+    assert not np.array_equal(np.asarray(picture), np.asarray(Image.fromarray(image).resize(picture.size)))
+
+
+@pytest.mark.parametrize("mask", [photograph(7, 9)[..., 0] > 128, np.zeros((3, 4), bool), np.ones((3, 4), bool)])
+def test_run_lengths_are_cocos(mask):
+    encoded = run_lengths(mask)
+    decoded = coco_mask.decode(coco_mask.frPyObjects(encoded, *mask.shape))
+    assert sum(encoded["counts"]) == mask.size and np.array_equal(decoded, mask)

@@ -1,0 +1,34 @@
+#!/usr/bin/env python
+"""Look at images, folders, films or a camera with a trained or exported model: drawings, label maps and json.
+
+python tools/demo.py --model exported/model.onnx photos/ film.mp4 --output-dir predictions
+"""
+
+from __future__ import annotations
+
+import sys
+
+from resnest_backbones.checkpoint import CheckpointError
+from resnest_backbones.export.exportable import ExportError
+from resnest_backbones.predict.cli import build_demo_parser, check_arguments, run_demo
+from resnest_backbones.predict.sources import SourceError
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Parse the command line and predict; the status is 1 where a file could not be read."""
+    parser = build_demo_parser()
+    args = parser.parse_args(arguments)
+    try:
+        check_arguments(args)
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        problems = run_demo(args)
+    except (CheckpointError, ExportError, SourceError, ImportError) as error:
+        sys.exit(f"{parser.prog}: error: {error}")
+    if problems:
+        sys.exit("\n".join(f"{parser.prog}: error: {problem}" for problem in problems))
+
+
+if __name__ == "__main__":
+    run()

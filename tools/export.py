@@ -1,0 +1,27 @@
+#!/usr/bin/env python
+"""Write a trunk, a detector or a segmentor as ONNX, TorchScript, torch.export or AOTInductor, and compare."""
+
+from __future__ import annotations
+
+import sys
+
+from resnest_backbones.checkpoint import CheckpointError
+from resnest_backbones.export.cli import build_export_parser, run_export
+from resnest_backbones.export.exportable import ExportError
+from resnest_backbones.weights import WeightsError
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Parse the command line and export; the status is 1 where a file is not equal to the network."""
+    parser = build_export_parser()
+    args = parser.parse_args(arguments)
+    try:
+        good = run_export(args)
+    except (CheckpointError, ExportError, ImportError, ValueError, WeightsError) as error:
+        sys.exit(f"{parser.prog}: error: {error}")
+    if not good:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,103 @@
+#!/usr/bin/env python
+"""Write an exported ONNX detector or segmentor in int8, calibrated on images of yours, and measure what that costs.
+
+    python tools/quantize.py exported/model.onnx photos/ --output exported/model_int8.onnx \\
+        --val-json val.json --val-images val/
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from resnest_backbones.export.evaluate import average_precision, compare_figures, mean_iou
+from resnest_backbones.export.exportable import ExportError
+from resnest_backbones.export.quantize import METHODS, quantize
+from resnest_backbones.predict import Predictor
+from resnest_backbones.predict.sources import SourceError, find_files, read_image
+
+_TIMED = 20  # images
+
+
+def build_argument_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("model", type=Path, metavar="MODEL.onnx", help="that tools/export.py wrote")
+    add("images", nargs="+", metavar="IMAGE_OR_FOLDER", help="to calibrate on; some dozens, like those to come")
+    add("--output", type=Path, metavar="FILE.onnx", help="default: MODEL_int8.onnx")
+    add("--max-images", type=int, default=100, metavar="N", help="of the images, the first (default: %(default)s)")
+    add("--method", choices=METHODS, default="minmax", help="range of an activation (default: %(default)s)")
+    add("--keep", nargs="+", default=[], metavar="NAME", help="parts of names of nodes that stay in float32")
+    group = parser.add_argument_group("measure AP, or mIoU, of both files")
+    group.add_argument("--val-json", type=Path, metavar="FILE", help="of a detector: COCO instances")
+    group.add_argument("--val-images", type=Path, metavar="DIR", help="folder of the images")
+    group.add_argument("--val-label-maps", type=Path, metavar="DIR", help="of a segmentor: label n is the n-th class")
+    return parser
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Check what the parser cannot.
+
+    Raises:
+        ValueError: an option is out of its range, or lacks another one.
+    """
+    if args.max_images < 1:
+        raise ValueError(f"--max-images must be positive, got {args.max_images}")
+    truth = [name for name in ("val_json", "val_label_maps") if getattr(args, name)]
+    if len(truth) > 1 or bool(truth) != bool(args.val_images):
+        raise ValueError("--val-images goes with --val-json or with --val-label-maps")
+    for name in ("val_json", "val_images", "val_label_maps"):
+        value = getattr(args, name)
+        if value is not None and not (value.is_file() if name == "val_json" else value.is_dir()):
+            raise ValueError(f"--{name.replace('_', '-')} is not there: {value}")
+
+
+def measure(file: Path, args: argparse.Namespace) -> dict[str, float]:
+    predictor = Predictor.from_file(file)
+    if args.val_json:
+        return average_precision(predictor, args.val_json, args.val_images)
+    return mean_iou(predictor, args.val_images, args.val_label_maps)
+
+
+def milliseconds(file: Path, images: list[Path]) -> float:
+    """Median time of an image, its preparation included."""
+    predictor = Predictor.from_file(file)
+    times = []
+    for image in [read_image(path) for path in [images[0], *images[:_TIMED]]]:
+        start = time.perf_counter()
+        predictor(image)
+        times.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(times[1:])  # the first call also allocates
+
+
+def convert(args: argparse.Namespace) -> None:
+    images = find_files(args.images)[0][: args.max_images]
+    output = args.output or args.model.with_name(f"{args.model.stem}_int8.onnx")
+    if output.resolve() == args.model.resolve():
+        raise ExportError(f"--output must be another file than {args.model}")
+    number = quantize(args.model, output, images, method=args.method, keep=args.keep)
+    print(f"{output}: {number} operators in int8, calibrated on {len(images)} images")
+    for name, file in (("float32", args.model), ("int8", output)):
+        print(f"  {name:<8} {file.stat().st_size / 1e6:>8.1f} MB {milliseconds(file, images):>8.1f} ms per image")
+    if args.val_images:
+        print(compare_figures(measure(args.model, args), measure(output, args)))
+
+
+def run(arguments: list[str] | None = None) -> None:
+    parser = build_argument_parser()
+    args = parser.parse_args(arguments)
+    try:
+        check_arguments(args)
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        convert(args)
+    except (ExportError, SourceError, ImportError) as error:
+        sys.exit(f"{parser.prog}: error: {error}")
+
+
+if __name__ == "__main__":
+    run()
