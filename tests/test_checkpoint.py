@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import re
+import resource
 import shutil
 from argparse import Namespace
 from collections.abc import Callable
@@ -24,8 +25,15 @@ from resnest_backbones import (
     convert_state_dict,
     load_checkpoint,
 )
-from resnest_backbones.checkpoint import TARGETS, CheckpointError, read_checkpoint
-from tests.helpers import run_tool
+from resnest_backbones.checkpoint import (
+    TARGETS,
+    CheckpointError,
+    SaveError,
+    read_checkpoint,
+    remove_unfinished,
+    save_atomically,
+)
+from tests.helpers import run_tool, small_disk
 
 TINY = ResNeStSpec("tiny", (2, 1, 1, 1), stem_width=8, bottleneck_width=8)
 LOGGER = "resnest_backbones.checkpoint"
@@ -150,6 +158,66 @@ def test_a_damaged_file_gives_no_other_error(write, suffix, tmp_path):
             assert str(file) in str(error)
             outcomes["refused"] += 1
     assert outcomes["refused"] == 300, "not one has all tensors"
+
+
+def test_no_flipped_bit_of_a_file_becomes_another_weight(tmp_path):
+    """Files of torch.save carry checksums, which torch.load passes over."""
+    file = tmp_path / "flipped.pth"
+    state = {"weight": torch.arange(2000.0), "bias": torch.ones(3)}
+    torch.save({"model": state, "iteration": 7}, file)
+    content = file.read_bytes()
+    in_the_numbers = content.index(state["weight"].numpy().tobytes()) + 1234
+    chance, refused = np.random.default_rng(0), 0
+    for place in (in_the_numbers, *chance.integers(len(content), size=300)):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << int(chance.integers(8))
+        file.write_bytes(flipped)
+        try:
+            read = read_checkpoint(file)
+        except CheckpointError as error:
+            assert str(file) in str(error)
+            refused += 1
+        else:  # a bit of the padding, or of a date
+            assert place != in_the_numbers
+            assert read["iteration"] == 7 and all(torch.equal(read["model"][key], state[key]) for key in state)
+    assert refused > 150
+
+
+def test_a_file_that_was_written_without_checksums_is_read(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"weight": torch.ones(9)}, tmp_path / "file.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert torch.equal(read_checkpoint(tmp_path / "file.pth")["weight"], torch.ones(9))
+
+
+def test_a_full_disk_ends_a_write_with_its_reason_and_keeps_what_was_there(tmp_path):
+    with small_disk(tmp_path / "disk", 512) as folder:
+        save_atomically({"weight": torch.ones(9)}, folder / "file.pth")
+        with pytest.raises(SaveError, match=r"file\.pth could not be written: No space left on device"):
+            save_atomically({"weight": torch.ones(10**6)}, folder / "file.pth")
+        assert [path.name for path in folder.iterdir()] == ["file.pth"]
+        assert torch.equal(read_checkpoint(folder / "file.pth")["weight"], torch.ones(9))
+
+
+def test_a_file_size_limit_ends_a_write_likewise(tmp_path):
+    """As a quota does, and without the right to mount."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(SaveError, match=r"file\.pth could not be written: File too large"):
+            save_atomically({"weight": torch.ones(10**6)}, tmp_path / "file.pth")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    for name in (".model.pth.12.partial", "model.pth", ".model.pth.lock"):
+        (tmp_path / name).touch()
+    assert [path.name for path in remove_unfinished(tmp_path)] == [".model.pth.12.partial"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".model.pth.lock", "model.pth"]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetMapper, MetadataCatalog, build_detection_test_loader
 from detectron2.engine import (
     DefaultTrainer,
     HookBase,
@@ -47,10 +47,11 @@ from torch import nn
 from resnest_backbones.detectron2.checkpoint import ResNeStCheckpointer
 from resnest_backbones.detectron2.config import ConfigError, add_resnest_config
 from resnest_backbones.detectron2.custom_coco import CocoSource, DatasetError
-from resnest_backbones.detectron2.data import build_train_loader_from_config, set_first_batch
+from resnest_backbones.detectron2.data import NamingMapper, build_train_loader_from_config, set_first_batch
 from resnest_backbones.detectron2.run_setup import (
     SeedIterations,
     build_step_trainer,
+    StopAtInvalidLoss,
     check_cropped_polygons,
     custom_data,
     device_here,
@@ -193,21 +194,29 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Detectron2's hooks behind one that seeds each iteration."""
+        """Detectron2's hooks behind one that seeds each iteration, and one that looks at its loss."""
         stock = super().build_hooks()
         precise_bn = next((hook for hook in stock if isinstance(hook, hooks.PreciseBN)), None)
-        return [SeedIterations(max(self.cfg.SEED, 0), precise_bn), *stock]
+        self._stop = StopAtInvalidLoss(self._trainer.model, self._trainer.optimizer)
+        return [SeedIterations(max(self.cfg.SEED, 0), precise_bn), self._stop, *stock]
 
     def train(self) -> Any:
         """Train from ``start_iter`` on, with the batches that belong there; returns the last evaluation's results."""
         set_first_batch(self.data_loader, self.start_iter)
-        super().train()
+        with self._stop.explain(self):
+            super().train()
         return getattr(self, "_last_eval_results", {})
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
         """Detectron2's training loader, made resumable."""
         return build_train_loader_from_config(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        """Detectron2's loader for evaluation, which names the image that it cannot load."""
+        mapper = NamingMapper(DatasetMapper(cfg, is_train=False))
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:

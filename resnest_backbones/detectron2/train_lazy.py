@@ -22,6 +22,7 @@ from resnest_backbones.detectron2.data import build_resumable_train_loader, set_
 from resnest_backbones.detectron2.run_setup import (
     SeedIterations,
     build_step_trainer,
+    StopAtInvalidLoss,
     check_cropped_polygons,
     custom_data,
     device_here,
@@ -120,9 +121,11 @@ def _train(cfg: DictConfig, resume: bool) -> Any:
         return dict(results)
 
     is_main = comm.is_main_process()
+    stop = StopAtInvalidLoss(model, optimizer)
     trainer.register_hooks(
         [
             SeedIterations(cfg.train.seed),
+            stop,
             hooks.IterationTimer(),
             hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
             hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if is_main else None,
@@ -135,7 +138,8 @@ def _train(cfg: DictConfig, resume: bool) -> Any:
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
     start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
     set_first_batch(loader, start)
-    trainer.train(start, cfg.train.max_iter)
+    with stop.explain(trainer):
+        trainer.train(start, cfg.train.max_iter)
     return results
 
 

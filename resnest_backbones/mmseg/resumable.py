@@ -23,6 +23,8 @@ from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from resnest_backbones.checkpoint import CheckpointError, write_atomically
+from resnest_backbones.faults import check_finite
+from resnest_backbones.mmseg.datasets import errors_that_name
 from resnest_backbones.mmseg.run_setup import add_hook, type_name
 
 WHOLE_FILES = "resnest_whole_files"  # the name of the file backend, in configs too
@@ -200,7 +202,8 @@ class SeededDataset:
     def __getitem__(self, index: int) -> Any:
         if isinstance(index, SeededIndex):
             _seed_all(index.seed)
-        return self.dataset[int(index)]
+        with errors_that_name(self.dataset, int(index)):
+            return self.dataset[int(index)]
 
 
 @HOOKS.register_module()
@@ -212,6 +215,31 @@ class SeedIterationsHook(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Called between the loading of a batch and the step."""
         _seed_all(derive_seed(runner.seed, get_rank(), runner.iter))
+
+
+@HOOKS.register_module()
+class StopAtInvalidLossHook(Hook):
+    """Ends a training whose loss is no finite number, before a checkpoint or a log has it, with its images."""
+
+    priority = "VERY_HIGH"
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Called after the step.
+
+        Raises:
+            DivergedError: a loss is NaN or infinite.
+        """
+        samples = data_batch.get("data_samples", []) if isinstance(data_batch, dict) else []
+        rates = runner.optim_wrapper.get_lr()
+        rates = rates if "lr" in rates else {key: value for inner in rates.values() for key, value in inner.items()}
+        check_finite(
+            {name: float(value) for name, value in (outputs or {}).items() if "loss" in name},
+            iteration=runner.iter,
+            images=[str(getattr(sample, "img_path", "?")) for sample in samples],
+            rates=rates["lr"],
+        )
 
 
 @HOOKS.register_module()
@@ -244,6 +272,7 @@ def make_resumable(cfg: Config) -> list[str]:
         if not hook.get("backend_args") and not hook.get("file_client_args"):
             hook.backend_args = {"backend": WHOLE_FILES}
     add_hook(cfg, "SeedIterationsHook")
+    add_hook(cfg, "StopAtInvalidLossHook")
     add_hook(cfg, "ValidateAfterResumeHook")
     loader = cfg.train_dataloader
     sampler = type_name(loader.get("sampler", {}))

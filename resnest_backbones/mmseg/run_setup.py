@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,14 +14,13 @@ from mmengine.device import get_device
 from torch import distributed
 
 from resnest_backbones.checkpoint import CheckpointError
+from resnest_backbones.faults import DivergedError, message_of
 from resnest_backbones.mmseg.datasets import DatasetError
 from resnest_backbones.mmseg.transforms import LabelError
 from resnest_backbones.weights import WeightsError
 
 _SYNC_NORMS = ("SyncBN", "MMSyncBN")
 _AMP_KEYS = ("loss_scale", "dtype", "use_fsdp")
-# Where one of our errors stands in what a DataLoader's worker sent.
-_FROM_WORKER = re.compile(r"^resnest_backbones\.\S+Error: (.*)", re.MULTILINE | re.DOTALL)
 
 
 class ConfigError(ValueError):
@@ -37,13 +35,8 @@ def one_line_errors(program: str) -> Iterator[None]:
     """
     try:
         yield
-    except (CheckpointError, ConfigError, DatasetError, LabelError, WeightsError) as error:
-        sys.exit(f"{program}: error: {_message(error)}")
-
-
-def _message(error: Exception) -> str:
-    from_worker = _FROM_WORKER.search(str(error))
-    return (from_worker[1] if from_worker else str(error)).strip()
+    except (CheckpointError, ConfigError, DatasetError, DivergedError, LabelError, OSError, WeightsError) as error:
+        sys.exit(f"{program}: error: {message_of(error)}")
 
 
 # A machine without GPUs

@@ -220,6 +220,7 @@ def test_the_dumped_config_runs_by_itself_and_says_the_same(trained, tmp_path):
     assert [hook.type for hook in cfg.custom_hooks] == [
         "ResNeStCheckpointHook",
         "SeedIterationsHook",
+        "StopAtInvalidLossHook",
         "ValidateAfterResumeHook",
     ]
 
