@@ -25,6 +25,7 @@ from resnest_backbones.detectron2.config import ConfigError
 from resnest_backbones.detectron2.custom_coco import CocoSource, register_custom_coco
 from resnest_backbones.detectron2.data import seed_iteration
 from resnest_backbones.faults import DivergedError, check_finite, check_writable, diverged
+from resnest_backbones.sync_batch_norm import synchronise_on_cpu
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ def parallel(model: nn.Module, device: str, **options: Any) -> nn.Module:
     """Detectron2's DistributedDataParallel, which takes it for granted that each process has a GPU."""
     if device.startswith("cpu"):
         options["device_ids"] = None
+        synchronise_on_cpu(model)
     return create_ddp_model(model, **options)
 
 

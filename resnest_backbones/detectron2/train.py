@@ -58,7 +58,6 @@ from resnest_backbones.detectron2.run_setup import (
     parallel,
     seed_of_run,
     set_up,
-    sync_bn_here,
     what_was_adapted,
 )
 from resnest_backbones.detectron2.train_lazy import main_lazy
@@ -268,6 +267,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     wanted_device = cfg.MODEL.DEVICE
     cfg.MODEL.DEVICE = device_here(wanted_device)
     _replace_sync_bn(cfg, sync_bn_here(cfg.MODEL.DEVICE))
+    cfg.SOLVER.AMP.ENABLED = wanted_amp and cfg.MODEL.DEVICE != "cpu"
     if not args.eval_only:  # which takes images one by one
         _check_batch(cfg)
     for name in cfg.DATASETS.TEST:
@@ -313,14 +313,6 @@ def _check_batch(cfg: CfgNode) -> None:
             f"SOLVER.IMS_PER_BATCH must be 2 or more {'in all' if 'SyncBN' in norm else 'per process'} with "
             f"MODEL.RESNETS.NORM {norm}, got {batch} for {processes} processes; FrozenBN, GN and LN take single images"
         )
-
-
-def _replace_sync_bn(cfg: CfgNode, name: str) -> None:
-    for key, value in cfg.items():
-        if isinstance(value, CfgNode):
-            _replace_sync_bn(value, name)
-        elif key == "NORM" and value == "SyncBN":
-            cfg[key] = name
 
 
 def _main_yaml(args: argparse.Namespace) -> Any:

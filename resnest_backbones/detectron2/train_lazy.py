@@ -29,7 +29,6 @@ from resnest_backbones.detectron2.run_setup import (
     parallel,
     seed_of_run,
     set_up,
-    sync_bn_here,
     what_was_adapted,
 )
 
@@ -49,6 +48,7 @@ def main_lazy(args: argparse.Namespace) -> Any:
     wanted_device = cfg.train.device
     cfg.train.device = device_here(wanted_device)
     _replace_sync_bn(cfg.model, sync_bn_here(cfg.train.device))
+    cfg.train.amp.enabled = wanted_amp and cfg.train.device != "cpu"
     cfg.train.seed = seed_of_run(cfg.train.get("seed", -1), cfg.train.output_dir, args)
     adapted = what_was_adapted(cfg.train.device, wanted_device, cfg.train.amp.enabled)
     set_up(cfg, args, cfg.train.output_dir, adapted)
@@ -78,18 +78,6 @@ def _crops_masks(mapper: Any) -> bool:
     if mapper is None or not mapper.get("use_instance_mask") or mapper.get("instance_mask_format") == "bitmask":
         return False
     return any("Crop" in str(augmentation.get("_target_")) for augmentation in mapper.get("augmentations", []))
-
-
-def _replace_sync_bn(node: Any, name: str) -> None:
-    if not OmegaConf.is_config(node):
-        return
-    for key in node if OmegaConf.is_dict(node) else range(len(node)):
-        if OmegaConf.is_interpolation(node, key) or OmegaConf.is_missing(node, key):
-            continue
-        if node[key] == "SyncBN" or node[key] is nn.SyncBatchNorm:
-            node[key] = name
-        else:
-            _replace_sync_bn(node[key], name)
 
 
 def _build_train_loader(cfg: DictConfig) -> Any:

@@ -19,7 +19,10 @@ from resnest_backbones.arguments import STAGES, check_choice
 from resnest_backbones.checkpoint import CheckpointError
 from resnest_backbones.layouts import COUNTER, split_trunk, summarize_keys
 from resnest_backbones.split_attention import NormLayer
+from resnest_backbones.sync_batch_norm import CpuSyncBatchNorm
 from resnest_backbones.variants import ResNeStSpec
+
+MODELS.register_module("CpuSyncBN", module=CpuSyncBatchNorm)
 
 _DCN_TYPES = {"DCN": False, "DCNv2": True}
 _DCN_KEYS = ("type", "deform_groups", "fallback_on_stride")

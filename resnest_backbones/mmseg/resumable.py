@@ -16,16 +16,20 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler, InfiniteSampler
-from mmengine.dist import get_rank, is_main_process
+from mmengine.dist import get_rank, get_world_size, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch.nn import SyncBatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from resnest_backbones.checkpoint import CheckpointError, write_atomically
 from resnest_backbones.faults import check_finite
 from resnest_backbones.mmseg.datasets import errors_that_name
-from resnest_backbones.mmseg.run_setup import add_hook, type_name
+from resnest_backbones.mmseg.run_setup import ConfigError, add_hook, type_name
+from resnest_backbones.split_attention import SplitAttentionConv2d
+from resnest_backbones.sync_batch_norm import CpuSyncBatchNorm
 
 WHOLE_FILES = "resnest_whole_files"  # the name of the file backend, in configs too
 
@@ -243,6 +247,36 @@ class StopAtInvalidLossHook(Hook):
 
 
 @HOOKS.register_module()
+class CheckBatchHook(Hook):
+    """Refuses batches of one image that batch norm cannot take, the last of an epoch too, before the first iteration.
+
+    The attention of a ResNeSt normalises one value per image and channel.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Called before the first iteration.
+
+        Raises:
+            ConfigError: there will be such a batch; the message names the setting.
+        """
+        norms = {type(m.bn1) for m in runner.model.train().modules() if isinstance(m, SplitAttentionConv2d)
+                 if isinstance(m.bn1, _BatchNorm) and m.bn1.training}  # fmt: skip
+        loader = runner.train_dataloader
+        size = getattr(loader, "batch_size", None)
+        if not norms or size is None or (get_world_size() > 1 and norms <= {SyncBatchNorm, CpuSyncBatchNorm}):
+            return
+        if size == 1:
+            raise ConfigError("train_dataloader.batch_size must be 2 or more per process with batch norm, got 1; GN, "
+                              "or norm_eval with trained weights, takes single images")  # fmt: skip
+        images = len(loader.sampler) if isinstance(loader.sampler, DefaultSampler) else 0
+        if images % size == 1 and not loader.drop_last:
+            raise ConfigError(
+                f"the last batch of each epoch must have 2 or more images with batch norm, got 1: {images} images in "
+                f"batches of {size}; set train_dataloader.drop_last=True"
+            )
+
+
+@HOOKS.register_module()
 class ValidateAfterResumeHook(Hook):
     """Validates first where the checkpoint to go on from was due for it: the break may have come before or in that."""
 
@@ -273,6 +307,7 @@ def make_resumable(cfg: Config) -> list[str]:
             hook.backend_args = {"backend": WHOLE_FILES}
     add_hook(cfg, "SeedIterationsHook")
     add_hook(cfg, "StopAtInvalidLossHook")
+    add_hook(cfg, "CheckBatchHook")
     add_hook(cfg, "ValidateAfterResumeHook")
     loader = cfg.train_dataloader
     sampler = type_name(loader.get("sampler", {}))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from mmengine.config import Config
@@ -58,11 +59,10 @@ def adapt_to_cpu(cfg: Config) -> list[str]:
             wrapper.pop(key, None)
         messages.append("Mixed precision on the CPU is of float32 and bfloat16, which needs no scaling of losses")
     if cfg.get("launcher", "none") != "none":
-        if _replace_sync_norms(cfg.model) | (cfg.pop("sync_bn", None) is not None):
-            messages.append(
-                "SyncBN is replaced by BN: PyTorch exchanges statistics between GPUs only, so each process "
-                "normalises by its own images"
-            )
+        if _replace_sync_norms(cfg.model):
+            messages.append("SyncBN exchanges its statistics by gloo: CpuSyncBN of this package takes its place")
+        if cfg.pop("sync_bn", None) is not None:
+            messages.append("sync_bn is left out: MMEngine converts norms for GPUs only; name SyncBN in the norm_cfg")
         usual = {
             "type": "MMDistributedDataParallel",
             "broadcast_buffers": False,
@@ -73,20 +73,21 @@ def adapt_to_cpu(cfg: Config) -> list[str]:
 
 
 def _replace_sync_norms(settings: Any) -> bool:
-    """Turn SyncBN into BN everywhere below; whether there was any."""
+    """Turn SyncBN into one that works on CPUs everywhere below; whether there was any."""
     if isinstance(settings, dict):
         found = type_name(settings) in _SYNC_NORMS
         if found:
-            settings["type"] = "BN"
+            settings["type"] = "CpuSyncBN"
         return any([found, *(_replace_sync_norms(value) for value in settings.values())])
     return isinstance(settings, (list, tuple)) and any([_replace_sync_norms(value) for value in settings])
 
 
-def start_processes_on_cpu(launcher: str) -> None:
+def start_processes_on_cpu(launcher: str, timeout: float | None = None) -> None:
     """Join the processes of a launcher by gloo where there is no GPU; MMEngine itself gives each process one.
 
     Args:
         launcher: ``pytorch``, ``slurm`` or ``mpi``; nothing is done for ``none``.
+        timeout: seconds after which a process that waits for another one fails; PyTorch's where None.
 
     Raises:
         ConfigError: the launcher's environment variables are not there.
@@ -108,7 +109,7 @@ def start_processes_on_cpu(launcher: str) -> None:
             os.environ[name]
     except KeyError as error:
         raise ConfigError(f"--launcher {launcher} needs the environment variable {error.args[0]}") from error
-    distributed.init_process_group("gloo")
+    distributed.init_process_group("gloo", timeout=None if timeout is None else timedelta(seconds=timeout))
 
 
 def _set_ranks(rank: str, world_size: str, local_rank: str) -> None:

@@ -146,7 +146,7 @@ def train(args: argparse.Namespace) -> None:
         require_whole_checkpoint(cfg)
     messages = [*adapt_to_cpu(cfg), *make_resumable(cfg)]
     _set_local_rank(args)
-    start_processes_on_cpu(cfg.launcher)
+    start_processes_on_cpu(cfg.launcher, _timeout(cfg))
     if is_main_process():
         check_writable(cfg.work_dir)
         remove_unfinished(cfg.work_dir)
@@ -180,7 +180,7 @@ def test(args: argparse.Namespace) -> dict[str, float]:
             evaluator.update(output_dir=args.out, keep_results=True)
     messages = adapt_to_cpu(cfg)
     _set_local_rank(args)
-    start_processes_on_cpu(cfg.launcher)
+    start_processes_on_cpu(cfg.launcher, _timeout(cfg))
     runner = Runner.from_cfg(cfg)
     for message in messages:
         runner.logger.warning(message)
@@ -285,6 +285,11 @@ def use_test_time_augmentation(cfg: Config) -> None:
         dataset.pipeline = cfg.tta_pipeline
     cfg.tta_model.module = cfg.model
     cfg.model = cfg.tta_model
+
+
+def _timeout(cfg: Config) -> float | None:
+    """The config's seconds until a process that waits for another one fails, as MMEngine reads them."""
+    return cfg.get("env_cfg", {}).get("dist_cfg", {}).get("timeout")
 
 
 def _set_local_rank(args: argparse.Namespace) -> None:

@@ -68,7 +68,13 @@ def test_an_image_that_cannot_be_used_is_named(name, reason, tmp_path):
     data = write_coco(tmp_path, [name, name])
     for options, given in (([], data), (["--eval-only"], data[4:])):
         with pytest.raises(DatasetError, match=reason) as error:
-            run(given, tmp_path / "run", 1, *options, **{"INPUT.MIN_SIZE_TRAIN": "(800,800)", "INPUT.MIN_SIZE_TEST": 800})
+            run(
+                given,
+                tmp_path / "run",
+                1,
+                *options,
+                **{"INPUT.MIN_SIZE_TRAIN": "(800,800)", "INPUT.MIN_SIZE_TEST": 800},
+            )
         assert odd_image(name, tmp_path)[0].name in str(error.value)
 
 

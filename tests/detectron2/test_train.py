@@ -205,7 +205,7 @@ def test_two_processes_train_on_the_cpu_with_synchronised_batch_norm_and_resume(
 
     status, printed = run(2)
     assert status == 0, printed
-    assert "NaiveSyncBatchNorm" in printed and "World size: 2" in printed
+    assert "SyncBatchNorm" in printed and "World size: 2" in printed
     status, printed = run(3, "--resume")
     assert status == 0 and "Starting training from iteration 2" in printed, printed
 
