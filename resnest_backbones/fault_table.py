@@ -50,26 +50,25 @@ class FaultRecorder:
 
     def __init__(self) -> None:
         self.rows: dict[tuple[str, str], Row] = {}
-        self._of: dict[str, Row] = {}
+        self._of: dict[str, list[Row]] = {}
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         """Called with the tests that were found."""
         for item in items:
-            marker = item.get_closest_marker("fault")
-            if marker is not None:
-                injected, expected = marker.args
-                self._of[item.nodeid] = self.rows.setdefault((injected, expected), Row(injected, expected))
+            for marker in item.iter_markers("fault"):
+                row = self.rows.setdefault(marker.args, Row(*marker.args))
+                self._of.setdefault(item.nodeid, []).append(row)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         """Called with what became of a test's set-up, the test, and its end."""
-        row = self._of.get(report.nodeid)
-        if row is None or (report.when != "call" and report.outcome == "passed"):
+        if report.when != "call" and report.outcome == "passed":
             return
-        row.outcomes[report.outcome] += 1
-        if report.outcome != "skipped":
-            said = dict(report.user_properties)
-            row.times += int(said.get("times", 1))
-            row.details += [str(said["detail"])] if "detail" in said else []
+        said = dict(report.user_properties)
+        for row in self._of.get(report.nodeid, []):
+            row.outcomes[report.outcome] += 1
+            if report.outcome != "skipped":
+                row.times += int(said.get("times", 1))
+                row.details += [str(said["detail"])] if "detail" in said else []
 
     def table(self) -> str:
         """The rows that were run, as Markdown."""
@@ -98,9 +97,7 @@ def inject_all(*, write: bool) -> int:
     where = ", ".join(f"{name} {version}" for name, version in versions.items())
     day = datetime.now(timezone.utc).date().isoformat()
     seconds = time.monotonic() - start
-    said = (
-        f"{day}, {platform.system()}, {processor_name()}, {where}, {torch.get_num_threads()} thread: {seconds:.0f} s."
-    )
+    said = f"{day}, {platform.system()}, {processor_name()}, {where}, one thread: {seconds:.0f} s."
     table = f"{recorder.table()}\n\n{said}\n"
     print(f"\n{table}", flush=True)
     if write and status == 0:

@@ -7,13 +7,34 @@ from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_reduce
 
 
-class CpuSyncBatchNorm(nn.SyncBatchNorm):
-    """``nn.SyncBatchNorm`` that works on CPUs too, by collectives that any backend has.
+class CpuSyncBatchNorm(nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` that exchanges statistics by collectives that any backend has; on GPUs too, but slower there.
 
     Statistics and gradients are those of one process with the images of all, also where images of one process are more
     or larger than another's; Detectron2's ``NaiveSyncBatchNorm`` counts images without their size, and keeps the biased
-    variance. Two passes, mean first, since the mean of squares minus the square of the mean cancels digits.
+    variance. Two passes, mean first, since the mean of squares minus the square of the mean cancels digits. It is no
+    ``nn.SyncBatchNorm``, since ``DistributedDataParallel`` refuses those on CPUs.
+
+    Args:
+        num_features: number of channels, C.
+        eps: added to the variance.
+        momentum: of the running statistics; None for their plain mean.
+        affine: whether there are a weight and a bias.
+        track_running_stats: whether there are running statistics.
+        process_group: the processes that exchange statistics; all where None.
     """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        process_group: distributed.ProcessGroup | None = None,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats)
+        self.process_group = process_group
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W); all processes must call it.
@@ -21,8 +42,8 @@ class CpuSyncBatchNorm(nn.SyncBatchNorm):
         Raises:
             ValueError: there is one value per channel in all processes together.
         """
-        synchronised = distributed.is_available() and distributed.is_initialized() and self.process_group_size() > 1
-        if not self.training or not synchronised or input.device.type != "cpu":
+        synchronised = distributed.is_available() and distributed.is_initialized()
+        if not self.training or not synchronised or distributed.get_world_size(self._group()) == 1:
             return super().forward(input)
         dims = [dim for dim in range(input.ndim) if dim != 1]
         shape = [1, -1] + [1] * (input.ndim - 2)
@@ -43,10 +64,6 @@ class CpuSyncBatchNorm(nn.SyncBatchNorm):
 
     def _group(self) -> distributed.ProcessGroup:
         return self.process_group if self.process_group is not None else distributed.group.WORLD
-
-    def process_group_size(self) -> int:
-        """Number of processes that exchange statistics."""
-        return distributed.get_world_size(self._group())
 
     def _follow(self, mean: Tensor, variance: Tensor) -> None:
         """Update the running statistics as ``nn.BatchNorm2d`` does."""
