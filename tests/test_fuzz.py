@@ -74,9 +74,8 @@ def check(spec: dict, options: dict) -> str:
     for name, stride in net.feature_strides.items():
         size = tuple(-(-side // stride) for side in image.shape[2:])
         assert outputs[name].shape == (2, net.feature_channels[name], *size)
-    assert net.feature_strides.get("res5", 32 if "output_stride" not in options else options["output_stride"]) == (
-        options.get("output_stride", 32)
-    )
+    if "res5" in net.feature_strides:
+        assert net.feature_strides["res5"] == options.get("output_stride", 32)
     sum(value.square().mean() for value in outputs.values()).backward()
     assert all(value.isfinite().all() for value in outputs.values())
     lost = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
