@@ -6,11 +6,10 @@ from functools import partial
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 from resnest_backbones import ResNeSt, ResNeStSpec
-from tests.fuzzing import FEW, MANY
+from tests.fuzzing import FEW, MANY, combined, values
 
 ARGUMENTS = (
     "depths", "stem_width", "radix", "cardinality", "bottleneck_width", "output_stride", "out_features", "in_channels",
@@ -20,40 +19,36 @@ ARGUMENTS = (
 STAGES = ["res2", "res3", "res4", "res5"]
 
 
-def mostly(*good, bad=()) -> st.SearchStrategy:
-    """Mostly one of the good values: few networks with ten bad arguments tell more than one with one."""
-    return st.one_of(*[st.sampled_from(good)] * 9, st.sampled_from(bad or good))
-
-
-SPECS = st.fixed_dictionaries(
+SPECS = combined(
     {
-        "depths": mostly(
+        "depths": values(
             (1, 1, 1, 1), (2, 1, 1, 2), [1, 1, 1, 1], bad=((1, 1, 1), (0, 1, 1, 1), None, (1, 1, 1, True))
         ),
-        "stem_width": mostly(4, 8, 5, bad=(0, -1, 2.0, True)),
-        "radix": mostly(1, 2, 4, bad=(0, 3, None, True)),
-        "cardinality": mostly(1, 2, 4, bad=(0, 3, 1.0)),
-        "bottleneck_width": mostly(8, 16, 40, bad=(0, 1, 3, "64")),
-        "avd_first": mostly(True, False, bad=(None, "yes")),
-    }
-)
-OPTIONS = st.fixed_dictionaries(
+        "stem_width": values(4, 8, 5, bad=(0, -1, 2.0, True)),
+        "radix": values(1, 2, 4, bad=(0, 3, None, True)),
+        "cardinality": values(1, 2, 4, bad=(0, 3, 1.0)),
+        "bottleneck_width": values(8, 16, 40, bad=(0, 1, 3, "64")),
+        "avd_first": values(True, False, bad=(None, "yes")),
+    },
     {},
-    optional={
-        "output_stride": mostly(8, 16, 32, bad=(4, 64, "8", None, 8.0, True)),
-        "out_features": mostly(
+)
+OPTIONS = combined(
+    {},
+    {
+        "output_stride": values(8, 16, 32, bad=(4, 64, "8", None, 8.0, True)),
+        "out_features": values(
             STAGES, ("stem",), ["res3", "res5"], ("res4", "logits"), bad=((), "res5", ("res6",), None)
         ),
-        "in_channels": mostly(1, 3, 4, bad=(0, None, 3.0)),
-        "num_classes": mostly(None, 5, 1, bad=(0, "5", True)),
-        "norm_layer": mostly(nn.BatchNorm2d, partial(nn.GroupNorm, 1), None, bad=("BN", nn.ReLU())),
-        "multi_grid": mostly(None, (1,), (1, 2), bad=((0,), 2, "12", (1.0,), (True,))),
-        "deform_stages": mostly((), ("res5",), ["res3", "res4"], bad=("res5", None, ("stem",))),
-        "deform_modulated": mostly(True, False, bad=("no", None, 2)),
-        "deform_groups": mostly(1, 2, bad=(0, 7, None)),
-        "drop_path_rate": mostly(0.0, 0.2, 0, bad=(1.0, -0.1, "0.1", float("nan"), True)),
-        "gradient_checkpointing": mostly(True, False, bad=("no", None)),
-        "zero_init_last_norm": mostly(True, False, bad=("no", None)),
+        "in_channels": values(1, 3, 4, bad=(0, None, 3.0)),
+        "num_classes": values(None, 5, 1, bad=(0, "5", True)),
+        "norm_layer": values(nn.BatchNorm2d, partial(nn.GroupNorm, 1), None, bad=("BN", nn.ReLU())),
+        "multi_grid": values(None, (1,), (1, 2), bad=((0,), 2, "12", (1.0,), (True,))),
+        "deform_stages": values((), ("res5",), ["res3", "res4"], bad=("res5", None, ("stem",))),
+        "deform_modulated": values(True, False, bad=("no", None, 2)),
+        "deform_groups": values(1, 2, bad=(0, 7, None)),
+        "drop_path_rate": values(0.0, 0.2, 0, bad=(1.0, -0.1, "0.1", float("nan"), True)),
+        "gradient_checkpointing": values(True, False, bad=("no", None)),
+        "zero_init_last_norm": values(True, False, bad=("no", None)),
     },
 )
 

@@ -107,6 +107,7 @@ def data(tmp_path) -> list:
     return write_coco(tmp_path / "data", ["plain", "grey", "odd size", "palette"])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="machines that share a GPU")
 @pytest.mark.fault("a machine of two that dies (SIGKILL)", "the other one ends with an error; both go on with --resume")
 def test_two_machines_train_and_a_dead_one_ends_the_other_and_both_resume(data, tmp_path):
