@@ -184,6 +184,7 @@ def test_a_damaged_cached_file_is_fetched_anew(cache, caplog):
 
 
 @pytest.mark.parametrize("behaviour", ["broken off", "wrong content"])
+@pytest.mark.fault("a download with a wrong hash", "refused, nothing kept")
 def test_what_is_not_the_published_file_is_not_kept(behaviour, cache):
     with serving(behaviour) as server:
         if behaviour == "wrong content":
@@ -225,6 +226,10 @@ FETCHERS = {
         ("a web page", "sent something else than the file: it is a web page"),
     ],
 )
+@pytest.mark.fault(
+    "a download broken off, silent, or a web page",
+    "an error names the url, nothing stays, the next attempt succeeds",
+)
 def test_no_half_of_a_file_is_kept_and_none_is_waited_for_for_ever(behaviour, message, fetcher, cache, monkeypatch):
     monkeypatch.setattr(download, "TIMEOUT", 0.5)
     with serving(behaviour) as server:
@@ -238,6 +243,7 @@ def test_no_half_of_a_file_is_kept_and_none_is_waited_for_for_ever(behaviour, me
         assert fetcher(server.url, cache).read_bytes() == CONTENT
 
 
+@pytest.mark.fault("a server that never answers", "given up after the time-out")
 def test_a_server_that_takes_the_connection_and_says_nothing_is_given_up(cache, monkeypatch):
     monkeypatch.setattr(download, "TIMEOUT", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -247,6 +253,7 @@ def test_a_server_that_takes_the_connection_and_says_nothing_is_given_up(cache, 
     assert record.url in str(error.value) and names(cache) <= {f"{record.filename}.lock"}
 
 
+@pytest.mark.fault("a full disk in a download", "the reason is said, nothing half-written stays")
 def test_a_full_disk_is_named_and_nothing_half_written_stays(cache):
     with serving() as server, small_disk(cache, 256):
         record = record_at(server.url)
@@ -255,6 +262,7 @@ def test_a_full_disk_is_named_and_nothing_half_written_stays(cache):
         assert names(cache) <= {f"{record.filename}.lock"}
 
 
+@pytest.mark.fault("a read-only cache", "named, unless the file is in it")
 def test_a_read_only_cache_is_named_unless_the_file_is_in_it(cache):
     with serving() as server:
         record = record_at(server.url)
@@ -266,6 +274,7 @@ def test_a_read_only_cache_is_named_unless_the_file_is_in_it(cache):
             assert fetch(record, cache_dir=cache, progress=False).read_bytes() == CONTENT
 
 
+@pytest.mark.fault("SIGKILL in a download", "nothing under the final name, the next attempt succeeds")
 def test_a_process_killed_in_a_download_leaves_nothing_under_the_final_name(cache, tmp_path):
     with serving("falls silent") as server:
         process = start_fetching(server, cache, tmp_path / "ready")
@@ -347,6 +356,7 @@ def start_fetching(server: Server, cache: Path, ready: Path) -> subprocess.Popen
     return subprocess.Popen([sys.executable, "-c", PROCESS, server.url, SHA256[:8], cache, ready], **options)
 
 
+@pytest.mark.fault("two processes that download the same file at once", "one download, both have it")
 def test_two_processes_at_once_download_once(cache, tmp_path):
     """The server answers only when both processes are about to fetch."""
     ready = [tmp_path / "ready0", tmp_path / "ready1"]

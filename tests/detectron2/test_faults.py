@@ -16,7 +16,8 @@ from resnest_backbones.detectron2 import train
 from resnest_backbones.detectron2.custom_coco import DatasetError
 from resnest_backbones.detectron2.train import build_argument_parser
 from resnest_backbones.faults import DivergedError
-from tests.helpers import ODD_IMAGES, ROOT, TINY_DETECTOR, odd_image, read_only, run_tool, small_disk
+from tests.helpers import ODD_IMAGES, ROOT, TINY_DETECTOR, odd_image, read_only, small_disk
+from tools import train_net
 
 CONFIG = ROOT / "configs" / "detectron2" / "coco_detection" / "faster_rcnn_resnest50_fpn_1x.yaml"
 
@@ -117,10 +118,10 @@ def test_a_read_only_output_folder_is_missed_before_the_training(tmp_path):
     with read_only(tmp_path / "run"), pytest.raises(SaveError, match=f"{tmp_path}/run cannot be written: Read-only"):
         run(data, tmp_path / "run")
     (tmp_path / "file").write_text("")
-    status, printed = run_tool("train_net", "--config-file", CONFIG, *data, "OUTPUT_DIR", tmp_path / "file" / "run")
-    assert status == 1 and "Traceback" not in printed
-    wanted = f"train_net.py: error: the output folder {tmp_path}/file/run cannot be written: Not a directory"
-    assert printed.splitlines()[-1] == wanted
+    with pytest.raises(SystemExit) as raised:
+        train_net.run(["--config-file", str(CONFIG), *map(str, data), "OUTPUT_DIR", str(tmp_path / "file" / "run")])
+    wanted = f": error: the output folder {tmp_path}/file/run cannot be written: Not a directory"
+    assert str(raised.value.code).endswith(wanted)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "web page"])

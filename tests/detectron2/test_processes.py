@@ -59,6 +59,7 @@ def in_a_group(rank: int) -> tuple[dict[str, torch.Tensor], list[str]]:
 
 @pytest.mark.fault("two processes instead of one", "gradients and statistics of batch norm are equal")
 @pytest.mark.fault("each FREEZE_AT in two processes", "no parameter goes unused")
+@pytest.mark.slow
 def test_two_processes_are_one_with_the_whole_batch_and_use_every_parameter(tmp_path):
     alone = trunk("BN")
     want = step_of_trunk(alone, images(), alone)

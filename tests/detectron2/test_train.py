@@ -114,6 +114,7 @@ def kill_after(file: Path, process: subprocess.Popen) -> None:
     assert file.exists()
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_goes_on_to_the_very_same_weights_and_momenta(bccd, tmp_path):
     def arguments(output, *more):
         keys = {"SOLVER.CHECKPOINT_PERIOD": 4, "TEST.EVAL_PERIOD": 5, "DATALOADER.NUM_WORKERS": 1}

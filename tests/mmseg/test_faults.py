@@ -83,6 +83,7 @@ def test_an_image_that_cannot_be_used_is_named(name, reason, tmp_path):
 
 
 @pytest.mark.fault("images that cannot be used", "an error names the file")
+@pytest.mark.slow
 def test_a_truncated_image_ends_the_tool_in_one_line(config, tmp_path):
     data = write_data(tmp_path / "data", ["truncated"])
     message = fails(train_seg.run, config, "--data-root", data, "--work-dir", tmp_path / "run", *options())
@@ -101,6 +102,7 @@ def test_a_loss_that_is_no_number_ends_the_training_with_where_it_was(own_data, 
 
 
 @pytest.mark.fault("a full disk", "the training ends, naming the file; the last checkpoint goes on with more room")
+@pytest.mark.slow
 def test_a_full_disk_ends_the_training_and_leaves_the_last_checkpoint(own_data, config, tmp_path):
     arguments = [config, "--data-root", own_data, "--work-dir", tmp_path / "run"]
     more = options("train_cfg.max_iters=4", "train_cfg.val_interval=100")
@@ -149,6 +151,7 @@ def test_a_batch_of_one_image_is_refused_where_batch_norm_cannot_take_it(own_dat
 
 
 @pytest.mark.fault("a batch of one image with batch norm", "an error names the setting")
+@pytest.mark.slow
 def test_an_epoch_may_not_end_in_a_batch_of_one_image(own_data, tmp_path):
     for split in ("training", "validation"):
         shutil.copytree(own_data / "images" / split, tmp_path / "data" / "images" / split)

@@ -27,6 +27,7 @@ from tests.helpers import ROOT, environment
 from tests.mmseg.helpers import logged, make_label_map_dataset, write_config
 from tests.process_group import run_processes
 
+ENDS = "the other one ends with an error; both go on with --resume"
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="what is different on a machine without a GPU")
 
 
@@ -80,6 +81,7 @@ def in_a_group(rank: int) -> list[dict[str, torch.Tensor]]:
 
 @needs_no_gpu
 @pytest.mark.fault("two processes instead of one", "gradients and statistics of batch norm are equal")
+@pytest.mark.slow
 def test_two_processes_are_one_with_the_whole_batch_and_use_every_parameter(tmp_path, monkeypatch):
     config = write_config(tmp_path)
     monkeypatch.setenv("CONFIG_OF_TEST", str(config))
@@ -123,9 +125,14 @@ def kill_group(torchrun: subprocess.Popen) -> None:
 
 @needs_no_gpu
 @pytest.mark.slow
-@pytest.mark.fault("a machine of two that dies (SIGKILL)", "the other one ends with an error; both go on with --resume")
-@pytest.mark.fault("a machine of two that falls silent (SIGSTOP)", "the other one ends with an error at the time-out")
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(signal.SIGKILL, marks=pytest.mark.fault("a machine of two that dies (SIGKILL)", ENDS)),
+        pytest.param(signal.SIGSTOP, marks=pytest.mark.fault("a machine of two that falls silent (SIGSTOP)", ENDS)),
+    ],
+    ids=["dies", "falls silent"],
+)
 def test_two_machines_train_and_a_lost_one_ends_the_other_and_both_resume(how, tmp_path):
     data, work_dir = make_label_map_dataset(tmp_path / "data"), tmp_path / "run"
     options = ["--cfg-options", "randomness.seed=3", "env_cfg.dist_cfg.timeout=20", "train_cfg.val_interval=100000"]
