@@ -120,7 +120,7 @@ def _train_seg_arguments(data: DemoDataset, output: Path, iterations: int) -> li
         "randomness.seed": 3,
     }
     for loader in ("train_dataloader", "val_dataloader"):
-        settings |= {f"{loader}.num_workers": 0, f"{loader}.persistent_workers": False}  # type: ignore[dict-item]
+        settings |= {f"{loader}.num_workers": 0, f"{loader}.persistent_workers": False}
     settings["train_dataloader.batch_size"] = 2
     options = [f"{key}={value}" for key, value in settings.items()]
     return [config, "--data-root", data.root, "--work-dir", output, "--cfg-options", *options]

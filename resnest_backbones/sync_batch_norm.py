@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_reduce
@@ -63,7 +65,8 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
         return out.to(input.dtype)
 
     def _group(self) -> distributed.ProcessGroup:
-        return self.process_group if self.process_group is not None else distributed.group.WORLD
+        world: Any = distributed.group.WORLD
+        return world if self.process_group is None else self.process_group
 
     def _follow(self, mean: Tensor, variance: Tensor) -> None:
         """Update the running statistics as ``nn.BatchNorm2d`` does."""
@@ -79,5 +82,5 @@ def synchronise_on_cpu(model: nn.Module) -> nn.Module:
     """Let each ``nn.SyncBatchNorm`` in a model exchange statistics between CPUs, in place; parameters stay the same."""
     for module in model.modules():
         if type(module) is nn.SyncBatchNorm:
-            module.__class__ = CpuSyncBatchNorm  # the same state, another forward
+            setattr(module, "__class__", CpuSyncBatchNorm)  # noqa: B010  (the same state, another forward)
     return model
