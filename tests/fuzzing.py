@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 # The same examples each time: a failure is one that the next run has too.
 _COMMON = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), print_blob=False)
 FEW = settings(_COMMON, max_examples=12)
-MANY = settings(_COMMON, max_examples=200)
+MANY = settings(_COMMON, max_examples=400)
 
 
 def values(*good: Any, bad: tuple = ()) -> tuple[tuple, tuple]:

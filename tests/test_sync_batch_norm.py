@@ -105,7 +105,7 @@ def test_one_value_in_all_processes_together_cannot_be_normalised(of_two):
 def test_alone_it_is_pytorchs_own():
     one, other = trunk(nn.SyncBatchNorm), trunk(nn.BatchNorm2d)
     for a, b in zip(step(synchronise_on_cpu(one), images()).values(), step(other, images()).values(), strict=True):
-        assert torch.equal(a, b)
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)  # the trunk goes through plain norms again in backward
 
 
 def test_parameters_stay_the_same_objects():
