@@ -18,7 +18,6 @@ from torch import nn
 
 from resnest_backbones import resnest
 from resnest_backbones.acceleration import accelerate
-from resnest_backbones.arguments import STAGES
 from resnest_backbones.arguments import STAGES, check_choice, check_positive
 from resnest_backbones.detectron2.config import ConfigError
 from resnest_backbones.layouts import COUNTER, summarize_keys

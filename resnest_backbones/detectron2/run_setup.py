@@ -141,11 +141,6 @@ def _train_in_bfloat16(model: nn.Module) -> None:
     setattr(model, "forward", forward_in_training)  # noqa: B010
 
 
-def sync_bn_here(device: str) -> str:
-    """PyTorch's SyncBN exchanges statistics between GPUs only; Detectron2's own works on CPUs too."""
-    return "naiveSyncBN_N" if device.startswith("cpu") and comm.get_world_size() > 1 else "SyncBN"
-
-
 def seed_of_run(seed: int, output_dir: str, args: argparse.Namespace) -> int:
     """The config's seed; where it has none, the one that the run to be resumed drew, or a new one; equal everywhere."""
     if seed >= 0:

@@ -50,8 +50,8 @@ from resnest_backbones.detectron2.custom_coco import CocoSource, DatasetError
 from resnest_backbones.detectron2.data import NamingMapper, build_train_loader_from_config, set_first_batch
 from resnest_backbones.detectron2.run_setup import (
     SeedIterations,
-    build_step_trainer,
     StopAtInvalidLoss,
+    build_step_trainer,
     check_cropped_polygons,
     custom_data,
     device_here,
@@ -266,8 +266,6 @@ def setup(args: argparse.Namespace) -> CfgNode:
         cfg.merge_from_list(args.opts)  # what the command line says has the last word
     wanted_device = cfg.MODEL.DEVICE
     cfg.MODEL.DEVICE = device_here(wanted_device)
-    _replace_sync_bn(cfg, sync_bn_here(cfg.MODEL.DEVICE))
-    cfg.SOLVER.AMP.ENABLED = wanted_amp and cfg.MODEL.DEVICE != "cpu"
     if not args.eval_only:  # which takes images one by one
         _check_batch(cfg)
     for name in cfg.DATASETS.TEST:

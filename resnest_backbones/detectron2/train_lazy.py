@@ -21,8 +21,8 @@ from resnest_backbones.detectron2.custom_coco import CocoSource, DatasetError
 from resnest_backbones.detectron2.data import build_resumable_train_loader, set_first_batch
 from resnest_backbones.detectron2.run_setup import (
     SeedIterations,
-    build_step_trainer,
     StopAtInvalidLoss,
+    build_step_trainer,
     check_cropped_polygons,
     custom_data,
     device_here,
@@ -47,8 +47,6 @@ def main_lazy(args: argparse.Namespace) -> Any:
         check_cropped_polygons()
     wanted_device = cfg.train.device
     cfg.train.device = device_here(wanted_device)
-    _replace_sync_bn(cfg.model, sync_bn_here(cfg.train.device))
-    cfg.train.amp.enabled = wanted_amp and cfg.train.device != "cpu"
     cfg.train.seed = seed_of_run(cfg.train.get("seed", -1), cfg.train.output_dir, args)
     adapted = what_was_adapted(cfg.train.device, wanted_device, cfg.train.amp.enabled)
     set_up(cfg, args, cfg.train.output_dir, adapted)

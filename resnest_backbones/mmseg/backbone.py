@@ -15,7 +15,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from resnest_backbones import resnest
 from resnest_backbones.acceleration import accelerate
-from resnest_backbones.arguments import STAGES, check_choice
 from resnest_backbones.arguments import STAGES, check_choice, check_flags
 from resnest_backbones.checkpoint import CheckpointError
 from resnest_backbones.layouts import COUNTER, split_trunk, summarize_keys
