@@ -20,7 +20,7 @@ DETECTRON2_INSTALLED := $(VENV)/.detectron2-$(shell printf '%s' '$(DETECTRON2)' 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test test-full test-classic lint format demo smoke clean
+.PHONY: help setup test test-full test-classic lint format demo smoke faults clean
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ demo: setup  ## train, evaluate and draw on a small example
 
 smoke: setup  ## run every published recipe end to end on the CPU, for a few iterations on a small data set
 	$(PY) tools/reproduce.py smoke $(SMOKE_ARGS)
+
+faults: setup  ## inject faults into real trainings (kills, full disks, broken files), and print what happened
+	$(PY) tools/inject_faults.py
 
 clean:  ## remove the environment, builds and caches
 	rm -rf $(VENV) $(CLASSIC_VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -29,6 +29,7 @@ CORE = [
     "torchvision>=0.19",
     "fvcore>=0.1.5.post20221221",
     "filelock>=3.12",
+    "tqdm>=4.60",  # shows how far a download is
 ]
 
 EXTRAS = {

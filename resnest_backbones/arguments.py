@@ -8,10 +8,22 @@ STAGES = ("res2", "res3", "res4", "res5")
 FEATURES = ("stem", *STAGES, "logits")
 
 
+def is_positive(value: object) -> bool:
+    """Whether it is an integer of 1 or more; True is none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
 def check_positive(argument: str, value: object) -> None:
     """Raise ``ValueError`` unless ``value`` is an integer of 1 or more."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not is_positive(value):
         raise ValueError(f"{argument} must be a positive integer, got {value!r}")
+
+
+def check_flags(**flags: object) -> None:
+    """Refuse values that are neither True nor False, by the arguments' names."""
+    for argument, value in flags.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"{argument} must be True or False, got {value!r}")
 
 
 def check_choice(argument: str, value: object, allowed: Sequence[object]) -> None:
@@ -55,7 +67,6 @@ def check_multi_grid(grid: Sequence[int] | None, depth: int, *, built: bool) -> 
         return None
     if not built:
         raise ValueError(f"multi_grid must be None where res5 is not built, got {grid!r}")
-    wrong = not isinstance(grid, Sequence) or len(grid) != depth or any(not isinstance(g, int) or g < 1 for g in grid)
-    if wrong:
+    if not isinstance(grid, Sequence) or len(grid) != depth or not all(is_positive(factor) for factor in grid):
         raise ValueError(f"multi_grid must be {depth} positive integers, one per block of res5, got {grid!r}")
     return tuple(grid)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+import zipfile
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -31,6 +33,7 @@ __all__ = [
     "TARGETS",
     "CheckpointError",
     "LoadReport",
+    "SaveError",
     "convert_file",
     "convert_state_dict",
     "detect_layout",
@@ -38,15 +41,23 @@ __all__ = [
     "for_detectron2",
     "load_checkpoint",
     "read_checkpoint",
+    "remove_unfinished",
     "save_atomically",
     "write_atomically",
 ]
 
 logger = logging.getLogger(__name__)
 
+_UNFINISHED = ".partial"  # ends the temporary name of a file that is being written
+_BLOCK = 1 << 20
+
 
 class CheckpointError(ValueError):
     """A file is no checkpoint, is not safe to load, or does not fit; the message names the file and the keys."""
+
+
+class SaveError(OSError):
+    """A file could not be written: a full disk, a read-only folder; what was there before is untouched."""
 
 
 def read_checkpoint(file: str | PathLike[str]) -> dict[str, Any]:
@@ -69,6 +80,7 @@ def read_checkpoint(file: str | PathLike[str]) -> dict[str, Any]:
             with open(path, "rb") as stream:
                 content = load_arrays(stream)
         else:
+            _check_sums(path)
             with arrays_in_tensor_files():
                 content = made(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # a damaged pickle can raise nearly anything
@@ -77,6 +89,22 @@ def read_checkpoint(file: str | PathLike[str]) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
     return dict(content)
+
+
+def _check_sums(path: Path) -> None:
+    """Compare the records of a file of ``torch.save`` with the checksums beside them, which torch itself does not.
+
+    A flipped bit would otherwise be a wrong weight. The format before PyTorch 1.6, and files written without checksums
+    (``torch.serialization.set_crc32_options``), where each is zero, have none to compare.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        for record in archive.infolist():
+            if record.CRC:
+                with archive.open(record) as stream:
+                    while stream.read(_BLOCK):
+                        pass  # the end of the record raises where the sum is another
 
 
 def _check_published(file: Path) -> None:
@@ -218,21 +246,44 @@ def _split_or_own(state: dict[str, Tensor], names: Collection[str]) -> tuple[str
 
 
 def save_atomically(content: Any, file: Path) -> None:
-    """``torch.save`` such that ``file`` is never half-written."""
+    """``torch.save`` such that ``file`` is never half-written.
+
+    Raises:
+        SaveError: as ``write_atomically``.
+    """
     write_atomically(file, lambda stream: torch.save(content, stream))
 
 
 def write_atomically(file: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write to a temporary name beside ``file``, then rename, so that ``file`` is never half-written."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    """Write to a temporary name beside ``file``, then rename, so that ``file`` is never half-written.
+
+    Raises:
+        SaveError: the disk is full, the folder is read-only, and so on; the message names the file.
+    """
+    temporary = file.with_name(f".{file.name}.{os.getpid()}{_UNFINISHED}")
     try:
         with open(temporary, "wb") as stream:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, file)
+    except (OSError, RuntimeError) as error:
+        # torch hides the error of a stream behind one of its own writer.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise SaveError(f"{file} could not be written: {cause.strerror or cause}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # in a read-only folder there is none
+            temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: str | PathLike[str]) -> list[Path]:
+    """Remove what a process that was killed in ``write_atomically`` left in a folder; nobody may write there now."""
+    found = sorted(Path(folder).glob(f".*{_UNFINISHED}"))
+    for path in found:
+        path.unlink(missing_ok=True)
+    return found
 
 
 def for_detectron2(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from torchvision.ops import DeformConv2d, StochasticDepth
 from resnest_backbones.arguments import (
     STAGES,
     check_choice,
+    check_flags,
     check_multi_grid,
     check_names,
     check_out_features,
@@ -285,6 +286,11 @@ class ResNeSt(nn.Module):
         if num_classes is not None:
             check_positive("num_classes", num_classes)
         check_positive("deform_groups", deform_groups)
+        check_flags(
+            deform_modulated=deform_modulated,
+            gradient_checkpointing=gradient_checkpointing,
+            zero_init_last_norm=zero_init_last_norm,
+        )
         if not isinstance(drop_path_rate, (int, float)) or not 0.0 <= drop_path_rate < 1.0:
             raise ValueError(f"drop_path_rate must be a number in [0, 1), got {drop_path_rate!r}")
         if norm_layer is not None and not callable(norm_layer):

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from resnest_backbones.arguments import check_flags, check_positive, is_positive
+
 
 @dataclass(frozen=True)
 class ResNeStSpec:
@@ -43,12 +45,11 @@ class ResNeStSpec:
             # Configuration files (Detectron2's LazyConfig) turn tuples into lists.
             object.__setattr__(self, "depths", tuple(self.depths))
         depths = self.depths
-        if not isinstance(depths, tuple) or len(depths) != 4 or any(not isinstance(d, int) or d < 1 for d in depths):
+        if not isinstance(depths, tuple) or len(depths) != 4 or not all(map(is_positive, depths)):
             raise ValueError(f"depths must be a tuple of four positive integers, got {depths!r}")
         for field in ("stem_width", "radix", "cardinality", "bottleneck_width"):
-            value = getattr(self, field)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{field} must be a positive integer, got {value!r}")
+            check_positive(field, getattr(self, field))
+        check_flags(avd_first=self.avd_first)
 
     def width(self, planes: int) -> int:
         """Channels of the 3x3 convolution in a stage of ``planes`` (64, 128, 256, 512)."""

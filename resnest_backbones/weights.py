@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -17,6 +19,8 @@ from urllib.parse import urlparse
 
 import torch
 from filelock import FileLock
+
+from resnest_backbones.download import ContentError, download
 
 logger = logging.getLogger(__name__)
 
@@ -156,8 +160,7 @@ def fetch(record: WeightRecord, *, cache_dir: Path | str | None = None, progress
     file = folder / record.filename
     if file.exists() and has_sha256_prefix(file, record.sha256_prefix):
         return file  # before locking: a shared cache may be read-only
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{file}.lock"):
+    with _alone(file):
         if file.exists():
             if has_sha256_prefix(file, record.sha256_prefix):
                 return file
@@ -180,12 +183,28 @@ def fetch_url(url: str, *, cache_dir: Path | str | None = None, progress: bool =
     folder = default_cache_dir() if cache_dir is None else Path(cache_dir)
     file = folder / name
     if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{file}.lock"):
+        with _alone(file):
             if not file.exists():
                 logger.info("Downloading %s to %s", url, file)
                 _download_to(url, file, None, progress, f"Put the file at {file} yourself")
     return file
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Let one process at a time fetch a file; its folder is made where it is not there."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{file}.lock")
+        lock.acquire()
+    except OSError as error:
+        raise WeightsError(
+            f"{file} is not there, and the folder cannot be written to fetch it: {error.strerror or error}"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _download(record: WeightRecord, file: Path, progress: bool) -> None:
@@ -197,16 +216,12 @@ def _download(record: WeightRecord, file: Path, progress: bool) -> None:
 
 def _download_to(url: str, file: Path, sha256_prefix: str | None, progress: bool, hint: str) -> None:
     try:
-        # Writes to a temporary file beside the final one, checks the hash, then renames; removes it on any error.
-        torch.hub.download_url_to_file(url, str(file), sha256_prefix, progress=progress)
+        download(url, file, sha256_prefix=sha256_prefix, progress=progress)
+    except ContentError as error:
+        raise WeightsError(f"{url} sent something else than the file: {error}. Nothing was kept. {hint}") from error
     except HTTPError as error:
         raise WeightsError(f"{url} answered {error.code} {error.reason}. {hint}") from error
+    except TimeoutError as error:
+        raise WeightsError(f"{url} stopped answering: nothing came for a while. Nothing was kept. {hint}") from error
     except (URLError, OSError, HTTPException, ValueError) as error:  # ValueError: a mirror that is no url
-        raise WeightsError(f"{url} could not be downloaded: {error!r}. {hint}") from error
-    except RuntimeError as error:
-        if "invalid hash value" not in str(error):
-            raise
-        raise WeightsError(
-            f"{url} sent something else than the published file, or broke off: its sha256 does not begin with "
-            f"{sha256_prefix}. Nothing was kept. {hint}"
-        ) from error
+        raise WeightsError(f"{url} could not be downloaded: {error!r}. Nothing was kept. {hint}") from error

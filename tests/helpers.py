@@ -11,12 +11,14 @@ import textwrap
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from resnest_backbones import weights
 
@@ -146,3 +148,58 @@ def publishing(
     yield server
     server.shutdown()
     server.server_close()
+
+
+@contextmanager
+def _mounted(folder: Path, *arguments: str) -> Iterator[Path]:
+    """A file system mounted at a folder, which only root may do, and not in every container."""
+    folder.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(["mount", *arguments, str(folder)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"mounts are not allowed here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def small_disk(folder: Path, kilobytes: int) -> AbstractContextManager[Path]:
+    """A disk of that size at a folder."""
+    return _mounted(folder, "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs")
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[Path]:
+    """A folder, with what is in it, made read-only, for root too."""
+    with _mounted(folder, "--bind", str(folder)):
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(folder)], check=True)
+        yield folder
+
+
+# Kinds of images that are welcome in a training; the others of odd_image are not.
+ODD_IMAGES = ["plain", "one pixel", "grey", "rgba", "cmyk", "turned by exif", "palette", "16 bits", "odd size"]
+
+
+def odd_image(name: str, folder: Path) -> tuple[Path, int, int]:
+    """Write an image of that kind; its file, and the width and height that a COCO json should say."""
+    chance = np.random.default_rng(0)
+    height, width = {"one pixel": (1, 1), "wide": (1, 5000), "odd size": (61, 93)}.get(name, (64, 96))
+    pixels = chance.integers(0, 256, (height, width, 4), dtype=np.uint8)
+    suffix = "jpg" if name in ("cmyk", "turned by exif", "truncated") else "png"
+    file = folder / f"{name.replace(' ', '_')}.{suffix}"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    colours = Image.fromarray(pixels[..., :3])
+    if name == "web page":
+        file.write_text("<html>not found</html>")
+    elif name == "16 bits":
+        Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(file)
+    elif name == "turned by exif":
+        exif = Image.Exif()
+        exif[0x0112] = 6  # orientation: a quarter turn
+        colours.save(file, exif=exif)
+    else:
+        modes = {"grey": "L", "palette": "P", "cmyk": "CMYK", "rgba": "RGBA"}
+        (Image.fromarray(pixels) if name == "rgba" else colours.convert(modes.get(name, "RGB"))).save(file)
+    if name == "truncated":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    return (file, height, width) if name == "turned by exif" else (file, width, height)

@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import re
+import resource
 import shutil
 from argparse import Namespace
 from collections.abc import Callable
@@ -24,8 +25,15 @@ from resnest_backbones import (
     convert_state_dict,
     load_checkpoint,
 )
-from resnest_backbones.checkpoint import TARGETS, CheckpointError, read_checkpoint
-from tests.helpers import run_tool
+from resnest_backbones.checkpoint import (
+    TARGETS,
+    CheckpointError,
+    SaveError,
+    read_checkpoint,
+    remove_unfinished,
+    save_atomically,
+)
+from tests.helpers import run_tool, small_disk
 
 TINY = ResNeStSpec("tiny", (2, 1, 1, 1), stem_width=8, bottleneck_width=8)
 LOGGER = "resnest_backbones.checkpoint"
@@ -72,6 +80,7 @@ WRITERS = [torch_zip, torch_legacy, plain_pickle]
 @pytest.mark.parametrize("suffix", [".pth", ".pkl"])
 @pytest.mark.parametrize("write", WRITERS)
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.fault("a checkpoint with a pickled payload", "never run; refused in one line that names the file")
 def test_code_in_a_file_is_not_run(write: Callable, suffix, tmp_path):
     file, trace = tmp_path / f"evil{suffix}", tmp_path / "trace"
     write({"model": Payload(trace)}, file)
@@ -113,6 +122,7 @@ def test_an_empty_file_is_named(suffix, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+@pytest.mark.fault("a web page saved as a checkpoint", "refused in one line that names the file")
 def test_a_web_page_is_named_as_one(suffix, tmp_path):
     file = tmp_path / f"page{suffix}"
     file.write_text("\n<!DOCTYPE html><html><body>Sign in</body></html>")
@@ -121,6 +131,7 @@ def test_a_web_page_is_named_as_one(suffix, tmp_path):
 
 
 @pytest.mark.parametrize(("write", "suffix"), [(torch_zip, ".pth"), (torch_legacy, ".pth"), (plain_pickle, ".pkl")])
+@pytest.mark.fault("a truncated checkpoint (each at 6 places)", "refused in one line that names the file")
 def test_a_truncated_file_is_named(write, suffix, tmp_path):
     whole, file = tmp_path / f"whole{suffix}", tmp_path / f"cut{suffix}"
     tensors = dict(tiny_net(out_features=("stem",), num_classes=None).state_dict())
@@ -134,7 +145,8 @@ def test_a_truncated_file_is_named(write, suffix, tmp_path):
 
 @pytest.mark.parametrize(("write", "suffix"), [(torch_legacy, ".pth"), (plain_pickle, ".pkl")])
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_a_damaged_file_gives_no_other_error(write, suffix, tmp_path):
+@pytest.mark.fault("a checkpoint in an older format with damaged bytes", "refused in one line that names the file")
+def test_a_damaged_file_gives_no_other_error(write, suffix, tmp_path, record_property):
     file = tmp_path / f"damaged{suffix}"
     value = np.arange(6, dtype=np.float32)
     write({"stem.conv1_1.weight": value if suffix == ".pkl" else torch.from_numpy(value)}, file)
@@ -150,6 +162,72 @@ def test_a_damaged_file_gives_no_other_error(write, suffix, tmp_path):
             assert str(file) in str(error)
             outcomes["refused"] += 1
     assert outcomes["refused"] == 300, "not one has all tensors"
+    record_property("times", 300)
+
+
+@pytest.mark.fault("a checkpoint of torch.save with a flipped bit", "refused, or no weight is another")
+def test_no_flipped_bit_of_a_file_becomes_another_weight(tmp_path, record_property):
+    """Files of torch.save carry checksums, which torch.load passes over."""
+    file = tmp_path / "flipped.pth"
+    state = {"weight": torch.arange(2000.0), "bias": torch.ones(3)}
+    torch.save({"model": state, "iteration": 7}, file)
+    content = file.read_bytes()
+    in_the_numbers = content.index(state["weight"].numpy().tobytes()) + 1234
+    chance, refused = np.random.default_rng(0), 0
+    for place in (in_the_numbers, *chance.integers(len(content), size=300)):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << int(chance.integers(8))
+        file.write_bytes(flipped)
+        try:
+            read = read_checkpoint(file)
+        except CheckpointError as error:
+            assert str(file) in str(error)
+            refused += 1
+        else:  # a bit of the padding, or of a date
+            assert place != in_the_numbers
+            assert read["iteration"] == 7 and all(torch.equal(read["model"][key], state[key]) for key in state)
+    assert refused > 150
+    record_property("times", 301)
+    record_property("detail", f"{refused} refused")
+
+
+def test_a_file_that_was_written_without_checksums_is_read(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"weight": torch.ones(9)}, tmp_path / "file.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert torch.equal(read_checkpoint(tmp_path / "file.pth")["weight"], torch.ones(9))
+
+
+@pytest.mark.fault("a full disk in a write", "the reason is said, what was there stays")
+def test_a_full_disk_ends_a_write_with_its_reason_and_keeps_what_was_there(tmp_path):
+    with small_disk(tmp_path / "disk", 512) as folder:
+        save_atomically({"weight": torch.ones(9)}, folder / "file.pth")
+        with pytest.raises(SaveError, match=r"file\.pth could not be written: No space left on device"):
+            save_atomically({"weight": torch.ones(10**6)}, folder / "file.pth")
+        assert [path.name for path in folder.iterdir()] == ["file.pth"]
+        assert torch.equal(read_checkpoint(folder / "file.pth")["weight"], torch.ones(9))
+
+
+@pytest.mark.fault("a limit on the size of files in a write", "the reason is said, what was there stays")
+def test_a_file_size_limit_ends_a_write_likewise(tmp_path):
+    """As a quota does, and without the right to mount."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(SaveError, match=r"file\.pth could not be written: File too large"):
+            save_atomically({"weight": torch.ones(10**6)}, tmp_path / "file.pth")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    for name in (".model.pth.12.partial", "model.pth", ".model.pth.lock"):
+        (tmp_path / name).touch()
+    assert [path.name for path in remove_unfinished(tmp_path)] == [".model.pth.12.partial"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".model.pth.lock", "model.pth"]
 
 
 @pytest.mark.parametrize(

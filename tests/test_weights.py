@@ -17,8 +17,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnest_backbones import weights
-from resnest_backbones.weights import MIRROR_VARIABLE, WEIGHTS, WeightRecord, WeightsError, fetch, get_record
+from resnest_backbones import download, weights
+from resnest_backbones.weights import (
+    MIRROR_VARIABLE,
+    WEIGHTS,
+    WeightRecord,
+    WeightsError,
+    fetch,
+    fetch_url,
+    get_record,
+)
+from tests.helpers import read_only, small_disk
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTENT = bytes(range(256)) * 2000
@@ -73,6 +82,7 @@ class Server(ThreadingHTTPServer):
         self.content = CONTENT
         self.requests: list[str] = []
         self.wait_for = lambda: None
+        self.ended = threading.Event()
 
     @property
     def url(self) -> str:
@@ -93,6 +103,8 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"220 this is something else\r\n")
             return
         self.send_response(200)
+        if behaviour == "a web page":
+            self.send_header("Content-Type", "text/html; charset=utf-8")
         if behaviour == "broken off in chunks":
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
@@ -100,7 +112,11 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content[: len(content) // 2] if behaviour == "broken off" else content)
+        half = behaviour in ("broken off", "falls silent")
+        self.wfile.write(content[: len(content) // 2] if half else content)
+        if behaviour == "falls silent":
+            self.wfile.flush()
+            self.server.ended.wait(120)
 
     def log_message(self, *args: object) -> None:
         pass
@@ -114,6 +130,7 @@ def serving(behaviour: str = "whole") -> Iterator[Server]:
     try:
         yield server
     finally:
+        server.ended.set()
         server.shutdown()
         thread.join()
         server.server_close()
@@ -167,6 +184,7 @@ def test_a_damaged_cached_file_is_fetched_anew(cache, caplog):
 
 
 @pytest.mark.parametrize("behaviour", ["broken off", "wrong content"])
+@pytest.mark.fault("a download with a wrong hash", "refused, nothing kept")
 def test_what_is_not_the_published_file_is_not_kept(behaviour, cache):
     with serving(behaviour) as server:
         if behaviour == "wrong content":
@@ -190,6 +208,85 @@ def test_a_server_that_has_no_file_is_named(behaviour, message, cache):
             fetch(record, cache_dir=cache, progress=False)
     assert record.url in str(error.value)
     assert names(cache) <= {f"{record.filename}.lock"}
+
+
+FETCHERS = {
+    "published": lambda url, cache: fetch(record_at(url), cache_dir=cache, progress=False),
+    "any url": lambda url, cache: fetch_url(f"{url}/model.pth", cache_dir=cache, progress=False),
+}
+
+
+@pytest.mark.parametrize("fetcher", FETCHERS.values(), ids=FETCHERS)
+@pytest.mark.parametrize(
+    ("behaviour", "message"),
+    [
+        ("broken off", "IncompleteRead"),
+        ("broken off in chunks", "IncompleteRead"),
+        ("falls silent", "stopped answering"),
+        ("a web page", "sent something else than the file: it is a web page"),
+    ],
+)
+@pytest.mark.fault(
+    "a download broken off, silent, or a web page",
+    "an error names the url, nothing stays, the next attempt succeeds",
+)
+def test_no_half_of_a_file_is_kept_and_none_is_waited_for_for_ever(behaviour, message, fetcher, cache, monkeypatch):
+    monkeypatch.setattr(download, "TIMEOUT", 0.5)
+    with serving(behaviour) as server:
+        start = time.monotonic()
+        with pytest.raises(WeightsError, match=message) as error:
+            fetcher(server.url, cache)
+        assert time.monotonic() - start < 30
+        assert server.url in str(error.value)
+        assert not [name for name in names(cache) if not name.endswith(".lock")]
+        server.behaviour = "whole"
+        assert fetcher(server.url, cache).read_bytes() == CONTENT
+
+
+@pytest.mark.fault("a server that never answers", "given up after the time-out")
+def test_a_server_that_takes_the_connection_and_says_nothing_is_given_up(cache, monkeypatch):
+    monkeypatch.setattr(download, "TIMEOUT", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        record = record_at(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(WeightsError, match="timed out|stopped answering") as error:
+            fetch(record, cache_dir=cache, progress=False)
+    assert record.url in str(error.value) and names(cache) <= {f"{record.filename}.lock"}
+
+
+@pytest.mark.fault("a full disk in a download", "the reason is said, nothing half-written stays")
+def test_a_full_disk_is_named_and_nothing_half_written_stays(cache):
+    with serving() as server, small_disk(cache, 256):
+        record = record_at(server.url)
+        with pytest.raises(WeightsError, match="No space left on device"):
+            fetch(record, cache_dir=cache, progress=False)
+        assert names(cache) <= {f"{record.filename}.lock"}
+
+
+@pytest.mark.fault("a read-only cache", "named, unless the file is in it")
+def test_a_read_only_cache_is_named_unless_the_file_is_in_it(cache):
+    with serving() as server:
+        record = record_at(server.url)
+        cache.mkdir()
+        with read_only(cache), pytest.raises(WeightsError, match=r"folder cannot be written .*: Read-only file system"):
+            fetch(record, cache_dir=cache, progress=False)
+        fetch(record, cache_dir=cache, progress=False)
+        with read_only(cache):
+            assert fetch(record, cache_dir=cache, progress=False).read_bytes() == CONTENT
+
+
+@pytest.mark.fault("SIGKILL in a download", "nothing under the final name, the next attempt succeeds")
+def test_a_process_killed_in_a_download_leaves_nothing_under_the_final_name(cache, tmp_path):
+    with serving("falls silent") as server:
+        process = start_fetching(server, cache, tmp_path / "ready")
+        deadline = time.monotonic() + 120
+        while not [*cache.glob("*.partial")] and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.2)
+        process.kill()
+        process.communicate()
+        assert [*cache.glob("*.partial")] and not [*cache.glob("*.pth")]
+        server.behaviour = "whole"
+        assert fetch(record_at(server.url), cache_dir=cache, progress=False).read_bytes() == CONTENT
 
 
 def test_a_refused_connection_names_the_url(cache):
@@ -253,6 +350,13 @@ print(fetch(record, cache_dir=cache, progress=False))
 """
 
 
+def start_fetching(server: Server, cache: Path, ready: Path) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT, "env": environment}
+    return subprocess.Popen([sys.executable, "-c", PROCESS, server.url, SHA256[:8], cache, ready], **options)
+
+
+@pytest.mark.fault("two processes that download the same file at once", "one download, both have it")
 def test_two_processes_at_once_download_once(cache, tmp_path):
     """The server answers only when both processes are about to fetch."""
     ready = [tmp_path / "ready0", tmp_path / "ready1"]
@@ -263,12 +367,9 @@ def test_two_processes_at_once_download_once(cache, tmp_path):
             time.sleep(0.02)
         time.sleep(0.3)
 
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT, "env": environment}
     with serving() as server:
         server.wait_for = wait_for_both
-        command = [sys.executable, "-c", PROCESS, server.url, SHA256[:8], cache]
-        processes = [subprocess.Popen([*command, path], **options) for path in ready]
+        processes = [start_fetching(server, cache, path) for path in ready]
         results = [process.communicate(timeout=180) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], results
     assert all(path.exists() for path in ready)

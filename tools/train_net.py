@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 
 from detectron2.engine import launch
@@ -13,10 +12,8 @@ from resnest_backbones.checkpoint import CheckpointError
 from resnest_backbones.detectron2.config import ConfigError
 from resnest_backbones.detectron2.custom_coco import DatasetError
 from resnest_backbones.detectron2.train import build_argument_parser, check_arguments, main
+from resnest_backbones.faults import DivergedError, message_of
 from resnest_backbones.weights import WeightsError
-
-# How one of our errors ends the traceback that a process sends to the one that started it.
-_OURS = re.compile(r"^resnest_backbones\.\S+Error: (.*)", re.MULTILINE | re.DOTALL)
 
 
 def run(arguments: list[str] | None = None) -> None:
@@ -36,13 +33,12 @@ def run(arguments: list[str] | None = None) -> None:
             dist_url=args.dist_url,
             args=(args,),
         )
-    except (CheckpointError, ConfigError, DatasetError, WeightsError) as error:
-        sys.exit(f"{parser.prog}: error: {error}")
+    except (CheckpointError, ConfigError, DatasetError, DivergedError, OSError, WeightsError) as error:
+        sys.exit(f"{parser.prog}: error: {message_of(error)}")
     except ProcessRaisedException as error:
-        ours = _OURS.search(str(error))
-        if ours is None:
+        if message_of(error) == str(error).strip():  # not one of ours
             raise
-        sys.exit(f"{parser.prog}: error: {ours[1].strip()}")
+        sys.exit(f"{parser.prog}: error: {message_of(error)}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from torch import nn
 
 from resnest_backbones import resnest
 from resnest_backbones.acceleration import accelerate
-from resnest_backbones.arguments import STAGES
+from resnest_backbones.arguments import STAGES, check_choice, check_positive
 from resnest_backbones.detectron2.config import ConfigError
 from resnest_backbones.layouts import COUNTER, summarize_keys
 from resnest_backbones.split_attention import NormLayer, SplitAttentionConv2d
@@ -174,6 +174,10 @@ def build_resnest_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNeSt:
     Raises:
         ConfigError: a key has a value that no ResNeSt can have; the message names the key.
     """
+    return _build_trunk(cfg, input_shape, cfg.MODEL.RESNETS.OUT_FEATURES)
+
+
+def _build_trunk(cfg: CfgNode, input_shape: ShapeSpec, out_features: Sequence[str]) -> ResNeSt:
     keys = cfg.MODEL.RESNETS
     with _errors_that_name_keys():
         if len(keys.DEFORM_ON_PER_STAGE) != 4:
@@ -184,7 +188,7 @@ def build_resnest_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNeSt:
         return ResNeSt(
             _spec_from_config(keys),
             output_stride=_output_stride_from_config(keys),
-            out_features=keys.OUT_FEATURES,
+            out_features=out_features,
             in_channels=input_shape.channels,
             norm=keys.NORM,
             freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
@@ -250,11 +254,14 @@ def _output_stride_from_config(keys: CfgNode) -> int:
 
 @_register
 def build_resnest_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """A ResNeSt with Detectron2's FPN: p2..p5 and a max-pooled p6, or fewer where ``FPN.IN_FEATURES`` has fewer."""
-    bottom_up = build_resnest_backbone(cfg, input_shape)
+    """A ResNeSt with Detectron2's FPN: p2..p5 and a max-pooled p6, or fewer where ``FPN.IN_FEATURES`` has fewer.
+
+    Raises:
+        ConfigError: a key has a value that cannot be; the message names it.
+    """
+    bottom_up = _bottom_up(cfg, input_shape, cfg.MODEL.FPN.IN_FEATURES)
     top_block = LastLevelMaxPool()
-    last = bottom_up.feature_strides.get(cfg.MODEL.FPN.IN_FEATURES[-1], 32)
-    top_block.in_feature = f"p{int(math.log2(last))}"
+    top_block.in_feature = f"p{int(math.log2(bottom_up.feature_strides[cfg.MODEL.FPN.IN_FEATURES[-1]]))}"
     return _with_fpn(cfg, bottom_up, top_block)
 
 
@@ -263,12 +270,39 @@ def build_retinanet_resnest_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -
     """A ResNeSt with Detectron2's FPN as RetinaNet needs it: p3..p5, and p6 and p7 computed from res5.
 
     Raises:
-        ConfigError: ``MODEL.RESNETS.OUT_FEATURES`` lacks res5.
+        ConfigError: ``MODEL.RESNETS.OUT_FEATURES`` lacks res5, or another key has a value that cannot be.
     """
-    bottom_up = build_resnest_backbone(cfg, input_shape)
-    if "res5" not in bottom_up.feature_channels:
-        raise ConfigError(f"MODEL.RESNETS.OUT_FEATURES must have res5, got {list(bottom_up.out_features)}")
+    if "res5" not in cfg.MODEL.RESNETS.OUT_FEATURES:
+        raise ConfigError(f"MODEL.RESNETS.OUT_FEATURES must have res5, got {list(cfg.MODEL.RESNETS.OUT_FEATURES)}")
+    if cfg.MODEL.FPN.IN_FEATURES and cfg.MODEL.FPN.IN_FEATURES[-1] != "res5":
+        raise ConfigError(f"MODEL.FPN.IN_FEATURES must end with res5, got {list(cfg.MODEL.FPN.IN_FEATURES)}")
+    bottom_up = _bottom_up(cfg, input_shape, cfg.MODEL.FPN.IN_FEATURES)
     return _with_fpn(cfg, bottom_up, LastLevelP6P7(bottom_up.feature_channels["res5"], cfg.MODEL.FPN.OUT_CHANNELS))
+
+
+def _bottom_up(cfg: CfgNode, input_shape: ShapeSpec, in_features: Sequence[str]) -> ResNeSt:
+    """The trunk below a pyramid; stages that it does not use, whose parameters would get no gradient, are not built."""
+    given = cfg.MODEL.RESNETS.OUT_FEATURES
+    if not in_features:
+        raise ConfigError("MODEL.FPN.IN_FEATURES must name at least one stage, got none")
+    wrong = [name for name in in_features if name not in given]
+    if wrong:
+        raise ConfigError(
+            f"MODEL.FPN.IN_FEATURES must be of MODEL.RESNETS.OUT_FEATURES, {', '.join(given)}, got {wrong[0]!r}"
+        )
+    with _errors_that_name_keys():
+        check_positive("MODEL.FPN.OUT_CHANNELS", cfg.MODEL.FPN.OUT_CHANNELS)
+        check_choice("MODEL.FPN.FUSE_TYPE", cfg.MODEL.FPN.FUSE_TYPE, ("avg", "sum"))
+        check_choice("MODEL.FPN.NORM", cfg.MODEL.FPN.NORM, _NORMS)
+    last = max(map(_STAGES_IN_ORDER.index, in_features))
+    bottom_up = _build_trunk(cfg, input_shape, [name for name in given if _STAGES_IN_ORDER.index(name) <= last])
+    strides = [bottom_up.feature_strides[name] for name in in_features]
+    if any(after != 2 * before for before, after in zip(strides, strides[1:], strict=False)):
+        raise ConfigError(
+            "MODEL.FPN.IN_FEATURES must have strides each of which is twice the one before, as Detectron2's FPN needs "
+            f"them, got {', '.join(map(str, strides))} of {', '.join(in_features)}"
+        )
+    return bottom_up
 
 
 def _with_fpn(cfg: CfgNode, bottom_up: ResNeSt, top_block: nn.Module) -> FPN:

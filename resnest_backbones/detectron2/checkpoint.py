@@ -12,14 +12,13 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
-from urllib.error import URLError
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlparse
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.utils.file_io import PathManager
 from filelock import FileLock
-from iopath.common.file_io import PathHandler
+from iopath.common.file_io import PathHandler, get_cache_dir
 
 from resnest_backbones.checkpoint import (
     CheckpointError,
@@ -29,7 +28,7 @@ from resnest_backbones.checkpoint import (
     save_atomically,
 )
 from resnest_backbones.layouts import COUNTER, detect_layout, summarize_keys
-from resnest_backbones.weights import SCHEME, fetch, get_record
+from resnest_backbones.weights import SCHEME, WeightsError, fetch, fetch_url, get_record
 
 logger = logging.getLogger(__name__)
 
@@ -127,10 +126,12 @@ class ResNeStCheckpointer(DetectionCheckpointer):
             )
         try:
             self._file = path
-            return super().load(path, *args, **kwargs)
-        except (URLError, AssertionError) as error:
+            return super().load(_local(path), *args, **kwargs)
+        except (WeightsError, AssertionError) as error:
             if isinstance(error, AssertionError) and "not found" not in str(error):
                 raise  # fvcore asserts that the file is there; another assertion is another matter
+            if path.startswith(SCHEME):
+                raise
             wrapper_file = _WRAPPER_FILE.search(path)
             hint = f"; take resnest://resnest{wrapper_file[1]}, or a local copy of the file" if wrapper_file else ""
             raise CheckpointError(f"{path} could not be had: {error}{hint}") from error
@@ -181,6 +182,16 @@ class ResNeStCheckpointer(DetectionCheckpointer):
                 f"{self._file} does not fit the model of the config: {len(missing)} of its {number} tensors are missing"
                 f" ({summarize_keys(missing)}) and {len(shapes)} have another shape ({summarize_keys(shapes, 2)})"
             )
+
+
+def _local(path: str) -> str:
+    """The file of a URL, with its query, in iopath's cache, whose own download has no time-out; others as they are."""
+    if not path or not path.startswith(("http://", "https://")):
+        return path
+    url = urlparse(path)
+    folder = Path(get_cache_dir()) / Path(url.path.lstrip("/")).parent
+    file = fetch_url(url._replace(query="").geturl(), cache_dir=folder)
+    return f"{file}?{url.query}" if url.query else str(file)
 
 
 def _renamed(state: dict[str, Any], filename: str) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class CocoSource:
         class_names: names of the categories, in the order of their ids.
         num_images: number of images listed.
         num_annotations: number of annotations.
+        num_objects: number of those that are of single objects, no crowds.
         has_masks: whether every annotation has a segmentation.
     """
 
@@ -39,6 +40,7 @@ class CocoSource:
     class_names: tuple[str, ...]
     num_images: int
     num_annotations: int
+    num_objects: int
     has_masks: bool
 
 
@@ -67,6 +69,7 @@ def check_coco_json(json_file: str | Path, image_root: str | Path) -> CocoSource
         tuple(c["name"] for c in sorted(content["categories"], key=lambda c: c["id"])),
         len(content["images"]),
         len(annotations),
+        sum(not a["iscrowd"] for a in annotations),
         all(a.get("segmentation") for a in annotations),
     )
 
@@ -187,8 +190,8 @@ def register_custom_coco(
     if train_json is None or train_images is None:
         return None, _register(val), val
     train = check_coco_json(train_json, train_images)
-    if train.num_annotations == 0:
-        raise DatasetError(f"{train.json_file} has no annotations to train on")
+    if train.num_objects == 0:
+        raise DatasetError(f"{train.json_file} has no annotations to train on (crowds do not count)")
     if train.class_names != val.class_names:
         only_train = sorted(set(train.class_names) - set(val.class_names))
         only_val = sorted(set(val.class_names) - set(train.class_names))

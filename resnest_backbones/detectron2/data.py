@@ -24,6 +24,8 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
+from resnest_backbones.detectron2.custom_coco import DatasetError
+
 logger = logging.getLogger(__name__)
 
 
@@ -47,6 +49,31 @@ def seeded(seed: int) -> Iterator[None]:
             np.random.set_state(numpy_state)
 
 
+class NamingMapper:
+    """A mapper whose errors name the image: those of PIL and of augmentations say what is wrong, but not where.
+
+    Args:
+        mapper: dataset dict -> what the model takes.
+    """
+
+    def __init__(self, mapper: Callable[[dict[str, Any]], Any]) -> None:
+        self._mapper = mapper
+
+    def __call__(self, sample: dict[str, Any]) -> Any:
+        """Map a dataset dict.
+
+        Raises:
+            DatasetError: the image or its annotations cannot be used; the message names the file.
+        """
+        try:
+            return self._mapper(sample)
+        except Exception as error:  # of any kind: the mapper may be the user's
+            name = sample.get("file_name", "?") if isinstance(sample, dict) else "?"
+            size = f" ({sample['width']} x {sample['height']} pixels)" if "width" in sample else ""
+            reason = str(error) or type(error).__name__
+            raise DatasetError(f"the image {name}{size} cannot be used: {reason}") from error
+
+
 class _SeededMapDataset(Dataset[Any]):
     """Maps a place in the stream to a training sample; its augmentation is seeded by that place.
 
@@ -55,7 +82,7 @@ class _SeededMapDataset(Dataset[Any]):
 
     def __init__(self, samples: Dataset[Any], mapper: Callable[[dict[str, Any]], Any], seed: int) -> None:
         self._size = len(samples)  # type: ignore[arg-type]
-        self._mapped = MapDataset(samples, mapper)
+        self._mapped = MapDataset(samples, NamingMapper(mapper))
         self._seed = derive_seed(seed, comm.get_rank())
 
     def __len__(self) -> int:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, create_ddp_model, default_setup, hooks
+from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, TrainerBase, create_ddp_model, default_setup, hooks
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
@@ -18,9 +20,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from resnest_backbones import __name__ as PACKAGE
+from resnest_backbones.checkpoint import remove_unfinished, write_atomically
 from resnest_backbones.detectron2.config import ConfigError
 from resnest_backbones.detectron2.custom_coco import CocoSource, register_custom_coco
 from resnest_backbones.detectron2.data import seed_iteration
+from resnest_backbones.faults import DivergedError, check_finite, check_writable, diverged
+from resnest_backbones.sync_batch_norm import synchronise_on_cpu
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +44,50 @@ class SeedIterations(HookBase):
             self._precise_bn._data_iter = None
 
 
+class StopAtInvalidLoss(HookBase):
+    """End a training whose loss is no finite number, before that reaches a weight, with the images that it is of.
+
+    Detectron2 itself says the iteration and the losses, of all processes together, or that proposals are NaN.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+        self._images: list[str] = []
+        model.register_forward_pre_hook(self._remember)
+        model.register_forward_hook(self._check)
+
+    @contextmanager
+    def explain(self, trainer: TrainerBase) -> Iterator[None]:
+        """Say of Detectron2's own error in a training what ours says.
+
+        Raises:
+            DivergedError: there was one, or a loss is no finite number.
+        """
+        try:
+            yield
+        except DivergedError:
+            raise
+        except FloatingPointError as error:
+            raise diverged(str(error), **self._where(trainer)) from error
+
+    def _where(self, trainer: TrainerBase) -> dict[str, Any]:
+        rates = [group["lr"] for group in self._optimizer.param_groups]
+        return {"iteration": trainer.iter, "images": self._images, "rates": rates}
+
+    def _remember(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if model.training:
+            self._images = [str(item.get("file_name", "?")) for item in inputs[0]]
+
+    def _check(self, model: nn.Module, inputs: tuple[Any, ...], losses: Any) -> None:
+        if model.training and isinstance(losses, dict):
+            check_finite({name: float(value) for name, value in losses.items()}, **self._where(self.trainer))
+
+
 def parallel(model: nn.Module, device: str, **options: Any) -> nn.Module:
     """Detectron2's DistributedDataParallel, which takes it for granted that each process has a GPU."""
     if device.startswith("cpu"):
         options["device_ids"] = None
+        synchronise_on_cpu(model)
     return create_ddp_model(model, **options)
 
 
@@ -52,7 +97,15 @@ def device_here(wanted: str) -> str:
 
 
 def set_up(cfg: CfgNode | DictConfig, args: argparse.Namespace, output_dir: str, adapted: list[str]) -> None:
-    """Detectron2's set-up of a run, and this package's log lines beside the framework's."""
+    """Detectron2's set-up of a run, and this package's log lines beside the framework's.
+
+    Raises:
+        SaveError: the output folder cannot be written.
+    """
+    if comm.is_main_process():
+        check_writable(output_dir)
+        if not args.eval_only:
+            remove_unfinished(output_dir)
     default_setup(cfg, args)
     setup_logger(output_dir, distributed_rank=comm.get_rank(), name=PACKAGE)
     for message in adapted:
@@ -88,11 +141,6 @@ def _train_in_bfloat16(model: nn.Module) -> None:
     setattr(model, "forward", forward_in_training)  # noqa: B010
 
 
-def sync_bn_here(device: str) -> str:
-    """PyTorch's SyncBN exchanges statistics between GPUs only; Detectron2's own works on CPUs too."""
-    return "naiveSyncBN_N" if device.startswith("cpu") and comm.get_world_size() > 1 else "SyncBN"
-
-
 def seed_of_run(seed: int, output_dir: str, args: argparse.Namespace) -> int:
     """The config's seed; where it has none, the one that the run to be resumed drew, or a new one; equal everywhere."""
     if seed >= 0:
@@ -102,8 +150,8 @@ def seed_of_run(seed: int, output_dir: str, args: argparse.Namespace) -> int:
     previous = comm.all_gather(previous)[0]
     seed = previous if previous >= 0 else comm.shared_random_seed()
     if comm.is_main_process() and not args.eval_only:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"{seed}\n")
+        check_writable(file.parent)
+        write_atomically(file, lambda stream: stream.write(f"{seed}\n".encode()))
     return seed
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetMapper, MetadataCatalog, build_detection_test_loader
 from detectron2.engine import (
     DefaultTrainer,
     HookBase,
@@ -47,9 +47,10 @@ from torch import nn
 from resnest_backbones.detectron2.checkpoint import ResNeStCheckpointer
 from resnest_backbones.detectron2.config import ConfigError, add_resnest_config
 from resnest_backbones.detectron2.custom_coco import CocoSource, DatasetError
-from resnest_backbones.detectron2.data import build_train_loader_from_config, set_first_batch
+from resnest_backbones.detectron2.data import NamingMapper, build_train_loader_from_config, set_first_batch
 from resnest_backbones.detectron2.run_setup import (
     SeedIterations,
+    StopAtInvalidLoss,
     build_step_trainer,
     check_cropped_polygons,
     custom_data,
@@ -57,7 +58,6 @@ from resnest_backbones.detectron2.run_setup import (
     parallel,
     seed_of_run,
     set_up,
-    sync_bn_here,
     what_was_adapted,
 )
 from resnest_backbones.detectron2.train_lazy import main_lazy
@@ -193,21 +193,29 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Detectron2's hooks behind one that seeds each iteration."""
+        """Detectron2's hooks behind one that seeds each iteration, and one that looks at its loss."""
         stock = super().build_hooks()
         precise_bn = next((hook for hook in stock if isinstance(hook, hooks.PreciseBN)), None)
-        return [SeedIterations(max(self.cfg.SEED, 0), precise_bn), *stock]
+        self._stop = StopAtInvalidLoss(self._trainer.model, self._trainer.optimizer)
+        return [SeedIterations(max(self.cfg.SEED, 0), precise_bn), self._stop, *stock]
 
     def train(self) -> Any:
         """Train from ``start_iter`` on, with the batches that belong there; returns the last evaluation's results."""
         set_first_batch(self.data_loader, self.start_iter)
-        super().train()
+        with self._stop.explain(self):
+            super().train()
         return getattr(self, "_last_eval_results", {})
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
         """Detectron2's training loader, made resumable."""
         return build_train_loader_from_config(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        """Detectron2's loader for evaluation, which names the image that it cannot load."""
+        mapper = NamingMapper(DatasetMapper(cfg, is_train=False))
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
@@ -258,7 +266,6 @@ def setup(args: argparse.Namespace) -> CfgNode:
         cfg.merge_from_list(args.opts)  # what the command line says has the last word
     wanted_device = cfg.MODEL.DEVICE
     cfg.MODEL.DEVICE = device_here(wanted_device)
-    _replace_sync_bn(cfg, sync_bn_here(cfg.MODEL.DEVICE))
     if not args.eval_only:  # which takes images one by one
         _check_batch(cfg)
     for name in cfg.DATASETS.TEST:
@@ -304,14 +311,6 @@ def _check_batch(cfg: CfgNode) -> None:
             f"SOLVER.IMS_PER_BATCH must be 2 or more {'in all' if 'SyncBN' in norm else 'per process'} with "
             f"MODEL.RESNETS.NORM {norm}, got {batch} for {processes} processes; FrozenBN, GN and LN take single images"
         )
-
-
-def _replace_sync_bn(cfg: CfgNode, name: str) -> None:
-    for key, value in cfg.items():
-        if isinstance(value, CfgNode):
-            _replace_sync_bn(value, name)
-        elif key == "NORM" and value == "SyncBN":
-            cfg[key] = name
 
 
 def _main_yaml(args: argparse.Namespace) -> Any:

@@ -21,6 +21,7 @@ from resnest_backbones.detectron2.custom_coco import CocoSource, DatasetError
 from resnest_backbones.detectron2.data import build_resumable_train_loader, set_first_batch
 from resnest_backbones.detectron2.run_setup import (
     SeedIterations,
+    StopAtInvalidLoss,
     build_step_trainer,
     check_cropped_polygons,
     custom_data,
@@ -28,7 +29,6 @@ from resnest_backbones.detectron2.run_setup import (
     parallel,
     seed_of_run,
     set_up,
-    sync_bn_here,
     what_was_adapted,
 )
 
@@ -47,7 +47,6 @@ def main_lazy(args: argparse.Namespace) -> Any:
         check_cropped_polygons()
     wanted_device = cfg.train.device
     cfg.train.device = device_here(wanted_device)
-    _replace_sync_bn(cfg.model, sync_bn_here(cfg.train.device))
     cfg.train.seed = seed_of_run(cfg.train.get("seed", -1), cfg.train.output_dir, args)
     adapted = what_was_adapted(cfg.train.device, wanted_device, cfg.train.amp.enabled)
     set_up(cfg, args, cfg.train.output_dir, adapted)
@@ -79,18 +78,6 @@ def _crops_masks(mapper: Any) -> bool:
     return any("Crop" in str(augmentation.get("_target_")) for augmentation in mapper.get("augmentations", []))
 
 
-def _replace_sync_bn(node: Any, name: str) -> None:
-    if not OmegaConf.is_config(node):
-        return
-    for key in node if OmegaConf.is_dict(node) else range(len(node)):
-        if OmegaConf.is_interpolation(node, key) or OmegaConf.is_missing(node, key):
-            continue
-        if node[key] == "SyncBN" or node[key] is nn.SyncBatchNorm:
-            node[key] = name
-        else:
-            _replace_sync_bn(node[key], name)
-
-
 def _build_train_loader(cfg: DictConfig) -> Any:
     """The config's loader; made resumable where it is Detectron2's standard one."""
     loader = cfg.dataloader.train
@@ -120,9 +107,11 @@ def _train(cfg: DictConfig, resume: bool) -> Any:
         return dict(results)
 
     is_main = comm.is_main_process()
+    stop = StopAtInvalidLoss(model, optimizer)
     trainer.register_hooks(
         [
             SeedIterations(cfg.train.seed),
+            stop,
             hooks.IterationTimer(),
             hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
             hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if is_main else None,
@@ -135,7 +124,8 @@ def _train(cfg: DictConfig, resume: bool) -> Any:
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
     start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
     set_first_batch(loader, start)
-    trainer.train(start, cfg.train.max_iter)
+    with stop.explain(trainer):
+        trainer.train(start, cfg.train.max_iter)
     return results
 
 

@@ -15,11 +15,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from resnest_backbones import resnest
 from resnest_backbones.acceleration import accelerate
-from resnest_backbones.arguments import STAGES, check_choice
+from resnest_backbones.arguments import STAGES, check_choice, check_flags
 from resnest_backbones.checkpoint import CheckpointError
 from resnest_backbones.layouts import COUNTER, split_trunk, summarize_keys
 from resnest_backbones.split_attention import NormLayer
+from resnest_backbones.sync_batch_norm import CpuSyncBatchNorm
 from resnest_backbones.variants import ResNeStSpec
+
+MODELS.register_module("CpuSyncBN", module=CpuSyncBatchNorm)
 
 _DCN_TYPES = {"DCN": False, "DCNv2": True}
 _DCN_KEYS = ("type", "deform_groups", "fallback_on_stride")
@@ -82,6 +85,7 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
     ) -> None:
         indices = _check_out_indices(out_indices)
         check_choice("frozen_stages", frozen_stages, (-1, 0, 1, 2, 3, 4))
+        check_flags(norm_eval=norm_eval, with_cp=with_cp, zero_init_residual=zero_init_residual)
         modulated, deform_groups = _check_dcn(dcn)
         super().__init__(
             name,
@@ -240,6 +244,9 @@ def _norm_layer(norm_cfg: Mapping[str, Any]) -> NormLayer:
         raise ValueError(f"norm_cfg must be a dict with a type, got {norm_cfg!r}")
 
     def make(channels: int) -> nn.Module:
-        return build_norm_layer(dict(norm_cfg), channels)[1]
+        try:
+            return build_norm_layer(dict(norm_cfg), channels)[1]
+        except (AssertionError, KeyError, TypeError, ValueError) as error:  # MMCV raises each of them
+            raise ValueError(f"norm_cfg cannot be built for {channels} channels, got {norm_cfg!r}: {error}") from error
 
     return make

@@ -10,7 +10,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
 from resnest_backbones.label_maps import make_palette
+from resnest_backbones.mmseg.transforms import LabelError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 CLASS_FILES = ("classes.txt", "objectInfo150.txt")  # looked for in the root, in this order
@@ -157,6 +159,33 @@ class LabelMapDataset(BaseSegDataset):
             }
             for image in images
         ]
+
+    def prepare_data(self, idx: int) -> Any:
+        """Load a sample.
+
+        Raises:
+            LabelError: its label map is wrong.
+            DatasetError: the image cannot be used; the message names it.
+        """
+        with errors_that_name(self, idx):
+            return super().prepare_data(idx)
+
+
+@contextmanager
+def errors_that_name(dataset: Any, index: int) -> Iterator[None]:
+    """Let errors from loading a sample name the image: OpenCV's say what is wrong, but not where.
+
+    Raises:
+        LabelError, DatasetError: as ``LabelMapDataset.prepare_data``.
+    """
+    try:
+        yield
+    except (DatasetError, LabelError):
+        raise
+    except Exception as error:  # of any kind: transforms may be the user's
+        image = dataset.get_data_info(index).get("img_path", f"number {index}")
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DatasetError(f"the image {image} cannot be used: {reason}") from error
 
 
 def _find(folder: Path, suffixes: Sequence[str]) -> list[Path]:

@@ -16,14 +16,20 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler, InfiniteSampler
-from mmengine.dist import get_rank, is_main_process
+from mmengine.dist import get_rank, get_world_size, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch.nn import SyncBatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from resnest_backbones.checkpoint import CheckpointError, write_atomically
-from resnest_backbones.mmseg.run_setup import add_hook, type_name
+from resnest_backbones.faults import check_finite
+from resnest_backbones.mmseg.datasets import errors_that_name
+from resnest_backbones.mmseg.run_setup import ConfigError, add_hook, type_name
+from resnest_backbones.split_attention import SplitAttentionConv2d
+from resnest_backbones.sync_batch_norm import CpuSyncBatchNorm
 
 WHOLE_FILES = "resnest_whole_files"  # the name of the file backend, in configs too
 
@@ -200,7 +206,8 @@ class SeededDataset:
     def __getitem__(self, index: int) -> Any:
         if isinstance(index, SeededIndex):
             _seed_all(index.seed)
-        return self.dataset[int(index)]
+        with errors_that_name(self.dataset, int(index)):
+            return self.dataset[int(index)]
 
 
 @HOOKS.register_module()
@@ -212,6 +219,61 @@ class SeedIterationsHook(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Called between the loading of a batch and the step."""
         _seed_all(derive_seed(runner.seed, get_rank(), runner.iter))
+
+
+@HOOKS.register_module()
+class StopAtInvalidLossHook(Hook):
+    """Ends a training whose loss is no finite number, before a checkpoint or a log has it, with its images."""
+
+    priority = "VERY_HIGH"
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Called after the step.
+
+        Raises:
+            DivergedError: a loss is NaN or infinite.
+        """
+        samples = data_batch.get("data_samples", []) if isinstance(data_batch, dict) else []
+        rates = runner.optim_wrapper.get_lr()
+        rates = rates if "lr" in rates else {key: value for inner in rates.values() for key, value in inner.items()}
+        check_finite(
+            {name: float(value) for name, value in (outputs or {}).items() if "loss" in name},
+            iteration=runner.iter,
+            images=[str(getattr(sample, "img_path", "?")) for sample in samples],
+            rates=rates["lr"],
+        )
+
+
+@HOOKS.register_module()
+class CheckBatchHook(Hook):
+    """Refuses batches of one image that batch norm cannot take, the last of an epoch too, before the first iteration.
+
+    The attention of a ResNeSt normalises one value per image and channel.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Called before the first iteration.
+
+        Raises:
+            ConfigError: there will be such a batch; the message names the setting.
+        """
+        norms = {type(m.bn1) for m in runner.model.train().modules() if isinstance(m, SplitAttentionConv2d)
+                 if isinstance(m.bn1, _BatchNorm) and m.bn1.training}  # fmt: skip
+        loader = runner.train_dataloader
+        size = getattr(loader, "batch_size", None)
+        if not norms or size is None or (get_world_size() > 1 and norms <= {SyncBatchNorm, CpuSyncBatchNorm}):
+            return
+        if size == 1:
+            raise ConfigError("train_dataloader.batch_size must be 2 or more per process with batch norm, got 1; GN, "
+                              "or norm_eval with trained weights, takes single images")  # fmt: skip
+        images = len(loader.sampler) if isinstance(loader.sampler, DefaultSampler) else 0
+        if images % size == 1 and not loader.drop_last:
+            raise ConfigError(
+                f"the last batch of each epoch must have 2 or more images with batch norm, got 1: {images} images in "
+                f"batches of {size}; set train_dataloader.drop_last=True"
+            )
 
 
 @HOOKS.register_module()
@@ -244,6 +306,8 @@ def make_resumable(cfg: Config) -> list[str]:
         if not hook.get("backend_args") and not hook.get("file_client_args"):
             hook.backend_args = {"backend": WHOLE_FILES}
     add_hook(cfg, "SeedIterationsHook")
+    add_hook(cfg, "StopAtInvalidLossHook")
+    add_hook(cfg, "CheckBatchHook")
     add_hook(cfg, "ValidateAfterResumeHook")
     loader = cfg.train_dataloader
     sampler = type_name(loader.get("sampler", {}))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from mmengine.config import Config
@@ -15,14 +15,13 @@ from mmengine.device import get_device
 from torch import distributed
 
 from resnest_backbones.checkpoint import CheckpointError
+from resnest_backbones.faults import DivergedError, message_of
 from resnest_backbones.mmseg.datasets import DatasetError
 from resnest_backbones.mmseg.transforms import LabelError
 from resnest_backbones.weights import WeightsError
 
 _SYNC_NORMS = ("SyncBN", "MMSyncBN")
 _AMP_KEYS = ("loss_scale", "dtype", "use_fsdp")
-# Where one of our errors stands in what a DataLoader's worker sent.
-_FROM_WORKER = re.compile(r"^resnest_backbones\.\S+Error: (.*)", re.MULTILINE | re.DOTALL)
 
 
 class ConfigError(ValueError):
@@ -37,13 +36,8 @@ def one_line_errors(program: str) -> Iterator[None]:
     """
     try:
         yield
-    except (CheckpointError, ConfigError, DatasetError, LabelError, WeightsError) as error:
-        sys.exit(f"{program}: error: {_message(error)}")
-
-
-def _message(error: Exception) -> str:
-    from_worker = _FROM_WORKER.search(str(error))
-    return (from_worker[1] if from_worker else str(error)).strip()
+    except (CheckpointError, ConfigError, DatasetError, DivergedError, LabelError, OSError, WeightsError) as error:
+        sys.exit(f"{program}: error: {message_of(error)}")
 
 
 # A machine without GPUs
@@ -65,11 +59,10 @@ def adapt_to_cpu(cfg: Config) -> list[str]:
             wrapper.pop(key, None)
         messages.append("Mixed precision on the CPU is of float32 and bfloat16, which needs no scaling of losses")
     if cfg.get("launcher", "none") != "none":
-        if _replace_sync_norms(cfg.model) | (cfg.pop("sync_bn", None) is not None):
-            messages.append(
-                "SyncBN is replaced by BN: PyTorch exchanges statistics between GPUs only, so each process "
-                "normalises by its own images"
-            )
+        if _replace_sync_norms(cfg.model):
+            messages.append("SyncBN exchanges its statistics by gloo: CpuSyncBN of this package takes its place")
+        if cfg.pop("sync_bn", None) is not None:
+            messages.append("sync_bn is left out: MMEngine converts norms for GPUs only; name SyncBN in the norm_cfg")
         usual = {
             "type": "MMDistributedDataParallel",
             "broadcast_buffers": False,
@@ -80,20 +73,21 @@ def adapt_to_cpu(cfg: Config) -> list[str]:
 
 
 def _replace_sync_norms(settings: Any) -> bool:
-    """Turn SyncBN into BN everywhere below; whether there was any."""
+    """Turn SyncBN into one that works on CPUs everywhere below; whether there was any."""
     if isinstance(settings, dict):
         found = type_name(settings) in _SYNC_NORMS
         if found:
-            settings["type"] = "BN"
+            settings["type"] = "CpuSyncBN"
         return any([found, *(_replace_sync_norms(value) for value in settings.values())])
     return isinstance(settings, (list, tuple)) and any([_replace_sync_norms(value) for value in settings])
 
 
-def start_processes_on_cpu(launcher: str) -> None:
+def start_processes_on_cpu(launcher: str, timeout: float | None = None) -> None:
     """Join the processes of a launcher by gloo where there is no GPU; MMEngine itself gives each process one.
 
     Args:
         launcher: ``pytorch``, ``slurm`` or ``mpi``; nothing is done for ``none``.
+        timeout: seconds after which a process that waits for another one fails; PyTorch's where None.
 
     Raises:
         ConfigError: the launcher's environment variables are not there.
@@ -115,7 +109,7 @@ def start_processes_on_cpu(launcher: str) -> None:
             os.environ[name]
     except KeyError as error:
         raise ConfigError(f"--launcher {launcher} needs the environment variable {error.args[0]}") from error
-    distributed.init_process_group("gloo")
+    distributed.init_process_group("gloo", timeout=None if timeout is None else timedelta(seconds=timeout))
 
 
 def _set_ranks(rank: str, world_size: str, local_rank: str) -> None:

@@ -18,7 +18,8 @@ from mmengine.runner import CheckpointLoader, Runner
 from mmseg.registry import RUNNERS
 from torch import distributed
 
-from resnest_backbones.checkpoint import CheckpointError
+from resnest_backbones.checkpoint import CheckpointError, remove_unfinished
+from resnest_backbones.faults import check_writable
 from resnest_backbones.mmseg.own_data import as_list, use_data_root
 from resnest_backbones.mmseg.resumable import make_resumable, repair_last_checkpoint
 from resnest_backbones.mmseg.run_setup import (
@@ -129,6 +130,8 @@ def train(args: argparse.Namespace) -> None:
         LabelError: a label map is wrong.
         CheckpointError: a checkpoint is no such, or does not fit.
         WeightsError: published weights could not be had.
+        DivergedError: the loss became NaN or infinite.
+        OSError: the work dir cannot be written, or the disk is full.
     """
     check_arguments(args)
     cfg = _config_of_run(args)
@@ -143,7 +146,10 @@ def train(args: argparse.Namespace) -> None:
         require_whole_checkpoint(cfg)
     messages = [*adapt_to_cpu(cfg), *make_resumable(cfg)]
     _set_local_rank(args)
-    start_processes_on_cpu(cfg.launcher)
+    start_processes_on_cpu(cfg.launcher, _timeout(cfg))
+    if is_main_process():
+        check_writable(cfg.work_dir)
+        remove_unfinished(cfg.work_dir)
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     for message in messages:
         runner.logger.warning(message)
@@ -174,7 +180,7 @@ def test(args: argparse.Namespace) -> dict[str, float]:
             evaluator.update(output_dir=args.out, keep_results=True)
     messages = adapt_to_cpu(cfg)
     _set_local_rank(args)
-    start_processes_on_cpu(cfg.launcher)
+    start_processes_on_cpu(cfg.launcher, _timeout(cfg))
     runner = Runner.from_cfg(cfg)
     for message in messages:
         runner.logger.warning(message)
@@ -279,6 +285,11 @@ def use_test_time_augmentation(cfg: Config) -> None:
         dataset.pipeline = cfg.tta_pipeline
     cfg.tta_model.module = cfg.model
     cfg.model = cfg.tta_model
+
+
+def _timeout(cfg: Config) -> float | None:
+    """The config's seconds until a process that waits for another one fails, as MMEngine reads them."""
+    return cfg.get("env_cfg", {}).get("dist_cfg", {}).get("timeout")
 
 
 def _set_local_rank(args: argparse.Namespace) -> None:

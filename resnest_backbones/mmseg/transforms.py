@@ -72,7 +72,18 @@ class LoadCheckedAnnotations(LoadAnnotations):
         labels = self._read(file)
         _check_shape(file, labels, results)
         _check_labels(file, labels, self._num_classes(results), bool(results["reduce_zero_label"]))
-        super()._load_seg_map(results)
+        if 1 not in labels.shape:
+            super()._load_seg_map(results)
+            return
+        # MMSegmentation squeezes a map of one row or column to fewer dimensions; what it does beside that:
+        loaded = labels.astype(np.uint8)
+        if results["reduce_zero_label"]:
+            loaded = np.where((loaded == 0) | (loaded == _IGNORED), _IGNORED, loaded - 1).astype(np.uint8)
+        before = loaded.copy()
+        for old, new in (results.get("label_map") or {}).items():
+            loaded[before == old] = new
+        results["gt_seg_map"] = loaded
+        results["seg_fields"].append("gt_seg_map")
 
     def _read(self, file: str) -> np.ndarray:
         """The file's own values, (H, W) or (H, W, C)."""

@@ -255,6 +255,23 @@ def test_a_file_that_cannot_be_had_is_named_and_the_wrappers_dead_server_explain
         ResNeStCheckpointer(model).load(url)
 
 
+@pytest.mark.fault("a checkpoint with a pickled payload at a URL", "never run; refused in one line that names the file")
+def test_a_checkpoint_at_a_url_is_fetched_once_and_its_code_is_not_run(server, tmp_path, monkeypatch):
+    """By our own download, since iopath's has no time-out; into iopath's cache all the same."""
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "iopath"))
+    model, url = ResNeSt("resnest14"), f"{server.record.base_url}/some/folder"
+    for _ in range(2):
+        ResNeStCheckpointer(model).load(f"{url}/model.pth?matching_heuristics=True")
+    assert server.requests == ["/some/folder/model.pth"]
+    assert (tmp_path / "iopath" / "some" / "folder" / "model.pth").read_bytes() == server.content
+    assert differing(model, {n: v for n, v in core_state().items() if not n.startswith("fc.")}) == []
+    torch.save({"model": Payload(tmp_path / "trap")}, tmp_path / "evil.pth")
+    server.content = (tmp_path / "evil.pth").read_bytes()
+    with pytest.raises(CheckpointError, match=r"evil\.pth holds more than tensors and plain containers"):
+        ResNeStCheckpointer(model).load(f"{url}/evil.pth")
+    assert not (tmp_path / "trap").exists()
+
+
 def test_a_cache_that_may_only_be_read_is_read(server, tmp_path, monkeypatch):
     path = PathManager.get_local_path("resnest://resnest50")
     published = Path(path).with_name(Path(path).name.replace(".detectron2", ""))

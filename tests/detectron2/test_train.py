@@ -114,6 +114,7 @@ def kill_after(file: Path, process: subprocess.Popen) -> None:
     assert file.exists()
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_goes_on_to_the_very_same_weights_and_momenta(bccd, tmp_path):
     def arguments(output, *more):
         keys = {"SOLVER.CHECKPOINT_PERIOD": 4, "TEST.EVAL_PERIOD": 5, "DATALOADER.NUM_WORKERS": 1}
@@ -205,7 +206,7 @@ def test_two_processes_train_on_the_cpu_with_synchronised_batch_norm_and_resume(
 
     status, printed = run(2)
     assert status == 0, printed
-    assert "NaiveSyncBatchNorm" in printed and "World size: 2" in printed
+    assert "SyncBatchNorm" in printed and "World size: 2" in printed
     status, printed = run(3, "--resume")
     assert status == 0 and "Starting training from iteration 2" in printed, printed
 

@@ -220,6 +220,8 @@ def test_the_dumped_config_runs_by_itself_and_says_the_same(trained, tmp_path):
     assert [hook.type for hook in cfg.custom_hooks] == [
         "ResNeStCheckpointHook",
         "SeedIterationsHook",
+        "StopAtInvalidLossHook",
+        "CheckBatchHook",
         "ValidateAfterResumeHook",
     ]
 
@@ -409,7 +411,7 @@ def test_two_processes_train_and_test_on_the_cpu(trained, own_data, config, tmp_
     data = ["--data-root", own_data]
     torchrun("train_seg", config, *data, "--work-dir", tmp_path / "two", "--cfg-options", "train_cfg.max_iters=2")
     log = logged(tmp_path / "two")
-    assert "SyncBN is replaced by BN" in log and "Iter(train) [2/2]" in log and "MMDistributedDataParallel" in log
+    assert "CpuSyncBN" in log and "Iter(train) [2/2]" in log and "MMDistributedDataParallel" in log
     printed = torchrun("test_seg", config, trained / "iter_6.pth", *data, "--work-dir", tmp_path / "test")
     # each process had half of the images; the figures are of all
     assert last_figures(tmp_path / "test") == last_figures(trained)

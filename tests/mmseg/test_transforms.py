@@ -56,6 +56,20 @@ def test_good_label_maps_load_as_mmsegmentation_loads_them(tmp_path, reduce_zero
     assert set(np.unique(got["gt_seg_map"])) <= {0, 1, 2, 255}
 
 
+@pytest.mark.parametrize("reduce_zero_label", [False, True])
+@pytest.mark.parametrize("turn", [False, True], ids=["one row", "one column"])
+def test_label_maps_of_one_row_or_column_load_as_part_of_larger_ones(tmp_path, reduce_zero_label, turn):
+    """MMSegmentation's own squeezes them to one dimension."""
+    both = labels_of(0, 1, 2, 2, 255)
+    one = both[:1]
+    files = [save(tmp_path, (a.T if turn else a), f"{a.shape[0]}.png") for a in (one, both)]
+    got, want = (info(f, reduce_zero_label=reduce_zero_label, label_map={1: 0, 0: 1}) for f in files)
+    LoadCheckedAnnotations(num_classes=3)(got)
+    LoadAnnotations()(want)
+    np.testing.assert_array_equal(got["gt_seg_map"], want["gt_seg_map"][:, :1] if turn else want["gt_seg_map"][:1])
+    assert got["gt_seg_map"].dtype == np.uint8 and got["seg_fields"] == ["gt_seg_map"]
+
+
 def test_the_samples_of_ade20k_load(shared):
     files = sorted((shared / "data" / "ade_sample" / "annotations").rglob("*.png"))
     assert files

@@ -1,0 +1,130 @@
+"""Several processes and machines with Detectron2 on CPUs: equal to one process, and no peer is waited for for ever."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("detectron2")
+
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from resnest_backbones.detectron2 import ResNeSt
+from resnest_backbones.detectron2.run_setup import parallel
+from tests.detectron2 import helpers
+from tests.detectron2.helpers import FPN_DETECTOR
+from tests.helpers import start_tool
+from tests.process_group import run_processes
+
+STAGES = ["stem", "res2", "res3", "res4", "res5"]
+FPN_KEYS = {"MODEL.RESNETS.NORM": "SyncBN", "MODEL.FPN.NORM": "SyncBN"}
+
+
+def images() -> torch.Tensor:
+    return torch.randn(4, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def step_of_trunk(net: nn.Module, batch: torch.Tensor, inner: nn.Module) -> dict[str, torch.Tensor]:
+    sum(x.square().mean() for x in net(batch).values()).backward()
+    gradients = {f"gradient of {name}": p.grad.clone() for name, p in inner.named_parameters() if p.grad is not None}
+    return gradients | {name: b.clone() for name, b in inner.named_buffers()}
+
+
+def trunk(norm: str) -> ResNeSt:
+    torch.manual_seed(0)
+    return ResNeSt("resnest14", norm=norm, freeze_at=2).double()
+
+
+def in_a_group(rank: int) -> tuple[dict[str, torch.Tensor], list[str]]:
+    net = trunk("SyncBN")
+    ours = step_of_trunk(parallel(net, "cpu", broadcast_buffers=False), images()[2 * rank : 2 * rank + 2], net)
+    trained = []
+    for freeze_at in range(6):
+        for extra in ({}, {"MODEL.RESNETS.OUT_FEATURES": STAGES}):
+            model = helpers.detector(FPN_DETECTOR, FPN_KEYS, extra, {"MODEL.BACKBONE.FREEZE_AT": freeze_at})
+            model = parallel(model, "cpu", broadcast_buffers=False)
+            assert isinstance(model, DistributedDataParallel) and not model.find_unused_parameters
+            for _ in range(2):  # the second forward is where it misses gradients of the first
+                helpers.training_losses(model, helpers.images(2)[rank : rank + 1])
+            trained.append(f"{freeze_at} {len(extra)}")
+    return ours, trained
+
+
+@pytest.mark.fault("two processes instead of one", "gradients and statistics of batch norm are equal")
+@pytest.mark.fault("each FREEZE_AT in two processes", "no parameter goes unused")
+@pytest.mark.slow
+def test_two_processes_are_one_with_the_whole_batch_and_use_every_parameter(tmp_path):
+    alone = trunk("BN")
+    want = step_of_trunk(alone, images(), alone)
+    for ours, trained in run_processes(in_a_group, folder=tmp_path):
+        assert ours.keys() == want.keys()
+        for name, value in want.items():
+            torch.testing.assert_close(ours[name], value, rtol=1e-8, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")
+        assert len(trained) == 12
+
+
+# Machines
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def two_machines(data: list, output: Path, iterations: int, *more: object, period: int = 2):
+    """The tool on two machines, which are two addresses of this one; each has a folder of output of its own."""
+    address = f"tcp://127.0.0.1:{free_port()}"
+    from tests.detectron2.test_faults import CONFIG, TINY_DETECTOR
+
+    def start(rank: int) -> subprocess.Popen:
+        keys = ["OUTPUT_DIR", output, "SOLVER.MAX_ITER", iterations, "SEED", 3, "SOLVER.CHECKPOINT_PERIOD", period]
+        where = ["--num-machines", 2, "--machine-rank", rank, "--num-gpus", 1, "--dist-url", address]
+        command = ["--config-file", CONFIG, *where, *more, *data, *TINY_DETECTOR, *keys, "DATASETS.TEST", "()"]
+        return start_tool("train_net", *command, start_new_session=True)
+
+    processes = [start(rank) for rank in range(2)]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture
+def data(tmp_path) -> list:
+    from tests.detectron2.test_faults import write_coco
+
+    return write_coco(tmp_path / "data", ["plain", "grey", "odd size", "palette"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="machines that share a GPU")
+@pytest.mark.fault("a machine of two that dies (SIGKILL)", "the other one ends with an error; both go on with --resume")
+def test_two_machines_train_and_a_dead_one_ends_the_other_and_both_resume(data, tmp_path):
+    output = tmp_path / "run"
+    with two_machines(data, output, 1000) as processes:
+        deadline = time.monotonic() + 240
+        while not (output / "model_0000001.pth").exists() and time.monotonic() < deadline:
+            assert processes[0].poll() is None, processes[0].communicate()[0]
+            time.sleep(0.05)
+        os.killpg(processes[1].pid, signal.SIGKILL)
+        printed, _ = processes[0].communicate(timeout=90)  # far less than the half hour of Detectron2's time-out
+        assert processes[0].returncode != 0
+        assert "World size: 2" in printed and "Connection" in printed.splitlines()[-1] + printed, printed
+    first = max(int(file.stem.removeprefix("model_")) for file in output.glob("model_0*.pth"))
+    with two_machines(data, output, first + 2, "--resume") as processes:
+        printed = [process.communicate(timeout=240)[0] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], printed
+    assert f"Starting training from iteration {first + 1}" in printed[0]
+    assert (output / "model_final.pth").exists()

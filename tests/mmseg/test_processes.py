@@ -1,0 +1,166 @@
+"""Several processes with MMSegmentation on CPUs: equal to one process, and no peer is waited for for ever."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("mmseg")
+
+from mmengine.config import Config
+from mmengine.model import MMDistributedDataParallel
+from mmengine.registry import init_default_scope
+from mmengine.structures import PixelData
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+from torch import nn
+
+from resnest_backbones.mmseg.run_setup import _replace_sync_norms
+from tests.helpers import ROOT, environment
+from tests.mmseg.helpers import logged, make_label_map_dataset, write_config
+from tests.process_group import run_processes
+
+ENDS = "the other one ends with an error; both go on with --resume"
+needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="what is different on a machine without a GPU")
+
+
+def segmentor(config: Path, **backbone: object) -> nn.Module:
+    init_default_scope("mmseg")
+    cfg = Config.fromfile(config)
+    cfg.model.backbone.update(backbone)
+    for head in (cfg.model.decode_head, cfg.model.auxiliary_head[0]):
+        head.dropout_ratio = 0.0
+        losses = head.loss_decode if isinstance(head.loss_decode, list) else [head.loss_decode]
+        for loss in losses:
+            loss.pop("class_weight", None)
+    if max(cfg.model.backbone.get("out_indices", (3,))) < 3:  # no res5 to put a head on
+        cfg.model.decode_head.update(in_channels=1024, in_index=-1)
+        cfg.model.auxiliary_head[0].update(in_channels=512, in_index=0)
+    assert _replace_sync_norms(cfg.model)
+    torch.manual_seed(0)
+    return MODELS.build(cfg.model).double()
+
+
+def batch() -> tuple[torch.Tensor, list[SegDataSample]]:
+    chance = torch.Generator().manual_seed(1)
+    labels = torch.randint(0, 21, (4, 1, 64, 64), generator=chance)
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=one), metainfo={"img_shape": (64, 64)}) for one in labels]
+    return torch.randn(4, 3, 64, 64, dtype=torch.float64, generator=chance), samples
+
+
+def step(model: nn.Module, inner: nn.Module, images: torch.Tensor, samples: list) -> dict[str, torch.Tensor]:
+    losses = model(images, samples, mode="loss")
+    sum(value for name, value in losses.items() if "loss" in name).backward()
+    lost = [name for name, p in inner.named_parameters() if p.requires_grad and p.grad is None]
+    assert lost == []
+    gradients = {f"gradient of {name}": p.grad.clone() for name, p in inner.named_parameters() if p.grad is not None}
+    return gradients | {name: b.clone() for name, b in inner.named_buffers()}
+
+
+def in_a_group(rank: int) -> list[dict[str, torch.Tensor]]:
+    config = Path(os.environ["CONFIG_OF_TEST"])
+    images, samples = batch()
+    share = slice(2 * rank, 2 * rank + 2)
+    found = []
+    cases = [{}, {"frozen_stages": 1}, {"frozen_stages": 4}, {"output_stride": 16}, {"output_stride": 32}]
+    for case in [*cases, {"out_indices": (1, 2)}]:
+        inner = segmentor(config, **case)
+        model = MMDistributedDataParallel(inner, broadcast_buffers=False, find_unused_parameters=False)
+        found.append(step(model, inner, images[share], samples[share]))
+        model.zero_grad()
+        step(model, inner, images[share], samples[share])  # where DDP would miss gradients of the first
+    return found[:2]
+
+
+@needs_no_gpu
+@pytest.mark.fault("two processes instead of one", "gradients and statistics of batch norm are equal")
+@pytest.mark.slow
+def test_two_processes_are_one_with_the_whole_batch_and_use_every_parameter(tmp_path, monkeypatch):
+    config = write_config(tmp_path)
+    monkeypatch.setenv("CONFIG_OF_TEST", str(config))
+    found = run_processes(in_a_group, folder=tmp_path)
+    for number, case in enumerate(({}, {"frozen_stages": 1})):
+        alone = segmentor(config, **case)
+        want = step(alone, alone, *batch())
+        for ours in (process[number] for process in found):
+            assert ours.keys() == want.keys()
+            for name, value in want.items():
+                torch.testing.assert_close(ours[name], value, rtol=1e-8, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def start_machine(rank: int, port: int, *arguments: object) -> subprocess.Popen:
+    """One of two machines, which are two addresses of this one."""
+    where = ["--nnodes", "2", "--node-rank", str(rank), "--nproc-per-node", "1", "--max-restarts", "0"]
+    where += ["--master-addr", "127.0.0.1", "--master-port", str(port), "--local-addr", f"127.0.0.{rank + 1}"]
+    command = [sys.executable, "-m", "torch.distributed.run", *where, str(ROOT / "tools" / "train_seg.py")]
+    command += [*map(str, arguments), "--launcher", "pytorch"]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+    return subprocess.Popen(command, env=environment(), cwd=ROOT, **options)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def workers_of(torchrun: subprocess.Popen) -> list[int]:
+    """The processes that it started; each has a session of its own."""
+    command = ["ps", "-o", "pid=", "--ppid", str(torchrun.pid)]
+    return [*map(int, subprocess.run(command, capture_output=True, text=True, check=False).stdout.split())]
+
+
+def kill_group(torchrun: subprocess.Popen) -> None:
+    """Kill a machine's processes."""
+    for pid in [*workers_of(torchrun), torchrun.pid]:
+        os.kill(pid, signal.SIGKILL)
+
+
+@needs_no_gpu
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(signal.SIGKILL, marks=pytest.mark.fault("a machine of two that dies (SIGKILL)", ENDS)),
+        pytest.param(signal.SIGSTOP, marks=pytest.mark.fault("a machine of two that falls silent (SIGSTOP)", ENDS)),
+    ],
+    ids=["dies", "falls silent"],
+)
+def test_two_machines_train_and_a_lost_one_ends_the_other_and_both_resume(how, tmp_path):
+    data, work_dir = make_label_map_dataset(tmp_path / "data"), tmp_path / "run"
+    options = ["--cfg-options", "randomness.seed=3", "env_cfg.dist_cfg.timeout=20", "train_cfg.val_interval=100000"]
+    arguments = [write_config(tmp_path), "--data-root", data, "--work-dir", work_dir]
+    long, port = "train_cfg.max_iters=5000", free_port()
+    processes = [start_machine(rank, port, *arguments, *options, long) for rank in range(2)]
+    try:
+        deadline = time.monotonic() + 240
+        while not (work_dir / "iter_2.pth").exists() and time.monotonic() < deadline:
+            assert processes[0].poll() is None, processes[0].communicate()[0]
+            time.sleep(0.05)
+        if how == signal.SIGKILL:
+            kill_group(processes[1])
+        else:
+            for pid in workers_of(processes[1]):
+                os.kill(pid, signal.SIGSTOP)
+        printed, _ = processes[0].communicate(timeout=120)
+        assert processes[0].returncode != 0
+        assert re.search(r"Connection closed by peer|Timed out|timed out|Connection reset", printed), printed[-3000:]
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                kill_group(process)
+            process.wait()
+    last = max(int(file.stem.removeprefix("iter_")) for file in work_dir.glob("iter_*.pth"))
+    port = free_port()
+    more = [f"train_cfg.max_iters={last + 2}"]
+    processes = [start_machine(rank, port, *arguments, "--resume", *options, *more) for rank in range(2)]
+    printed = [process.communicate(timeout=240)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], printed
+    assert f"resumed epoch: 0, iter: {last}" in logged(work_dir)
