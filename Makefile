@@ -5,6 +5,8 @@ VENV ?= .venv
 # Where Detectron2 comes from: `registry`, or a pip requirement (see tools/install_detectron2.py).
 DETECTRON2 ?= registry
 PYTEST_ARGS ?=
+# Processes of pytest, each on one thread: most tests are too small for more.
+WORKERS ?= 2
 # Rows and options of `tools/reproduce.py smoke`; none: all rows.
 SMOKE_ARGS ?=
 # The environment of the classic OpenMMLab packages, which own the same import names as those in $(VENV).
@@ -24,15 +26,15 @@ DETECTRON2_INSTALLED := $(VENV)/.detectron2-$(shell printf '%s' '$(DETECTRON2)' 
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "settings: PYTHON=$(PYTHON) VENV=$(VENV) DETECTRON2=$(DETECTRON2) PYTEST_ARGS=$(PYTEST_ARGS) SMOKE_ARGS=$(SMOKE_ARGS)"
+	@echo "settings: PYTHON=$(PYTHON) VENV=$(VENV) DETECTRON2=$(DETECTRON2) PYTEST_ARGS=$(PYTEST_ARGS) WORKERS=$(WORKERS) SMOKE_ARGS=$(SMOKE_ARGS)"
 
 setup: $(DETECTRON2_INSTALLED)  ## create the environment with everything the other targets need
 
 test: setup  ## run the tests and the doctests, without the slow ones
-	$(PY) -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 test-full: setup  ## run all tests, the slow ones as well
-	$(PY) -m pytest -m "slow or not slow" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile -m "slow or not slow" $(PYTEST_ARGS)
 
 test-classic: $(CLASSIC_VENV)/.installed  ## run MMSegmentation's tests with its classic release; compiles for long
 	$(CLASSIC_PY) -m pytest tests/mmseg $(PYTEST_ARGS)

@@ -71,6 +71,7 @@ EXTRAS = {
         "mypy>=1.10",
         "pytest>=8.2",
         "pytest-timeout>=2.3",
+        "pytest-xdist>=3.6",  # the tests run in two processes
         "ruff>=0.9",
         "setuptools>=77,<81",  # tests/test_packaging.py builds the wheel
         "timm>=1.0",
