@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FRAMEWORKS = {"detectron2", "mmseg", "mmcv", "mmengine"}
-CORE = {"torch", "torchvision", "fvcore", "filelock"}
+CORE = {"torch", "torchvision", "fvcore", "filelock", "tqdm"}
 SOURCES = ["setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md", "resnest_backbones", "configs"]
 SOURCES += ["tests", "tools"]  # they must be there to be left out of the wheel
 
