@@ -1,10 +1,12 @@
 """What ``tools/train_net.py`` makes of odd images, broken files, full disks and losses that are no numbers."""
 
+import argparse
 import json
 import shutil
 import subprocess
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,12 +40,17 @@ def write_coco(folder: Path, names: list[str], *, boxes: dict[str, list[list[flo
     return [word for split in ("train", "val") for kind, path in files for word in (f"--{split}-{kind}", path)]
 
 
-def run(data: list, output: Path, iterations: int = 1, *options: object, **keys: object) -> dict:
-    """Train as the tool does, in this process."""
+def parse(data: list, output: Path, iterations: int = 1, *options: object, **keys: object) -> argparse.Namespace:
+    """The command line of a small training, or evaluation."""
     extra = [word for pair in keys.items() for word in pair]
     given = ["OUTPUT_DIR", output, "SOLVER.MAX_ITER", iterations, "SEED", 3, "MODEL.RESNETS.NORM", "BN", *extra]
     arguments = ["--config-file", CONFIG, *options, *data, *TINY_DETECTOR, *given]
-    return train.main(build_argument_parser().parse_args(list(map(str, arguments))))
+    return build_argument_parser().parse_args(list(map(str, arguments)))
+
+
+def run(*arguments: Any, **keys: object) -> dict:
+    """Train as the tool does, in this process."""
+    return train.main(parse(*arguments, **keys))
 
 
 @pytest.mark.fault("odd images", "a detector trains on them and is evaluated")
@@ -67,15 +74,16 @@ def test_odd_images_are_trained_on_and_evaluated(tmp_path, record_property):
 @pytest.mark.fault("images that cannot be used", "an error names the file")
 def test_an_image_that_cannot_be_used_is_named(name, reason, tmp_path):
     data = write_coco(tmp_path, [name, name])
-    for options, given in (([], data), (["--eval-only"], data[4:])):
+
+    sizes = {"INPUT.MIN_SIZE_TRAIN": "(800,800)", "INPUT.MIN_SIZE_TEST": 800}
+
+    def evaluate() -> None:
+        cfg = train.setup(parse(data[4:], tmp_path / "eval", 1, "--eval-only", **sizes))
+        next(iter(train.Trainer.build_test_loader(cfg, cfg.DATASETS.TEST[0])))
+
+    for work in (lambda: run(data, tmp_path / "run", 1, **sizes), evaluate):
         with pytest.raises(DatasetError, match=reason) as error:
-            run(
-                given,
-                tmp_path / "run",
-                1,
-                *options,
-                **{"INPUT.MIN_SIZE_TRAIN": "(800,800)", "INPUT.MIN_SIZE_TEST": 800},
-            )
+            work()
         assert odd_image(name, tmp_path)[0].name in str(error.value)
 
 
