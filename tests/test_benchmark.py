@@ -12,6 +12,7 @@ from resnest_backbones.benchmark.cases import LIMIT, Case, Result
 from resnest_backbones.benchmark.cli import main, parse_size
 from resnest_backbones.benchmark.measure import contenders, convolution_flops, kept_for_backward, measure
 from resnest_backbones.benchmark.peers import PEERS
+from resnest_backbones.benchmark.profiling import KINDS
 from resnest_backbones.benchmark.report import table
 from resnest_backbones.benchmark.trunks import KEEPING, OURS, OURS_TRAINING
 
@@ -54,11 +55,13 @@ def test_what_is_kept_for_backward_is_counted_once():
 
 
 def test_a_training_step_is_measured_in_time_and_memory():
-    result = measure(SMALL_STEP, rounds=1, device=CPU, only=["ours*", "original"])
+    result = measure(SMALL_STEP, rounds=1, device=CPU, only=["ours*", "original"], profiled=True)
     assert list(result.kept) == [name for name in result.milliseconds if name != LIMIT]
     assert all(value > 0 for value in (*result.milliseconds.values(), result.gigabytes_per_second))
     assert result.kept[OURS_TRAINING] < result.kept[KEEPING] <= result.kept["original"]
+    assert result.profile["original"].keys() == set(KINDS) and min(result.profile["original"].values()) > 0
     text = table([result])
+    assert "| original | " in text.partition("| ms of one run under the profiler | convolutions | batch norm | ")[2]
     assert "| network | ms | times the first | kept for backward (MiB) |" in text and f"| {LIMIT} |" in text
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -67,6 +67,7 @@ class Result:
         milliseconds: medians over the rounds, per batch.
         kept: mebibytes kept for backward, parameters included.
         peak: mebibytes that a run takes at most beyond what it began with; on GPUs.
+        profile: where a run's milliseconds go, by kinds of operators; empty where that was not asked for.
         gflops_per_second: best rate of the convolution that the limit is computed of.
         gigabytes_per_second: best rate at which a large tensor is copied, reading and writing counted.
     """
@@ -77,3 +78,4 @@ class Result:
     gigabytes_per_second: float
     kept: Mapping[str, float]
     peak: Mapping[str, float]
+    profile: Mapping[str, Mapping[str, float]] = field(default_factory=dict)

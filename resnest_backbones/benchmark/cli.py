@@ -45,6 +45,7 @@ def build_argument_parser(description: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--detector", action="store_true", help="Faster R-CNN with FPN, in place of the trunk alone")
     parser.add_argument("--compile", action="store_true", help="compiled contenders too, which takes minutes for each")
+    parser.add_argument("--profile", action="store_true", help="also where the time goes, by kinds of operators")
     parser.add_argument(
         "--only", nargs="+", metavar="NAME", help="contenders to run, as patterns: 'ours*' original (default: all)"
     )
@@ -75,7 +76,7 @@ def main(arguments: list[str] | None = None, description: str | None = None) -> 
     results = []
     for case in cases:
         try:
-            results.append(measure(case, rounds=args.rounds, device=args.device, only=args.only))
+            results.append(measure(case, rounds=args.rounds, device=args.device, only=args.only, profiled=args.profile))
         except ValueError as error:
             sys.exit(f"{parser.prog}: error: {error}")
         print(table(results[-1:]), flush=True)

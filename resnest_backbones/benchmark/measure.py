@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from resnest_backbones.benchmark.cases import DTYPES, LIMIT, Case, Contender, Result
 from resnest_backbones.benchmark.detectors import detector_contenders
+from resnest_backbones.benchmark.profiling import profile_kinds
 from resnest_backbones.benchmark.trunks import trunk_contenders
 from resnest_backbones.costs import multiply_adds
 from resnest_backbones.resnest import build
@@ -28,7 +29,9 @@ def contenders(case: Case, device: torch.device) -> dict[str, Contender]:
     return (detector_contenders if case.what.startswith("detector") else trunk_contenders)(case, device)
 
 
-def measure(case: Case, *, rounds: int, device: torch.device, only: Sequence[str] | None = None) -> Result:
+def measure(
+    case: Case, *, rounds: int, device: torch.device, only: Sequence[str] | None = None, profiled: bool = False
+) -> Result:
     """Run every contender once per round, after one round that does not count.
 
     Args:
@@ -36,6 +39,7 @@ def measure(case: Case, *, rounds: int, device: torch.device, only: Sequence[str
         rounds: that count.
         device: to run on.
         only: patterns of names; None for all contenders.
+        profiled: also find out where the time of one more run goes.
 
     Raises:
         ValueError: no contender has such a name.
@@ -69,6 +73,7 @@ def measure(case: Case, *, rounds: int, device: torch.device, only: Sequence[str
         bandwidth / 1e9,
         {name: kept_for_backward(c.forward) / _MIB for name, c in found.items() if c.forward is not None},
         {name: _peak(c.run, device) / _MIB for name, c in found.items() if device.type == "cuda"},
+        {name: profile_kinds(c.run, device, trains=case.trains) for name, c in found.items() if profiled},
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,19 @@ def table(results: Sequence[Result]) -> str:
             cells = [f"{values[name]:.0f}" if name in values else "" for values in memory.values()]
             lines.append("| " + " | ".join([name, f"{value:.1f}", f"{value / first:.2f}", *cells]) + " |")
         lines.append("")
+        if result.profile:
+            lines += [*_profile_rows(result.profile), ""]
     return "\n".join(lines)
+
+
+def _profile_rows(profile: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    kinds = list(next(iter(profile.values())))
+    yield "| " + " | ".join(["ms of one run under the profiler", *kinds, "in all"]) + " |"
+    yield "| --- |" + " ---: |" * (len(kinds) + 1)
+    for name, values in profile.items():
+        yield (
+            "| " + " | ".join([name, *(f"{values[kind]:.0f}" for kind in kinds), f"{sum(values.values()):.0f}"]) + " |"
+        )
 
 
 def draw(results: Sequence[Result], file: Path) -> None:
