@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from resnest_backbones import __name__ as PACKAGE
 from resnest_backbones.checkpoint import remove_unfinished, write_atomically
+from resnest_backbones.detectron2.checkpoint import ResNeStCheckpointer
 from resnest_backbones.detectron2.config import ConfigError
 from resnest_backbones.detectron2.custom_coco import CocoSource, register_custom_coco
 from resnest_backbones.detectron2.data import seed_iteration
@@ -28,6 +29,8 @@ from resnest_backbones.faults import DivergedError, check_finite, check_writable
 from resnest_backbones.sync_batch_norm import synchronise_on_cpu
 
 logger = logging.getLogger(__name__)
+
+_FINAL = "model_final"  # as Detectron2's PeriodicCheckpointer has it
 
 
 class SeedIterations(HookBase):
@@ -42,6 +45,26 @@ class SeedIterations(HookBase):
         seed_iteration(self._seed, self.trainer.iter)
         if self._precise_bn is not None:
             self._precise_bn._data_iter = None
+
+
+class SaveMissedFinal(HookBase):
+    """Write the final checkpoint in a training that was broken off between its last periodic one and that.
+
+    Such a training has no iteration left to go on with, and Detectron2 writes checkpoints after iterations alone.
+    """
+
+    def __init__(self, checkpointer: ResNeStCheckpointer) -> None:
+        self._checkpointer = checkpointer
+
+    def before_train(self) -> None:
+        """Called by the trainer once the checkpoint to go on from is loaded."""
+        trainer = self.trainer
+        file = Path(self._checkpointer.save_dir) / f"{_FINAL}.pth"
+        if trainer.start_iter < trainer.max_iter or file.exists() or not comm.is_main_process():
+            return
+        trainer.iter = trainer.max_iter - 1  # as it was when the last checkpoint was written
+        self._checkpointer.save(_FINAL, iteration=trainer.iter)
+        trainer.iter = trainer.start_iter
 
 
 class StopAtInvalidLoss(HookBase):

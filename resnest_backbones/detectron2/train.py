@@ -49,6 +49,7 @@ from resnest_backbones.detectron2.config import ConfigError, add_resnest_config
 from resnest_backbones.detectron2.custom_coco import CocoSource, DatasetError
 from resnest_backbones.detectron2.data import NamingMapper, build_train_loader_from_config, set_first_batch
 from resnest_backbones.detectron2.run_setup import (
+    SaveMissedFinal,
     SeedIterations,
     StopAtInvalidLoss,
     build_step_trainer,
@@ -197,7 +198,8 @@ class Trainer(DefaultTrainer):
         stock = super().build_hooks()
         precise_bn = next((hook for hook in stock if isinstance(hook, hooks.PreciseBN)), None)
         self._stop = StopAtInvalidLoss(self._trainer.model, self._trainer.optimizer)
-        return [SeedIterations(max(self.cfg.SEED, 0), precise_bn), self._stop, *stock]
+        seed = SeedIterations(max(self.cfg.SEED, 0), precise_bn)
+        return [seed, self._stop, SaveMissedFinal(self.checkpointer), *stock]
 
     def train(self) -> Any:
         """Train from ``start_iter`` on, with the batches that belong there; returns the last evaluation's results."""

@@ -20,6 +20,7 @@ from resnest_backbones.detectron2.checkpoint import ResNeStCheckpointer
 from resnest_backbones.detectron2.custom_coco import CocoSource, DatasetError
 from resnest_backbones.detectron2.data import build_resumable_train_loader, set_first_batch
 from resnest_backbones.detectron2.run_setup import (
+    SaveMissedFinal,
     SeedIterations,
     StopAtInvalidLoss,
     build_step_trainer,
@@ -112,6 +113,7 @@ def _train(cfg: DictConfig, resume: bool) -> Any:
         [
             SeedIterations(cfg.train.seed),
             stop,
+            SaveMissedFinal(checkpointer),
             hooks.IterationTimer(),
             hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
             hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if is_main else None,

@@ -95,11 +95,29 @@ def test_it_trains_evaluates_and_evaluates_the_saved_checkpoint_to_the_same_figu
     assert results[0] == results[1] and results[0]
 
 
+def test_killed_between_the_last_two_checkpoints_it_writes_the_final_one_that_it_owes(bccd, tmp_path):
+    command = ["--config-file", CONFIG, *bccd, *tiny(tmp_path, 2, **{"SOLVER.CHECKPOINT_PERIOD": 2})]
+    status, printed = run_tool("train_net", *command)
+    assert status == 0, printed
+    wanted = load(tmp_path / "model_final.pth")
+    (tmp_path / "model_final.pth").unlink()
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    status, printed = run_tool("train_net", "--resume", *command)
+    assert status == 0, printed
+    found = load(tmp_path / "model_final.pth")
+    assert found.keys() == wanted.keys() and found["iteration"] == wanted["iteration"] == 1
+    assert found["trainer"]["iteration"] == wanted["trainer"]["iteration"]
+    assert all(torch.equal(value, found["model"][key]) for key, value in wanted["model"].items())
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.device_count() == 1, reason="needs several GPUs, or none")
 def test_processes_that_cannot_share_the_batch_of_the_training_evaluate(coco_mini, tmp_path):
     """An evaluation takes images one by one."""
+    status, printed = run_tool("train_net", "--config-file", CONFIG, *coco_mini, *tiny(tmp_path / "run", 1))
+    assert status == 0, printed
     command = ["--config-file", CONFIG, *coco_mini[4:], *tiny(tmp_path / "eval", 3, **{"SOLVER.IMS_PER_BATCH": 3})]
+    command += ["MODEL.WEIGHTS", tmp_path / "run" / "model_final.pth"]
     status, printed = run_tool("train_net", "--num-gpus", 2, "--dist-url", "auto", "--eval-only", *command)
     assert status == 0 and "copypaste: AP," in printed, printed
 

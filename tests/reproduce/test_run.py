@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,17 @@ def processes_with(text: str) -> list[str]:
     return found
 
 
+@contextmanager
+def handled(number: int) -> Iterator[None]:
+    """A signal has the effect that it has in a shell's foreground: started otherwise, the tests may ignore it."""
+    default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    before = signal.signal(number, default)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
 def interrupt_here_after_a_checkpoint(arguments: list[str], folder: Path, number: int) -> tuple[int, str]:
     """As above, with the command in this process, which has imported what it needs."""
     ended = threading.Event()
@@ -94,7 +106,7 @@ def interrupt_here_after_a_checkpoint(arguments: list[str], folder: Path, number
 
     watcher = threading.Thread(target=interrupt, daemon=True)
     output = io.StringIO()
-    with redirect_stdout(output), redirect_stderr(output):
+    with redirect_stdout(output), redirect_stderr(output), handled(number):
         watcher.start()
         try:
             status = main(arguments)
@@ -325,12 +337,12 @@ def test_a_folder_of_something_else_is_an_error_of_its_row_alone(tmp_path, capsy
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_end_is_an_interruption_only_within_a_run(number):
-    before = signal.getsignal(number)
-    with pytest.raises(run_module.Terminated) as caught, run_module.signals_as_interrupt():
-        os.kill(os.getpid(), number)
-        time.sleep(5)
-    assert caught.value.status == 128 + number
-    assert signal.getsignal(number) is before
+    with handled(number):
+        with pytest.raises(run_module.Terminated) as caught, run_module.signals_as_interrupt():
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+        assert caught.value.status == 128 + number
+        assert signal.getsignal(number) is signal.SIG_DFL
 
 
 def test_a_run_that_shall_outlive_its_terminal_does():
