@@ -22,7 +22,7 @@ DETECTRON2_INSTALLED := $(VENV)/.detectron2-$(shell printf '%s' '$(DETECTRON2)' 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test test-full test-classic lint format demo smoke faults clean
+.PHONY: help setup test test-full test-classic lint format docs demo smoke faults clean
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ format: setup  ## rewrite the sources in the format that lint checks
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
+docs: setup  ## build the documentation in site/, with every warning an error
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
 demo: setup  ## train, evaluate and draw on a small example
 	$(PY) tools/make_demo.py
 
@@ -58,7 +61,7 @@ faults: setup  ## inject faults into real trainings (kills, full disks, broken f
 	$(PY) tools/inject_faults.py
 
 clean:  ## remove the environment, builds and caches
-	rm -rf $(VENV) $(CLASSIC_VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(CLASSIC_VENV) build dist site *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -path ./.git -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(INSTALLED): setup.py $(wildcard requirements/*.txt)
@@ -66,7 +69,7 @@ $(INSTALLED): setup.py $(wildcard requirements/*.txt)
 	@echo "installing the pinned environment in $(VENV), which takes some minutes the first time"
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet -r requirements/build.txt
-	$(PY) -m pip install --quiet --no-build-isolation -c requirements/constraints.txt -e '.[detectron2,mmseg,demo,export,dev]'
+	$(PY) -m pip install --quiet --no-build-isolation -c requirements/constraints.txt -e '.[detectron2,mmseg,demo,export,docs,dev]'
 	$(PY) -m pip install --quiet --no-build-isolation --no-deps -r requirements/peers.txt
 	@touch $@
 

@@ -66,6 +66,7 @@ EXTRAS = {
         "tqdm>=4.60",
     ],
     "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
+    "docs": ["mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"],
     "dev": [
         "hypothesis>=6.100",
         "mypy>=1.10",

@@ -1,4 +1,4 @@
-"""The tables of README.md and MODEL_ZOO.md, made from the records; a test fails where a file and the records differ."""
+"""The tables of README.md, MODEL_ZOO.md and docs/, made from the records; a test finds those that drift."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from resnest_backbones.checkout import BENCHMARKS
 from resnest_backbones.costs import costs
+from resnest_backbones.key_tables import mmseg_keys_table, original_keys_table, wrapper_keys_table
 from resnest_backbones.model_zoo import get_config_file
 from resnest_backbones.model_zoo import list as list_configs
 from resnest_backbones.recipes import MEASURED, METRICS, RECIPES, Recipe
@@ -203,6 +204,18 @@ def speed_circumstances_table() -> str:
     return "\n".join(rows) + "\n"
 
 
+def memory_table() -> str:
+    """What one training step of the trunk keeps for backward, in each case of ``docs/benchmark`` that was trained."""
+    rows = [_row("case", "network", "kept for backward, parameters included (MiB)"), _row("---", "---", "---:")]
+    for file in sorted(BENCHMARKS.glob("*/benchmark.json")):
+        for result in json.loads(file.read_text(encoding="utf-8"))["results"]:
+            case = result["case"]
+            what = f"{case['network']}, {case['batch']} x {case['height']} x {case['width']}, {case['dtype']}"
+            kept = {name: value for name, value in result["kept"].items() if not name.endswith("channels_last")}
+            rows.extend(_row(what, name, f"{value:.0f}") for name, value in kept.items())
+    return "\n".join(rows) + "\n"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "variants": variants_table,
     "detectron2": detectron2_table,
@@ -213,6 +226,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "small_circumstances": circumstances_table,
     "speed": speed_table,
     "speed_circumstances": speed_circumstances_table,
+    "memory": memory_table,
+    "keys_original": original_keys_table,
+    "keys_mmseg": mmseg_keys_table,
+    "keys_wrapper": wrapper_keys_table,
 }
 
 

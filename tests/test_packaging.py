@@ -127,7 +127,7 @@ def test_the_core_requires_no_framework(wheel_metadata):
 
 
 def test_the_extras_are_those_promised(wheel_metadata):
-    assert set(wheel_metadata.get_all("Provides-Extra")) == {"detectron2", "mmseg", "demo", "export", "dev"}
+    assert set(wheel_metadata.get_all("Provides-Extra")) == {"detectron2", "mmseg", "demo", "export", "docs", "dev"}
     names: dict[str, set[str]] = {}
     for line in wheel_metadata.get_all("Requires-Dist"):
         if match := re.search(r'extra == "(\w+)"', line):

@@ -20,6 +20,11 @@ def test_the_tables_of_the_documents_are_what_the_records_say(name):
     assert fill_tables(text) == text
 
 
+@pytest.mark.parametrize(("name", "draw"), update_tables.DRAWINGS.items())
+def test_the_drawings_of_the_documents_are_what_the_networks_say(name, draw):
+    assert (update_tables.ROOT / name).read_text(encoding="utf-8") == draw()
+
+
 def test_a_stale_table_is_replaced_and_the_rest_stays():
     text = "before\n<!-- table: variants -->\nold\n<!-- end of table -->\nafter\n"
     assert fill_tables(text) == text.replace("old\n", variants_table())
@@ -29,7 +34,7 @@ def test_a_stale_table_is_replaced_and_the_rest_stays():
 def test_a_table_that_there_is_none_of_is_named():
     with pytest.raises(
         ValueError,
-        match="table must be one of variants, .*, small, small_circumstances, speed, speed_circumstances, got 'size'",
+        match="table must be one of variants, .*, small, .*, speed, speed_circumstances, memory, .*, got 'size'",
     ):
         fill_tables("<!-- table: size -->\n<!-- end of table -->")
 
@@ -103,5 +108,9 @@ def test_the_table_of_speed_has_a_row_for_each_measured_case(monkeypatch, tmp_pa
     monkeypatch.setattr(tables, "BENCHMARKS", tmp_path)
     assert tables.speed_table().splitlines()[2:] == [
         "| training, resnest50, 2 x 8 x 9, float32 | 1 / 2 | 3 / 4 |  |  |  |  | 1 | 5 / 9 |"
+    ]
+    assert tables.memory_table().splitlines()[2:] == [
+        "| resnest50, 2 x 8 x 9, float32 | ours | 5 |",
+        "| resnest50, 2 x 8 x 9, float32 | original | 9 |",
     ]
     assert tables.speed_circumstances_table().splitlines()[2:] == ["| `run` | M | 2 | 3 | 2026-01-02 | torch 9 |"]

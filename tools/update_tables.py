@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write the tables of README.md and MODEL_ZOO.md anew from the records of the package."""
+"""Write the tables of README.md, MODEL_ZOO.md and docs/ anew from the records of the package, and the drawings."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from pathlib import Path
 
 from resnest_backbones.costs import COSTS_FILE, costs, count, write_costs
 from resnest_backbones.recipes import RECIPES
+from resnest_backbones.stride_drawing import draw_output_strides
 from resnest_backbones.tables import fill_tables
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = ("README.md", "MODEL_ZOO.md", "docs/speed.md")
+FILES = ("README.md", "MODEL_ZOO.md", "docs/speed.md", "docs/choosing.md", "docs/moving.md")
+DRAWINGS = {"docs/images/output_stride.svg": draw_output_strides}
 
 
 def recount() -> None:
@@ -34,16 +36,22 @@ def run(arguments: list[str] | None = None) -> None:
     if args.recount:
         recount()
     for name in FILES:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        update(name, text, fill_tables(text), check=args.check)
+    for name, draw in DRAWINGS.items():
         file = ROOT / name
-        text = file.read_text(encoding="utf-8")
-        filled = fill_tables(text)
-        if filled == text:
-            print(f"{name}: its tables are what the records say")
-        elif args.check:
-            sys.exit(f"{name}: its tables are not what the records say; run tools/update_tables.py")
-        else:
-            file.write_text(filled, encoding="utf-8")
-            print(f"{name}: tables written")
+        update(name, file.read_text(encoding="utf-8") if file.exists() else "", draw(), check=args.check)
+
+
+def update(name: str, text: str, made: str, *, check: bool) -> None:
+    """Write a file where it is not what the records say; with ``check``, end the program instead."""
+    if made == text:
+        print(f"{name}: what the records say")
+    elif check:
+        sys.exit(f"{name}: not what the records say; run tools/update_tables.py")
+    else:
+        (ROOT / name).write_text(made, encoding="utf-8")
+        print(f"{name}: written")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,8 @@ class ResNeSt(resnest.ResNeSt, Backbone):
         norm: ``BN, SyncBN, FrozenBN, GN, LN``, another name of ``detectron2.layers.get_norm``, "" for none, or a
             callable from channels to a module.
         freeze_at: freeze the first so many of stem, res2, res3, res4, res5 (``MODEL.BACKBONE.FREEZE_AT``).
-        channels_last, compile: as in ``resnest_backbones.acceleration.accelerate``.
+        channels_last: as in ``resnest_backbones.acceleration.accelerate``.
+        compile: likewise.
 
     The other arguments are those of ``resnest_backbones.ResNeSt``.
 

@@ -54,8 +54,9 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
             4, 8 and 16. MMSegmentation's ResNets take the dilations themselves.
         drop_path_rate: stochastic depth; grows linearly over the blocks from 0 to this rate.
         zero_init_residual: zero the scale of each block's last norm.
-        channels_last, compile: as in ``resnest_backbones.acceleration.accelerate``. MMEngine's own ``compile``, at the
-            top of a config, compiles the whole training step instead, heads and losses included.
+        channels_last: as in ``resnest_backbones.acceleration.accelerate``.
+        compile: likewise. MMEngine's own ``compile``, at the top of a config, compiles the whole training step
+            instead, heads and losses included.
         init_cfg: MMEngine's initialisation; ``dict(type="Pretrained", checkpoint="resnest://resnest101")`` for the
             published ImageNet weights, or a checkpoint in any layout that ``resnest_backbones.layouts`` knows.
 
