@@ -47,8 +47,9 @@ def _config_files() -> dict[str, Path]:
 def list() -> builtins.list[str]:
     """Names of all packaged configs, Detectron2's first; those with published figures are keys of ``RECIPES``.
 
-    >>> "faster_rcnn_resnest50_fpn_1x" in list()
-    True
+    Examples:
+        >>> "faster_rcnn_resnest50_fpn_1x" in list()
+        True
     """
     return [*_config_files()]
 
@@ -56,10 +57,11 @@ def list() -> builtins.list[str]:
 def get_config_file(name: str) -> str:
     """The path of a packaged config by its short name, such as ``faster_rcnn_resnest50_fpn_1x``.
 
-    >>> get_config_file("faster_rcnn_resnest50_fpn_1x").endswith("coco_detection/faster_rcnn_resnest50_fpn_1x.yaml")
-    True
-    >>> get_config_file("fcn_resnest50-d8_4xb4-paper_ade20k-480x480").endswith("480x480.py")
-    True
+    Examples:
+        >>> get_config_file("faster_rcnn_resnest50_fpn_1x").endswith("coco_detection/faster_rcnn_resnest50_fpn_1x.yaml")
+        True
+        >>> get_config_file("fcn_resnest50-d8_4xb4-paper_ade20k-480x480").endswith("480x480.py")
+        True
 
     Raises:
         ValueError: no packaged config has that name; the message lists those there are.

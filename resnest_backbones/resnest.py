@@ -414,9 +414,10 @@ def build(
 ) -> ResNeSt:
     """Build a published network by name, with random weights; arguments are those of ``ResNeSt``.
 
-    >>> net = build("resnest14", out_features=("res2", "res5"))
-    >>> {name: tuple(x.shape) for name, x in net(torch.zeros(2, 3, 64, 96)).items()}
-    {'res2': (2, 256, 16, 24), 'res5': (2, 2048, 2, 3)}
+    Examples:
+        >>> net = build("resnest14", out_features=("res2", "res5"))
+        >>> {name: tuple(x.shape) for name, x in net(torch.zeros(2, 3, 64, 96)).items()}
+        {'res2': (2, 256, 16, 24), 'res5': (2, 2048, 2, 3)}
 
     Raises:
         ValueError: the name or another argument is outside what is allowed; the message names it.

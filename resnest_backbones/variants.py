@@ -84,8 +84,9 @@ VARIANTS: dict[str, ResNeStSpec] = {row.name: row for row in _ROWS}
 def list_variants() -> list[str]:
     """Names of all networks that ``build`` knows.
 
-    >>> "resnest50" in list_variants()
-    True
+    Examples:
+        >>> "resnest50" in list_variants()
+        True
     """
     return list(VARIANTS)
 

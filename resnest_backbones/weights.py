@@ -121,8 +121,9 @@ DETECTOR_PIXELS = PixelNormalization(
 def get_record(name: str) -> WeightRecord:
     """The record of a published weight file, by ``NAME`` or ``resnest://NAME``.
 
-    >>> get_record("resnest://resnest50").filename
-    'resnest50-528c19ca.pth'
+    Examples:
+        >>> get_record("resnest://resnest50").filename
+        'resnest50-528c19ca.pth'
 
     Raises:
         ValueError: no weights were published under that name.

@@ -100,6 +100,7 @@ def test_the_pages_build_without_a_warning(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     page = (tmp_path / "site" / "api" / "core" / "index.html").read_text(encoding="utf-8")
     assert "resnest_backbones.build" in page and "output_stride" in page
+    assert "<blockquote>" not in page, "an example in a docstring stands under no Examples:"
 
 
 def test_the_messages_of_the_troubleshooting_page_are_those_of_the_package():
