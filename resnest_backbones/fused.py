@@ -50,32 +50,62 @@ def _has_operators(dtype: torch.dtype) -> bool:
     return dtype == torch.float32
 
 
-def _conv_relu(conv: Any, x: Tensor) -> Tensor:
-    """(N, C, H, W) -> ReLU of the convolution of it, in one pass."""
-    result: Tensor = torch.ops.mkldnn._convolution_pointwise(
-        x, conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups, "relu", [], ""
-    )
-    return result
+class _Convolution:
+    """A convolution without gradients whose weight is kept in the layout that its kernel reads.
 
+    oneDNN brings the weight into that layout in each call otherwise, which for small images is a quarter of the time.
+    Which layout it is depends on the size of the input, and another size's costs more than none: the weight is packed
+    when a size comes for the second time in a row, and kept for that size only. Copies and pickles come without the
+    packed weight, and a weight that changed is packed anew.
 
-def _conv_add_relu(conv: Any, x: Tensor, to: Tensor) -> Tensor:
-    """ReLU of the convolution of ``x`` plus ``to``, in one pass that writes into ``to``."""
-    result: Tensor = torch.ops.mkldnn._convolution_pointwise_.binary(
-        to,
-        x,
-        conv.weight,
-        conv.bias,
-        conv.padding,
-        conv.stride,
-        conv.dilation,
-        conv.groups,
-        "add",
-        1.0,
-        "relu",
-        [],
-        "",
-    )
-    return result
+    Args:
+        conv: an ``nn.Conv2d``, with bias, of images in channels-last memory.
+    """
+
+    def __init__(self, conv: Any) -> None:
+        self.conv = conv
+        self._packed: Tensor | None = None
+        self._packed_for: tuple[Any, ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"conv": self.conv, "_packed": None, "_packed_for": ()}
+
+    def plain(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the convolution of it."""
+        return self._pointwise(x, "none")
+
+    def relu(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> ReLU of the convolution of it, in one pass."""
+        return self._pointwise(x, "relu")
+
+    def _pointwise(self, x: Tensor, then: str) -> Tensor:
+        conv = self.conv
+        place = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        result: Tensor = torch.ops.mkldnn._convolution_pointwise(x, self._weight(x), conv.bias, *place, then, [], "")
+        return result
+
+    def add_relu(self, x: Tensor, to: Tensor) -> Tensor:
+        """ReLU of the convolution of ``x`` plus ``to``, in one pass that writes into ``to``."""
+        conv = self.conv
+        place = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        result: Tensor = torch.ops.mkldnn._convolution_pointwise_.binary(
+            to, x, self._weight(x), conv.bias, *place, "add", 1.0, "relu", [], ""
+        )
+        return result
+
+    def _weight(self, x: Tensor) -> Tensor:
+        conv, weight = self.conv, self.conv.weight
+        # An inference tensor has no version: what is written into it is seen by nobody.
+        version = None if weight.is_inference() else weight._version
+        packed_for = (tuple(x.shape), weight.data_ptr(), weight.dtype, version)
+        if packed_for != self._packed_for:
+            self._packed, self._packed_for = None, packed_for
+            return weight
+        if self._packed is None and version is not None:
+            self._packed = torch.ops.mkldnn._reorder_convolution_weight(
+                weight, list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups, list(x.shape)
+            )
+        return weight if self._packed is None else self._packed
 
 
 class FusedStem(nn.Module):
@@ -90,6 +120,7 @@ class FusedStem(nn.Module):
         for name, module in stem.named_children():
             self.add_module(name, module)
         self._plain = (stem,)  # no child: its modules are children here already
+        self._convolutions = [_Convolution(conv) for conv in (stem.conv1_1, stem.conv1_2, stem.conv1_3)]
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, 2 x width, H / 4, W / 4), sizes rounded up."""
@@ -97,8 +128,8 @@ class FusedStem(nn.Module):
         if not _can_fuse(x, list(stem.children())):
             result: Tensor = stem(x)
             return result
-        for conv in (stem.conv1_1, stem.conv1_2, stem.conv1_3):
-            x = _conv_relu(conv, x)
+        for convolution in self._convolutions:
+            x = convolution.relu(x)
         result = stem.maxpool(x)
         return result
 
@@ -118,6 +149,9 @@ class FusedBottleneck(nn.Module):
         for name, module in block.named_children():
             self.add_module(name, module)
         self._plain, self._before = (block,), (before,)
+        self._conv1, self._conv2, self._conv3 = map(_Convolution, (block.conv1, block.conv2.conv, block.conv3))
+        is_conv = isinstance(block.shortcut, nn.Conv2d)
+        self._conv_shortcut = _Convolution(block.shortcut) if is_conv else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, 4 x planes, H / stride, W / stride), sizes rounded up."""
@@ -126,13 +160,15 @@ class FusedBottleneck(nn.Module):
             result: Tensor = block(x)
             return result
         attention = block.conv2
-        splits = _conv_relu(attention.conv, block.pool_before(_conv_relu(block.conv1, x)))
+        splits = self._conv2.relu(block.pool_before(self._conv1.relu(x)))
         mixed = attention.weigh(splits, attention.attention(attention.pool(splits)).to(splits.dtype))
-        return _conv_add_relu(block.conv3, block.pool_after(mixed), to=self._shortcut(block, x))
+        return self._conv3.add_relu(block.pool_after(mixed), to=self._shortcut(block, x))
 
     def _shortcut(self, block: Any, x: Tensor) -> Tensor:
         """The shortcut, in a tensor that may be written over."""
-        shortcut: Tensor = block.shortcut(block.shortcut_pool(x))
+        if self._conv_shortcut is not None:
+            return self._conv_shortcut.plain(block.shortcut_pool(x))
+        shortcut: Tensor = block.shortcut_pool(x)
         (before,) = self._before
         if shortcut is x and (before is None or has_hooks(before) or has_hooks(self)):
             shortcut = shortcut.clone()

@@ -3,9 +3,9 @@
 Between two convolutions of the trunk lie a batch norm, a ReLU, and in the middle of a block the attention. PyTorch
 keeps the result of each for backward. The functions here take such a chain with the convolution after it, keep the
 chain's input alone (the output of the convolution before it) with the batch's mean and variance, and go through the
-cheap part once more in backward. Of the convolutions only two kinds are computed twice, which cost little beside what
-they would leave in memory: the stem's first, and those of shortcuts. Results and gradients are those of the plain
-chain, to rounding; ``can_recompute`` says where they apply.
+cheap part once more in backward. Of the convolutions only two are computed twice, which cost little beside what they
+would leave in memory: the stem's first, and that of the first shortcut, whose input has few channels. Results and
+gradients are those of the plain chain, to rounding; ``can_recompute`` says where they apply.
 
 Shapes: N batch, C channels of the block, R radix, H, W height and width; ``c`` is the output of a convolution.
 """
@@ -24,6 +24,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from resnest_backbones.split_attention import SplitAttentionConv2d
 
 _aten = torch.ops.aten
+_CHEAP_CHANNELS = 128  # a 1x1 convolution of so few is about as quick as reading what it gives from memory
 
 
 def can_recompute(convs: Sequence[nn.Conv2d], norms: Sequence[nn.Module], others: Sequence[nn.Module] = ()) -> bool:
@@ -205,15 +206,16 @@ class _PoolConvNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, *modules: Any) -> Tensor:
         pool, conv, norm = modules
-        out, statistics = _normalise(_convolve(pool(x), weight, conv), norm, relu=False)
-        ctx.save_for_backward(x, weight, scale, *statistics)
+        c = _convolve(pool(x), weight, conv)
+        out, statistics = _normalise(c, norm, relu=False)
+        ctx.save_for_backward(x, c if conv.in_channels > _CHEAP_CHANNELS else None, weight, scale, *statistics)
         ctx.modules = modules
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, scale, *values = ctx.saved_tensors
+        x, c, weight, scale, *values = ctx.saved_tensors
         pool, conv, norm = ctx.modules
         of_x, of_weight, *of_norm = ctx.needs_input_grad[:4]
         pooled = pool(x)
@@ -221,7 +223,8 @@ class _PoolConvNorm(torch.autograd.Function):
         grad_c: Tensor | None
         grad_norm: Sequence[Tensor | None] = (None, None)
         if _is_trained(norm) or any(of_norm):
-            c = _convolve_again(pooled, weight, conv, grad.dtype)
+            if c is None:
+                c = _convolve_again(pooled, weight, conv, grad.dtype)
             grad_c, *grad_norm = _norm_backward(grad, c, scale, statistics, norm, (True, *of_norm))
             assert grad_c is not None
         else:
@@ -333,7 +336,7 @@ def norm_relu_conv(
 
 
 def pool_conv_norm(x: Tensor, pool: nn.Module, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
-    """``norm(conv(pool(x)))``, of which ``x`` alone is kept; the convolution is computed twice.
+    """``norm(conv(pool(x)))``, of which ``x`` is kept, and what the convolution gives where that costs much to compute.
 
     Args:
         x: (N, C, H, W).

@@ -77,16 +77,20 @@ def test_in_single_precision_the_difference_is_rounding(name, options, size, fus
         fast = optimize_for_inference(net)
         assert_close(fast(x), wanted, 1e-5)
         assert_close(fast(x), wanted, 1e-5)  # nothing of the network was written over
+        assert_close(fast(x), wanted, 1e-5)  # nor by the weights that are packed the second time
     blocks = sum(isinstance(module, FusedBottleneck) for module in fast.modules())
-    assert len(fused_calls) == 2 * (3 + 3 * blocks) and blocks >= 3
+    shortcuts = sum(
+        isinstance(module, FusedBottleneck) and isinstance(module.shortcut, nn.Conv2d) for module in fast.modules()
+    )
+    assert len(fused_calls) == 3 * (3 + 3 * blocks + shortcuts) and blocks >= 3
 
 
 @pytest.fixture
 def fused_calls(monkeypatch) -> list[str]:
-    """Names of the functions with a fused convolution, as fused blocks and the stem call them."""
+    """Names of the methods with a fused convolution, as fused blocks and the stem call them."""
     calls: list[str] = []
-    for name in ("_conv_relu", "_conv_add_relu"):
-        monkeypatch.setattr(fused, name, recorded(getattr(fused, name), calls))
+    for name in ("plain", "relu", "add_relu"):
+        monkeypatch.setattr(fused._Convolution, name, recorded(getattr(fused._Convolution, name), calls))
     return calls
 
 
@@ -122,6 +126,30 @@ def test_a_fast_model_is_copied_and_saved_whole(tmp_path):
         assert_close(torch.load(tmp_path / "fast.pt", weights_only=False)(x), wanted, 0)
         traced = torch.jit.trace(fast, x, strict=False, check_trace=False)
         assert_close(traced(x), wanted, 1e-5)
+
+
+def test_weights_are_packed_for_a_size_that_comes_again_and_anew_when_they_change():
+    fast = optimize_for_inference(trained(build("resnest14")))
+    first, other = images(torch.float32), images(torch.float32)[..., :40]
+    conv = fast.res3[0]._conv1
+    with torch.no_grad():
+        fast(first)
+        assert conv._packed is None
+        wanted = fast(first)
+        packed = conv._packed
+        assert packed is not None and packed.is_mkldnn
+        fast(first)
+        assert conv._packed is packed
+        fast(other)
+        assert conv._packed is None
+        assert_close(fast(first), wanted, 0)
+        fast(first)
+        fast.load_state_dict({key: 0.5 * value for key, value in fast.state_dict().items()})
+        assert_close(fast(first), copy.deepcopy(fast)(first), 0)
+        assert_close(fast(first), copy.deepcopy(fast)(first), 0)
+        fast.double()
+        assert_close(fast(first.double()), copy.deepcopy(fast)(first.double()), 0)
+    assert not any("packed" in key for key in fast.state_dict())
 
 
 @pytest.mark.slow

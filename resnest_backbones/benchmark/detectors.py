@@ -36,7 +36,7 @@ def detector_contenders(case: Case, device: torch.device) -> dict[str, Contender
     if not case.trains:
         ours = _models(case.network, device)["ours"].eval()
         fast = optimize_for_inference(ours, dtype=dtype)
-        found = {"ours, optimised": Contender(_call(fast, images, None)), **found}
+        found = {"ours, optimised": Contender(_call(fast, images, dtype)), **found}
     return found
 
 
