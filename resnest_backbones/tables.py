@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
-from resnest_backbones.checkout import BENCHMARKS
 from resnest_backbones.costs import costs
 from resnest_backbones.key_tables import mmseg_keys_table, original_keys_table, wrapper_keys_table
+from resnest_backbones.markdown import row as _row
 from resnest_backbones.model_zoo import get_config_file
 from resnest_backbones.model_zoo import list as list_configs
 from resnest_backbones.recipes import MEASURED, METRICS, RECIPES, Recipe
 from resnest_backbones.small_benchmark import circumstances_table, small_table
+from resnest_backbones.speed_tables import (
+    choosing_table,
+    memory_table,
+    ratios_table,
+    speed_circumstances_table,
+    speed_table,
+)
 from resnest_backbones.variants import VARIANTS, ResNeStSpec
 from resnest_backbones.weights import WEIGHTS
 
-_CONTENDERS = ("original", "timm", "mmseg", "ResNet-50-D", "ResNet-50", "limit")
 _MARKED = re.compile(r"(<!-- table: (?P<name>\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
-
-
-def _row(*cells: str) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def _variant_row(spec: ResNeStSpec) -> str:
@@ -160,62 +160,6 @@ def coco_table() -> str:
     return "\n".join(rows) + "\n"
 
 
-def _speed_rows(content: dict[str, Any]) -> Iterator[str]:
-    for result in content["results"]:
-        case, times = result["case"], result["milliseconds"]
-        what = (
-            f"{case['what']}, {case['network']}, {case['batch']} x {case['height']} x {case['width']}, {case['dtype']}"
-        )
-        ours, first = next(iter(times.items()))
-        cells = []
-        for name in _CONTENDERS:
-            both = [times[key] for key in (name, f"{name}, channels_last") if key in times]
-            cells.append(" / ".join(f"{value:.0f}" for value in both))
-        kept = result["kept"]
-        memory = f"{kept[ours]:.0f} / {kept['original']:.0f}" if "original" in kept else ""
-        yield _row(what, " / ".join([f"{first:.0f}", *_in_channels_last(times, ours)]), *cells, memory)
-
-
-def _in_channels_last(times: Mapping[str, float], name: str) -> list[str]:
-    key = f"{name}, channels_last"
-    return [f"{times[key]:.0f}"] if key in times else []
-
-
-def speed_table() -> str:
-    """Milliseconds of the cases in ``docs/benchmark``, ours and the peers'; and what is kept for backward."""
-    head = ("ms; as shipped / channels_last", "ours", *_CONTENDERS, "kept for backward, ours / original (MiB)")
-    rows = [_row(*head), _row("---", *["---:"] * (len(head) - 1))]
-    for file in sorted(BENCHMARKS.glob("*/benchmark.json")):
-        rows.extend(_speed_rows(json.loads(file.read_text(encoding="utf-8"))))
-    return "\n".join(rows) + "\n"
-
-
-def speed_circumstances_table() -> str:
-    """How the figures of ``speed_table`` were taken."""
-    rows = [
-        _row("command", "machine", "threads", "rounds", "date", "versions"),
-        _row("---", "---", "---:", "---:", "---", "---"),
-    ]
-    for file in sorted(BENCHMARKS.glob("*/benchmark.json")):
-        about = json.loads(file.read_text(encoding="utf-8"))
-        versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-        facts = (about["machine"], str(about["threads"]), str(about["rounds"]), about["date"], versions)
-        rows.append(_row(f"`{about['command']}`", *facts))
-    return "\n".join(rows) + "\n"
-
-
-def memory_table() -> str:
-    """What one training step of the trunk keeps for backward, in each case of ``docs/benchmark`` that was trained."""
-    rows = [_row("case", "network", "kept for backward, parameters included (MiB)"), _row("---", "---", "---:")]
-    for file in sorted(BENCHMARKS.glob("*/benchmark.json")):
-        for result in json.loads(file.read_text(encoding="utf-8"))["results"]:
-            case = result["case"]
-            what = f"{case['network']}, {case['batch']} x {case['height']} x {case['width']}, {case['dtype']}"
-            kept = {name: value for name, value in result["kept"].items() if not name.endswith("channels_last")}
-            rows.extend(_row(what, name, f"{value:.0f}") for name, value in kept.items())
-    return "\n".join(rows) + "\n"
-
-
 TABLES: dict[str, Callable[[], str]] = {
     "variants": variants_table,
     "detectron2": detectron2_table,
@@ -224,6 +168,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "others": others_table,
     "small": small_table,
     "small_circumstances": circumstances_table,
+    "choosing": choosing_table,
+    "ratios": ratios_table,
     "speed": speed_table,
     "speed_circumstances": speed_circumstances_table,
     "memory": memory_table,

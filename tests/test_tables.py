@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from resnest_backbones import model_zoo, recipes, tables
+from resnest_backbones import model_zoo, recipes, speed_tables, tables
 from resnest_backbones.costs import costs
 from resnest_backbones.recipes import RECIPES, Measurement
 from resnest_backbones.tables import coco_table, detectron2_table, fill_tables, mmseg_table, variants_table
@@ -105,12 +105,29 @@ def test_the_table_of_speed_has_a_row_for_each_measured_case(monkeypatch, tmp_pa
     results = [{"case": case, "milliseconds": times, "kept": {"ours": 5.2, "original": 9.0}}]
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "benchmark.json").write_text(json.dumps({**about, "results": results}))
-    monkeypatch.setattr(tables, "BENCHMARKS", tmp_path)
-    assert tables.speed_table().splitlines()[2:] == [
+    monkeypatch.setattr(speed_tables, "BENCHMARKS", tmp_path)
+    assert speed_tables.speed_table().splitlines()[2:] == [
         "| training, resnest50, 2 x 8 x 9, float32 | 1 / 2 | 3 / 4 |  |  |  |  | 1 | 5 / 9 |"
     ]
-    assert tables.memory_table().splitlines()[2:] == [
-        "| resnest50, 2 x 8 x 9, float32 | ours | 5 |",
-        "| resnest50, 2 x 8 x 9, float32 | original | 9 |",
+    assert speed_tables.memory_table().splitlines()[2:] == [
+        "| resnest50, 2 x 8 x 9, float32: ours | 5 |",
+        "| resnest50, 2 x 8 x 9, float32: original | 9 |",
     ]
-    assert tables.speed_circumstances_table().splitlines()[2:] == ["| `run` | M | 2 | 3 | 2026-01-02 | torch 9 |"]
+    assert speed_tables.ratios_table().splitlines()[2:] == [
+        "| training, resnest50, 2 x 8 x 9, float32 | 2.14 | 2.14 |  |  | 1.56 |"
+    ]
+    assert speed_tables.speed_circumstances_table().splitlines()[2:] == ["| `run` | M | 2 | 3 | 2026-01-02 | torch 9 |"]
+
+
+def test_the_table_of_choices_has_each_network_with_its_cost_and_published_figures():
+    rows = {
+        cells[1].strip(" `"): cells[2:]
+        for cells in (line.split("|") for line in speed_tables.choosing_table().splitlines()[2:])
+    }
+    assert list(rows) == list(VARIANTS)
+    parameters, multiply_adds, milliseconds, kept, top1, faster, cascade, ade20k = (
+        cell.strip() for cell in rows["resnest50"][:-1]
+    )
+    assert (parameters, multiply_adds, top1) == ("27.5", "5.4", "81.03")
+    assert (faster, cascade, ade20k) == ("42.33", "46.19 / 39.55", "45.12")
+    assert float(milliseconds) > 0 and float(kept) > 0

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from resnest_backbones.markdown import row as table_row
 from resnest_backbones.reproduce import wording
 from resnest_backbones.reproduce.compare import Report, RowReport
 
@@ -39,21 +40,19 @@ def render_markdown(report: Report, folder: Path) -> str:
 
 def _figures(rows: Sequence[RowReport]) -> str:
     head = ("row", "state", "metric", "measured", "published", "difference", "usual spread", "verdict")
-    lines = [_row(head), _row(["---"] * 3 + ["---:"] * 4 + ["---"])]
+    lines = [table_row(*head), table_row(*["---"] * 3, *["---:"] * 4, "---")]
     for row in rows:
         for comparison in row.comparisons:
             lines.append(
-                _row(
-                    [
-                        f"`{row.recipe.name}`",
-                        wording.state(row),
-                        wording.metric(comparison.metric),
-                        wording.figure(comparison.measured),
-                        wording.figure(comparison.published),
-                        wording.difference(None if row.is_smoke else comparison.difference),
-                        wording.spread(comparison),
-                        wording.verdict(row, comparison),
-                    ]
+                table_row(
+                    f"`{row.recipe.name}`",
+                    wording.state(row),
+                    wording.metric(comparison.metric),
+                    wording.figure(comparison.measured),
+                    wording.figure(comparison.published),
+                    wording.difference(None if row.is_smoke else comparison.difference),
+                    wording.spread(comparison),
+                    wording.verdict(row, comparison),
                 )
             )
     return "\n".join(lines)
@@ -76,11 +75,9 @@ def _section(row: RowReport, folder: Path) -> str:
 
 def _spreads() -> str:
     head = ("data set", "metric", "points", "taken from")
-    return "\n".join([_row(head), _row(["---", "---", "---:", "---"]), *map(_row, wording.spreads())])
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    return "\n".join(
+        [table_row(*head), table_row("---", "---", "---:", "---"), *(table_row(*cells) for cells in wording.spreads())]
+    )
 
 
 def _bullets(texts: Sequence[str]) -> str:
