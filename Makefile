@@ -22,7 +22,7 @@ DETECTRON2_INSTALLED := $(VENV)/.detectron2-$(shell printf '%s' '$(DETECTRON2)' 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test test-full test-classic lint format docs demo smoke faults clean
+.PHONY: help setup test test-full test-classic lint format docs notebooks demo smoke faults clean
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ format: setup  ## rewrite the sources in the format that lint checks
 docs: setup  ## build the documentation in site/, with every warning an error
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
+notebooks: setup  ## run docs/notebooks from top to bottom and store what they show
+	$(PY) tools/run_notebooks.py
+
 demo: setup  ## train, evaluate and draw on a small example
 	$(PY) tools/make_demo.py
 
@@ -69,7 +72,7 @@ $(INSTALLED): setup.py $(wildcard requirements/*.txt)
 	@echo "installing the pinned environment in $(VENV), which takes some minutes the first time"
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet -r requirements/build.txt
-	$(PY) -m pip install --quiet --no-build-isolation -c requirements/constraints.txt -e '.[detectron2,mmseg,demo,export,docs,dev]'
+	$(PY) -m pip install --quiet --no-build-isolation -c requirements/constraints.txt -e '.[detectron2,mmseg,demo,export,notebooks,docs,dev]'
 	$(PY) -m pip install --quiet --no-build-isolation --no-deps -r requirements/peers.txt
 	@touch $@
 

@@ -66,6 +66,7 @@ EXTRAS = {
         "tqdm>=4.60",
     ],
     "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
+    "notebooks": ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"],  # run docs/notebooks
     "docs": ["mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"],
     "dev": [
         "hypothesis>=6.100",

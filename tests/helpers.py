@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from resnest_backbones import weights
+from tests.network import Machine
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -87,11 +88,18 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 
-def start_tool(name: str, *arguments: object, **options: object) -> subprocess.Popen:
-    """Start ``tools/NAME.py`` in a process of its own."""
-    command = [sys.executable, str(ROOT / "tools" / f"{name}.py"), *map(str, arguments)]
+def start_tool(name: str, *arguments: object, machine: Machine | None = None, **options: object) -> subprocess.Popen:
+    """Start ``tools/NAME.py`` in a process of its own, on one of ``tests.network.two_machines`` where it is given."""
+    prefix, variables = (machine.prefix, machine.environment) if machine else ((), {})
+    command = [*prefix, sys.executable, str(ROOT / "tools" / f"{name}.py"), *map(str, arguments)]
     return subprocess.Popen(
-        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, **options
+        command,
+        env=environment() | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        **options,
     )
 
 

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from resnest_backbones.detectron2 import ResNeSt
 from resnest_backbones.detectron2.run_setup import parallel
+from tests import network
 from tests.detectron2 import helpers
 from tests.detectron2.helpers import FPN_DETECTOR
 from tests.helpers import start_tool
@@ -81,24 +82,25 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def two_machines(data: list, output: Path, iterations: int, *more: object, period: int = 2):
-    """The tool on two machines, which are two addresses of this one; each has a folder of output of its own."""
-    address = f"tcp://127.0.0.1:{free_port()}"
+    """The tool on two machines: namespaces of this one's network, where they can be made, which share the folder."""
     from tests.detectron2.test_faults import CONFIG, TINY_DETECTOR
 
     def start(rank: int) -> subprocess.Popen:
         keys = ["OUTPUT_DIR", output, "SOLVER.MAX_ITER", iterations, "SEED", 3, "SOLVER.CHECKPOINT_PERIOD", period]
         where = ["--num-machines", 2, "--machine-rank", rank, "--num-gpus", 1, "--dist-url", address]
         command = ["--config-file", CONFIG, *where, *more, *data, *TINY_DETECTOR, *keys, "DATASETS.TEST", "()"]
-        return start_tool("train_net", *command, start_new_session=True)
+        return start_tool("train_net", *command, machine=machines[rank], start_new_session=True)
 
-    processes = [start(rank) for rank in range(2)]
-    try:
-        yield processes
-    finally:
-        for process in processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    with network.two_machines() as machines:
+        address = f"tcp://{machines[0].address}:{free_port()}"
+        processes = [start(rank) for rank in range(2)]
+        try:
+            yield processes
+        finally:
+            for process in processes:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
 @pytest.fixture

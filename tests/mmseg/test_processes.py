@@ -25,6 +25,7 @@ from torch import nn
 from resnest_backbones.mmseg.run_setup import _replace_sync_norms
 from tests.helpers import ROOT, environment
 from tests.mmseg.helpers import logged, make_label_map_dataset, write_config
+from tests.network import Machine, two_machines
 from tests.process_group import run_processes
 
 ENDS = "the other one ends with an error; both go on with --resume"
@@ -95,14 +96,22 @@ def test_two_processes_are_one_with_the_whole_batch_and_use_every_parameter(tmp_
                 torch.testing.assert_close(ours[name], value, rtol=1e-8, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def start_machine(rank: int, port: int, *arguments: object) -> subprocess.Popen:
-    """One of two machines, which are two addresses of this one."""
+def start_machine(rank: int, machines: list[Machine], port: int, *arguments: object) -> subprocess.Popen:
+    """One of two machines."""
+    machine = machines[rank]
     where = ["--nnodes", "2", "--node-rank", str(rank), "--nproc-per-node", "1", "--max-restarts", "0"]
-    where += ["--master-addr", "127.0.0.1", "--master-port", str(port), "--local-addr", f"127.0.0.{rank + 1}"]
-    command = [sys.executable, "-m", "torch.distributed.run", *where, str(ROOT / "tools" / "train_seg.py")]
+    where += ["--master-addr", machines[0].address, "--master-port", str(port), "--local-addr", machine.address]
+    command = [
+        *machine.prefix,
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        *where,
+        str(ROOT / "tools" / "train_seg.py"),
+    ]
     command += [*map(str, arguments), "--launcher", "pytorch"]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
-    return subprocess.Popen(command, env=environment(), cwd=ROOT, **options)
+    return subprocess.Popen(command, env=environment() | machine.environment, cwd=ROOT, **options)
 
 
 def free_port() -> int:
@@ -137,30 +146,33 @@ def test_two_machines_train_and_a_lost_one_ends_the_other_and_both_resume(how, t
     data, work_dir = make_label_map_dataset(tmp_path / "data"), tmp_path / "run"
     options = ["--cfg-options", "randomness.seed=3", "env_cfg.dist_cfg.timeout=20", "train_cfg.val_interval=100000"]
     arguments = [write_config(tmp_path), "--data-root", data, "--work-dir", work_dir]
-    long, port = "train_cfg.max_iters=5000", free_port()
-    processes = [start_machine(rank, port, *arguments, *options, long) for rank in range(2)]
-    try:
-        deadline = time.monotonic() + 240
-        while not (work_dir / "iter_2.pth").exists() and time.monotonic() < deadline:
-            assert processes[0].poll() is None, processes[0].communicate()[0]
-            time.sleep(0.05)
-        if how == signal.SIGKILL:
-            kill_group(processes[1])
-        else:
-            for pid in workers_of(processes[1]):
-                os.kill(pid, signal.SIGSTOP)
-        printed, _ = processes[0].communicate(timeout=120)
-        assert processes[0].returncode != 0
-        assert re.search(r"Connection closed by peer|Timed out|timed out|Connection reset", printed), printed[-3000:]
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                kill_group(process)
-            process.wait()
-    last = max(int(file.stem.removeprefix("iter_")) for file in work_dir.glob("iter_*.pth"))
-    port = free_port()
-    more = [f"train_cfg.max_iters={last + 2}"]
-    processes = [start_machine(rank, port, *arguments, "--resume", *options, *more) for rank in range(2)]
-    printed = [process.communicate(timeout=240)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], printed
+    with two_machines() as machines:
+        long, port = "train_cfg.max_iters=5000", free_port()
+        processes = [start_machine(rank, machines, port, *arguments, *options, long) for rank in range(2)]
+        try:
+            deadline = time.monotonic() + 240
+            while not (work_dir / "iter_2.pth").exists() and time.monotonic() < deadline:
+                assert processes[0].poll() is None, processes[0].communicate()[0]
+                time.sleep(0.05)
+            if how == signal.SIGKILL:
+                kill_group(processes[1])
+            else:
+                for pid in workers_of(processes[1]):
+                    os.kill(pid, signal.SIGSTOP)
+            printed, _ = processes[0].communicate(timeout=120)
+            assert processes[0].returncode != 0
+            assert re.search(r"Connection closed by peer|Timed out|timed out|Connection reset", printed), printed[
+                -3000:
+            ]
+        finally:
+            for process in processes:
+                if process.poll() is None:
+                    kill_group(process)
+                process.wait()
+        last = max(int(file.stem.removeprefix("iter_")) for file in work_dir.glob("iter_*.pth"))
+        port = free_port()
+        more = [f"train_cfg.max_iters={last + 2}"]
+        processes = [start_machine(rank, machines, port, *arguments, "--resume", *options, *more) for rank in range(2)]
+        printed = [process.communicate(timeout=240)[0] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], printed
     assert f"resumed epoch: 0, iter: {last}" in logged(work_dir)
