@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 
 from detectron2.engine import launch
 from torch.multiprocessing import ProcessRaisedException
@@ -31,6 +32,7 @@ def run(arguments: list[str] | None = None) -> None:
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
             dist_url=args.dist_url,
+            timeout=timedelta(seconds=args.dist_timeout),
             args=(args,),
         )
     except (CheckpointError, ConfigError, DatasetError, DivergedError, OSError, WeightsError) as error:

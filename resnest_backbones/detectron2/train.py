@@ -28,6 +28,7 @@ from detectron2.engine import (
     default_argument_parser,
     hooks,
 )
+from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.evaluation import (
     CityscapesInstanceEvaluator,
     CityscapesSemSegEvaluator,
@@ -76,7 +77,7 @@ _CUSTOM_DATA = ("train_json", "train_images", "val_json", "val_images")
 
 
 def build_argument_parser() -> argparse.ArgumentParser:
-    """Detectron2's command line, and four options for a data set of one's own."""
+    """Detectron2's command line, options for a data set of one's own, and how long to wait for a silent process."""
     parser = default_argument_parser(
         epilog="""
 Examples:
@@ -94,6 +95,13 @@ Examples:
   Evaluate: the same command with --eval-only MODEL.WEIGHTS output/model_final.pth
 """
     )
+    parser.add_argument(
+        "--dist-timeout",
+        type=float,
+        default=DEFAULT_TIMEOUT.total_seconds(),
+        metavar="SECONDS",
+        help="how long a process waits for one that does not answer, then ends with an error (default: %(default)g)",
+    )
     group = parser.add_argument_group("a data set of your own, in COCO format, instead of the config's")
     group.add_argument("--train-json", metavar="FILE", help="annotations to train on; they give the classes")
     group.add_argument("--train-images", metavar="DIR", help="folder of their images")
@@ -106,13 +114,15 @@ def check_arguments(args: argparse.Namespace) -> None:
     """Check what the parser cannot.
 
     Raises:
-        ValueError: the config file is not there, or only some of the options of one's own data are; the message names
-            them.
+        ValueError: the config file is not there, only some of the options of one's own data are, or the time-out is not
+            above 0; the message names them.
     """
     if not args.config_file:
         raise ValueError("--config-file must name a config, got none")
     if not os.path.isfile(args.config_file):
         raise ValueError(f"--config-file must be a file, got {args.config_file}")
+    if not 0 < args.dist_timeout < float("inf"):
+        raise ValueError(f"--dist-timeout must be above 0, got {args.dist_timeout:g}")
     given = [name for name in _CUSTOM_DATA if getattr(args, name)]
     needed = _CUSTOM_DATA[2:] if args.eval_only else _CUSTOM_DATA
     if given and not set(needed) <= set(given):

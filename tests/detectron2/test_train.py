@@ -418,6 +418,7 @@ def test_a_data_set_of_no_known_kind_is_refused():
     [
         ([], "--config-file must name a config"),
         (["--config-file", "none.yaml"], "--config-file must be a file, got none.yaml"),
+        (["--config-file", CONFIG, "--dist-timeout", 0], "--dist-timeout must be above 0, got 0"),
         (["--config-file", CONFIG, "--val-json", "a"], "--train-json, --train-images, --val-images are missing"),
         (["--config-file", CONFIG, "--eval-only", "--val-json", "a"], "--val-images are missing"),
     ],
