@@ -79,6 +79,9 @@ class FaultRecorder:
         return "\n".join(lines)
 
 
+PYTEST_OPTIONS = ["-m", "fault", "-q", "--no-header", str(ROOT / "tests")]
+
+
 def inject_all(*, write: bool) -> int:
     """Run all tests of faults, the slow ones as well, and print the table.
 
@@ -91,8 +94,7 @@ def inject_all(*, write: bool) -> int:
     import pytest
 
     recorder, start = FaultRecorder(), time.monotonic()
-    options = ["-m", "fault", "-q", "--no-header", "-p", "no:doctest", str(ROOT / "tests")]
-    status = int(pytest.main(options, plugins=[recorder]))
+    status = int(pytest.main(PYTEST_OPTIONS, plugins=[recorder]))
     versions = installed_versions(["torch", "sal-detectron2", "onedl-mmsegmentation"])
     where = ", ".join(f"{name} {version}" for name, version in versions.items())
     day = datetime.now(timezone.utc).date().isoformat()
