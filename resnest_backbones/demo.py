@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from resnest_backbones.command_line import shorten
 from resnest_backbones.demo_data import DemoDataset, make_demo_dataset
 
 NUM_TRAIN = 1000
@@ -164,14 +162,3 @@ def report(demos: Mapping[str, Demo], seconds: float) -> str:
         for purpose, command in demo.commands.items():
             lines += [f"  Next, {purpose}:", f"    {command}"]
     return "\n".join(lines)
-
-
-def python_command(*words: str | Path) -> str:
-    """A command line of this Python; paths as one would type them here."""
-    return shlex.join([shorten(sys.executable), *(shorten(word) if isinstance(word, Path) else word for word in words)])
-
-
-def shorten(path: str | Path) -> str:
-    """A path as one would type it here: relative if it lies below the current folder."""
-    path = Path(os.path.abspath(path))  # not resolved: the Python of an environment is a link to another one
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -33,6 +33,7 @@ from resnest_backbones.arguments import (
     check_positive,
     stages_to_build,
 )
+from resnest_backbones.pooling import ShortcutPool
 from resnest_backbones.recompute import (
     attention_conv,
     can_recompute,
@@ -181,7 +182,7 @@ class Bottleneck(nn.Module):
         self.shortcut_pool: nn.Module = nn.Identity()
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1:
-            self.shortcut_pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
+            self.shortcut_pool = ShortcutPool(stride)
         if stride != 1 or in_channels != out_channels:
             self.shortcut = ConvNorm(in_channels, out_channels, 1, norm_layer=norm_layer)
         self.relu = nn.ReLU(inplace=True)

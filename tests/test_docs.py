@@ -13,6 +13,7 @@ import pytest
 from tests.documents import Block, blocks, calls, message_templates, pages
 from tests.helpers import ROOT, environment, run_tool
 
+TOOLS = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "tools").glob("*.py"))
 FRAMEWORKS = ("detectron2", "mmseg")
 PAGES = [page for page in pages() if any(block.language == "python" for block in blocks(page))]
 CALLS = [
@@ -61,6 +62,13 @@ def help_of(tool: str, subcommand: tuple[str, ...]) -> str:
     status, text = run_tool(Path(tool).stem, *subcommand, "--help")
     assert status == 0, text
     return text
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_the_help_of_a_tool_has_an_example(tool):
+    if tool.startswith(("tools/train_", "tools/test_", "tools/infer_")):
+        pytest.importorskip("detectron2" if tool == "tools/train_net.py" else "mmseg")
+    assert tool in " ".join(help_of(tool, ()).split())
 
 
 @pytest.mark.parametrize(("page", "call"), CALLS, ids=name_of)

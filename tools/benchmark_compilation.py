@@ -90,7 +90,9 @@ def measure(way: str, args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__.partition("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description=__doc__.partition("\n\n")[0],
+        epilog="example: python tools/benchmark_compilation.py --ways dynamic --variant resnest14",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=list(WAYS))
     parser.add_argument("--variant", choices=list_variants(), default="resnest50")

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from resnest_backbones.checkpoint import TARGETS, CheckpointError, convert_file
+from resnest_backbones.command_line import add_verbose, one_line_errors
 from resnest_backbones.weights import WeightsError
 
 
@@ -18,11 +18,10 @@ def run(arguments: list[str] | None = None) -> None:
     parser.add_argument("source", metavar="IN", help="a checkpoint file, or resnest://NAME")
     parser.add_argument("target_file", metavar="OUT", help="the file to write, .pth; it must not be there yet")
     parser.add_argument("--to", required=True, choices=TARGETS, help="the layout to write")
+    add_verbose(parser)
     args = parser.parse_args(arguments)
-    try:
+    with one_line_errors(parser.prog, CheckpointError, WeightsError, ValueError, verbose=args.verbose):
         count = convert_file(args.source, args.target_file, args.to)
-    except (CheckpointError, WeightsError, ValueError) as error:
-        sys.exit(f"{parser.prog}: error: {error}")
     print(f"{args.target_file}: {count} tensors in the layout {args.to}")
 
 

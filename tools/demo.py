@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 
 from resnest_backbones.checkpoint import CheckpointError
+from resnest_backbones.command_line import one_line_errors
 from resnest_backbones.export.exportable import ExportError
 from resnest_backbones.predict.cli import build_demo_parser, check_arguments, run_demo
 from resnest_backbones.predict.sources import SourceError
@@ -22,10 +23,9 @@ def run(arguments: list[str] | None = None) -> None:
         check_arguments(args)
     except ValueError as error:
         parser.error(str(error))
-    try:
+    ours = (CheckpointError, ExportError, SourceError, ImportError)
+    with one_line_errors(parser.prog, *ours, verbose=args.verbose):
         problems = run_demo(args)
-    except (CheckpointError, ExportError, SourceError, ImportError) as error:
-        sys.exit(f"{parser.prog}: error: {error}")
     if problems:
         sys.exit("\n".join(f"{parser.prog}: error: {problem}" for problem in problems))
 

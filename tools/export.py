@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 
 from resnest_backbones.checkpoint import CheckpointError
+from resnest_backbones.command_line import one_line_errors
 from resnest_backbones.export.cli import build_export_parser, run_export
 from resnest_backbones.export.exportable import ExportError
 from resnest_backbones.weights import WeightsError
@@ -15,10 +16,9 @@ def run(arguments: list[str] | None = None) -> None:
     """Parse the command line and export; the status is 1 where a file is not equal to the network."""
     parser = build_export_parser()
     args = parser.parse_args(arguments)
-    try:
+    ours = (CheckpointError, ExportError, ImportError, ValueError, WeightsError)
+    with one_line_errors(parser.prog, *ours, verbose=args.verbose):
         good = run_export(args)
-    except (CheckpointError, ExportError, ImportError, ValueError, WeightsError) as error:
-        sys.exit(f"{parser.prog}: error: {error}")
     if not good:
         sys.exit(1)
 

@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import sys
 
+from resnest_backbones.command_line import one_line_errors
 from resnest_backbones.mmseg.checkpoint import use_safe_loading
 from resnest_backbones.mmseg.infer import build_infer_parser, infer
-from resnest_backbones.mmseg.run_setup import one_line_errors
+from resnest_backbones.mmseg.run_setup import RUN_ERRORS
 
 
 def run(arguments: list[str] | None = None) -> None:
     """Parse the command line and predict; the status is 1 where an image could not be read."""
     parser = build_infer_parser()
     args = parser.parse_args(arguments)
-    with one_line_errors(parser.prog):
+    with one_line_errors(parser.prog, *RUN_ERRORS, verbose=args.verbose):
         use_safe_loading()
         problems = infer(args)
     if problems:

@@ -237,7 +237,10 @@ def install(source: str, *, force: bool = False) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return its exit status."""
-    parser = argparse.ArgumentParser(description="Install Detectron2 into the environment of this Python.")
+    parser = argparse.ArgumentParser(
+        description="Install Detectron2 into the environment of this Python.",
+        epilog="example: python tools/install_detectron2.py",
+    )
     parser.add_argument(
         "--source",
         default=os.environ.get("DETECTRON2") or REGISTRY,

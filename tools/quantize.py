@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from pathlib import Path
 
+from resnest_backbones.command_line import add_verbose, one_line_errors, print_next
 from resnest_backbones.export.evaluate import average_precision, compare_figures, mean_iou
 from resnest_backbones.export.exportable import ExportError
 from resnest_backbones.export.quantize import METHODS, quantize
@@ -35,6 +35,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
     group.add_argument("--val-json", type=Path, metavar="FILE", help="of a detector: COCO instances")
     group.add_argument("--val-images", type=Path, metavar="DIR", help="folder of the images")
     group.add_argument("--val-label-maps", type=Path, metavar="DIR", help="of a segmentor: label n is the n-th class")
+    add_verbose(parser)
     return parser
 
 
@@ -84,6 +85,7 @@ def convert(args: argparse.Namespace) -> None:
         print(f"  {name:<8} {file.stat().st_size / 1e6:>8.1f} MB {milliseconds(file, images):>8.1f} ms per image")
     if args.val_images:
         print(compare_figures(measure(args.model, args), measure(output, args)))
+    print_next("see what it finds", "tools/demo.py", "--model", output, "IMAGE_OR_FOLDER")
 
 
 def run(arguments: list[str] | None = None) -> None:
@@ -93,10 +95,8 @@ def run(arguments: list[str] | None = None) -> None:
         check_arguments(args)
     except ValueError as error:
         parser.error(str(error))
-    try:
+    with one_line_errors(parser.prog, ExportError, SourceError, ImportError, verbose=args.verbose):
         convert(args)
-    except (ExportError, SourceError, ImportError) as error:
-        sys.exit(f"{parser.prog}: error: {error}")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ torchrun --nproc-per-node 4 tools/test_seg.py CONFIG CHECKPOINT --launcher pytor
 
 from __future__ import annotations
 
+from resnest_backbones.command_line import one_line_errors
 from resnest_backbones.mmseg.checkpoint import use_safe_loading
-from resnest_backbones.mmseg.run_setup import one_line_errors
+from resnest_backbones.mmseg.run_setup import RUN_ERRORS
 from resnest_backbones.mmseg.train import build_test_parser, check_arguments, test
 
 
@@ -17,7 +18,7 @@ def run(arguments: list[str] | None = None) -> None:
     """Parse the command line and test."""
     parser = build_test_parser()
     args = parser.parse_args(arguments)
-    with one_line_errors(parser.prog):
+    with one_line_errors(parser.prog, *RUN_ERRORS, verbose=args.verbose):
         check_arguments(args)
         use_safe_loading()
         test(args)

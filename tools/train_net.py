@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from datetime import timedelta
 
 from detectron2.engine import launch
@@ -25,6 +26,7 @@ def run(arguments: list[str] | None = None) -> None:
         check_arguments(args)
     except ValueError as error:
         parser.error(str(error))
+    ours = (CheckpointError, ConfigError, DatasetError, DivergedError, OSError, WeightsError)
     try:
         launch(
             main,
@@ -35,11 +37,11 @@ def run(arguments: list[str] | None = None) -> None:
             timeout=timedelta(seconds=args.dist_timeout),
             args=(args,),
         )
-    except (CheckpointError, ConfigError, DatasetError, DivergedError, OSError, WeightsError) as error:
-        sys.exit(f"{parser.prog}: error: {message_of(error)}")
-    except ProcessRaisedException as error:
-        if message_of(error) == str(error).strip():  # not one of ours
+    except (*ours, ProcessRaisedException) as error:
+        if not isinstance(error, ours) and message_of(error) == str(error).strip():  # of a worker, and not one of ours
             raise
+        if args.verbose:
+            traceback.print_exc()
         sys.exit(f"{parser.prog}: error: {message_of(error)}")
 
 

@@ -26,6 +26,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from resnest_backbones import model_zoo
+from resnest_backbones.command_line import python_command, shorten
 from resnest_backbones.demo import (
     NUM_TRAIN,
     NUM_VAL,
@@ -33,9 +34,7 @@ from resnest_backbones.demo import (
     check_iterations,
     check_same_length,
     make_dataset,
-    python_command,
     read_results,
-    shorten,
     write_results,
 )
 from resnest_backbones.demo_data import DemoDataset

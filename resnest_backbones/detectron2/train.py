@@ -15,6 +15,7 @@ import os
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -45,6 +46,7 @@ from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from torch import nn
 
+from resnest_backbones.command_line import add_verbose, print_next
 from resnest_backbones.detectron2.checkpoint import ResNeStCheckpointer
 from resnest_backbones.detectron2.config import ConfigError, add_resnest_config
 from resnest_backbones.detectron2.custom_coco import CocoSource, DatasetError
@@ -95,6 +97,7 @@ Examples:
   Evaluate: the same command with --eval-only MODEL.WEIGHTS output/model_final.pth
 """
     )
+    add_verbose(parser)
     parser.add_argument(
         "--dist-timeout",
         type=float,
@@ -342,4 +345,13 @@ def _main_yaml(args: argparse.Namespace) -> Any:
     trainer.resume_or_load(resume=args.resume)
     if cfg.TEST.AUG.ENABLED:
         trainer.register_hooks([hooks.EvalHook(0, lambda: trainer.test_with_tta(cfg, trainer.model))])
-    return trainer.train()
+    results = trainer.train()
+    if comm.is_main_process():
+        folder = Path(cfg.OUTPUT_DIR)
+        print_next(
+            "see what it finds",
+            *("tools/demo.py", "--config", folder / "config.yaml", "--checkpoint", folder / "model_final.pth"),
+            *(("--classes", args.train_json) if args.train_json else ()),
+            "IMAGE_OR_FOLDER",
+        )
+    return results

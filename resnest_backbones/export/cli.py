@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from resnest_backbones.checkpoint import load_checkpoint
+from resnest_backbones.command_line import add_verbose, print_next
 from resnest_backbones.export.backbone import export_backbone
 from resnest_backbones.export.exportable import BACKBONE, Exportable, ExportError
 from resnest_backbones.export.formats import FORMATS, OPSETS, load, save
@@ -71,6 +72,7 @@ Examples:
     add(
         "--opts", nargs="+", default=[], metavar="KEY=VALUE", help="changes of the config: a.b=c, or Detectron2's A.B C"
     )
+    add_verbose(parser)
     group = parser.add_argument_group("of a trunk that is given by its name")
     group.add_argument("--output-stride", type=int, choices=(8, 16, 32), metavar="N", help="32, 16 or 8")
     group.add_argument("--out-features", nargs="+", metavar="NAME", help="stem, res2 .. res5 (default: res2 .. res5)")
@@ -110,6 +112,8 @@ def run_export(args: argparse.Namespace) -> bool:
         for problem in problems:
             print(f"{format_name}: NOT EQUAL: {problem}", flush=True)
         good = good and not problems
+    if good and exportable.metadata["task"] != "backbone":
+        print_next("see what it finds", "tools/demo.py", "--model", file, "IMAGE_OR_FOLDER")
     return good
 
 

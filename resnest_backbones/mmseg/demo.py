@@ -32,6 +32,7 @@ from mmseg.evaluation import IoUMetric
 from PIL import Image
 
 from resnest_backbones import model_zoo
+from resnest_backbones.command_line import python_command, shorten
 from resnest_backbones.demo import (
     NUM_TRAIN,
     NUM_VAL,
@@ -39,9 +40,7 @@ from resnest_backbones.demo import (
     check_iterations,
     check_same_length,
     make_dataset,
-    python_command,
     read_results,
-    shorten,
     write_results,
 )
 from resnest_backbones.demo_data import DemoDataset

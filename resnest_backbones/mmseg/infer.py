@@ -20,6 +20,7 @@ from PIL import Image
 from torch import nn
 
 from resnest_backbones.checkpoint import write_atomically
+from resnest_backbones.command_line import add_verbose, print_next
 from resnest_backbones.label_maps import draw_label_map, make_palette
 from resnest_backbones.mmseg.checkpoint import check_fills, load_segmentor
 from resnest_backbones.mmseg.datasets import IMAGE_SUFFIXES, find_class_file, read_classes
@@ -35,7 +36,11 @@ from resnest_backbones.mmseg.train import (
 
 def build_infer_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Predict label maps, and draw them over the images.")
+    parser = argparse.ArgumentParser(
+        description="Predict label maps, and draw them over the images.",
+        epilog="example: python tools/infer_seg.py CONFIG CHECKPOINT photo.jpg folder/ --out-dir predictions",
+    )
+    add_verbose(parser)
     parser.add_argument("config", help="the config file")
     parser.add_argument("checkpoint", help="the checkpoint file")
     parser.add_argument(
@@ -82,6 +87,8 @@ def infer(args: argparse.Namespace) -> list[str]:
         _save_png(drawn, folders["drawn"] / f"{file.stem}.png")
         _save_png(Image.fromarray((labels + 1).astype(np.uint8)), folders["label_maps"] / f"{file.stem}.png")
     print()  # the progress bar stays in its line
+    print(f"written: {folders['drawn']}, {folders['label_maps']}")
+    print_next("write the model for other programs", "tools/export.py", args.config, args.checkpoint)
     return problems
 
 

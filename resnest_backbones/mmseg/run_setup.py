@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +13,7 @@ from mmengine.device import get_device
 from torch import distributed
 
 from resnest_backbones.checkpoint import CheckpointError
-from resnest_backbones.faults import DivergedError, message_of
+from resnest_backbones.faults import DivergedError
 from resnest_backbones.mmseg.datasets import DatasetError
 from resnest_backbones.mmseg.transforms import LabelError
 from resnest_backbones.weights import WeightsError
@@ -28,16 +26,8 @@ class ConfigError(ValueError):
     """A config does not allow what was asked for; the message names the setting."""
 
 
-@contextmanager
-def one_line_errors(program: str) -> Iterator[None]:
-    """End the program with status 1 and one line where a file, a data set or the config is wrong.
-
-    A traceback helps nobody then; all other errors keep theirs.
-    """
-    try:
-        yield
-    except (CheckpointError, ConfigError, DatasetError, DivergedError, LabelError, OSError, WeightsError) as error:
-        sys.exit(f"{program}: error: {message_of(error)}")
+# What the tools end with in one line: a file, a data set or the config is wrong.
+RUN_ERRORS = (CheckpointError, ConfigError, DatasetError, DivergedError, LabelError, OSError, WeightsError)
 
 
 # A machine without GPUs

@@ -19,6 +19,7 @@ from mmseg.registry import RUNNERS
 from torch import distributed
 
 from resnest_backbones.checkpoint import CheckpointError, remove_unfinished
+from resnest_backbones.command_line import add_verbose, print_next
 from resnest_backbones.faults import check_writable
 from resnest_backbones.mmseg.own_data import as_list, use_data_root
 from resnest_backbones.mmseg.resumable import make_resumable, repair_last_checkpoint
@@ -40,7 +41,19 @@ _PLUGIN = "resnest_backbones.mmseg"
 
 def build_train_parser() -> argparse.ArgumentParser:
     """MMSegmentation's command line of training, and the options for a data set of one's own."""
-    parser = argparse.ArgumentParser(description="Train a segmentor, as MMSegmentation's own tool does.")
+    parser = argparse.ArgumentParser(
+        description="Train a segmentor, as MMSegmentation's own tool does.",
+        epilog="""
+Examples:
+
+  python tools/train_seg.py configs/mmseg/ade20k/deeplabv3_resnest50-d8_4xb4-paper_ade20k-480x480.py
+  torchrun --nproc-per-node 4 tools/train_seg.py CONFIG --launcher pytorch
+  python tools/train_seg.py CONFIG --data-root my_data --cfg-options train_dataloader.batch_size=2
+
+  Go on after an interruption: the same command with --resume
+""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("config", help="the config file")
     parser.add_argument(
         "--work-dir", help="folder for logs and checkpoints (default: work_dirs/ and the config's name)"
@@ -55,7 +68,17 @@ def build_train_parser() -> argparse.ArgumentParser:
 
 def build_test_parser() -> argparse.ArgumentParser:
     """MMSegmentation's command line of testing, and the options for a data set of one's own."""
-    parser = argparse.ArgumentParser(description="Test a segmentor, as MMSegmentation's own tool does.")
+    parser = argparse.ArgumentParser(
+        description="Test a segmentor, as MMSegmentation's own tool does.",
+        epilog="""
+Examples:
+
+  python tools/test_seg.py CONFIG CHECKPOINT --data-root my_data
+  python tools/test_seg.py CONFIG CHECKPOINT --tta --show-dir drawn --out label_maps
+  torchrun --nproc-per-node 4 tools/test_seg.py CONFIG CHECKPOINT --launcher pytorch
+""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("config", help="the config file")
     parser.add_argument("checkpoint", help="the checkpoint file")
     parser.add_argument("--work-dir", help="folder for logs and figures (default: work_dirs/ and the config's name)")
@@ -72,6 +95,7 @@ def build_test_parser() -> argparse.ArgumentParser:
 
 def _add_common_options(parser: argparse.ArgumentParser) -> None:
     add_config_options(parser)
+    add_verbose(parser)
     parser.add_argument(
         "--launcher", choices=("none", "pytorch", "slurm", "mpi"), default="none", help="what starts the processes"
     )
@@ -154,6 +178,13 @@ def train(args: argparse.Namespace) -> None:
     for message in messages:
         runner.logger.warning(message)
     runner.train()
+    if is_main_process():
+        model = Path(cfg.work_dir, "last_checkpoint")
+        print_next(
+            "test what was trained",
+            *("tools/test_seg.py", args.config, model.read_text().strip() if model.is_file() else "CHECKPOINT"),
+            *(("--data-root", args.data_root) if args.data_root else ()),
+        )
     _end_processes()
 
 
@@ -189,6 +220,7 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     figures = runner.test()
     if is_main_process() and figures:
         order = sorted(figures, key=lambda name: not name.endswith("mIoU"))  # the main figure first, else as they come
+        print_next("see what it finds", "tools/infer_seg.py", args.config, args.checkpoint, "IMAGE_OR_FOLDER")
         print(", ".join(f"{name} {figures[name]:.2f}" for name in order), flush=True)
     _end_processes()
     return figures

@@ -13,6 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from resnest_backbones.checkpoint import write_atomically
+from resnest_backbones.command_line import add_verbose, print_next
 from resnest_backbones.export.formats import FORMATS
 from resnest_backbones.predict.draw import draw
 from resnest_backbones.predict.predictor import Detections, LabelMap, Predictor
@@ -59,6 +60,7 @@ is the n-th class, as in ADE20K's annotations), and OUTPUT_DIR/predictions.json.
     add("--opacity", type=float, default=0.5, help="of masks and label maps, 0 to 1 (default: %(default)s)")
     add("--output-dir", type=Path, default=Path("predictions"), metavar="DIR", help="default: %(default)s")
     add("--device", default="cpu", help="of --config, such as cuda (default: %(default)s)")
+    add_verbose(parser)
     return parser
 
 
@@ -116,6 +118,11 @@ def run_demo(args: argparse.Namespace) -> list[str]:
     except KeyboardInterrupt:
         problems.append("interrupted: what was done until then is written")
     demo.write_json()
+    print(f"written: {args.output_dir / 'drawn'}, {args.output_dir / 'predictions.json'}")
+    if args.config:
+        print_next("write the model for other programs", "tools/export.py", args.config, args.checkpoint)
+    elif args.model.endswith(".onnx"):
+        print_next("write it in int8", "tools/quantize.py", args.model, "FOLDER_OF_IMAGES")
     return problems
 
 

@@ -16,6 +16,13 @@ COMMANDS = {
     "report": "compare what runs left behind with what was published, as Markdown, JSON and an HTML page",
     "smoke": "run rows end to end for a few iterations on a small data set made here, on a CPU",
 }
+EXAMPLES = {
+    "list": "python tools/reproduce.py list 'mask_rcnn_*'",
+    "data": "python tools/reproduce.py data ade20k --data-root datasets",
+    "run": "python tools/reproduce.py run faster_rcnn_resnest50_fpn_1x --num-gpus 8",
+    "report": "python tools/reproduce.py report",
+    "smoke": "python tools/reproduce.py smoke faster_rcnn_resnest50_fpn_1x",
+}
 _MODULES = {
     command: f"resnest_backbones.reproduce.{'listing' if command == 'list' else command}" for command in COMMANDS
 }
@@ -25,12 +32,14 @@ def build_argument_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         description="Reproduce the rows of the published transfer-learning tables of ResNeSt.",
-        epilog="ROW is a name that `list` prints, a pattern such as 'mask_rcnn_*', or a data set such as ade20k.",
+        epilog="example: python tools/reproduce.py run faster_rcnn_resnest50_fpn_1x --num-gpus 8. "
+        "ROW is a name that `list` prints, a pattern such as 'mask_rcnn_*', or a data set such as ade20k.",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command, text in COMMANDS.items():
         module = importlib.import_module(_MODULES[command])
-        module.add_arguments(commands.add_parser(command, help=text, description=text[0].upper() + text[1:] + "."))
+        description, epilog = f"{text[0].upper()}{text[1:]}.", f"example: {EXAMPLES[command]}"
+        module.add_arguments(commands.add_parser(command, help=text, description=description, epilog=epilog))
     return parser
 
 

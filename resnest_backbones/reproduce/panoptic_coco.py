@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from resnest_backbones.checkpoint import write_atomically
+from resnest_backbones.command_line import add_verbose, one_line_errors, print_next
 from resnest_backbones.reproduce.coco_categories import STUFF, STUFF_LABELS, THINGS, VOID
 from resnest_backbones.reproduce.parallel import default_workers, map_files
 
@@ -140,13 +140,14 @@ def build_argument_parser() -> argparse.ArgumentParser:
     """The command line of ``tools/prepare_panoptic_coco.py``."""
     parser = argparse.ArgumentParser(
         description="Make coco/panoptic_stuff_{train,val}2017 of COCO's panoptic annotations, for panoptic FPN.",
-        epilog=f"The annotations: {DOWNLOAD}.",
+        epilog=f"example: python tools/prepare_panoptic_coco.py --data-root datasets. The annotations: {DOWNLOAD}.",
     )
     parser.add_argument("--data-root", type=Path, default=Path("datasets"), metavar="DIR",
                         help="folder that has coco/ (default: %(default)s)")  # fmt: skip
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="default: both")
     parser.add_argument("--workers", type=int, default=default_workers(), help="processes (default: %(default)s)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_verbose(parser)
     return parser
 
 
@@ -156,8 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     for split in args.splits:
         folder = args.data_root / "coco" / f"panoptic_stuff_{split}2017"
-        try:
+        with one_line_errors(parser.prog, ValueError, verbose=args.verbose):
             written = prepare(args.data_root / "coco", split, workers=args.workers, progress=not args.quiet)
-        except ValueError as error:
-            sys.exit(f"{parser.prog}: error: {error}")
         print(f"{folder}: {written} label maps written, {len(list(folder.glob('*.png')))} there")
+    print_next("check all data", "tools/reproduce.py", "data", "panoptic_*", "--data-root", args.data_root)

@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -34,6 +33,7 @@ import numpy as np
 from PIL import Image
 
 from resnest_backbones.checkpoint import write_atomically
+from resnest_backbones.command_line import add_verbose, one_line_errors, print_next
 from resnest_backbones.reproduce.parallel import default_workers, map_files
 
 SPLITS = ("train", "val")
@@ -188,7 +188,8 @@ def build_argument_parser() -> argparse.ArgumentParser:
     """The command line of ``tools/prepare_pascal_context.py``."""
     parser = argparse.ArgumentParser(
         description="Make the label maps and lists of PASCAL-Context with 59 classes of its published annotations.",
-        epilog=f"The images: {IMAGES_DOWNLOAD}. The annotations: {ANNOTATIONS_DOWNLOAD}; where that server does not "
+        epilog="example: python tools/prepare_pascal_context.py --data-root datasets. "
+        f"The images: {IMAGES_DOWNLOAD}. The annotations: {ANNOTATIONS_DOWNLOAD}; where that server does not "
         "answer, the Internet Archive (web.archive.org) is asked for the same address.",
     )
     parser.add_argument("--data-root", type=Path, default=Path("datasets"), metavar="DIR",
@@ -197,6 +198,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
                         help=f"default: {ANNOTATION_FILE} in VOCdevkit/VOC2010")  # fmt: skip
     parser.add_argument("--workers", type=int, default=default_workers(), help="processes (default: %(default)s)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_verbose(parser)
     return parser
 
 
@@ -205,8 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = build_argument_parser()
     args = parser.parse_args(arguments)
     voc = args.data_root / "VOCdevkit" / "VOC2010"
-    try:
+    with one_line_errors(parser.prog, ValueError, ImportError, verbose=args.verbose):
         counts = prepare(voc, args.annotations or voc / ANNOTATION_FILE, workers=args.workers, progress=not args.quiet)
-    except (ValueError, ImportError) as error:
-        sys.exit(f"{parser.prog}: error: {error}")
     print(f"{voc}: label maps and lists of {counts['train']} images for training, {counts['val']} for validation")
+    print_next("check all data", "tools/reproduce.py", "data", "*pascal*", "--data-root", args.data_root)

@@ -25,6 +25,7 @@ from PIL import Image
 from torch._dynamo.utils import counters
 
 from resnest_backbones.checkpoint import CheckpointError
+from resnest_backbones.command_line import one_line_errors
 from resnest_backbones.mmseg import run_setup
 from resnest_backbones.mmseg.own_data import use_data_root
 from resnest_backbones.mmseg.resumable import (
@@ -390,7 +391,7 @@ def test_an_error_that_came_through_a_worker_is_told_in_its_own_words():
         "a.png is wrong",
     ]
     for text in tracebacks:
-        with pytest.raises(SystemExit) as raised, run_setup.one_line_errors("tool.py"):
+        with pytest.raises(SystemExit) as raised, one_line_errors("tool.py", *run_setup.RUN_ERRORS):
             raise LabelError(text)
         assert raised.value.code == "tool.py: error: a.png is wrong"
 

@@ -1,0 +1,44 @@
+"""The average pool of shortcuts."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+__all__ = ["ShortcutPool"]
+
+
+class ShortcutPool(nn.AvgPool2d):
+    """Means of ``stride`` x ``stride`` pixels, at the lower and right edge of those there are: sizes round up.
+
+    In a compiled network it computes the same, to rounding, in a way that asks nothing of height and width: Inductor
+    makes a graph of its own for each answer to whether rounding up was needed, which are two for each side and stage.
+
+    Args:
+        stride: height and width of what is averaged.
+    """
+
+    def __init__(self, stride: int) -> None:
+        super().__init__(stride, stride, ceil_mode=True, count_include_pad=False)
+        self._side = stride
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H / stride, W / stride), rounded up."""
+        if torch.compiler.is_dynamo_compiling() and not _is_exporting():
+            return _pool_any_size(input, self._side)
+        return super().forward(input)
+
+
+def _is_exporting() -> bool:
+    return bool(getattr(torch.compiler, "is_exporting", bool)())
+
+
+def _pool_any_size(x: Tensor, stride: int) -> Tensor:
+    padded = F.pad(x, (0, stride - 1, 0, stride - 1))
+    sums = F.avg_pool2d(padded, stride, stride, divisor_override=1)
+    height, width = (
+        (size - stride * torch.arange(pooled, device=x.device)).clamp(max=stride)
+        for size, pooled in zip(x.shape[2:], sums.shape[2:], strict=True)
+    )
+    return sums / (height[:, None] * width).to(x.dtype)
