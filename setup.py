@@ -100,6 +100,7 @@ setup(
         "resnest_backbones": ["py.typed", "recipe_costs.json", "small_benchmark.json"],
         "resnest_backbones.configs": ["**/*.yaml", "**/*.py"],
     },
+    entry_points={"console_scripts": ["resnest-backbones = resnest_backbones.cli:main"]},
     zip_safe=False,
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -1,0 +1,144 @@
+"""The command ``resnest-backbones``, as users and scripts call it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from resnest_backbones import VARIANTS, build, model_zoo
+from resnest_backbones.cli import EXAMPLES, diagnosis, main
+from resnest_backbones.recipes import RECIPES
+from resnest_backbones.weights import WEIGHTS
+from tests.helpers import environment, publishing
+
+
+def said(capsys, *words):
+    main(list(map(str, words)))
+    return capsys.readouterr().out
+
+
+def fails(capsys, *words):
+    with pytest.raises(SystemExit) as raised:
+        main(list(map(str, words)))
+    return str(raised.value.code)
+
+
+def test_list_prints_each_network_and_each_config(capsys):
+    rows = {row["name"]: row for row in json.loads(said(capsys, "list", "--json"))}
+    assert list(rows) == list(VARIANTS)
+    assert rows["resnest50"]["params_m"] == 27.5 and rows["resnest50"]["top1"] == 81.03
+    text = said(capsys, "list")
+    assert all(f"\n{name} " in text for name in VARIANTS)
+    configs = {row["name"]: row for row in json.loads(said(capsys, "list", "--configs", "--json"))}
+    assert list(configs) == model_zoo.list()
+    for name, recipe in RECIPES.items():
+        assert configs[name]["framework"] == recipe.framework and configs[name]["published"] == dict(recipe.figures)
+
+
+def test_info_of_a_network_has_cost_weights_and_the_configs_on_it(capsys):
+    facts = json.loads(said(capsys, "info", "resnest50", "--json"))
+    assert facts["params"] == VARIANTS["resnest50"].params and facts["radix"] == 2
+    assert facts["weights"]["url"] == WEIGHTS["resnest50"].url
+    assert facts["configs"]["faster_rcnn_resnest50_fpn_1x"] == {"box_ap": 42.33}
+    assert not any("fast_" in name or "resnest101" in name for name in facts["configs"])
+    text = said(capsys, "info", "resnest50")
+    assert "27,483,240" in text and "resnest://resnest50" in text and text.rstrip().endswith("download resnest50")
+    assert json.loads(said(capsys, "info", "resnest14", "--json"))["weights"] is None
+
+
+def test_each_config_of_a_resnest_is_of_one_network(capsys):
+    for name in model_zoo.list():
+        facts = json.loads(said(capsys, "info", name, "--json"))
+        assert facts["file"] == model_zoo.get_config_file(name)
+        assert ("resnest" in name) == (facts["network"] is not None), name
+        if name in RECIPES and facts["network"]:
+            assert RECIPES[name].backbone.removesuffix("_dcnv2") == facts["network"]
+    assert "published" in said(capsys, "info", "faster_rcnn_resnest50_fpn_1x")
+
+
+def test_a_wrong_name_is_one_line_with_a_hint(capsys):
+    assert fails(capsys, "info", "resnest5O").startswith("resnest-backbones: error: NAME must be a network or a config")
+    assert "did you mean" in fails(capsys, "info", "resnest5O")
+    assert "`resnest-backbones list`" in fails(capsys, "info", "zzzzzz")
+    assert "published weights" in fails(capsys, "download", "resnest14")
+
+
+def test_download_fetches_verifies_and_says_where(capsys, tmp_path, monkeypatch):
+    state = build("resnest14", num_classes=10).state_dict()
+    with publishing("resnest50", state, tmp_path, monkeypatch):
+        from resnest_backbones import weights
+        from resnest_backbones.cli import files
+
+        monkeypatch.setattr(files, "WEIGHTS", weights.WEIGHTS)
+        found = json.loads(said(capsys, "download", "resnest50", "--cache-dir", tmp_path / "cache", "--json"))
+    assert Path(found["file"]).parent == tmp_path / "cache" and Path(found["file"]).is_file()
+
+
+def test_convert_writes_another_layout(capsys, tmp_path):
+    source, target = tmp_path / "in.pth", tmp_path / "out.pth"
+    torch.save(build("resnest14").state_dict(), source)
+    found = json.loads(said(capsys, "convert", source, target, "--to", "detectron2", "--json"))
+    assert found["tensors"] == len(torch.load(target)["model"]) > 100
+    assert "is there already" in fails(capsys, "convert", source, target, "--to", "detectron2")
+
+
+def test_doctor_reports_this_environment(capsys):
+    report = diagnosis.diagnose()
+    assert report["packages"]["torch"] and report["problems"] == []
+    for framework, module in diagnosis.MODULES.items():
+        try:
+            __import__(framework)
+        except ImportError:
+            assert report["plugins"][framework] == "not installed"
+        else:
+            assert report["plugins"][framework].startswith("works"), module
+    assert "no problems found" in said(capsys, "doctor")
+
+
+@pytest.mark.parametrize(
+    ("packages", "problem"),
+    [
+        (
+            {"opencv-python": "5", "opencv-python-headless": "5"},
+            "opencv-python and opencv-python-headless write the same",
+        ),
+        (
+            {"onedl-mmsegmentation": "1", "mmsegmentation": "1"},
+            "onedl-mmsegmentation and mmsegmentation write the same",
+        ),
+        ({"onedl-mmcv": "2", "mmcv-lite": "2", "numpy": "2.1"}, "onedl-mmcv and mmcv-lite write the same"),
+        ({"onedl-mmcv": "2", "numpy": "1.26.4"}, "onedl-mmcv needs numpy 2, and 1.26.4 is here"),
+        ({"sal-detectron2": "0.7", "setuptools": "82.0"}, "pip install 'setuptools<81'"),
+        ({"torchvision": "0.28.0", "torch": "2.14.1+cu130"}, "torch 2.14.1+cu130 goes with torchvision 0.29"),
+    ],
+)
+def test_doctor_knows_what_clashes(packages, problem):
+    (found,) = diagnosis.clashes(packages)
+    assert problem in found
+
+
+def test_doctor_knows_which_pythons_work():
+    assert diagnosis.clashes({}, (3, 12)) == []
+    assert "take 3.10 to 3.13" in diagnosis.clashes({}, (3, 9))[0]
+
+
+def test_the_module_and_the_script_are_the_same_command():
+    script = Path(sys.executable).with_name("resnest-backbones")
+    ways = [[sys.executable, "-m", "resnest_backbones"], *([[str(script)]] if script.exists() else [])]
+    for way in ways:
+        done = subprocess.run([*way, "info", "nothing"], capture_output=True, text=True, env=environment(), check=False)
+        assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+        done = subprocess.run(
+            [*way, "info", "nothing", "--verbose"], capture_output=True, text=True, env=environment(), check=False
+        )
+        assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("command", EXAMPLES)
+def test_the_help_of_a_command_has_an_example(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert EXAMPLES[command] in " ".join(capsys.readouterr().out.split())
