@@ -22,7 +22,7 @@ DETECTRON2_INSTALLED := $(VENV)/.detectron2-$(shell printf '%s' '$(DETECTRON2)' 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test test-full test-classic lint format docs notebooks demo smoke faults clean
+.PHONY: help setup test test-full test-classic lint format docs notebooks package demo smoke faults clean
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,7 @@ lint: setup  ## check style, format and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(PY) -m mypy tests/public_api.py
 
 format: setup  ## rewrite the sources in the format that lint checks
 	$(PY) -m ruff check --fix .
@@ -53,6 +54,11 @@ docs: setup  ## build the documentation in site/, with every warning an error
 
 notebooks: setup  ## run docs/notebooks from top to bottom and store what they show
 	$(PY) tools/run_notebooks.py
+
+package: setup  ## build wheel and sdist in dist/, and check what an index would say of them
+	rm -rf dist build
+	$(PY) -m build --no-isolation
+	$(PY) -m twine check --strict dist/*
 
 demo: setup  ## train, evaluate and draw on a small example
 	$(PY) tools/make_demo.py

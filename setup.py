@@ -69,6 +69,7 @@ EXTRAS = {
     "notebooks": ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"],  # run docs/notebooks
     "docs": ["mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"],
     "dev": [
+        "build>=1.2",
         "hypothesis>=6.100",
         "mypy>=1.10",
         "pytest>=8.2",
@@ -77,6 +78,7 @@ EXTRAS = {
         "ruff>=0.9",
         "setuptools>=77,<81",  # tests/test_packaging.py builds the wheel
         "timm>=1.0",
+        "twine>=6.0",
     ],
 }
 

@@ -127,7 +127,15 @@ def test_the_core_requires_no_framework(wheel_metadata):
 
 
 def test_the_extras_are_those_promised(wheel_metadata):
-    assert set(wheel_metadata.get_all("Provides-Extra")) == {"detectron2", "mmseg", "demo", "export", "docs", "dev"}
+    assert set(wheel_metadata.get_all("Provides-Extra")) == {
+        "detectron2",
+        "mmseg",
+        "demo",
+        "export",
+        "notebooks",
+        "docs",
+        "dev",
+    }
     names: dict[str, set[str]] = {}
     for line in wheel_metadata.get_all("Requires-Dist"):
         if match := re.search(r'extra == "(\w+)"', line):
@@ -149,3 +157,23 @@ def test_importing_the_package_imports_no_framework():
     imported = set(run(sys.executable, "-c", code, cwd=ROOT).split())
     assert "resnest_backbones" in imported
     assert imported & FRAMEWORKS == set()
+
+
+def test_an_index_would_take_what_is_built(sdist, tmp_path):
+    """Metadata and the README's markup, by the index's own checks."""
+    pytest.importorskip("twine")
+    folder = tmp_path / "dist"
+    build = f"from setuptools.build_meta import build_sdist; build_sdist({str(folder)!r})"
+    folder.mkdir()
+    run(sys.executable, "-c", build, cwd=sdist)
+    said = run(sys.executable, "-m", "twine", "check", "--strict", *folder.iterdir(), cwd=folder)
+    assert "PASSED" in said
+
+
+def test_the_citation_is_of_this_version():
+    import yaml
+
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    version = re.search(r'^__version__ = "([^"]+)"$', (ROOT / "resnest_backbones" / "__init__.py").read_text(), re.M)[1]
+    assert citation["version"] == version and citation["license"] == "Apache-2.0"
+    assert len(citation["preferred-citation"]["authors"]) == 12
