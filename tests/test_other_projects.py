@@ -1,0 +1,225 @@
+"""The backbones in other people's code: their training loops, their configs, their registries."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import resnest_backbones as rb
+
+STAGES = ("res2", "res3", "res4", "res5")
+
+
+def trained(model: nn.Module) -> list[str]:
+    """Parameters of the trunk that have a gradient which is not zero."""
+    return [name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
+
+
+# torchvision
+
+
+def torchvision_detector() -> nn.Module:
+    from torchvision.models.detection import FasterRCNN
+    from torchvision.models.detection.backbone_utils import BackboneWithFPN
+
+    trunk = rb.build("resnest14")
+    channels = [256, 512, 1024, 2048]
+    fpn = BackboneWithFPN(trunk, {stage: str(number) for number, stage in enumerate(STAGES)}, channels, 64)
+    return FasterRCNN(fpn, num_classes=3, min_size=96, max_size=160)
+
+
+def test_torchvisions_faster_rcnn_trains_and_detects_on_the_bare_trunk():
+    torch.manual_seed(0)
+    model = torchvision_detector()
+    images = [torch.rand(3, 96, 128), torch.rand(3, 120, 96)]
+    boxes = torch.tensor([[10.0, 20.0, 60.0, 80.0]])
+    losses = model(images, [{"boxes": boxes, "labels": torch.tensor([1])} for _ in images])
+    sum(losses.values()).backward()
+    names = trained(model)
+    assert {name.split(".")[2] for name in names if name.startswith("backbone.body.")} >= {
+        "res2",
+        "res3",
+        "res4",
+        "res5",
+    }
+    with torch.no_grad():
+        found = model.eval()(images)
+    assert [set(one) for one in found] == [{"boxes", "labels", "scores"}] * 2
+
+
+def test_torchvisions_fpn_sees_the_features_of_the_trunk():
+    trunk = torchvision_detector().backbone.eval().body
+    whole = rb.build("resnest14").eval()
+    whole.load_state_dict(trunk.state_dict())
+    x = torch.randn(1, 3, 65, 96)
+    with torch.no_grad():
+        found, want = trunk(x), whole(x)
+    assert list(found) == ["0", "1", "2", "3"]
+    for name, value in zip(found, want.values(), strict=True):
+        torch.testing.assert_close(found[name], value)
+
+
+# Detectron2
+
+
+def test_a_training_loop_of_ones_own_as_in_detectron2s_plain_train_net(tmp_path):
+    pytest.importorskip("detectron2")
+    from detectron2.checkpoint import DetectionCheckpointer, PeriodicCheckpointer
+    from detectron2.config import get_cfg
+    from detectron2.data import build_detection_test_loader, build_detection_train_loader
+    from detectron2.data.datasets import register_coco_instances
+    from detectron2.evaluation import COCOEvaluator, inference_on_dataset
+    from detectron2.modeling import build_model
+    from detectron2.solver import build_lr_scheduler, build_optimizer
+    from detectron2.utils.events import EventStorage, JSONWriter
+
+    from resnest_backbones.detectron2 import add_resnest_config
+    from tests.detectron2.test_faults import CONFIG, TINY_DETECTOR, write_coco
+
+    write_coco(tmp_path, ["plain", "odd size"])
+    name = f"own_loop_{tmp_path.name}"
+    register_coco_instances(name, {}, str(tmp_path / "data.json"), str(tmp_path / "images"))
+    cfg = get_cfg()
+    add_resnest_config(cfg)
+    cfg.merge_from_file(str(CONFIG))
+    cfg.merge_from_list([*TINY_DETECTOR, "MODEL.DEVICE", "cpu", "MODEL.RESNETS.NORM", "BN", "MODEL.FPN.NORM", "BN"])
+    cfg.merge_from_list(["MODEL.ROI_BOX_HEAD.NORM", "", "MODEL.ROI_HEADS.NUM_CLASSES", 1, "SOLVER.MAX_ITER", 2])
+    cfg.merge_from_list(["DATASETS.TRAIN", (name,), "DATASETS.TEST", (name,), "OUTPUT_DIR", str(tmp_path)])
+
+    model = build_model(cfg).train()
+    optimizer = build_optimizer(cfg, model)
+    scheduler = build_lr_scheduler(cfg, optimizer)
+    checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR, optimizer=optimizer, scheduler=scheduler)
+    periodic = PeriodicCheckpointer(checkpointer, 1, max_iter=cfg.SOLVER.MAX_ITER)
+    writer = JSONWriter(str(tmp_path / "metrics.json"))
+    losses = []
+    with EventStorage(0) as storage:
+        for data, iteration in zip(build_detection_train_loader(cfg), range(cfg.SOLVER.MAX_ITER), strict=False):
+            storage.iter = iteration
+            loss = sum(model(data).values())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            losses.append(loss.item())
+            periodic.step(iteration)
+            writer.write()
+    assert all(torch.isfinite(torch.tensor(losses))) and (tmp_path / "model_final.pth").is_file()
+    results = inference_on_dataset(
+        model, build_detection_test_loader(cfg, name), COCOEvaluator(name, output_dir=str(tmp_path))
+    )
+    assert "AP" in results["bbox"]
+    again = build_model(cfg)
+    DetectionCheckpointer(again).load(str(tmp_path / "model_final.pth"))
+    for key, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key
+
+
+LAZY_PROJECT = """
+from detectron2 import model_zoo
+from detectron2.config import LazyCall as L
+from resnest_backbones.detectron2 import ResNeSt
+
+model = model_zoo.get_config("common/models/mask_rcnn_fpn.py").model
+stages = ["res2", "res3", "res4", "res5"]
+model.backbone.bottom_up = L(ResNeSt)(spec="resnest14", out_features=stages, norm="FrozenBN", freeze_at=2)
+model.input_format = "RGB"
+"""
+
+
+def test_a_lazyconfig_project_with_the_backbone_in_the_place_of_its_resnet(tmp_path):
+    pytest.importorskip("detectron2")
+    from detectron2.config import LazyConfig, instantiate
+
+    from resnest_backbones.detectron2 import ResNeSt
+    from tests.detectron2 import helpers
+
+    (tmp_path / "project.py").write_text(LAZY_PROJECT)
+    cfg = LazyConfig.load(str(tmp_path / "project.py"))
+    cfg = LazyConfig.apply_overrides(cfg, ["model.backbone.bottom_up.freeze_at=1", "model.roi_heads.num_classes=2"])
+    LazyConfig.save(cfg, str(tmp_path / "saved.yaml"))
+    cfg = LazyConfig.load(str(tmp_path / "saved.yaml"))
+    torch.manual_seed(0)
+    model = instantiate(cfg.model).train()
+    trunk = model.backbone.bottom_up
+    assert isinstance(trunk, ResNeSt) and trunk.output_shape()["res5"].stride == 32
+    losses = helpers.training_losses(model, helpers.images(2))
+    assert {"loss_cls", "loss_mask", "loss_rpn_cls"} <= set(losses)
+    assert not any(name.startswith("backbone.bottom_up.stem") for name in trained(model))
+    assert any(name.startswith("backbone.bottom_up.res2") for name in trained(model))
+
+
+# OpenMMLab
+
+
+def test_a_config_of_mmsegmentations_zoo_with_three_lines_more(tmp_path):
+    mmseg = pytest.importorskip("mmseg")
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+    from mmseg.registry import MODELS
+
+    from tests.mmseg.test_processes import batch
+
+    zoo = Path(mmseg.__file__).parent / ".mim" / "configs"
+    if not zoo.is_dir():
+        pytest.skip("this installation of MMSegmentation has no configs")
+    base = zoo / "pspnet" / "pspnet_r50-d8_4xb4-80k_ade20k-512x512.py"
+    (tmp_path / "config.py").write_text(
+        f'_base_ = "{base}"\n'
+        'custom_imports = dict(imports=["resnest_backbones.mmseg"])\n'
+        'model = dict(pretrained=None, backbone=dict(_delete_=True, type="ResNeStBackbone", name="resnest14"))\n'
+    )
+    cfg = Config.fromfile(tmp_path / "config.py")
+    init_default_scope(cfg.default_scope)
+    cfg.model.decode_head.norm_cfg.type = cfg.model.auxiliary_head.norm_cfg.type = "BN"  # one process on a CPU
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model).double().train()
+    images, samples = batch()
+    losses = model(images, samples, mode="loss")
+    sum(value for name, value in losses.items() if "loss" in name).backward()
+    assert any(name.startswith("backbone.res2.") or name.startswith("backbone.stem.") for name in trained(model))
+
+
+MMDET_MODEL = """
+custom_imports = dict(imports=["resnest_backbones.mmseg"])
+model = dict(
+    type="RetinaNet",
+    data_preprocessor=dict(type="DetDataPreprocessor", pad_size_divisor=32),
+    backbone=dict(type="mmengine.ResNeStBackbone", name="resnest14", out_indices=(0, 1, 2, 3)),
+    neck=dict(type="FPN", in_channels=[256, 512, 1024, 2048], out_channels=64, start_level=1, num_outs=5,
+              add_extra_convs="on_input"),
+    bbox_head=dict(
+        type="RetinaHead", num_classes=3, in_channels=64, stacked_convs=1, feat_channels=64,
+        anchor_generator=dict(type="AnchorGenerator", octave_base_scale=4, scales_per_octave=1, ratios=[1.0],
+                              strides=[8, 16, 32, 64, 128]),
+        bbox_coder=dict(type="DeltaXYWHBBoxCoder"),
+    ),
+    train_cfg=dict(assigner=dict(type="MaxIoUAssigner", pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0),
+                   allowed_border=-1, pos_weight=-1),
+)
+"""
+
+
+def test_mmdetection_finds_the_backbone_in_the_root_registry(tmp_path):
+    pytest.importorskip("mmengine")
+    try:
+        import mmdet.models  # noqa: F401
+    except ImportError as error:
+        pytest.skip(f"MMDetection cannot be imported here: {error}")
+    from mmdet.registry import MODELS
+    from mmdet.structures import DetDataSample
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+    from mmengine.structures import InstanceData
+
+    (tmp_path / "config.py").write_text(MMDET_MODEL)
+    cfg = Config.fromfile(tmp_path / "config.py")
+    init_default_scope("mmdet")
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model).train()
+    sample = DetDataSample(metainfo={"img_shape": (128, 128), "batch_input_shape": (128, 128), "pad_shape": (128, 128)})
+    sample.gt_instances = InstanceData(bboxes=torch.tensor([[20.0, 20.0, 90.0, 90.0]]), labels=torch.tensor([1]))
+    losses = model(torch.randn(1, 3, 128, 128), [sample], mode="loss")
+    sum(value for group in losses.values() for value in group).backward()
+    assert any(name.startswith("backbone.") for name in trained(model))
