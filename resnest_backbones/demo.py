@@ -59,6 +59,11 @@ class Demo:
         return self.folder / "predictions.png"
 
     @property
+    def page(self) -> Path:
+        """What ``tools/visualize.py`` shows, in one file."""
+        return self.folder / "visualized" / "index.html"
+
+    @property
     def pictures(self) -> Path:
         """The folder of single pictures."""
         return self.folder / "predictions"
@@ -79,6 +84,18 @@ def make_dataset(output_dir: Path, *, num_train: int, num_val: int) -> DemoDatas
         image_size=IMAGE_SIZE,
         digits_per_image=DIGITS_PER_IMAGE,
     )
+
+
+def draw_page(demo: Demo, *options: str | Path) -> None:
+    """Write what ``tools/visualize.py`` shows of the trained model.
+
+    Args:
+        demo: what it is of; the page goes into its folder.
+        options: of that tool: the model and the held-out images.
+    """
+    from resnest_backbones.visualize.cli import build_argument_parser, visualize
+
+    visualize(build_argument_parser().parse_args([*map(str, options), "--output-dir", str(demo.page.parent)]))
 
 
 def check_iterations(iterations: int | None) -> None:
@@ -155,6 +172,7 @@ def report(demos: Mapping[str, Demo], seconds: float) -> str:
             "",
             f"{name}: {figures} on {count} held-out images",
             f"  pictures   {shorten(demo.predictions)}: {panels}; one by one in {shorten(demo.pictures)}",
+            f"  page       {shorten(demo.page)}: false positives, misses, precision or confusion, split attention",
             f"  curves     {shorten(demo.curves)}",
             f"  figures    {shorten(demo.results_json)}",
             f"  model      {shorten(demo.model)}",

@@ -107,7 +107,7 @@ def draw_predictions(
     """
     content = json.loads(Path(json_file).read_text())
     names = {category["id"]: category["name"] for category in content["categories"]}
-    colours = dict(zip(names, _distinct_colours(len(names)), strict=True))
+    colours = dict(zip(names, distinct_colours(len(names)), strict=True))
     predictions = [p for p in json.loads(Path(predictions_file).read_text()) if p["score"] >= _MIN_SCORE]
     truth_of, predictions_of = _by_image(content["annotations"]), _by_image(predictions)
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,11 +116,11 @@ def draw_predictions(
         with Image.open(Path(image_root) / entry["file_name"]) as opened:
             image = opened.convert("RGB")
         panels = [
-            _draw_panel(image, "ground truth", truth_of[entry["id"]], names, colours),
-            _draw_panel(image, "prediction", predictions_of[entry["id"]], names, colours),
+            draw_boxes(image, "ground truth", truth_of[entry["id"]], names, colours),
+            draw_boxes(image, "prediction", predictions_of[entry["id"]], names, colours),
         ]
         files.append(folder / Path(entry["file_name"]).with_suffix(".png").name)
-        pictures.append(_side_by_side(panels))
+        pictures.append(side_by_side(panels))
         pictures[-1].save(files[-1])
     _draw_sheet(pictures).save(sheet)
     return files
@@ -151,22 +151,22 @@ def draw_label_maps(
         The single pictures.
     """
     shown = [name for name in names if name != background]
-    entries = dict(zip(shown, _distinct_colours(len(shown), on_grey=True), strict=True))
+    entries = dict(zip(shown, distinct_colours(len(shown), on_grey=True), strict=True))
     colours = {names.index(name): colour for name, colour in entries.items()}
     folder.mkdir(parents=True, exist_ok=True)
     files, pictures = [], []
     for file in images[:_PICTURES]:
         with Image.open(file) as opened:
             image = opened.convert("RGB")
-        panels = [_with_title(enlarge(image, Image.Resampling.LANCZOS), "image")]
+        panels = [with_title(enlarge(image, Image.Resampling.LANCZOS), "image")]
         for root, title in ((truth, "ground truth"), (predicted, "prediction")):
-            drawn = _colour_labels(image, _read_label_map(root / f"{file.stem}.png"), colours)
-            panels.append(_with_title(enlarge(drawn, Image.Resampling.NEAREST), title))
+            drawn = colour_labels(image, _read_label_map(root / f"{file.stem}.png"), colours)
+            panels.append(with_title(enlarge(drawn, Image.Resampling.NEAREST), title))
         files.append(folder / f"{file.stem}.png")
-        pictures.append(_side_by_side(panels))
-        _stack([pictures[-1], _draw_legend(entries, pictures[-1].width)]).save(files[-1])
+        pictures.append(side_by_side(panels))
+        stack([pictures[-1], draw_legend(entries, pictures[-1].width)]).save(files[-1])
     drawn = _draw_sheet(pictures)
-    _stack([_draw_legend(entries, drawn.width), drawn]).save(sheet)
+    stack([draw_legend(entries, drawn.width), drawn]).save(sheet)
     return files
 
 
@@ -176,7 +176,7 @@ def _read_label_map(file: Path) -> np.ndarray:
         return np.asarray(opened).astype(np.int64) - 1
 
 
-def _colour_labels(image: Image.Image, labels: np.ndarray, colours: Mapping[int, Sequence[int]]) -> Image.Image:
+def colour_labels(image: Image.Image, labels: np.ndarray, colours: Mapping[int, Sequence[int]]) -> Image.Image:
     """The colours of labels (H, W) over the image in pale grey."""
     grey = np.asarray(image.convert("L"), dtype=np.float64)
     canvas = np.repeat((255 - _CONTRAST * (255 - grey))[..., None], 3, axis=2)
@@ -186,7 +186,7 @@ def _colour_labels(image: Image.Image, labels: np.ndarray, colours: Mapping[int,
     return Image.fromarray(canvas.round().astype(np.uint8))
 
 
-def _draw_legend(entries: Mapping[str, tuple[int, int, int]], width: int) -> Image.Image:
+def draw_legend(entries: Mapping[str, tuple[int, int, int]], width: int) -> Image.Image:
     """Names on plates of their colour, in as many lines as it takes."""
     legend = Image.new("RGB", (width, 2 * len(entries) * _FONT_SIZE + _FONT_SIZE), "white")
     draw = ImageDraw.Draw(legend)
@@ -203,7 +203,7 @@ def _draw_legend(entries: Mapping[str, tuple[int, int, int]], width: int) -> Ima
     return legend.crop((0, 0, width, y + line))
 
 
-def _stack(pictures: Sequence[Image.Image]) -> Image.Image:
+def stack(pictures: Sequence[Image.Image]) -> Image.Image:
     """One above the other; they are equally wide."""
     stacked = Image.new("RGB", (pictures[0].width, sum(picture.height for picture in pictures)), "white")
     y = 0
@@ -220,7 +220,7 @@ def _by_image(annotations: Sequence[dict[str, Any]]) -> defaultdict[int, list[di
     return grouped
 
 
-def _distinct_colours(count: int, *, on_grey: bool = False) -> list[tuple[int, int, int]]:
+def distinct_colours(count: int, *, on_grey: bool = False) -> list[tuple[int, int, int]]:
     """RGB; as different as ten or fewer can be, else evenly spread over the hues; without grey if they are on grey."""
     ten = [matplotlib.colormaps["tab10"](i)[:3] for i in range(10)]
     if on_grey:
@@ -229,10 +229,10 @@ def _distinct_colours(count: int, *, on_grey: bool = False) -> list[tuple[int, i
     return [(int(255 * c[0]), int(255 * c[1]), int(255 * c[2])) for c in colours]
 
 
-def _draw_panel(
+def draw_boxes(
     image: Image.Image,
     title: str,
-    annotations: Sequence[dict[str, Any]],
+    annotations: Sequence[Mapping[str, Any]],
     names: Mapping[int, str],
     colours: Mapping[int, tuple[int, int, int]],
 ) -> Image.Image:
@@ -251,7 +251,7 @@ def _draw_panel(
         category = annotation["category_id"]
         score = f" {annotation['score']:.0%}" if "score" in annotation else ""
         draw_label(draw, names[category] + score, box, colours[category], panel.size)
-    return _with_title(panel, title)
+    return with_title(panel, title)
 
 
 def enlarge(image: Image.Image, resampling: Image.Resampling) -> Image.Image:
@@ -260,7 +260,8 @@ def enlarge(image: Image.Image, resampling: Image.Resampling) -> Image.Image:
     return image.resize((image.width * factor, image.height * factor), resampling)
 
 
-def _with_title(image: Image.Image, title: str) -> Image.Image:
+def with_title(image: Image.Image, title: str) -> Image.Image:
+    """The image above a line of text."""
     panel = Image.new("RGB", (image.width, image.height + 2 * _FONT_SIZE), "white")
     panel.paste(image)
     draw = ImageDraw.Draw(panel)
@@ -289,7 +290,8 @@ def _readable_on(colour: tuple[int, int, int]) -> str:
     return "black" if np.dot(colour, (0.299, 0.587, 0.114)) > 140 else "white"
 
 
-def _side_by_side(panels: Sequence[Image.Image]) -> Image.Image:
+def side_by_side(panels: Sequence[Image.Image]) -> Image.Image:
+    """Pictures of one height, from left to right."""
     gap = 6
     picture = Image.new("RGB", (sum(p.width + gap for p in panels) - gap, panels[0].height), "white")
     for number, panel in enumerate(panels):

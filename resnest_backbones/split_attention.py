@@ -95,7 +95,10 @@ class SplitAttentionConv2d(nn.Module):
         With K groups the hidden layer's output is group-major, (K, R, C/K), while the splits are radix-major: hence the
         transpose (``rSoftMax`` of the original).
         """
-        logits = self.fc2(self.relu(self.bn1(self.fc1(pooled))))
+        return self.attention_of(self.fc2(self.relu(self.bn1(self.fc1(pooled)))))
+
+    def attention_of(self, logits: Tensor) -> Tensor:
+        """The weights, (N, R, C, 1, 1), of what ``fc2`` gives, (N, R x C, 1, 1)."""
         n = logits.shape[0]
         if self.radix == 1:
             return torch.sigmoid(logits).view(n, 1, self.channels, 1, 1)

@@ -10,7 +10,7 @@ pytest.importorskip("nbclient")
 from tools import run_notebooks
 
 FRAMEWORKS = {"detection": "detectron2", "segmentation": "mmseg"}
-PICTURES = {"detection": 5, "segmentation": 5}  # data, loss, predictions, precision and recall, one image
+PICTURES = {"detection": 6, "segmentation": 6}  # data, loss, predictions, precision, one image, attention
 
 
 def outputs(content):

@@ -10,6 +10,7 @@ procedure of ``tools/train_net.py``, COCO evaluation. It writes, under one folde
     detection/curves.png                  losses, and AP over the iterations
     detection/predictions.png             a sheet of the pictures in predictions/: ground truth | prediction
     detection/predictions/000001.png
+    detection/visualized/index.html       what tools/visualize.py shows
 
 What is there is used again: the data set, the checkpoints of a training that was broken off, a finished training.
 """
@@ -33,6 +34,7 @@ from resnest_backbones.demo import (
     Demo,
     check_iterations,
     check_same_length,
+    draw_page,
     make_dataset,
     read_results,
     write_results,
@@ -86,6 +88,11 @@ def run_detection_demo(
     draw_curves(read_metrics(folder / "metrics.json"), demo.curves)
     draw_predictions(
         dataset.val_json, dataset.val_images, folder / _COCO_RESULTS, sheet=demo.predictions, folder=demo.pictures
+    )
+    draw_page(
+        demo,
+        *("--config", folder / "config.yaml", "--checkpoint", model, "--classes", dataset.val_json),
+        *("--val-json", dataset.val_json, "--val-images", dataset.val_images),
     )
     return demo
 

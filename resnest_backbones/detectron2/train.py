@@ -51,6 +51,7 @@ from resnest_backbones.detectron2.checkpoint import ResNeStCheckpointer
 from resnest_backbones.detectron2.config import ConfigError, add_resnest_config
 from resnest_backbones.detectron2.custom_coco import CocoSource, DatasetError
 from resnest_backbones.detectron2.data import NamingMapper, build_train_loader_from_config, set_first_batch
+from resnest_backbones.detectron2.drawing import DrawPredictions
 from resnest_backbones.detectron2.run_setup import (
     SaveMissedFinal,
     SeedIterations,
@@ -212,7 +213,10 @@ class Trainer(DefaultTrainer):
         precise_bn = next((hook for hook in stock if isinstance(hook, hooks.PreciseBN)), None)
         self._stop = StopAtInvalidLoss(self._trainer.model, self._trainer.optimizer)
         seed = SeedIterations(max(self.cfg.SEED, 0), precise_bn)
-        return [seed, self._stop, SaveMissedFinal(self.checkpointer), *stock]
+        drawn = []
+        if self.cfg.VIS_PERIOD > 0 and self.cfg.DATASETS.TEST and comm.is_main_process():
+            drawn.append(DrawPredictions(self.cfg, self.build_test_loader))
+        return [seed, self._stop, SaveMissedFinal(self.checkpointer), *drawn, *stock]
 
     def train(self) -> Any:
         """Train from ``start_iter`` on, with the batches that belong there; returns the last evaluation's results."""

@@ -6,6 +6,7 @@ import contextlib
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,7 +18,6 @@ from resnest_backbones.predict.predictor import Detections, LabelMap, Predictor
 from resnest_backbones.predict.sources import IMAGE_SUFFIXES, read_image
 
 _FIGURES = ("AP", "AP50", "AP75")
-_PIXELS_NOT_LABELLED = 0
 
 
 def average_precision(predictor: Predictor, json_file: Path, image_root: Path) -> dict[str, float]:
@@ -35,10 +35,29 @@ def average_precision(predictor: Predictor, json_file: Path, image_root: Path) -
         ExportError: it is no detector, or the number of categories differs from that of its classes.
         ImportError: pycocotools is missing.
     """
-    from pycocotools.coco import COCO
-
     if predictor.task != DETECTION:
         raise ExportError(f"AP is a figure of detectors, got a network for {predictor.task}")
+    truth, categories = read_truth(predictor, json_file)
+    results = []
+    for number, entry in tqdm(sorted(truth.imgs.items()), desc="evaluating"):
+        found = predictor(read_image(image_root / entry["file_name"]))
+        if isinstance(found, Detections):
+            results += coco_results(found, number, categories)
+    figures = _coco_figures(truth, results, "bbox", "box")
+    if any("segmentation" in result for result in results):
+        figures |= _coco_figures(truth, results, "segm", "mask")
+    return figures
+
+
+def read_truth(predictor: Predictor, json_file: Path) -> tuple[Any, list[int]]:
+    """A ``pycocotools.coco.COCO`` of the file, and its categories' ids in order, which are the network's classes.
+
+    Raises:
+        ExportError: the number of categories differs from that of the network's classes.
+        ImportError: pycocotools is missing.
+    """
+    from pycocotools.coco import COCO
+
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(json_file))
     categories = sorted(truth.getCatIds())
@@ -47,23 +66,16 @@ def average_precision(predictor: Predictor, json_file: Path, image_root: Path) -
             f"{json_file} must have as many categories as the network has classes, {len(predictor.classes)}, got "
             f"{len(categories)}"
         )
-    results = []
-    for number, entry in tqdm(sorted(truth.imgs.items()), desc="evaluating"):
-        found = predictor(read_image(image_root / entry["file_name"]))
-        if isinstance(found, Detections):
-            results += _coco_results(found, number, categories)
-    figures = _coco_figures(truth, results, "bbox", "box")
-    if any("segmentation" in result for result in results):
-        figures |= _coco_figures(truth, results, "segm", "mask")
-    return figures
+    return truth, categories
 
 
-def _coco_results(found: Detections, image: int, categories: Sequence[int]) -> list[dict[str, object]]:
+def coco_results(found: Detections, image: int, categories: Sequence[int]) -> list[dict[str, Any]]:
+    """Detections in COCO's format, of the image with this id."""
     from pycocotools import mask as coco_mask
 
     results = []
     for number, (left, top, right, bottom) in enumerate(found.boxes.tolist()):
-        result: dict[str, object] = {
+        result: dict[str, Any] = {
             "image_id": image,
             "category_id": categories[found.classes[number]],
             "score": float(found.scores[number]),
@@ -76,20 +88,32 @@ def _coco_results(found: Detections, image: int, categories: Sequence[int]) -> l
     return results
 
 
-def _coco_figures(truth: object, results: list[dict[str, object]], kind: str, name: str) -> dict[str, float]:
-    from pycocotools.cocoeval import COCOeval
-
+def _coco_figures(truth: object, results: list[dict[str, Any]], kind: str, name: str) -> dict[str, float]:
     if not results:
         return {f"{name} {figure}": 0.0 for figure in _FIGURES}
+    evaluation = evaluate_coco(truth, results, kind)
+    return {f"{name} {figure}": 100 * float(value) for figure, value in zip(_FIGURES, evaluation.stats, strict=False)}
+
+
+def evaluate_coco(truth: Any, results: Sequence[Mapping[str, Any]], kind: str) -> Any:
+    """The ``COCOeval`` of results, accumulated and summarised, with nothing printed.
+
+    Args:
+        truth: a ``pycocotools.coco.COCO``.
+        results: in COCO's format; not empty.
+        kind: ``bbox`` or ``segm``.
+    """
+    from pycocotools.cocoeval import COCOeval
+
     with contextlib.redirect_stdout(io.StringIO()):
         # A result with a mask gets the box of the mask, if it has none of its own.
-        kept = [{key: value for key, value in result.items() if kind == "bbox" or key != "bbox"} for result in results]
-        kept = [{k: v for k, v in result.items() if kind == "segm" or k != "segmentation"} for result in kept]
-        evaluation = COCOeval(truth, truth.loadRes(kept), kind)  # type: ignore[attr-defined]
+        other = "segmentation" if kind == "bbox" else "bbox"
+        kept = [{key: value for key, value in result.items() if key != other} for result in results]
+        evaluation = COCOeval(truth, truth.loadRes(kept), kind)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return {f"{name} {figure}": 100 * float(value) for figure, value in zip(_FIGURES, evaluation.stats, strict=False)}
+    return evaluation
 
 
 def mean_iou(predictor: Predictor, image_root: Path, label_maps: Path) -> dict[str, float]:
@@ -108,25 +132,48 @@ def mean_iou(predictor: Predictor, image_root: Path, label_maps: Path) -> dict[s
     """
     if predictor.task != SEGMENTATION:
         raise ExportError(f"mIoU is a figure of segmentors, got a network for {predictor.task}")
-    files = sorted(file for file in image_root.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise ExportError(f"there is no image in {image_root}")
-    number = len(predictor.classes)
-    confusion = np.zeros((number, number), dtype=np.int64)  # true class x predicted class
-    for file in tqdm(files, desc="evaluating"):
-        label_map = label_maps / f"{file.stem}.png"
-        if not label_map.is_file():
-            raise ExportError(f"{file} has no label map {label_map}")
-        with Image.open(label_map) as opened:
-            truth = np.asarray(opened).astype(np.int64)
+    confusion = np.zeros((len(predictor.classes),) * 2, dtype=np.int64)
+    for file, label_map in tqdm(label_map_pairs(image_root, label_maps), desc="evaluating"):
         found = predictor(read_image(file))
         if isinstance(found, LabelMap):
-            known = (truth != _PIXELS_NOT_LABELLED) & (truth <= number)
-            pairs = (truth[known] - 1) * number + found.labels[known]
-            confusion += np.bincount(pairs, minlength=number**2).reshape(number, number)
+            confusion += confusion_of(read_label_map(label_map), found.labels, len(predictor.classes))
     right, union = confusion.diagonal(), confusion.sum(axis=0) + confusion.sum(axis=1) - confusion.diagonal()
     ious = right[union > 0] / union[union > 0]
     return {"mIoU": 100 * float(ious.mean()), "aAcc": 100 * float(right.sum() / confusion.sum())}
+
+
+def label_map_pairs(image_root: Path, label_maps: Path) -> list[tuple[Path, Path]]:
+    """Images with their label maps, which are PNGs of the same names.
+
+    Raises:
+        ExportError: an image has no label map, or there is no image.
+    """
+    files = sorted(file for file in image_root.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise ExportError(f"there is no image in {image_root}")
+    pairs = [(file, label_maps / f"{file.stem}.png") for file in files]
+    for file, label_map in pairs:
+        if not label_map.is_file():
+            raise ExportError(f"{file} has no label map {label_map}")
+    return pairs
+
+
+def read_label_map(file: Path) -> np.ndarray:
+    """Indices of classes (H, W) in int64; -1 where nothing is labelled."""
+    with Image.open(file) as opened:
+        return np.asarray(opened).astype(np.int64) - 1
+
+
+def confusion_of(truth: np.ndarray, found: np.ndarray, number: int) -> np.ndarray:
+    """Pixels (number, number) by their true class and the one that was found, of those that are labelled.
+
+    Args:
+        truth: indices of classes (H, W); below 0 or from ``number`` on where nothing is labelled.
+        found: likewise, all of them indices.
+        number: of classes.
+    """
+    known = (truth >= 0) & (truth < number)
+    return np.bincount(truth[known] * number + found[known], minlength=number**2).reshape(number, number)
 
 
 def compare_figures(before: Mapping[str, float], after: Mapping[str, float]) -> str:

@@ -12,6 +12,7 @@ the procedures of ``tools/train_seg.py`` and ``tools/test_seg.py``. It writes, u
     segmentation/curves.png                  losses, and mIoU over the iterations
     segmentation/predictions.png             a sheet of the pictures in predictions/: image | ground truth | prediction
     segmentation/predictions/000001.png
+    segmentation/visualized/index.html       what tools/visualize.py shows
 
 What is there is used again: the data set, the checkpoints of a training that was broken off, a finished training.
 """
@@ -39,6 +40,7 @@ from resnest_backbones.demo import (
     Demo,
     check_iterations,
     check_same_length,
+    draw_page,
     make_dataset,
     read_results,
     write_results,
@@ -103,6 +105,12 @@ def run_segmentation_demo(
         background=CLASS_NAMES[0],
         sheet=demo.predictions,
         folder=demo.pictures,
+    )
+    draw_page(
+        demo,
+        *("--config", config_file, "--checkpoint", model, "--classes", data / "classes.txt"),
+        *("--val-images", data / "images" / "validation"),
+        *("--val-label-maps", data / "annotations" / "validation"),
     )
     return demo
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,12 @@ Examples:
         "--resume", action="store_true", help="go on from the last checkpoint in the work dir, or from load_from if set"
     )
     parser.add_argument("--amp", action="store_true", help="train with automatic mixed precision")
+    parser.add_argument(
+        "--tensorboard",
+        type=int,
+        metavar="N",
+        help="also write TensorBoard's files, and each N-th validation image drawn",
+    )
     _add_common_options(parser)
     return parser
 
@@ -161,6 +168,8 @@ def train(args: argparse.Namespace) -> None:
     cfg = _config_of_run(args)
     if args.amp:
         _turn_on_amp(cfg)
+    if args.tensorboard is not None:
+        _turn_on_tensorboard(cfg, args.tensorboard)
     cfg.resume = args.resume
     add_checkpoint_hook(cfg)
     if cfg.get("load_from"):
@@ -287,13 +296,32 @@ def _take_seed_of_broken_run(cfg: Config) -> None:
             cfg.randomness = {**(cfg.get("randomness") or {}), "seed": seed}
 
 
-def _turn_on_drawing(cfg: Config, args: argparse.Namespace) -> None:
+def _visualization_hook(cfg: Config, options: str) -> Any:
     hook = cfg.get("default_hooks", {}).get("visualization")
     if not hook:
         raise ConfigError(
-            "--show and --show-dir need a hook in the config: "
+            f"{options} a hook in the config: "
             "default_hooks = dict(..., visualization=dict(type='SegVisualizationHook'))"
         )
+    return hook
+
+
+def _turn_on_tensorboard(cfg: Config, interval: int) -> None:
+    if interval < 1:
+        raise ConfigError(f"--tensorboard must be 1 or more, got {interval}")
+    if find_spec("tensorboard") is None:
+        raise ConfigError("--tensorboard needs the package tensorboard: pip install tensorboard")
+    hook = _visualization_hook(cfg, "--tensorboard needs")
+    hook.draw, hook.interval = True, interval
+    if not cfg.get("visualizer"):
+        raise ConfigError("--tensorboard needs a visualizer in the config")
+    backends = list(cfg.visualizer.get("vis_backends") or [])
+    if not any(backend["type"] == "TensorboardVisBackend" for backend in backends):
+        cfg.visualizer.vis_backends = [*backends, {"type": "TensorboardVisBackend"}]
+
+
+def _turn_on_drawing(cfg: Config, args: argparse.Namespace) -> None:
+    hook = _visualization_hook(cfg, "--show and --show-dir need")
     hook.draw, hook.interval = True, 1  # some releases would draw each fiftieth image only
     if args.show:
         hook.show = True

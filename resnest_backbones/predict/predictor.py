@@ -47,21 +47,29 @@ class Predictor:
     Args:
         run: the network's input tensor -> its outputs (``export.Loaded.run``).
         metadata: what an exported file says of itself (``export.Exportable``).
+        module: the network as PyTorch has it; None of an exported file.
 
     Attributes:
         task: ``detection`` or ``segmentation``.
         classes: names.
+        module: as above.
 
     Raises:
         ExportError: the network is neither a detector nor a segmentor.
     """
 
-    def __init__(self, run: Callable[[Tensor], Sequence[Tensor]], metadata: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        run: Callable[[Tensor], Sequence[Tensor]],
+        metadata: Mapping[str, Any],
+        module: torch.nn.Module | None = None,
+    ) -> None:
         self.task: str = metadata["task"]
         if self.task not in (DETECTION, SEGMENTATION):
             raise ExportError(f"a detector or a segmentor is needed to look at images, got a {self.task}")
         self.classes: list[str] = list(metadata["classes"])
         self.metadata = metadata
+        self.module = module
         self._run = run
 
     @classmethod
@@ -98,7 +106,8 @@ class Predictor:
         exportable = built.exportable()
         module = exportable.module.to(device)
         names = {"outputs": list(exportable.output_names)}
-        return cls(lambda x: [value.cpu() for value in module(x.to(device))], {**exportable.metadata, **names})
+        metadata = {**exportable.metadata, **names}
+        return cls(lambda x: [value.cpu() for value in module(x.to(device))], metadata, module)
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray, min_score: float = 0.0) -> Detections | LabelMap:

@@ -61,6 +61,7 @@ def test_the_demo_leaves_all_that_it_promises(finished):
     pictures = sorted((folder / "predictions").glob("*.png"))
     assert [file.name for file in pictures] == [f"{number:06d}.png" for number in range(1, 5)]
     assert all(has_content(file) for file in [*pictures, folder / "predictions.png", folder / "curves.png"])
+    assert "data:image/png" in (folder / "visualized" / "index.html").read_text()
 
 
 def test_a_second_call_uses_everything_again(finished, capsys):
@@ -70,7 +71,8 @@ def test_a_second_call_uses_everything_again(finished, capsys):
     assert "holds a finished training" in output
     assert "AP50" in output
     after = file_times(finished)
-    drawn = {name for name in after if name.endswith((".png", "log.txt")) and not name.startswith("data/")}
+    endings = (".png", "log.txt", "index.html")
+    drawn = {name for name in after if name.endswith(endings) and not name.startswith("data/")}
     assert {name: time for name, time in after.items() if name not in drawn} == {
         name: time for name, time in before.items() if name not in drawn
     }

@@ -1,0 +1,33 @@
+#!/usr/bin/env python
+"""Draw what a model finds beside what there is, its precision and confusion, and what its split attention does."""
+
+from __future__ import annotations
+
+from resnest_backbones.checkpoint import CheckpointError
+from resnest_backbones.command_line import one_line_errors, print_next
+from resnest_backbones.export.exportable import ExportError
+from resnest_backbones.predict.sources import SourceError
+from resnest_backbones.visualize.cli import build_argument_parser, check_arguments, visualize
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Parse the command line and draw."""
+    parser = build_argument_parser()
+    args = parser.parse_args(arguments)
+    try:
+        check_arguments(args)
+    except ValueError as error:
+        parser.error(str(error))
+    with one_line_errors(
+        parser.prog, CheckpointError, ExportError, SourceError, ImportError, OSError, verbose=args.verbose
+    ):
+        page = visualize(args)
+    print(f"written: {page}, and its pictures beside it")
+    if args.config:
+        print_next("write the model for other programs", "tools/export.py", args.config, args.checkpoint)
+    else:
+        print_next("look at other images", "tools/demo.py", "--model", args.model, "IMAGE_OR_FOLDER")
+
+
+if __name__ == "__main__":
+    run()
