@@ -160,7 +160,7 @@ def draw_label_maps(
             image = opened.convert("RGB")
         panels = [with_title(enlarge(image, Image.Resampling.LANCZOS), "image")]
         for root, title in ((truth, "ground truth"), (predicted, "prediction")):
-            drawn = colour_labels(image, _read_label_map(root / f"{file.stem}.png"), colours)
+            drawn = colour_labels(image, read_label_map(root / f"{file.stem}.png"), colours)
             panels.append(with_title(enlarge(drawn, Image.Resampling.NEAREST), title))
         files.append(folder / f"{file.stem}.png")
         pictures.append(side_by_side(panels))
@@ -170,7 +170,7 @@ def draw_label_maps(
     return files
 
 
-def _read_label_map(file: Path) -> np.ndarray:
+def read_label_map(file: Path) -> np.ndarray:
     """Indices of classes (H, W) in int64; -1 where there is none."""
     with Image.open(file) as opened:
         return np.asarray(opened).astype(np.int64) - 1

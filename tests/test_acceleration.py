@@ -41,7 +41,8 @@ def graphs() -> int:
 
 def outcome(net: nn.Module, size: tuple[int, int], dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
     """What a call leaves: features, in training also gradients, and buffers."""
-    images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    # Made in one type: in another, the generator gives other numbers.
+    images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
     net.zero_grad()
     with torch.set_grad_enabled(net.training):
         features = net(images)

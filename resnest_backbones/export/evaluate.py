@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from resnest_backbones.export.exportable import DETECTION, SEGMENTATION, ExportError
+from resnest_backbones.pictures import read_label_map
 from resnest_backbones.predict.cli import run_lengths
 from resnest_backbones.predict.predictor import Detections, LabelMap, Predictor
 from resnest_backbones.predict.sources import IMAGE_SUFFIXES, read_image
@@ -156,12 +156,6 @@ def label_map_pairs(image_root: Path, label_maps: Path) -> list[tuple[Path, Path
         if not label_map.is_file():
             raise ExportError(f"{file} has no label map {label_map}")
     return pairs
-
-
-def read_label_map(file: Path) -> np.ndarray:
-    """Indices of classes (H, W) in int64; -1 where nothing is labelled."""
-    with Image.open(file) as opened:
-        return np.asarray(opened).astype(np.int64) - 1
 
 
 def confusion_of(truth: np.ndarray, found: np.ndarray, number: int) -> np.ndarray:

@@ -19,11 +19,10 @@ from resnest_backbones.export.evaluate import (
     confusion_of,
     evaluate_coco,
     label_map_pairs,
-    read_label_map,
     read_truth,
 )
 from resnest_backbones.export.exportable import DETECTION, ExportError
-from resnest_backbones.pictures import distinct_colours, draw_legend, stack
+from resnest_backbones.pictures import distinct_colours, draw_legend, read_label_map, stack
 from resnest_backbones.predict.predictor import Detections, LabelMap, Predictor
 from resnest_backbones.predict.sources import read_image
 from resnest_backbones.visualize import attention, curves, detection, segmentation
