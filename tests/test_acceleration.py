@@ -142,8 +142,11 @@ def test_the_default_backend_computes_the_same(checkpointing, norm_layer, fill_r
             net.train(training)
         for size in SIZES[:4]:
             wanted = outcome(exact, size)
-            assert_same(outcome(fast, size, torch.float32), wanted, 1e-3)
-            assert_same(outcome(plain, size, torch.float32), wanted, 1e-3)
+            found, rounded = outcome(fast, size, torch.float32), outcome(plain, size, torch.float32)
+            assert found.keys() == wanted.keys()
+            for name, value in wanted.items():  # float32 is as far from float64 as uncompiled, within a factor
+                errors = [float((one[name] - value).detach().abs().max()) for one in (found, rounded)]
+                assert errors[0] <= 10 * errors[1] + 1e-4 * float(value.detach().abs().max()), (name, size, errors)
     assert graphs() == 3 and not counters["graph_break"]
 
 
