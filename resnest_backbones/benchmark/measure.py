@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from resnest_backbones.benchmark.cases import DTYPES, LIMIT, Case, Contender, Result
 from resnest_backbones.benchmark.detectors import detector_contenders
@@ -55,7 +56,7 @@ def measure(
     runs = {**{name: contender.run for name, contender in found.items()}, LIMIT: probe, "copy": copy}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     with nullcontext() if case.trains else torch.inference_mode():
-        for number in range(rounds + 1):
+        for number in tqdm(range(rounds + 1), desc="rounds", leave=False):
             for name, run in runs.items():
                 taken = _time(run, device)
                 if number:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from resnest_backbones.checkpoint import load_checkpoint
 from resnest_backbones.command_line import add_verbose, print_next
@@ -95,7 +96,7 @@ def run_export(args: argparse.Namespace) -> bool:
     name = args.name or Path(args.model).stem
     inputs = [*_inputs(exportable, [] if args.fixed else args.check_sizes), *_pictures(exportable, args.check_images)]
     good = True
-    for format_name in args.formats:
+    for format_name in tqdm(args.formats, desc="formats", leave=False):
         file = args.output_dir / f"{name}{FORMATS[format_name].suffix}"
         start = time.perf_counter()
         try:
