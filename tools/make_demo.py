@@ -2,7 +2,7 @@
 """Make a small data set, train a small detector and a small segmentor on it, evaluate them and draw what they find.
 
 A ResNeSt-FPN Faster R-CNN with Detectron2, and a DeepLabV3 with MMSegmentation; one that is not installed is left out.
-About eight minutes on two CPU cores. What is there already is used again: started anew after an interruption, it goes
+About ten minutes on two CPU cores. What is there already is used again: started anew after an interruption, it goes
 on from the last checkpoint; after a finished training it draws the pictures again.
 """
 
