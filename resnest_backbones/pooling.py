@@ -12,8 +12,10 @@ __all__ = ["ShortcutPool"]
 class ShortcutPool(nn.AvgPool2d):
     """Means of ``stride`` x ``stride`` pixels, at the lower and right edge of those there are: sizes round up.
 
-    In a compiled network it computes the same, to rounding, in a way that asks nothing of height and width: Inductor
-    makes a graph of its own for each answer to whether rounding up was needed, which are two for each side and stage.
+    In a compiled or exported network it computes the same, to rounding, in a way that asks nothing of height and width.
+    Inductor otherwise makes a graph of its own for each answer to whether rounding up was needed, which are two for
+    each side and stage; and AOTInductor keeps the answer of the example for every size, which is wrong at the others.
+    ONNX has the rounding in its operator.
 
     Args:
         stride: height and width of what is averaged.
@@ -25,13 +27,9 @@ class ShortcutPool(nn.AvgPool2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H / stride, W / stride), rounded up."""
-        if torch.compiler.is_dynamo_compiling() and not _is_exporting():
+        if torch.compiler.is_compiling() and not torch.onnx.is_in_onnx_export():
             return _pool_any_size(input, self._side)
         return super().forward(input)
-
-
-def _is_exporting() -> bool:
-    return bool(getattr(torch.compiler, "is_exporting", bool)())
 
 
 def _pool_any_size(x: Tensor, stride: int) -> Tensor:
