@@ -1,8 +1,9 @@
 """Detectron2's detectors: the pixels of one image in, boxes, classes, scores and masks out.
 
-Detectron2's own ``TracingAdapter`` follows them. Normalisation and padding are theirs and go into the file; how an
-image is resized before, and its channels' order, stand in the metadata. Boxes are in pixels of the image that was
-given, and masks in the frame of their box, before they are pasted into the image.
+Detectron2's own ``TracingAdapter`` follows them into ONNX and TorchScript, ``program`` into ``torch.export``.
+Normalisation and padding are theirs and go into the file; how an image is resized before, and its channels' order,
+stand in the metadata. Boxes are in pixels of the image that was given, and masks in the frame of their box, before they
+are pasted into the image.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch import nn
 from resnest_backbones.detectron2 import ResNeStCheckpointer, add_resnest_config
 from resnest_backbones.export.exportable import DETECTION, Exportable, ExportError
 from resnest_backbones.export.models import BuiltModel
+from resnest_backbones.export.program import FollowableDetector
 
 _AXES = {1: "height", 2: "width"}
 _SIZE = (480, 640)
@@ -81,7 +83,20 @@ def export_detector(
     adapter = TracingAdapter(model, [{"image": image}], _detect).eval()
     names = [name for field, name in _FIELDS.items() if field != "pred_masks" or _has_masks(model)]
     facts = {"task": DETECTION, "channel_order": getattr(model, "input_format", None) or "BGR", **(metadata or {})}
-    return Exportable(adapter, "image", (*names, "image_size"), image, {} if fixed else _AXES, facts, rows=True)
+    program = partial(_program, model, image, [field for field, name in _FIELDS.items() if name in names], fixed)
+    axes = {} if fixed else _AXES
+    return Exportable(adapter, "image", (*names, "image_size"), image, axes, facts, program, rows=True)
+
+
+def _program(model: Any, image: torch.Tensor, fields: Sequence[str], fixed: bool) -> nn.Module:
+    stride = max(shape.stride for shape in model.backbone.output_shape().values())
+    height, width = image.shape[1:]
+    if not fixed and min(height, width) <= stride:
+        raise ExportError(
+            f"the coarsest features, of stride {stride}, are one pixel high or wide for {height} x {width}, and "
+            "torch.export gives a file for such images only: follow the detector with a --size of more"
+        )
+    return FollowableDetector(model, _detect, fields).eval()
 
 
 def _has_masks(model: nn.Module) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,8 @@ class Exportable:
         dynamic: dimensions of the input that may have other sizes -> their names.
         metadata: what a user of the file needs to prepare images and to read the outputs, of JSON's types. ``task`` is
             one of ``backbone``, ``detection``, ``segmentation``.
+        program: gives the module that ``torch.export`` takes in place of ``module``, where it cannot follow that; it
+            computes the same. Raises ``ExportError`` where the example does not do.
         rows: the first dimension of the outputs is what was found in the image, a number that depends on its content.
     """
 
@@ -36,4 +38,5 @@ class Exportable:
     example: Tensor
     dynamic: Mapping[int, str]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    program: Callable[[], nn.Module] | None = None
     rows: bool = False

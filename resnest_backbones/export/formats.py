@@ -8,7 +8,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -302,14 +302,20 @@ def _read_torchscript(file: Path) -> Loaded:
 
 
 def _program(exportable: Exportable) -> ExportedProgram:
-    if exportable.rows:
-        raise ExportError(
-            "torch.export cannot follow a detector of Detectron2: it computes the padding of an image in tensors, and "
-            "goes on by what it finds in them; write onnx or torchscript, or the --backbone"
+    module = exportable.module if exportable.program is None else exportable.program()
+    with _sizes_of_one_like_others():
+        return torch.export.export(
+            module, (exportable.example,), dynamic_shapes=_dynamic_shapes(exportable), strict=False
         )
-    return torch.export.export(
-        exportable.module, (exportable.example,), dynamic_shapes=_dynamic_shapes(exportable), strict=False
-    )
+
+
+def _sizes_of_one_like_others() -> AbstractContextManager[Any]:
+    """Features of one pixel, too: PyTorch follows networks with larger ones by default, and refuses those."""
+    from torch.fx.experimental import _config
+
+    if not hasattr(_config, "backed_size_oblivious"):
+        return nullcontext()
+    return _config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
 
 
 def _dynamic_shapes(exportable: Exportable) -> tuple[dict[int, Any] | None]:

@@ -6,7 +6,7 @@ pytest.importorskip("detectron2")
 
 import torch
 from detectron2.modeling.postprocessing import detector_postprocess
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import nn
 
 from resnest_backbones import model_zoo
@@ -15,6 +15,7 @@ from resnest_backbones.export.detectors import export_detector
 from resnest_backbones.export.formats import all_nodes
 from resnest_backbones.export.models import build_model, framework_of
 from resnest_backbones.export.parity import check_parity, match_detections
+from resnest_backbones.export.program import _pad_image
 from tests.detectron2.helpers import FPN_DETECTOR, PANOPTIC_FPN, RETINANET, detector
 from tests.export.helpers import assert_parity
 from tests.helpers import TINY_DETECTOR
@@ -64,12 +65,14 @@ def images(*sizes: tuple[int, int]) -> list[torch.Tensor]:
 
 
 def check(kind: str, format_name: str, folder) -> None:
-    exportable = export_detector(random_detector(kind), (96, 128))
+    program = format_name in ("pt2", "aoti")
+    exportable = export_detector(random_detector(kind), (160, 192) if program else (96, 128))
     file = folder / f"model{FORMATS[format_name].suffix}"
     save(exportable, format_name, file)
-    assert_parity(exportable, file, images((96, 128), (64, 64), (101, 75)), 1e-4)
-    found = load(file).run(images((101, 75))[0])
-    assert len(found[0]) > 5 and found[-1].tolist() == [101, 75]
+    sizes = ((160, 192), (301, 475), (129, 140)) if program else ((96, 128), (64, 64), (101, 75))
+    assert_parity(exportable, file, images(*sizes), 1e-4)
+    found = load(file).run(images(sizes[-1])[0])
+    assert len(found[0]) > 5 and tuple(found[-1].tolist()) == sizes[-1]
     names = [*OUTPUTS[:2], "masks", *OUTPUTS[2:]] if "mask" in kind else list(OUTPUTS)
     assert load(file).metadata["outputs"] == names
     assert load(file).metadata["dynamic"] == ["height", "width"]
@@ -96,8 +99,21 @@ def test_torchscript_of_a_detector_equals_pytorch(kind, tmp_path):
     check(kind, "torchscript", tmp_path)
 
 
+def test_a_program_of_torch_export_equals_the_detector(tmp_path):
+    """At the size it was followed with, since PyTorch needs minutes where the size is open: the slow tests do that."""
+    exportable = export_detector(random_detector("cascade-mask-deformable"), (96, 128), fixed=True)
+    save(exportable, "pt2", tmp_path / "model.pt2")
+    assert_parity(exportable, tmp_path / "model.pt2", images((96, 128)))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("format_name", ["onnx", "torchscript"])
+@pytest.mark.parametrize("kind", ["faster", "retinanet"])
+def test_aotinductor_equals_the_detector(kind, tmp_path):
+    check(kind, "aoti", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format_name", ["onnx", "torchscript", "pt2"])
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_every_kind_of_detector(kind, format_name, tmp_path):
     if format_name == "onnx":
@@ -165,12 +181,34 @@ def test_kinds_that_are_not_exported_are_refused(parts, message):
         export_detector(detector(*parts))
 
 
-@pytest.mark.parametrize("format_name", ["pt2", "aoti"])
-def test_formats_that_cannot_hold_a_detector_are_refused_with_the_cause(format_name, tmp_path):
-    exportable = export_detector(detector(RETINANET), (64, 64))
-    with pytest.raises(ExportError, match="torch.export cannot follow a detector of Detectron2: it computes"):
-        save(exportable, format_name, tmp_path / f"model{FORMATS[format_name].suffix}")
+def test_a_program_needs_more_than_a_pixel_to_be_followed_with(tmp_path):
+    exportable = export_detector(detector(RETINANET), (160, 128))
+    with pytest.raises(ExportError, match="stride 128, are one pixel high or wide for 160 x 128"):
+        save(exportable, "pt2", tmp_path / "model.pt2")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["faster", "retinanet"])
+def test_what_a_program_is_made_of_finds_the_same(kind):
+    """Where nothing is found, too, and in features that are not numbers; and Detectron2 is left as it was."""
+    model = random_detector(kind)
+    exportable = export_detector(model, (160, 192))
+    (image,) = images((160, 192))
+    with torch.no_grad():
+        for pixels in (image, torch.full_like(image, torch.nan)):
+            for wanted, given in zip(exportable.module(pixels), exportable.program()(pixels), strict=True):
+                assert torch.equal(wanted, given)
+    assert len(exportable.module(image)[0]) > 5 and len(exportable.module(pixels)[0]) == 0
+    assert Boxes([[1, 2, 3, 4]]).tensor.tolist() == [[1.0, 2.0, 3.0, 4.0]]
+
+
+@pytest.mark.parametrize("constraints", [None, {"square_size": 224}, {"size_divisibility": 48, "square_size": 100}])
+def test_a_program_pads_as_detectron2(constraints):
+    (image,) = images((97, 130))
+    found, wanted = (
+        pad([image], 32, pad_value=1.0, padding_constraints=constraints) for pad in (_pad_image, ImageList.from_tensors)
+    )
+    assert torch.equal(found.tensor, wanted.tensor) and found.image_sizes == wanted.image_sizes
 
 
 def test_detections_match_by_class_and_box_in_any_order():
