@@ -16,6 +16,12 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 @pytest.fixture(autouse=True)
+def no_traces_of_the_compiler(monkeypatch) -> None:
+    """Pytest's log handlers would have it write out each graph for them, which takes longer than making it."""
+    monkeypatch.setattr(logging.getLogger("torch.__trace"), "propagate", False)
+
+
+@pytest.fixture(autouse=True)
 def same_random_numbers_in_every_run() -> None:
     torch.manual_seed(0)
 
