@@ -129,7 +129,7 @@ def test_sizes_share_graphs_whatever_is_frozen_or_normalises(options, fill_rando
 @pytest.mark.parametrize("norm_layer", [nn.BatchNorm2d, FrozenBatchNorm2d])
 def test_the_default_backend_computes_the_same(checkpointing, norm_layer, fill_randomly):
     """In float64, for norms over the two pooled values of a batch magnify rounding a thousand times."""
-    plain = fill_randomly(build("resnest14", norm_layer=norm_layer, gradient_checkpointing=checkpointing)).train()
+    plain = small(fill_randomly, norm_layer=norm_layer, gradient_checkpointing=checkpointing).train()
     fast = copy.deepcopy(plain)
     accelerate(fast, channels_last=True, compile=True)
     for training in (True, False):
