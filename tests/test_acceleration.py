@@ -131,7 +131,7 @@ def test_the_default_backend_computes_the_same(checkpointing, norm_layer, fill_r
     """In float64, for norms over the two pooled values of a batch magnify rounding a thousand times."""
     plain = small(fill_randomly, norm_layer=norm_layer, gradient_checkpointing=checkpointing).train()
     fast = copy.deepcopy(plain)
-    accelerate(fast, channels_last=True, compile=True)
+    accelerate(fast, compile=True)
     for training in (True, False):
         plain.train(training)
         fast.train(training)
@@ -185,6 +185,19 @@ def test_arguments_of_the_compiler_are_passed_on(fill_randomly):
     for size in SIZES[:3]:
         outcome(net, size)
     assert graphs() == 3
+
+
+@pytest.mark.parametrize(
+    "given", [True, "inductor", {"mode": "max-autotune-no-cudagraphs"}, {"options": {"trace.enabled": 0}}]
+)
+def test_inductor_is_told_to_keep_to_channels_last_memory(given, monkeypatch):
+    told = {}
+    net = build("resnest14")
+    monkeypatch.setattr(net, "compile", lambda **arguments: told.update(arguments))
+    accelerate(net, compile=given)
+    assert told.pop("options")["force_layout_optimization"] is True
+    assert told in ({}, {"backend": "inductor"})
+    assert net.stem.conv1_2.weight.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize(
