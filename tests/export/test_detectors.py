@@ -100,7 +100,7 @@ def test_torchscript_of_a_detector_equals_pytorch(kind, tmp_path):
 
 
 def test_a_program_of_torch_export_equals_the_detector(tmp_path):
-    """At the size it was followed with, since PyTorch needs minutes where the size is open: the slow tests do that."""
+    """At the size it was followed with, since an open size takes several times as long: the slow tests have it."""
     exportable = export_detector(random_detector("cascade-mask-deformable"), (96, 128), fixed=True)
     save(exportable, "pt2", tmp_path / "model.pt2")
     assert_parity(exportable, tmp_path / "model.pt2", images((96, 128)))
