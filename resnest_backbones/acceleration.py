@@ -1,8 +1,9 @@
 """Trunks made faster for training: channels-last memory and compilation, equal to rounding, checkpoints unchanged.
 
 The plugins take both as arguments and config keys. A compiled trunk is safe with images of varying size: PyTorch
-compiles the first size as it is, and from the second size on one graph whose height and width are variables. Training,
-evaluation and forward passes without gradients have graphs of their own.
+compiles the first size as it is, and from the second size on a graph whose height and width are variables, or a few
+where the compiler sums large maps in another way. Training, evaluation and forward passes without gradients have graphs
+of their own.
 
 Inductor leaves height and width open in backward only in channels-last memory, and only when told to keep to it
 (PyTorch 2.14): it would compile every size anew, and give up after eight. A trunk that it compiles is told so.
@@ -34,7 +35,7 @@ def accelerate(trunk: ResNeSt, *, channels_last: bool = False, compile: bool | s
             ``deepcopy`` or pickle, is not compiled.
 
     Raises:
-        ValueError: ``compile`` names no backend of this PyTorch, or is of another type.
+        ValueError: ``compile`` names no backend or mode of this PyTorch, or is of another type.
     """
     options = _compile_options(compile)
     with_inductor = options is not None and options.get("backend", "inductor") == "inductor"
@@ -75,7 +76,10 @@ def _with_open_sizes(options: Mapping[str, Any]) -> dict[str, Any]:
 
     Those of a ``mode`` are spelt out, since PyTorch takes a mode or options, not both.
     """
-    mode = options.get("mode")
-    chosen = {} if mode is None else torch._inductor.list_mode_options(mode, options.get("dynamic"))
+    mode = options.get("mode") or "default"
+    modes = torch._inductor.list_mode_options()
+    if mode not in modes:
+        raise ValueError(f"the mode of compile must be one of {', '.join(modes)}, got {mode!r}")
+    of_mode = torch._inductor.list_mode_options(mode, options.get("dynamic"))
     arguments = {name: value for name, value in options.items() if name != "mode"}
-    return arguments | {"options": {"force_layout_optimization": True, **chosen, **options.get("options", {})}}
+    return arguments | {"options": {"force_layout_optimization": True, **of_mode, **(options.get("options") or {})}}

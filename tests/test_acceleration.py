@@ -188,7 +188,8 @@ def test_arguments_of_the_compiler_are_passed_on(fill_randomly):
 
 
 @pytest.mark.parametrize(
-    "given", [True, "inductor", {"mode": "max-autotune-no-cudagraphs"}, {"options": {"trace.enabled": 0}}]
+    "given",
+    [True, "inductor", {"mode": "max-autotune-no-cudagraphs"}, {"options": {"trace.enabled": 0}}, {"options": None}],
 )
 def test_inductor_is_told_to_keep_to_channels_last_memory(given, monkeypatch):
     told = {}
@@ -205,6 +206,7 @@ def test_inductor_is_told_to_keep_to_channels_last_memory(given, monkeypatch):
     [
         ("inductr", r"compile must name one of torch.compile's backends \(.*inductor.*\), got 'inductr'"),
         ({"backend": "inductr"}, "got 'inductr'"),
+        ({"mode": "fastest"}, "the mode of compile must be one of default, .*, got 'fastest'"),
         (1, r"compile must be a boolean, the name of a backend or a dict of torch.compile's arguments, got 1"),
     ],
 )

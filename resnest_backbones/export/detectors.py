@@ -1,6 +1,6 @@
 """Detectron2's detectors: the pixels of one image in, boxes, classes, scores and masks out.
 
-Detectron2's own ``TracingAdapter`` follows them into ONNX and TorchScript, ``program`` into ``torch.export``.
+Detectron2's own ``TracingAdapter`` follows them into ONNX and TorchScript, ``detector_program`` into ``torch.export``.
 Normalisation and padding are theirs and go into the file; how an image is resized before, and its channels' order,
 stand in the metadata. Boxes are in pixels of the image that was given, and masks in the frame of their box, before they
 are pasted into the image.
@@ -24,9 +24,9 @@ from omegaconf import DictConfig
 from torch import nn
 
 from resnest_backbones.detectron2 import ResNeStCheckpointer, add_resnest_config
+from resnest_backbones.export.detector_program import FollowableDetector
 from resnest_backbones.export.exportable import DETECTION, Exportable, ExportError
 from resnest_backbones.export.models import BuiltModel
-from resnest_backbones.export.program import FollowableDetector
 
 _AXES = {1: "height", 2: "width"}
 _SIZE = (480, 640)
@@ -85,7 +85,7 @@ def export_detector(
     facts = {"task": DETECTION, "channel_order": getattr(model, "input_format", None) or "BGR", **(metadata or {})}
     program = partial(_program, model, image, [field for field, name in _FIELDS.items() if name in names], fixed)
     axes = {} if fixed else _AXES
-    return Exportable(adapter, "image", (*names, "image_size"), image, axes, facts, program, rows=True)
+    return Exportable(adapter, "image", (*names, "image_size"), image, axes, facts, program=program, rows=True)
 
 
 def _program(model: Any, image: torch.Tensor, fields: Sequence[str], fixed: bool) -> nn.Module:

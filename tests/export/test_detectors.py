@@ -11,11 +11,11 @@ from torch import nn
 
 from resnest_backbones import model_zoo
 from resnest_backbones.export import FORMATS, ExportError, load, save
+from resnest_backbones.export.detector_program import _pad_image
 from resnest_backbones.export.detectors import export_detector
 from resnest_backbones.export.formats import all_nodes
 from resnest_backbones.export.models import build_model, framework_of
 from resnest_backbones.export.parity import check_parity, match_detections
-from resnest_backbones.export.program import _pad_image
 from tests.detectron2.helpers import FPN_DETECTOR, PANOPTIC_FPN, RETINANET, detector
 from tests.export.helpers import assert_parity
 from tests.helpers import TINY_DETECTOR
