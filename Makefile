@@ -67,7 +67,7 @@ smoke: setup  ## run every published recipe end to end on the CPU, for a few ite
 	$(PY) tools/reproduce.py smoke $(SMOKE_ARGS)
 
 faults: setup  ## inject faults into real trainings (kills, full disks, broken files), and print what happened
-	$(PY) tools/inject_faults.py
+	PYTHONPATH=.:tools $(PY) -m tests.faults.inject_faults
 
 clean:  ## remove the environment, builds and caches
 	rm -rf $(VENV) $(CLASSIC_VENV) build dist site *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -99,8 +99,18 @@ setup(
     # once installed. The patterns go to any depth, because the folders of configs are no Python packages.
     package_dir={"resnest_backbones.configs": "configs"},
     package_data={
-        "resnest_backbones": ["py.typed", "recipe_costs.json", "small_benchmark.json"],
+        "resnest_backbones": ["py.typed"],
         "resnest_backbones.configs": ["**/*.yaml", "**/*.py"],
+    },
+    # What `make demo` and the small benchmark train is for a checkout.
+    exclude_package_data={
+        "resnest_backbones.configs": [
+            "*/demo/*",
+            "*/small/*",
+            "detectron2/_base_/small*.yaml",
+            "detectron2/_base_/*demo.yaml",
+            "mmseg/_base_/*/*demo*.py",
+        ],
     },
     entry_points={"console_scripts": ["resnest-backbones = resnest_backbones.cli:main"]},
     zip_safe=False,

@@ -1,11 +1,11 @@
 """ResNeSt backbones: the trunk in plain PyTorch. Importing this package imports no detection framework."""
 
 from resnest_backbones import checkpoint, model_zoo, weights
+from resnest_backbones.acceleration.inference import optimize_for_inference
 from resnest_backbones.checkpoint import convert_state_dict, load_checkpoint
-from resnest_backbones.inference import optimize_for_inference
-from resnest_backbones.resnest import Bottleneck, DeepStem, ResNeSt, build
-from resnest_backbones.split_attention import SplitAttentionConv2d
-from resnest_backbones.variants import VARIANTS, ResNeStSpec, get_variant, list_variants
+from resnest_backbones.models.resnest import Bottleneck, DeepStem, ResNeSt, build
+from resnest_backbones.models.split_attention import SplitAttentionConv2d
+from resnest_backbones.models.variants import VARIANTS, ResNeStSpec, get_variant, list_variants
 
 __version__ = "0.1.0"
 

@@ -85,7 +85,8 @@ def subset_of_coco(source: Path, target: Path, num_images: int) -> Path:
 
 def environment() -> dict[str, str]:
     """The environment of a subprocess that runs a tool of this checkout, on one thread."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tools")])
+    return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 
 def start_tool(name: str, *arguments: object, machine: Machine | None = None, **options: object) -> subprocess.Popen:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import install_detectron2 as installer
+import install_detectron2 as installer
 
 DIST_INFO = "sal_detectron2-0.7.2.dist-info"
 WHEEL_FILES = {

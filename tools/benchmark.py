@@ -10,7 +10,7 @@ python tools/benchmark.py --train --sizes 512 --batches 2
 python tools/benchmark.py --detector --sizes 800x1216
 """
 
-from resnest_backbones.benchmark.cli import main
+from benchmarks.cli import main
 
 if __name__ == "__main__":
     main(description=__doc__)

@@ -13,8 +13,8 @@ import sys
 
 from resnest_backbones.command_line import one_line_errors
 from resnest_backbones.mmseg.checkpoint import use_safe_loading
-from resnest_backbones.mmseg.infer import build_infer_parser, infer
-from resnest_backbones.mmseg.run_setup import RUN_ERRORS
+from resnest_backbones.mmseg.engine.infer import build_infer_parser, infer
+from resnest_backbones.mmseg.engine.run_setup import RUN_ERRORS
 
 
 def run(arguments: list[str] | None = None) -> None:

@@ -64,14 +64,14 @@ def run(arguments: Sequence[str] | None = None) -> None:
         chosen, notes = choose_demos(given.pop("only", None), [name for name in FRAMEWORKS.values() if find_spec(name)])
         print(f"Everything goes to {given['output_dir']}; after an interruption, the same command goes on.", flush=True)
         # After parsing: --help and a mistake on the command line need not wait for these.
-        from resnest_backbones.demo import report
+        from demonstration.common import report
 
         demos = {}
         for name in chosen:
             if name == "detection":
-                from resnest_backbones.detectron2.demo import run_detection_demo as run_demo
+                from demonstration.detection import run_detection_demo as run_demo
             else:
-                from resnest_backbones.mmseg.demo import run_segmentation_demo as run_demo
+                from demonstration.segmentation import run_segmentation_demo as run_demo
             demos[name] = run_demo(**given)
     except (ValueError, FileExistsError, ImportError) as error:
         parser.error(str(error))

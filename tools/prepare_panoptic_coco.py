@@ -4,7 +4,7 @@
 python tools/prepare_panoptic_coco.py --data-root datasets
 """
 
-from resnest_backbones.reproduce.panoptic_coco import main
+from reproduction.panoptic_coco import main
 
 if __name__ == "__main__":
     main()

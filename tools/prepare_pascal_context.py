@@ -4,7 +4,7 @@
 python tools/prepare_pascal_context.py --data-root datasets
 """
 
-from resnest_backbones.reproduce.pascal_context import main
+from reproduction.pascal_context import main
 
 if __name__ == "__main__":
     main()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 
-from resnest_backbones.reproduce.cli import main
+from reproduction.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -18,8 +18,7 @@ from pathlib import Path
 
 import torch
 
-from resnest_backbones.machine import installed_versions, processor_name
-from resnest_backbones.small_benchmark import (
+from benchmarks.small_benchmark import (
     DATASETS,
     RECIPES,
     BenchmarkError,
@@ -29,6 +28,7 @@ from resnest_backbones.small_benchmark import (
     small_table,
     write_record,
 )
+from machine import installed_versions, processor_name
 
 
 def build_argument_parser() -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ from torch.multiprocessing import ProcessRaisedException
 from resnest_backbones.checkpoint import CheckpointError
 from resnest_backbones.detectron2.config import ConfigError
 from resnest_backbones.detectron2.custom_coco import DatasetError
-from resnest_backbones.detectron2.train import build_argument_parser, check_arguments, main
+from resnest_backbones.detectron2.engine.train import build_argument_parser, check_arguments, main
 from resnest_backbones.faults import DivergedError, message_of
 from resnest_backbones.weights import WeightsError
 

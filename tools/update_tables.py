@@ -7,10 +7,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from resnest_backbones.costs import COSTS_FILE, costs, count, write_costs
+from documents.costs import COSTS_FILE, costs, count, write_costs
+from documents.stride_drawing import draw_output_strides
+from documents.tables import fill_tables
 from resnest_backbones.recipes import RECIPES
-from resnest_backbones.stride_drawing import draw_output_strides
-from resnest_backbones.tables import fill_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("README.md", "MODEL_ZOO.md", "docs/speed.md", "docs/choosing.md", "docs/moving.md")

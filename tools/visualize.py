@@ -7,7 +7,7 @@ from resnest_backbones.checkpoint import CheckpointError
 from resnest_backbones.command_line import one_line_errors, print_next
 from resnest_backbones.export.exportable import ExportError
 from resnest_backbones.predict.sources import SourceError
-from resnest_backbones.visualize.cli import build_argument_parser, check_arguments, visualize
+from visualization.cli import build_argument_parser, check_arguments, visualize
 
 
 def run(arguments: list[str] | None = None) -> None:

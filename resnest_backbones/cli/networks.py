@@ -12,8 +12,8 @@ from typing import Any
 
 from resnest_backbones import model_zoo
 from resnest_backbones.command_line import print_next
+from resnest_backbones.models.variants import VARIANTS
 from resnest_backbones.recipes import RECIPES
-from resnest_backbones.variants import VARIANTS
 from resnest_backbones.weights import WEIGHTS, default_cache_dir
 
 

@@ -16,13 +16,13 @@ from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from torch import nn
 
-from resnest_backbones import resnest
 from resnest_backbones.acceleration import accelerate
-from resnest_backbones.arguments import STAGES, check_choice, check_positive
+from resnest_backbones.checkpoint.layouts import COUNTER, summarize_keys
 from resnest_backbones.detectron2.config import ConfigError
-from resnest_backbones.layouts import COUNTER, summarize_keys
-from resnest_backbones.split_attention import NormLayer, SplitAttentionConv2d
-from resnest_backbones.variants import VARIANTS, ResNeStSpec, get_variant
+from resnest_backbones.models import resnest
+from resnest_backbones.models.arguments import STAGES, check_choice, check_positive
+from resnest_backbones.models.split_attention import NormLayer, SplitAttentionConv2d
+from resnest_backbones.models.variants import VARIANTS, ResNeStSpec, get_variant
 
 logger = logging.getLogger(__name__)
 

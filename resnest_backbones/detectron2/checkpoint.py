@@ -27,7 +27,7 @@ from resnest_backbones.checkpoint import (
     read_checkpoint,
     save_atomically,
 )
-from resnest_backbones.layouts import COUNTER, detect_layout, summarize_keys
+from resnest_backbones.checkpoint.layouts import COUNTER, detect_layout, summarize_keys
 from resnest_backbones.weights import SCHEME, WeightsError, fetch, fetch_url, get_record
 
 logger = logging.getLogger(__name__)

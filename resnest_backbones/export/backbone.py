@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from resnest_backbones.export.exportable import BACKBONE, Exportable, ExportError
-from resnest_backbones.resnest import ResNeSt
+from resnest_backbones.models.resnest import ResNeSt
 
 _AXES = {0: "batch", 2: "height", 3: "width"}
 

@@ -18,10 +18,10 @@ from resnest_backbones.export.exportable import BACKBONE, Exportable, ExportErro
 from resnest_backbones.export.formats import FORMATS, OPSETS, load, save
 from resnest_backbones.export.models import build_model, framework_of
 from resnest_backbones.export.parity import Difference, check_parity, describe
+from resnest_backbones.models.resnest import build
+from resnest_backbones.models.variants import list_variants
 from resnest_backbones.predict.prepare import prepare_image
 from resnest_backbones.predict.sources import read_image
-from resnest_backbones.resnest import build
-from resnest_backbones.variants import list_variants
 
 _RANDOM = "random"
 _OWN_OPTIONS = ("output_stride", "out_features", "num_classes")

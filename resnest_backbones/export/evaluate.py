@@ -12,8 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from resnest_backbones.export.exportable import DETECTION, SEGMENTATION, ExportError
-from resnest_backbones.pictures import read_label_map
 from resnest_backbones.predict.cli import run_lengths
+from resnest_backbones.predict.pictures import read_label_map
 from resnest_backbones.predict.predictor import Detections, LabelMap, Predictor
 from resnest_backbones.predict.sources import IMAGE_SUFFIXES, read_image
 

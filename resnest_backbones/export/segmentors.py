@@ -25,12 +25,12 @@ from torch.nn import functional
 
 import resnest_backbones.mmseg  # noqa: F401  (registers what configs name)
 from resnest_backbones.export.exportable import SEGMENTATION, Exportable, ExportError
+from resnest_backbones.export.label_maps import make_palette
 from resnest_backbones.export.models import BuiltModel
-from resnest_backbones.label_maps import make_palette
 from resnest_backbones.mmseg.checkpoint import check_fills, load_segmentor
-from resnest_backbones.mmseg.infer import names_and_colours
-from resnest_backbones.mmseg.own_data import fit_heads
-from resnest_backbones.mmseg.run_setup import inner_datasets, type_name
+from resnest_backbones.mmseg.engine.infer import names_and_colours
+from resnest_backbones.mmseg.engine.own_data import fit_heads
+from resnest_backbones.mmseg.engine.run_setup import inner_datasets, type_name
 
 _AXES = {0: "batch", 2: "height", 3: "width"}
 _SIZE = (512, 512)

@@ -26,10 +26,10 @@ __all__ = [
 
 if find_spec("mmseg") is not None:
     from resnest_backbones.mmseg.datasets import LabelMapDataset
+    from resnest_backbones.mmseg.engine.resumable import make_resumable
     from resnest_backbones.mmseg.evaluation import PaperTTAModel
     from resnest_backbones.mmseg.heads import PaperASPPHead, PaperFCNHead
     from resnest_backbones.mmseg.preprocessor import ResNeStDataPreProcessor
-    from resnest_backbones.mmseg.resumable import make_resumable
     from resnest_backbones.mmseg.transforms import LoadCheckedAnnotations
 
     __all__ += [

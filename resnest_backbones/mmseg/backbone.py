@@ -13,14 +13,14 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from resnest_backbones import resnest
 from resnest_backbones.acceleration import accelerate
-from resnest_backbones.arguments import STAGES, check_choice, check_flags
 from resnest_backbones.checkpoint import CheckpointError
-from resnest_backbones.layouts import COUNTER, split_trunk, summarize_keys
-from resnest_backbones.split_attention import NormLayer
-from resnest_backbones.sync_batch_norm import CpuSyncBatchNorm
-from resnest_backbones.variants import ResNeStSpec
+from resnest_backbones.checkpoint.layouts import COUNTER, split_trunk, summarize_keys
+from resnest_backbones.models import resnest
+from resnest_backbones.models.arguments import STAGES, check_choice, check_flags
+from resnest_backbones.models.split_attention import NormLayer
+from resnest_backbones.models.sync_batch_norm import CpuSyncBatchNorm
+from resnest_backbones.models.variants import ResNeStSpec
 
 MODELS.register_module("CpuSyncBN", module=CpuSyncBatchNorm)
 
@@ -58,7 +58,7 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
         compile: likewise. MMEngine's own ``compile``, at the top of a config, compiles the whole training step
             instead, heads and losses included.
         init_cfg: MMEngine's initialisation; ``dict(type="Pretrained", checkpoint="resnest://resnest101")`` for the
-            published ImageNet weights, or a checkpoint in any layout that ``resnest_backbones.layouts`` knows.
+            published ImageNet weights, or a checkpoint in any layout that ``checkpoint.layouts`` knows.
 
     Raises:
         ValueError: an argument is outside what is allowed; the message names it.

@@ -18,7 +18,7 @@ from typing import Any
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
-from resnest_backbones.label_maps import make_palette
+from resnest_backbones.export.label_maps import make_palette
 from resnest_backbones.mmseg.transforms import LabelError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")

@@ -19,7 +19,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resnest_backbones.arguments import check_positive
+from resnest_backbones.models.arguments import check_positive
 
 PAPER_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 

@@ -20,7 +20,7 @@ from mmseg.models.utils import resize
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from resnest_backbones.arguments import check_positive
+from resnest_backbones.models.arguments import check_positive
 
 
 @MODELS.register_module()

@@ -9,8 +9,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.utils import draw_segmentation_masks
 
-from resnest_backbones.label_maps import draw_label_map, make_palette
-from resnest_backbones.pictures import FONT, draw_label, enlarge
+from resnest_backbones.export.label_maps import draw_label_map, make_palette
+from resnest_backbones.predict.pictures import FONT, draw_label, enlarge
 from resnest_backbones.predict.predictor import Detections, LabelMap
 
 _MASK_OPACITY = 0.5

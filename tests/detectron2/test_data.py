@@ -14,7 +14,12 @@ from detectron2.data import DatasetMapper, build_detection_train_loader
 from detectron2.data.datasets import load_coco_json
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 
-from resnest_backbones.detectron2.data import build_resumable_train_loader, seed_iteration, seeded, set_first_batch
+from resnest_backbones.detectron2.engine.data import (
+    build_resumable_train_loader,
+    seed_iteration,
+    seeded,
+    set_first_batch,
+)
 from tests.helpers import subset_of_coco
 
 

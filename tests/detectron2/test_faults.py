@@ -13,13 +13,13 @@ import torch
 
 pytest.importorskip("detectron2")
 
+import train_net
 from resnest_backbones.checkpoint import CheckpointError, SaveError, read_checkpoint
-from resnest_backbones.detectron2 import train
 from resnest_backbones.detectron2.custom_coco import DatasetError
-from resnest_backbones.detectron2.train import build_argument_parser
+from resnest_backbones.detectron2.engine import train
+from resnest_backbones.detectron2.engine.train import build_argument_parser
 from resnest_backbones.faults import DivergedError
 from tests.helpers import ODD_IMAGES, ROOT, TINY_DETECTOR, odd_image, read_only, small_disk
-from tools import train_net
 
 CONFIG = ROOT / "configs" / "detectron2" / "coco_detection" / "faster_rcnn_resnest50_fpn_1x.yaml"
 

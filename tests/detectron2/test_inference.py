@@ -8,9 +8,9 @@ import torch
 from detectron2.layers import Conv2d
 from detectron2.modeling import FPN
 
-from resnest_backbones.inference import OptimizationError, optimize_for_inference
+from resnest_backbones.acceleration.inference import OptimizationError, optimize_for_inference
+from tests.acceleration.test_inference import trained
 from tests.detectron2.helpers import FPN_DETECTOR, PANOPTIC_FPN, RETINANET, detector, images
-from tests.test_inference import trained
 
 NORMS = {"MODEL.FPN.NORM": "BN", "MODEL.ROI_BOX_HEAD.NORM": "BN", "MODEL.ROI_BOX_HEAD.NUM_CONV": 1}
 SURE = {"MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0, "MODEL.RETINANET.SCORE_THRESH_TEST": 0.0}

@@ -18,12 +18,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from resnest_backbones.detectron2 import ResNeSt
-from resnest_backbones.detectron2.run_setup import parallel
+from resnest_backbones.detectron2.engine.run_setup import parallel
 from tests import network
 from tests.detectron2 import helpers
 from tests.detectron2.helpers import FPN_DETECTOR
 from tests.helpers import start_tool
-from tests.process_group import run_processes
+from tests.models.process_group import run_processes
 
 STAGES = ["stem", "res2", "res3", "res4", "res5"]
 FPN_KEYS = {"MODEL.RESNETS.NORM": "SyncBN", "MODEL.FPN.NORM": "SyncBN"}

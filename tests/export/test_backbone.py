@@ -6,10 +6,10 @@ from torch import nn
 
 from resnest_backbones import build
 from resnest_backbones.export import FORMATS, Exportable, ExportError, check_parity, export_backbone, load, save
-from resnest_backbones.resnest import Bottleneck, ResNeSt
-from resnest_backbones.variants import ResNeStSpec, list_variants
+from resnest_backbones.models.resnest import Bottleneck, ResNeSt
+from resnest_backbones.models.variants import ResNeStSpec, list_variants
+from tests.acceleration.test_inference import trained
 from tests.export.helpers import assert_parity
-from tests.test_inference import trained
 
 SIZES = ((1, 3, 64, 64), (3, 3, 33, 127), (2, 3, 96, 65))
 # Few blocks, since PyTorch follows each for seconds; the slow tests have all of the networks.

@@ -16,10 +16,10 @@ from resnest_backbones.export.detectors import export_detector
 from resnest_backbones.export.formats import all_nodes
 from resnest_backbones.export.models import build_model, framework_of
 from resnest_backbones.export.parity import check_parity, match_detections
+from tests.acceleration.test_inference import trained
 from tests.detectron2.helpers import FPN_DETECTOR, PANOPTIC_FPN, RETINANET, detector
 from tests.export.helpers import assert_parity
 from tests.helpers import TINY_DETECTOR
-from tests.test_inference import trained
 
 MASKS = {
     "MODEL.MASK_ON": True,

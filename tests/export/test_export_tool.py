@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from export import run
 from resnest_backbones import build
 from resnest_backbones.export import load
-from tests.test_inference import trained
-from tools.export import run
+from tests.acceleration.test_inference import trained
 
 
 def export(*arguments: object) -> None:

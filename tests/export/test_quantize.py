@@ -11,14 +11,14 @@ pytest.importorskip("onnxruntime")
 import onnx
 from PIL import Image
 
+from quantize import run
 from resnest_backbones.export import ExportError, export_backbone, load, save
 from resnest_backbones.export.detectors import export_detector
 from resnest_backbones.export.evaluate import average_precision
+from resnest_backbones.models.resnest import build
 from resnest_backbones.predict import Predictor
 from resnest_backbones.predict.sources import read_image
-from resnest_backbones.resnest import build
 from tests.export.test_detectors import random_detector
-from tools.quantize import run
 
 CLASSES = ["cat", "dog", "cow"]
 

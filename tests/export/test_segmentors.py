@@ -15,9 +15,9 @@ from resnest_backbones import model_zoo
 from resnest_backbones.export import FORMATS, ExportError, load, save
 from resnest_backbones.export.models import build_model, framework_of
 from resnest_backbones.export.segmentors import export_segmentor
+from tests.acceleration.test_inference import trained
 from tests.export.helpers import assert_parity
 from tests.mmseg.helpers import as_in_a_new_process, write_config
-from tests.test_inference import trained
 
 PAPER = "deeplabv3_resnest50-d8_4xb4-paper_ade20k-480x480"
 ALL = [

@@ -9,8 +9,8 @@ from mmseg.registry import DATASETS
 from mmseg.utils import get_classes
 from PIL import Image
 
-from resnest_backbones.demo_data import CLASS_NAMES, make_demo_dataset
-from resnest_backbones.label_maps import make_palette
+from demonstration.digits import CLASS_NAMES, make_demo_dataset
+from resnest_backbones.export.label_maps import make_palette
 from resnest_backbones.mmseg.datasets import (
     DatasetError,
     LabelMapDataset,

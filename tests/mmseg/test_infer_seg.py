@@ -12,11 +12,13 @@ from mmseg.apis import MMSegInferencer, inference_model, init_model
 from mmseg.registry import MODELS
 from PIL import Image
 
-from resnest_backbones.label_maps import make_palette
-from resnest_backbones.mmseg import infer, use_safe_loading
+import infer_seg
+import test_seg
+from resnest_backbones.export.label_maps import make_palette
+from resnest_backbones.mmseg import use_safe_loading
+from resnest_backbones.mmseg.engine import infer
 from tests.helpers import run_tool
 from tests.mmseg.helpers import as_in_a_new_process, last_figures, make_label_map_dataset, run_here, write_config
-from tools import infer_seg, test_seg
 
 
 @pytest.fixture(scope="module")

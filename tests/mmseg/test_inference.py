@@ -10,8 +10,8 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 
 from resnest_backbones import model_zoo
-from resnest_backbones.inference import optimize_for_inference
-from tests.test_inference import trained
+from resnest_backbones.acceleration.inference import optimize_for_inference
+from tests.acceleration.test_inference import trained
 
 CONFIGS = ["deeplabv3_resnest50-d8_4xb4-paper_ade20k-480x480", "upernet_resnest50_4xb4-160k_ade20k-512x512"]
 

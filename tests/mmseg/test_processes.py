@@ -22,11 +22,11 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from resnest_backbones.mmseg.run_setup import _replace_sync_norms
+from resnest_backbones.mmseg.engine.run_setup import _replace_sync_norms
 from tests.helpers import ROOT, environment
 from tests.mmseg.helpers import logged, make_label_map_dataset, write_config
+from tests.models.process_group import run_processes
 from tests.network import Machine, two_machines
-from tests.process_group import run_processes
 
 ENDS = "the other one ends with an error; both go on with --resume"
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="what is different on a machine without a GPU")

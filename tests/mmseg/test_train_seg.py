@@ -24,11 +24,13 @@ from mmseg.registry import DATASETS, MODELS
 from PIL import Image
 from torch._dynamo.utils import counters
 
+import test_seg
+import train_seg
 from resnest_backbones.checkpoint import CheckpointError
 from resnest_backbones.command_line import one_line_errors
-from resnest_backbones.mmseg import run_setup
-from resnest_backbones.mmseg.own_data import use_data_root
-from resnest_backbones.mmseg.resumable import (
+from resnest_backbones.mmseg.engine import run_setup
+from resnest_backbones.mmseg.engine.own_data import use_data_root
+from resnest_backbones.mmseg.engine.resumable import (
     WHOLE_FILES,
     SeededIndex,
     SeedIterationsHook,
@@ -36,7 +38,7 @@ from resnest_backbones.mmseg.resumable import (
     make_resumable,
     repair_last_checkpoint,
 )
-from resnest_backbones.mmseg.run_setup import start_processes_on_cpu
+from resnest_backbones.mmseg.engine.run_setup import start_processes_on_cpu
 from resnest_backbones.mmseg.transforms import LabelError
 from tests.helpers import ROOT, environment, run_tool, start_tool
 from tests.mmseg.helpers import (
@@ -48,7 +50,6 @@ from tests.mmseg.helpers import (
     run_here,
     write_config,
 )
-from tools import test_seg, train_seg
 
 MMSEG_CONFIGS = Path(mmseg.__file__).parent / ".mim" / "configs"
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="what is different on a machine without a GPU")

@@ -11,11 +11,11 @@ pytest.importorskip("cv2")
 import cv2
 from PIL import Image
 
+from demo import run
 from resnest_backbones.export import save
 from resnest_backbones.export.detectors import export_detector
 from resnest_backbones.predict.sources import Film, read_image
 from tests.export.test_detectors import random_detector
-from tools.demo import run
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,13 @@ from PIL import Image
 
 from resnest_backbones.export.models import build_model
 from resnest_backbones.export.segmentors import export_segmentor
-from resnest_backbones.mmseg.infer import Predictor as FrameworkPredictor
-from resnest_backbones.mmseg.infer import build_infer_parser
+from resnest_backbones.mmseg.engine.infer import Predictor as FrameworkPredictor
+from resnest_backbones.mmseg.engine.infer import build_infer_parser
 from resnest_backbones.predict import Predictor, prepare
 from resnest_backbones.predict.draw import draw
+from tests.acceleration.test_inference import trained
 from tests.export.test_segmentors import PAPER, pixels, segmentor
 from tests.mmseg.helpers import as_in_a_new_process, write_config
-from tests.test_inference import trained
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,148 @@
+"""Trained models made fast for inference, equal to rounding, with the interface that they had.
+
+What is done: each batch norm is folded into the convolution before it, images and features lie in memory as
+channels-last, on a CPU what follows a convolution is computed in the same pass (``fused.py``), and on request the trunk
+computes in bfloat16 or float16, or is compiled.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from resnest_backbones.acceleration.fused import fuse
+from resnest_backbones.models.resnest import ConvNorm, ResNeSt
+from resnest_backbones.models.split_attention import SplitAttentionConv2d
+
+__all__ = ["OptimizationError", "optimize_for_inference"]
+
+_Model = TypeVar("_Model", bound=nn.Module)
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class OptimizationError(ValueError):
+    """A model cannot be optimised; the message says which part of it, and why."""
+
+
+def optimize_for_inference(
+    model: _Model, *, dtype: torch.dtype | None = None, compile: bool | Mapping[str, Any] = False
+) -> _Model:
+    """A copy of a model with a ResNeSt in it, made fast; the model itself stays as it is.
+
+    Args:
+        model: a trunk, or any model that holds one, such as a Detectron2 detector or an MMSegmentation segmentor. Its
+            batch norms become constants, as they are in evaluation.
+        dtype: what the trunk computes in; the model's own type where None. Images come and features go in the model's
+            own type, and what stands on the trunk keeps it.
+        compile: compile the trunk with its weights as constants when it is first called: True, or a dict of arguments
+            for ``torch.compile``. Without gradients only: call the model in ``torch.no_grad()``. PyTorch compiles
+            the first size of the images as it is, and from the second size on one graph for all.
+
+    Returns:
+        A model of the same class, in evaluation mode, whose parameters need no gradient. Its state dict has no norms:
+        save the original.
+
+    Raises:
+        OptimizationError: there is no ResNeSt in the model, or one that is built with other norms than batch norm.
+        ValueError: ``dtype`` is none of float32, bfloat16 and float16.
+    """
+    if dtype is not None and dtype not in _DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(map(str, _DTYPES))}, got {dtype}")
+    names = [name for name, module in model.named_modules() if isinstance(module, ResNeSt)]
+    if not names:
+        raise OptimizationError(f"the model must hold a ResNeSt of resnest_backbones, {type(model).__name__} has none")
+    for name in names:
+        _check_norms(model.get_submodule(name), name)
+    fast = copy.deepcopy(model).eval().requires_grad_(False)
+    _fold_all_norms(fast)
+    for name in names:
+        _optimize_trunk(fast.get_submodule(name), dtype)
+    fast.to(memory_format=torch.channels_last)
+    for name in names:
+        trunk: Any = fast.get_submodule(name)
+        if compile:  # the compiler joins what follows a convolution to it by itself
+            trunk.compile(**({"options": {"freezing": True}} if compile is True else compile))
+        else:
+            fuse(trunk)
+        # Not before the trunk: there the compiler would make a graph of its own of it.
+        trunk.stem.register_forward_pre_hook(_PrepareInput(dtype))
+    return fast
+
+
+def _check_norms(trunk: nn.Module, name: str) -> None:
+    for key, module in trunk.named_modules():
+        if isinstance(module, (ConvNorm, SplitAttentionConv2d)):
+            norms = [module.norm] if isinstance(module, ConvNorm) else [module.bn0, module.bn1]
+            wrong = [norm for norm in norms if not isinstance(norm, nn.Identity) and not _is_batch_norm(norm)]
+            if wrong:
+                place = ".".join(part for part in (name, key) if part)
+                raise OptimizationError(
+                    f"{place} has a {type(wrong[0]).__name__}: only batch norms with running statistics (BN, SyncBN, "
+                    "FrozenBN) can be folded into convolutions"
+                )
+
+
+def _is_batch_norm(module: nn.Module | None) -> bool:
+    """Also the frameworks' that are no ``nn.BatchNorm2d``: what counts is that they shift and scale by constants."""
+    statistics = [getattr(module, name, None) for name in ("running_mean", "running_var")]
+    return all(isinstance(value, Tensor) for value in statistics) and not isinstance(module, nn.InstanceNorm2d)
+
+
+def _fold(conv: Any, norm: Any) -> None:
+    """Fold a batch norm into a convolution's weight, (out, in / groups, h, w), and bias, in place."""
+    weight, bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+    conv.weight, conv.bias = (nn.Parameter(value.detach(), requires_grad=False) for value in (weight, bias))
+
+
+def _fold_all_norms(model: nn.Module) -> None:
+    """Fold the norms of our own convolutions, of Detectron2's (``Conv2d.norm``) and of MMCV's (``ConvModule``)."""
+    for module in list(model.modules()):
+        if isinstance(module, nn.Conv2d) and _is_batch_norm(getattr(module, "norm", None)):
+            _fold(module, module.norm)
+            # Detectron2's asks for None, ours calls it.
+            setattr(module, "norm", nn.Identity() if isinstance(module, ConvNorm) else None)  # noqa: B010
+        elif isinstance(module, SplitAttentionConv2d):
+            for conv, norm in (("conv", "bn0"), ("fc1", "bn1")):
+                if _is_batch_norm(getattr(module, norm)):
+                    _fold(getattr(module, conv), getattr(module, norm))
+                    setattr(module, norm, nn.Identity())
+    if any(type(module).__module__.startswith("mmcv.cnn") for module in model.modules()):
+        importlib.import_module("mmcv.cnn.utils").fuse_conv_bn(model)
+
+
+def _optimize_trunk(trunk: nn.Module, dtype: torch.dtype | None) -> None:
+    outer = next(trunk.parameters()).dtype
+    if dtype is not None:
+        trunk.to(dtype)
+        trunk.register_forward_hook(_CastOutput(outer))
+
+
+class _PrepareInput:
+    """A hook that makes a trunk's images what its convolutions are fastest with."""
+
+    def __init__(self, dtype: torch.dtype | None) -> None:
+        self.dtype = dtype
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        images = args[0] if self.dtype is None else args[0].to(self.dtype)
+        return (images.contiguous(memory_format=torch.channels_last), *args[1:])
+
+
+class _CastOutput:
+    """A hook that gives a trunk's features the type that comes after it."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Any) -> Any:
+        if isinstance(output, dict):
+            return {name: feature.to(self.dtype) for name, feature in output.items()}
+        return tuple(feature.to(self.dtype) for feature in output)

@@ -1,0 +1,33 @@
+"""Files and layouts: reading without running code, renaming both ways, filling a trunk, writing atomically."""
+
+from resnest_backbones.checkpoint.files import (
+    CheckpointError,
+    LoadReport,
+    SaveError,
+    convert_file,
+    extract_state_dict,
+    for_detectron2,
+    load_checkpoint,
+    read_checkpoint,
+    remove_unfinished,
+    save_atomically,
+    write_atomically,
+)
+from resnest_backbones.checkpoint.layouts import TARGETS, convert_state_dict, detect_layout
+
+__all__ = [
+    "TARGETS",
+    "CheckpointError",
+    "LoadReport",
+    "SaveError",
+    "convert_file",
+    "convert_state_dict",
+    "detect_layout",
+    "extract_state_dict",
+    "for_detectron2",
+    "load_checkpoint",
+    "read_checkpoint",
+    "remove_unfinished",
+    "save_atomically",
+    "write_atomically",
+]

@@ -1,0 +1,335 @@
+"""Reading checkpoints without running code, filling a trunk from one, and writing one in another layout."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import zipfile
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from resnest_backbones.checkpoint.array_pickle import arrays_in_tensor_files, load_arrays, made
+from resnest_backbones.checkpoint.layouts import (
+    COUNTER,
+    TARGETS,
+    convert_state_dict,
+    detect_layout,
+    split_trunk,
+    summarize_keys,
+)
+from resnest_backbones.recipes import PublishedFileError, find_published
+from resnest_backbones.weights import SCHEME, fetch, get_record
+
+__all__ = [
+    "TARGETS",
+    "CheckpointError",
+    "LoadReport",
+    "SaveError",
+    "convert_file",
+    "convert_state_dict",
+    "detect_layout",
+    "extract_state_dict",
+    "for_detectron2",
+    "load_checkpoint",
+    "read_checkpoint",
+    "remove_unfinished",
+    "save_atomically",
+    "write_atomically",
+]
+
+logger = logging.getLogger(__name__)
+
+_UNFINISHED = ".partial"  # ends the temporary name of a file that is being written
+_BLOCK = 1 << 20
+
+
+class CheckpointError(ValueError):
+    """A file is no checkpoint, is not safe to load, or does not fit; the message names the file and the keys."""
+
+
+class SaveError(OSError):
+    """A file could not be written: a full disk, a read-only folder; what was there before is untouched."""
+
+
+def read_checkpoint(file: str | PathLike[str]) -> dict[str, Any]:
+    """Read a checkpoint file without running any code that it may hold.
+
+    ``.pkl`` files (Detectron's model zoos) go through ``array_pickle.py``, which admits arrays and containers only; all
+    others through ``torch.load(weights_only=True)``, which here admits arrays and MMEngine's logs, as ``History``, too.
+    A file with the name of a published detector or segmentor must have the hash in that name.
+
+    Raises:
+        CheckpointError: there is no such file, it is no checkpoint, is cut short, holds other objects, or is not the
+            published one whose name it has; the message names it.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise CheckpointError(f"{path} is no file")
+    _check_published(path)
+    try:
+        if path.suffix == ".pkl":
+            with open(path, "rb") as stream:
+                content = load_arrays(stream)
+        else:
+            _check_sums(path)
+            with arrays_in_tensor_files():
+                content = made(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        with open(path, "rb") as stream:
+            raise CheckpointError(_why_unreadable(path, stream, error)) from error
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
+    return dict(content)
+
+
+def _check_sums(path: Path) -> None:
+    """Compare the records of a file of ``torch.save`` with the checksums beside them, which torch itself does not.
+
+    A flipped bit would otherwise be a wrong weight. The format before PyTorch 1.6, and files written without checksums
+    (``torch.serialization.set_crc32_options``), where each is zero, have none to compare.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        for record in archive.infolist():
+            if record.CRC:
+                with archive.open(record) as stream:
+                    while stream.read(_BLOCK):
+                        pass  # the end of the record raises where the sum is another
+
+
+def _check_published(file: Path) -> None:
+    published = find_published(file.name)
+    if published is None:
+        return
+    try:
+        kind = published.check(file)
+    except PublishedFileError as error:
+        raise CheckpointError(str(error)) from error
+    logger.info("%s is the published checkpoint: its %s begins with %s", file, kind, published.hash_prefix)
+
+
+def _why_unreadable(path: Path, stream: BinaryIO, error: Exception) -> str:
+    head = stream.read(64)
+    if head.lstrip()[:1] == b"<":
+        return f"{path} is no checkpoint but a web page or XML: it begins with {head.lstrip()[:15]!r}"
+    # torch's own message advises to turn the safety off: only what it says of the file is passed on.
+    if named := re.search(r"GLOBAL (\S+)|(\S+) is neither an array", str(error)):
+        what = named[1] or named[2]
+        return f"{path} holds more than tensors and plain containers and is refused, as it could run code: {what}"
+    reason = _reason(str(error).strip()) or type(error).__name__
+    return f"{path} ({path.stat().st_size} bytes) is no checkpoint, or is cut short or damaged: {reason}"
+
+
+def _reason(message: str) -> str:
+    """What torch says of the file, without its advice."""
+    if "weights_only" not in message:
+        return message.split("\n")[0]
+    said = re.search(r"Unsupported operand \d+|(?<=WeightsUnpickler error: )[^\n]*", message)
+    return said[0].strip() if said else "it cannot be read safely"
+
+
+def extract_state_dict(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint's content, which may lie under ``model``, ``state_dict`` or ``model_state``.
+
+    Raises:
+        ValueError: there are no tensors; the message names the keys there are.
+    """
+    for key in ("model", "state_dict", "model_state"):
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    tensors = {key: _as_tensor(value) for key, value in content.items()}
+    wrong = [key for key, value in tensors.items() if not isinstance(value, Tensor)]
+    if wrong or not tensors:
+        raise ValueError(f"not a state dict: no tensors under {summarize_keys(wrong)}")
+    return tensors
+
+
+def _as_tensor(value: Any) -> Any:
+    """A numpy array or scalar of numbers as a tensor; anything else as it is."""
+    numeric = isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8
+    return torch.as_tensor(value.astype(value.dtype.newbyteorder("="))) if numeric else value
+
+
+def _local_file(name: str) -> Path:
+    if name.startswith(SCHEME):
+        return fetch(get_record(name))
+    if "://" in name:
+        raise CheckpointError(f"{name} is neither a file nor {SCHEME}NAME; download it first")
+    return Path(name)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What ``load_checkpoint`` did.
+
+    Attributes:
+        file: the file that was read.
+        layout: the layout it was in; ``core`` where only the model itself knows its names.
+        loaded: number of the model's tensors that it filled.
+        unused: its keys that the model has no place for: a classifier, heads, stages that were not built.
+    """
+
+    file: Path
+    layout: str
+    loaded: int
+    unused: tuple[str, ...]
+
+
+def load_checkpoint(model: nn.Module, file: str | PathLike[str], *, new: Collection[str] = ()) -> LoadReport:
+    """Fill a ``ResNeSt`` from a checkpoint in any published layout.
+
+    Every tensor of the model must be in the file with the same shape. Only the counters of batch norms, which some
+    frameworks do not save, and the offsets of deformable convolutions, which ImageNet files never have, may be absent.
+    The file may have more: a classifier that the model does not have, the heads of a detector, stages that were not
+    built.
+
+    Args:
+        model: a ``ResNeSt``; it is left untouched when an error is raised.
+        file: a path, or ``resnest://NAME`` for a published ImageNet file (downloaded into the cache, and verified).
+        new: beginnings of names that stay as they were initialised, whatever the file has: ``("fc.",)`` for a
+            classifier of other classes, ``("stem.conv1_1.weight",)`` for images of other channels.
+
+    Raises:
+        CheckpointError: the file cannot be read or does not fit; the message names the file, the layout, and the first
+            keys that are missing or have another shape.
+        WeightsError: the published file could not be had.
+    """
+    path = _local_file(str(file))
+    wanted = {key: value for key, value in model.state_dict().items() if not key.startswith(tuple(new))}
+    try:
+        layout, state, heads = _split_or_own(extract_state_dict(read_checkpoint(path)), wanted.keys())
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    may_lack = [key for key in wanted if ".conv2_offset." in key and key not in state]
+    missing = [key for key in wanted if key not in state and key not in may_lack and not key.endswith(COUNTER)]
+    shapes = [
+        f"{key} is {tuple(state[key].shape)} in the file and {tuple(value.shape)} in the model"
+        for key, value in wanted.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if missing or shapes:
+        raise CheckpointError(
+            f"{path} (layout {layout}) does not fit the model: {len(missing)} of its {len(wanted)} tensors are "
+            f"missing ({summarize_keys(missing)}) and {len(shapes)} have another shape ({summarize_keys(shapes, 3)}); "
+            "name in new what shall stay as it was initialised"
+        )
+    model.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
+    if may_lack:
+        logger.info("%s: no offsets of deformable convolutions; they stay as they were initialised", path)
+    unused = [key for key in (*state, *heads) if key not in wanted and not key.endswith(COUNTER)]
+    if unused:
+        logger.info("%s: %d tensors have no place in the model: %s", path, len(unused), summarize_keys(unused))
+    return LoadReport(path, layout, sum(key in state for key in wanted), tuple(unused))
+
+
+def _split_or_own(state: dict[str, Tensor], names: Collection[str]) -> tuple[str, dict[str, Tensor], dict[str, Tensor]]:
+    """As ``split_trunk``; a model with norms of its own, which no published layout knows, needs no renaming."""
+    try:
+        return split_trunk(state)
+    except ValueError:
+        if not set(names) <= state.keys():
+            raise
+        return "core", state, {}
+
+
+def save_atomically(content: Any, file: Path) -> None:
+    """``torch.save`` such that ``file`` is never half-written.
+
+    Raises:
+        SaveError: as ``write_atomically``.
+    """
+    write_atomically(file, lambda stream: torch.save(content, stream))
+
+
+def write_atomically(file: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write to a temporary name beside ``file``, then rename, so that ``file`` is never half-written.
+
+    Raises:
+        SaveError: the disk is full, the folder is read-only, and so on; the message names the file.
+    """
+    temporary = file.with_name(f".{file.name}.{os.getpid()}{_UNFINISHED}")
+    try:
+        with open(temporary, "wb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    except (OSError, RuntimeError) as error:
+        # torch hides the error of a stream behind one of its own writer.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise SaveError(f"{file} could not be written: {cause.strerror or cause}") from error
+    finally:
+        with suppress(OSError):  # in a read-only folder there is none
+            temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: str | PathLike[str]) -> list[Path]:
+    """Remove what a process that was killed in ``write_atomically`` left in a folder; nobody may write there now."""
+    found = sorted(Path(folder).glob(f".*{_UNFINISHED}"))
+    for path in found:
+        path.unlink(missing_ok=True)
+    return found
+
+
+def for_detectron2(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What Detectron2's own checkpointer reads: a detector as it is, a trunk alone to be found by the ends of names.
+
+    A trunk alone leaves its classifier and the counters of its norms behind, which no detector has a place for.
+    """
+    state = convert_state_dict(state_dict, "detectron2")
+    if any(key.startswith("backbone.") for key in state):
+        return {"model": state, "__author__": "resnest_backbones"}
+    trunk = convert_state_dict(state, "core")
+    kept = {key: value for key, value in trunk.items() if not key.startswith("fc.") and not key.endswith(COUNTER)}
+    return {"model": kept, "__author__": "resnest_backbones", "matching_heuristics": True}
+
+
+def convert_file(source: str | PathLike[str], target_file: str | PathLike[str], target: str) -> int:
+    """Write a checkpoint anew in another layout.
+
+    Args:
+        source: a checkpoint in any published layout, or ``resnest://NAME``.
+        target_file: the file to write, ending in ``.pth``; it must not be there yet.
+        target: as in ``convert_state_dict``. For ``detectron2`` the file is one that ``MODEL.WEIGHTS`` takes.
+
+    Returns:
+        The number of tensors written.
+
+    Raises:
+        ValueError: ``target`` or ``target_file`` is not as above.
+        CheckpointError: the source cannot be read, or is no ResNeSt; the message names the file.
+    """
+    output = Path(target_file)
+    if target not in TARGETS:
+        raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
+    if output.suffix != ".pth":
+        raise ValueError(f"target_file must end in .pth, got {output}")
+    if output.exists():
+        raise ValueError(f"target_file must be a new file, but {output} is there already")
+    if not output.parent.is_dir():
+        raise ValueError(f"target_file must lie in a folder that is there, got {output}")
+    path = _local_file(str(source))
+    try:
+        state = extract_state_dict(read_checkpoint(path))
+        content = for_detectron2(state) if target == "detectron2" else convert_state_dict(state, target)
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    save_atomically(content, output)
+    return len(content["model"] if target == "detectron2" else content)

@@ -1,0 +1,321 @@
+"""A training that is broken off and resumed ends as if it had not been, and leaves whole files only.
+
+Everything here works through MMEngine's registries and settings, so that a config dumped by a run says all of it and
+runs in MMSegmentation's own tools too.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.dist import get_rank, get_world_size, is_main_process
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch.nn import SyncBatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from resnest_backbones.checkpoint import CheckpointError, write_atomically
+from resnest_backbones.faults import check_finite
+from resnest_backbones.mmseg.datasets import errors_that_name
+from resnest_backbones.mmseg.engine.run_setup import ConfigError, add_hook, type_name
+from resnest_backbones.models.split_attention import SplitAttentionConv2d
+from resnest_backbones.models.sync_batch_norm import CpuSyncBatchNorm
+
+WHOLE_FILES = "resnest_whole_files"  # the name of the file backend, in configs too
+
+_CHECKPOINT_NAME = re.compile(r"(?:iter|epoch)_(\d+)\.pth")
+_SEEDED = {"InfiniteSampler": "SeededInfiniteSampler", "DefaultSampler": "SeededDefaultSampler"}
+
+
+# Whole files
+
+
+@register_backend(WHOLE_FILES, force=True)
+class WholeFileBackend(LocalBackend):
+    """MMEngine's local files, never half-written: what is killed while writing leaves nothing under the final name."""
+
+    def put(self, obj: bytes | memoryview, filepath: str | Path) -> None:
+        """Write to a temporary name beside ``filepath``, then rename."""
+        path = Path(filepath)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda stream: stream.write(obj))
+
+
+@HOOKS.register_module()
+class WholeCheckpointHook(CheckpointHook):
+    """MMEngine's hook, which removes an outdated checkpoint, and the best, before it writes the new one; here after."""
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
+        outdated = None
+        if self.max_keep_ckpts > 0:
+            kept = self.keep_ckpt_ids
+            if len(kept) == self.max_keep_ckpts and kept[-1] != step:
+                outdated = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(kept.popleft()))
+        super()._save_checkpoint_with_step(runner, step, meta)
+        if outdated is not None and is_main_process() and self.file_backend.isfile(outdated):
+            self.file_backend.remove(outdated)
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
+        backend: Any = vars(self)["file_backend"]
+        later = self.file_backend = _RemovesLater(backend)
+        try:
+            super()._save_best_checkpoint(runner, metrics)
+        finally:
+            self.file_backend = backend
+        state = vars(self)  # which of the two there is depends on save_best
+        best = (state.get("best_ckpt_path"), *state.get("best_ckpt_path_dict", {}).values())
+        for path in later.paths:
+            if path not in best:
+                backend.remove(path)
+
+
+class _RemovesLater:
+    """A file backend that only notes which files to remove."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self.paths: list[str] = []
+
+    def remove(self, path: str) -> None:
+        self.paths.append(path)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+
+def repair_last_checkpoint(work_dir: str | Path) -> Path | None:
+    """Make ``last_checkpoint`` name a file that is there; the file that ``--resume`` will take, None without one.
+
+    It can fail to: when the folder was moved, or the writing of that one line was interrupted. Checkpoints themselves
+    are whole, whatever their name.
+    """
+    folder = Path(work_dir).absolute()
+    pointer = folder / "last_checkpoint"
+    named = Path(pointer.read_text().strip()) if pointer.is_file() else None
+    if named is None or named.is_file():
+        return named
+    moved = folder / named.name
+    numbered = [(int(m[1]), path) for path in folder.glob("*.pth") if (m := _CHECKPOINT_NAME.fullmatch(path.name))]
+    if not moved.is_file() and not numbered:
+        raise CheckpointError(f"{pointer} names {named}, which is not there, nor is any other checkpoint in {folder}")
+    found = moved if moved.is_file() else max(numbered)[1]
+    WholeFileBackend().put(str(found).encode(), pointer)
+    return found
+
+
+# Random numbers
+
+
+def derive_seed(*numbers: int) -> int:
+    """A 32-bit seed from several non-negative numbers, such as (seed, rank, iteration)."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _seed_all(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+class SeededIndex(int):
+    """The index of a sample, and the seed of its augmentation."""
+
+    seed: int
+
+    def __new__(cls, index: int, seed: int) -> SeededIndex:
+        """Make it."""
+        self = super().__new__(cls, index)
+        self.seed = seed
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SeededIndex, (int(self), self.seed)
+
+
+@DATA_SAMPLERS.register_module()
+class SeededInfiniteSampler(InfiniteSampler):
+    """MMEngine's endless sampler, in whose stream each place has a seed of its own.
+
+    With ``SeededDataset``, a place in the stream gives the same augmented sample whichever worker loads it, and whether
+    the training was broken off before it or not.
+    """
+
+    _place = 0
+
+    def __iter__(self) -> Iterator[SeededIndex]:
+        for index in self.indices:
+            seed = derive_seed(self.seed, self.rank, self._place)
+            self._place += 1
+            yield SeededIndex(index, seed)
+
+    def skip(self, num_samples: int) -> None:
+        """Begin at that place of this process's stream, counted from its start."""
+        self.indices = self._indices_of_rank()
+        for _ in range(num_samples):
+            next(self.indices)
+        self._place = num_samples
+
+
+@DATA_SAMPLERS.register_module()
+class SeededDefaultSampler(DefaultSampler):
+    """MMEngine's sampler of epochs, in which each place of each epoch has a seed of its own, as above."""
+
+    def __iter__(self) -> Iterator[SeededIndex]:
+        for place, index in enumerate(super().__iter__()):
+            yield SeededIndex(index, derive_seed(self.seed, self.rank, self.epoch, place))
+
+
+@DATASETS.register_module()
+class SeededDataset:
+    """Seeds the random numbers of Python, numpy and torch before a sample is loaded, by what its index brings along.
+
+    Args:
+        dataset: the data set, or its config.
+    """
+
+    def __init__(self, *, dataset: Any) -> None:
+        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+
+    @property
+    def METAINFO(self) -> dict[str, Any]:
+        """As ``metainfo``; some tools of MMSegmentation ask for it by this name."""
+        return self.dataset.metainfo
+
+    @property
+    def metainfo(self) -> dict[str, Any]:
+        """Classes, palette and so on."""
+        return self.dataset.metainfo
+
+    def full_init(self) -> None:
+        """Look for the files, where that was put off."""
+        self.dataset.full_init()
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        if isinstance(index, SeededIndex):
+            _seed_all(index.seed)
+        with errors_that_name(self.dataset, int(index)):
+            return self.dataset[int(index)]
+
+
+@HOOKS.register_module()
+class SeedIterationsHook(Hook):
+    """Makes the random numbers of the model in an iteration a function of the seed, the process and its number."""
+
+    priority = "VERY_LOW"
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Called between the loading of a batch and the step."""
+        _seed_all(derive_seed(runner.seed, get_rank(), runner.iter))
+
+
+@HOOKS.register_module()
+class StopAtInvalidLossHook(Hook):
+    """Ends a training whose loss is no finite number, before a checkpoint or a log has it, with its images."""
+
+    priority = "VERY_HIGH"
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Called after the step.
+
+        Raises:
+            DivergedError: a loss is NaN or infinite.
+        """
+        samples = data_batch.get("data_samples", []) if isinstance(data_batch, dict) else []
+        rates = runner.optim_wrapper.get_lr()
+        rates = rates if "lr" in rates else {key: value for inner in rates.values() for key, value in inner.items()}
+        check_finite(
+            {name: float(value) for name, value in (outputs or {}).items() if "loss" in name},
+            iteration=runner.iter,
+            images=[str(getattr(sample, "img_path", "?")) for sample in samples],
+            rates=rates["lr"],
+        )
+
+
+@HOOKS.register_module()
+class CheckBatchHook(Hook):
+    """Refuses batches of one image that batch norm cannot take, the last of an epoch too, before the first iteration.
+
+    The attention of a ResNeSt normalises one value per image and channel.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Called before the first iteration.
+
+        Raises:
+            ConfigError: there will be such a batch; the message names the setting.
+        """
+        norms = {type(m.bn1) for m in runner.model.train().modules() if isinstance(m, SplitAttentionConv2d)
+                 if isinstance(m.bn1, _BatchNorm) and m.bn1.training}  # fmt: skip
+        loader = runner.train_dataloader
+        size = getattr(loader, "batch_size", None)
+        if not norms or size is None or (get_world_size() > 1 and norms <= {SyncBatchNorm, CpuSyncBatchNorm}):
+            return
+        if size == 1:
+            raise ConfigError("train_dataloader.batch_size must be 2 or more per process with batch norm, got 1; GN, "
+                              "or norm_eval with trained weights, takes single images")  # fmt: skip
+        images = len(loader.sampler) if isinstance(loader.sampler, DefaultSampler) else 0
+        if images % size == 1 and not loader.drop_last:
+            raise ConfigError(
+                f"the last batch of each epoch must have 2 or more images with batch norm, got 1: {images} images in "
+                f"batches of {size}; set train_dataloader.drop_last=True"
+            )
+
+
+@HOOKS.register_module()
+class ValidateAfterResumeHook(Hook):
+    """Validates first where the checkpoint to go on from was due for it: the break may have come before or in that."""
+
+    priority = "LOWEST"  # after the hook of checkpoints, which keeps the best
+
+    def before_train(self, runner: Runner) -> None:
+        """Called before the first iteration."""
+        loop = runner.train_loop
+        by_epoch = isinstance(loop, EpochBasedTrainLoop)
+        done, last = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
+        due = done >= loop.val_begin and (done % loop.val_interval == 0 or done == last)
+        if runner._resume and done and due and runner.val_loop is not None:
+            runner.val_loop.run()
+
+
+def make_resumable(cfg: Config) -> list[str]:
+    """Let a training that is broken off and resumed end as if it had not been, and leave only whole checkpoints.
+
+    Idempotent, as the config that a run dumped has all of it already.
+
+    Returns:
+        What could not be done, for the user.
+    """
+    hook = cfg.get("default_hooks", {}).get("checkpoint")
+    if hook and type_name(hook) == "CheckpointHook":
+        hook.type = "WholeCheckpointHook"
+        if not hook.get("backend_args") and not hook.get("file_client_args"):
+            hook.backend_args = {"backend": WHOLE_FILES}
+    add_hook(cfg, "SeedIterationsHook")
+    add_hook(cfg, "StopAtInvalidLossHook")
+    add_hook(cfg, "CheckBatchHook")
+    add_hook(cfg, "ValidateAfterResumeHook")
+    loader = cfg.train_dataloader
+    sampler = type_name(loader.get("sampler", {}))
+    if sampler in _SEEDED and not loader.get("batch_sampler"):
+        loader.sampler.type = _SEEDED[sampler]
+        loader.dataset = {"type": "SeededDataset", "dataset": loader.dataset}
+    elif loader.get("batch_sampler"):
+        return ["A resumed training will see other augmentations: there is a batch_sampler, which cannot be seeded"]
+    elif sampler not in _SEEDED.values():
+        return [f"A resumed training will see other augmentations: the sampler must be of {' or '.join(_SEEDED)}"]
+    return []

@@ -1,0 +1,376 @@
+"""Training in less memory: what is cheap to compute is computed again in backward, not kept.
+
+Between two convolutions of the trunk lie a batch norm, a ReLU, and in the middle of a block the attention. PyTorch
+keeps the result of each for backward. The functions here take such a chain with the convolution after it, keep the
+chain's input alone (the output of the convolution before it) with the batch's mean and variance, and go through the
+cheap part once more in backward. Of the convolutions only two are computed twice, which cost little beside what they
+would leave in memory: the stem's first, and that of the first shortcut, whose input has few channels. Results and
+gradients are those of the plain chain, to rounding; ``can_recompute`` says where they apply.
+
+Shapes: N batch, C channels of the block, R radix, H, W height and width; ``c`` is the output of a convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.autograd.graph import saved_tensors_hooks
+
+from resnest_backbones.models.split_attention import SplitAttentionConv2d
+
+_aten = torch.ops.aten
+_CHEAP_CHANNELS = 128  # a 1x1 convolution of so few is about as quick as reading what it gives from memory
+
+
+def can_recompute(convs: Sequence[nn.Conv2d], norms: Sequence[nn.Module], others: Sequence[nn.Module] = ()) -> bool:
+    """Whether the functions here give what these modules would give one after the other.
+
+    They do where gradients are computed eagerly, with convolutions without bias, and with batch norms, trained or
+    frozen, that need no other process's statistics. Under ``torch.compile``, which decides itself what to keep, in an
+    export or a transform of ``torch.func``, or where a hook waits for a module's output, the modules are called as
+    they are.
+    """
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+        return False
+    if torch._C._are_functorch_transforms_active():  # what torch.autograd.Function asks itself
+        return False
+    if any(has_hooks(module) for module in (*convs, *norms, *others)):
+        return False
+    return all(map(_is_plain_conv, convs)) and all(map(_is_batch_norm, norms))
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a call of a module is more than its ``forward``."""
+    # What PyTorch itself looks at.
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks)
+
+
+def _is_plain_conv(conv: nn.Conv2d) -> bool:
+    plain = conv.bias is None and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+    return plain and "weight" in conv._parameters  # else it is computed of others, as by a parametrisation
+
+
+def _is_batch_norm(norm: Any) -> bool:
+    """Batch norm over this process's images, or with constants; not a subclass that computes something else."""
+    if getattr(norm, "running_mean", None) is None or getattr(norm, "running_var", None) is None:
+        return False
+    if isinstance(norm, nn.SyncBatchNorm):
+        ready = torch.distributed.is_available() and torch.distributed.is_initialized()
+        return not norm.training or not ready or torch.distributed.get_world_size() == 1
+    if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+        return type(norm).forward is nn.BatchNorm2d.forward
+    return _is_frozen(norm)
+
+
+def _is_frozen(norm: Any) -> bool:
+    """The frozen batch norms of torchvision and of Detectron2: scale, shift and statistics are buffers."""
+    return norm._buffers.keys() == {"weight", "bias", "running_mean", "running_var"} and "Frozen" in type(norm).__name__
+
+
+def _is_trained(norm: Any) -> bool:
+    """Whether a batch norm goes by the batch at hand."""
+    return norm.training and not _is_frozen(norm)
+
+
+class _Statistics(NamedTuple):
+    """What turns ``c`` into its norm once more, (C,) each."""
+
+    mean: Tensor
+    variance: Tensor
+    inverse_deviation: Tensor
+
+
+def _normalise(c: Tensor, norm: Any, *, relu: bool = True) -> tuple[Tensor, _Statistics]:
+    """Norm of ``c``, and ReLU; the norm's running statistics are updated as by its own ``forward``."""
+    if not _is_trained(norm):
+        statistics = _Statistics(norm.running_mean, norm.running_var, (norm.running_var + norm.eps).rsqrt())
+        return _normalise_again(c, norm.weight, norm.bias, statistics, norm.eps, relu=relu), statistics
+    if c.numel() == c.shape[1]:  # in the words of PyTorch's batch norm
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {c.size()}")
+    norm.num_batches_tracked.add_(1)
+    momentum = 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+    y, mean, inverse_deviation = torch.native_batch_norm(
+        c, norm.weight, norm.bias, norm.running_mean, norm.running_var, True, momentum, norm.eps
+    )
+    return y.relu_() if relu else y, _Statistics(mean, inverse_deviation.pow(-2) - norm.eps, inverse_deviation)
+
+
+def _normalise_again(
+    c: Tensor, scale: Tensor, shift: Tensor, statistics: _Statistics, eps: float, *, relu: bool = True
+) -> Tensor:
+    mean, variance, _ = statistics
+    y = F.batch_norm(c, mean, variance, scale, shift, training=False, eps=eps)
+    return y.relu_() if relu else y
+
+
+def _normalise_backward(
+    grad: Tensor, y: Tensor, c: Tensor, scale: Tensor, statistics: _Statistics, norm: Any, wanted: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of ``c``, scale and shift; ``grad``, of the ReLU's output ``y``, is overwritten."""
+    _aten.threshold_backward.grad_input(grad, y, 0, grad_input=grad)
+    return _norm_backward(grad, c, scale, statistics, norm, wanted)
+
+
+def _norm_backward(
+    grad: Tensor, c: Tensor, scale: Tensor, statistics: _Statistics, norm: Any, wanted: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    mean, variance, inverse_deviation = statistics
+    gradients: tuple[Tensor | None, Tensor | None, Tensor | None] = _aten.native_batch_norm_backward(
+        grad, c, scale, mean, variance, mean, inverse_deviation, _is_trained(norm), norm.eps, list(wanted)
+    )
+    return gradients
+
+
+def _pool_backward(grad: Tensor, x: Tensor, pool: nn.Module) -> Tensor:
+    if not isinstance(pool, nn.AvgPool2d):
+        return grad
+    sides = [[side, side] for side in (pool.kernel_size, pool.stride, pool.padding)]
+    result: Tensor = _aten.avg_pool2d_backward(grad, x, *sides, pool.ceil_mode, pool.count_include_pad, None)
+    return result
+
+
+def _convolve(x: Tensor, weight: Tensor, conv: nn.Conv2d) -> Tensor:
+    return F.conv2d(x, weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def _convolve_again(x: Tensor, weight: Tensor, conv: nn.Conv2d, dtype: torch.dtype) -> Tensor:
+    """In backward, where autocast does not choose the type."""
+    return _convolve(x.to(dtype), weight.to(dtype), conv)
+
+
+def _convolve_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, conv: nn.Conv2d, wanted: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of input and weight; under autocast the convolution had computed in the type of ``grad``."""
+    of_x, of_weight, _ = _aten.convolution_backward(
+        grad,
+        x.to(grad.dtype),
+        weight.to(grad.dtype),
+        None,
+        conv.stride,
+        conv.padding,
+        conv.dilation,
+        False,
+        [0, 0],
+        conv.groups,
+        [*wanted, False],
+    )
+    return of_x, None if of_weight is None else of_weight.to(weight.dtype)
+
+
+class _NormReluConv(torch.autograd.Function):
+    """A convolution or none, norm, ReLU, average pool or none, convolution."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, first_weight: Tensor | None, scale: Tensor, shift: Tensor, weight: Tensor, *modules: Any
+    ) -> Tensor:
+        first, norm, pool, conv = modules
+        c = x if first_weight is None else _convolve(x, first_weight, first)
+        y, statistics = _normalise(c, norm)
+        ctx.save_for_backward(x, first_weight, scale, shift, weight, *statistics)
+        ctx.modules = modules
+        return _convolve(pool(y), weight, conv)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, first_weight, scale, shift, weight, *values = ctx.saved_tensors
+        first, norm, pool, conv = ctx.modules
+        statistics = _Statistics(*values)
+        of_image, of_first, *of_norm, of_weight = ctx.needs_input_grad[:5]
+        of_c = of_image or of_first
+        c = x if first_weight is None else _convolve_again(x, first_weight, first, grad.dtype)
+        y = _normalise_again(c, scale, shift, statistics, norm.eps)
+        grad_x, grad_weight = _convolve_backward(grad, pool(y), weight, conv, (of_c or any(of_norm), of_weight))
+        gradients: tuple[Tensor | None, ...] = (None, None, None)
+        if grad_x is not None:
+            grad_y = _pool_backward(grad_x, y, pool)
+            gradients = _normalise_backward(grad_y, y, c, scale, statistics, norm, (of_c, *of_norm))
+        grad_c, *grad_norm = gradients
+        grad_first = None
+        if first_weight is not None and grad_c is not None:
+            grad_c, grad_first = _convolve_backward(grad_c, x, first_weight, first, (of_image, of_first))
+        return (grad_c, grad_first, *grad_norm, grad_weight, None, None, None, None)
+
+
+class _PoolConvNorm(torch.autograd.Function):
+    """Average pool or none, convolution, norm: the shortcut of a block, whose input the block keeps in any case."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, *modules: Any) -> Tensor:
+        pool, conv, norm = modules
+        c = _convolve(pool(x), weight, conv)
+        out, statistics = _normalise(c, norm, relu=False)
+        ctx.save_for_backward(x, c if conv.in_channels > _CHEAP_CHANNELS else None, weight, scale, *statistics)
+        ctx.modules = modules
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, c, weight, scale, *values = ctx.saved_tensors
+        pool, conv, norm = ctx.modules
+        of_x, of_weight, *of_norm = ctx.needs_input_grad[:4]
+        pooled = pool(x)
+        statistics = _Statistics(*values)
+        grad_c: Tensor | None
+        grad_norm: Sequence[Tensor | None] = (None, None)
+        if _is_trained(norm) or any(of_norm):
+            if c is None:
+                c = _convolve_again(pooled, weight, conv, grad.dtype)
+            grad_c, *grad_norm = _norm_backward(grad, c, scale, statistics, norm, (True, *of_norm))
+            assert grad_c is not None
+        else:
+            grad_c = grad * (scale * statistics.inverse_deviation)[:, None, None].to(grad.dtype)
+        grad_pooled, grad_weight = _convolve_backward(grad_c, pooled, weight, conv, (of_x, of_weight))
+        grad_x = None if grad_pooled is None else _pool_backward(grad_pooled, x, pool)
+        return (grad_x, grad_weight, *grad_norm, None, None, None)
+
+
+class _NormReluMaxPool(torch.autograd.Function):
+    """Norm, ReLU, max pool."""
+
+    @staticmethod
+    def forward(ctx: Any, c: Tensor, scale: Tensor, shift: Tensor, norm: Any, pool: nn.MaxPool2d) -> Tensor:
+        y, statistics = _normalise(c, norm)
+        ctx.save_for_backward(c, scale, shift, *statistics)
+        ctx.modules = norm, pool
+        return pool(y)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        c, scale, shift, *values = ctx.saved_tensors
+        norm, pool = ctx.modules
+        statistics = _Statistics(*values)
+        y = _normalise_again(c, scale, shift, statistics, norm.eps)
+        sides = [[side, side] for side in (pool.kernel_size, pool.stride, pool.padding, pool.dilation)]
+        _, indices = _aten.max_pool2d_with_indices(y, *sides, pool.ceil_mode)
+        of_y = _aten.max_pool2d_with_indices_backward(grad, y, *sides, pool.ceil_mode, indices)
+        gradients = _normalise_backward(of_y, y, c, scale, statistics, norm, ctx.needs_input_grad[:3])
+        return (*gradients, None, None)
+
+
+class _AttentionConv(torch.autograd.Function):
+    """Norm, ReLU, attention over the splits, average pool or none, convolution.
+
+    The attention's own layers see one value per image and channel: they are left to PyTorch, whose small graph is kept.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, c: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, modules: Any, *parameters: Tensor
+    ) -> Tensor:
+        norm, attention, pool, conv = modules
+        y, statistics = _normalise(c, norm)
+        # Whoever packs saved tensors, as a checkpoint around this, leaves the small graph alone: it is used as it is.
+        with torch.enable_grad(), saved_tensors_hooks(_as_it_is, _as_it_is):
+            pooled = attention.pool(y.detach()).requires_grad_()
+            weights = attention.attention(pooled).to(y.dtype)
+        ctx.save_for_backward(c, scale, shift, weight, *statistics)
+        ctx.modules, ctx.graph, ctx.parameters = modules, (pooled, weights), parameters
+        return _convolve(pool(attention.weigh(y, weights.detach())), weight, conv)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        c, scale, shift, weight, *values = ctx.saved_tensors
+        norm, attention, pool, conv = ctx.modules
+        pooled, weights = ctx.graph
+        statistics = _Statistics(*values)
+        wanted = ctx.needs_input_grad[:3]
+        y = _normalise_again(c, scale, shift, statistics, norm.eps)
+        mixed = attention.weigh(y, weights.detach())
+        of_x, of_weight = _convolve_backward(grad, pool(mixed), weight, conv, (True, ctx.needs_input_grad[3]))
+        assert of_x is not None
+        of_mixed = _pool_backward(of_x, mixed, pool)
+        of_pooled, of_parameters = _attention_backward(ctx, of_mixed, y, scratch=mixed)
+        gradients: tuple[Tensor | None, ...] = (None, None, None)
+        if any(wanted):
+            of_y = torch.empty_like(y)
+            for part, share in zip(of_y.split(attention.channels, 1), weights.detach().unbind(1), strict=True):
+                torch.addcmul(of_pooled, share, of_mixed, out=part)
+            gradients = _normalise_backward(of_y, y, c, scale, statistics, norm, wanted)
+        return (*gradients, of_weight, None, *of_parameters)
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _attention_backward(ctx: Any, of_mixed: Tensor, y: Tensor, scratch: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+    """Gradient of each value of ``y`` by way of the pooling, (N, C, 1, 1), and those of the attention's parameters."""
+    pooled, weights = ctx.graph
+    splits = y.split(weights.shape[2], dim=1)
+    of_weights = torch.stack([torch.mul(of_mixed, s, out=scratch).sum((2, 3), keepdim=True) for s in splits], dim=1)
+    trained = [parameter for parameter in ctx.parameters if parameter.requires_grad]
+    of_pooled, *found = torch.autograd.grad(weights, [pooled, *trained], of_weights, retain_graph=True)
+    gradients = iter(found)
+    of_parameters = [next(gradients) if parameter.requires_grad else None for parameter in ctx.parameters]
+    return of_pooled.to(y.dtype) / (y.shape[2] * y.shape[3]), of_parameters
+
+
+def norm_relu_conv(
+    x: Tensor, norm: nn.Module, conv: nn.Conv2d, *, pool: nn.Module | None = None, first: nn.Conv2d | None = None
+) -> Tensor:
+    """``conv(pool(relu(norm(first(x)))))``, of which ``x`` alone is kept; without the norms that convolutions may hold.
+
+    Args:
+        x: (N, C, H, W).
+        norm: a batch norm.
+        conv: a convolution without bias.
+        pool: an average pool or the identity.
+        first: a convolution without bias, which is computed twice.
+    """
+    first_weight = None if first is None else first.weight
+    modules = (first, norm, nn.Identity() if pool is None else pool, conv)
+    result: Tensor = _NormReluConv.apply(x, first_weight, norm.weight, norm.bias, conv.weight, *modules)
+    return result
+
+
+def pool_conv_norm(x: Tensor, pool: nn.Module, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
+    """``norm(conv(pool(x)))``, of which ``x`` is kept, and what the convolution gives where that costs much to compute.
+
+    Args:
+        x: (N, C, H, W).
+        pool: an average pool or the identity.
+        conv: a convolution without bias; a norm that it may hold is left out.
+        norm: a batch norm.
+    """
+    result: Tensor = _PoolConvNorm.apply(x, conv.weight, norm.weight, norm.bias, pool, conv, norm)
+    return result
+
+
+def norm_relu_max_pool(c: Tensor, norm: nn.Module, pool: nn.MaxPool2d) -> Tensor:
+    """``pool(relu(norm(c)))``, of which ``c`` alone is kept.
+
+    Args:
+        c: (N, C, H, W).
+        norm: a batch norm.
+        pool: a max pool.
+    """
+    result: Tensor = _NormReluMaxPool.apply(c, norm.weight, norm.bias, norm, pool)
+    return result
+
+
+def attention_conv(c: Tensor, attention: SplitAttentionConv2d, pool: nn.Module, conv: nn.Conv2d) -> Tensor:
+    """What follows the 3x3 convolution of a block up to the last one, of which ``c`` alone is kept.
+
+    Args:
+        c: output of the split-attention's convolution, (N, R x C, H, W).
+        attention: its norm, attention and sum are applied.
+        pool: an average pool, or the identity.
+        conv: a convolution without bias.
+    """
+    norm = attention.bn0
+    parameters = [p for m in (attention.fc1, attention.bn1, attention.fc2) for p in m.parameters()]
+    modules = (norm, attention, pool, conv)
+    result: Tensor = _AttentionConv.apply(c, norm.weight, norm.bias, conv.weight, modules, *parameters)
+    return result

@@ -1,0 +1,466 @@
+"""The ResNeSt trunk in plain PyTorch (arXiv 2004.08955; original: ``resnest/torch/resnet.py``).
+
+    image (N, 3, H, W)
+      stem   three 3x3 convolutions and a max pool      (N, 2 x stem_width, H/4, W/4)
+      res2   Bottleneck x depths[0]                     (N, 256, H/4, W/4)
+      res3   Bottleneck x depths[1]                     (N, 512, H/8, W/8)
+      res4   Bottleneck x depths[2]                     (N, 1024, H/16, W/16)
+      res5   Bottleneck x depths[3]                     (N, 2048, H/32, W/32)
+      logits global average pool and a linear layer     (N, num_classes)
+
+Modules are named as in the original's Detectron2 wrapper, so that its published detectors fit without renaming.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from itertools import count
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torchvision.ops import DeformConv2d, StochasticDepth
+
+from resnest_backbones.models.arguments import (
+    STAGES,
+    check_choice,
+    check_flags,
+    check_multi_grid,
+    check_names,
+    check_out_features,
+    check_positive,
+    stages_to_build,
+)
+from resnest_backbones.models.pooling import ShortcutPool
+from resnest_backbones.models.recompute import (
+    attention_conv,
+    can_recompute,
+    norm_relu_conv,
+    norm_relu_max_pool,
+    pool_conv_norm,
+)
+from resnest_backbones.models.split_attention import NormLayer, SplitAttentionConv2d, make_norm
+from resnest_backbones.models.variants import ResNeStSpec, get_variant
+
+_PLANES = {"res2": 64, "res3": 128, "res4": 256, "res5": 512}
+_EXPANSION = 4
+
+# Per output stride: (stride of the stage's first block, dilation of that block, dilation of the others). The first
+# block of a dilated stage keeps the dilation of the stage before it, as in the original.
+_STRIDES_AND_DILATIONS = {
+    32: {"res2": (1, 1, 1), "res3": (2, 1, 1), "res4": (2, 1, 1), "res5": (2, 1, 1)},
+    16: {"res2": (1, 1, 1), "res3": (2, 1, 1), "res4": (2, 1, 1), "res5": (1, 1, 2)},
+    8: {"res2": (1, 1, 1), "res3": (2, 1, 1), "res4": (1, 1, 2), "res5": (1, 2, 4)},
+}
+
+
+class ConvNorm(nn.Conv2d):
+    """A convolution without bias, followed by its normalisation layer ``norm``."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        norm_layer: NormLayer | None,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
+        self.norm = make_norm(norm_layer, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride)."""
+        return self.norm(self.convolve(x))
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """The convolution alone."""
+        return super().forward(x)
+
+
+class DeepStem(nn.Sequential):
+    """Three 3x3 convolutions and a max pool (ResNet-D): stride 4, ``2 x width`` channels.
+
+    Attributes:
+        recompute: compute norms and ReLUs again in backward where that gives the same (``recompute.py``).
+    """
+
+    recompute = True
+
+    def __init__(self, in_channels: int, width: int, *, norm_layer: NormLayer | None) -> None:
+        super().__init__()
+        self.conv1_1 = ConvNorm(in_channels, width, 3, stride=2, norm_layer=norm_layer)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.conv1_2 = ConvNorm(width, width, 3, norm_layer=norm_layer)
+        self.relu2 = nn.ReLU(inplace=True)
+        self.conv1_3 = ConvNorm(width, 2 * width, 3, norm_layer=norm_layer)
+        self.relu3 = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        self.out_channels = 2 * width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, 2 x width, H / 4, W / 4), sizes rounded up."""
+        first, second, third = convs = (self.conv1_1, self.conv1_2, self.conv1_3)
+        others = [module for module in self if module not in convs]
+        if not (self.recompute and can_recompute(convs, [conv.norm for conv in convs], others)):
+            return super().forward(x)
+        c = norm_relu_conv(x, first.norm, second, first=first)
+        c = norm_relu_conv(c, second.norm, third)
+        return norm_relu_max_pool(c, third.norm, self.maxpool)
+
+
+class Bottleneck(nn.Module):
+    """1x1 convolution, split-attention 3x3 convolution, 1x1 convolution, and a shortcut.
+
+    Args:
+        in_channels: channels of the input.
+        planes: 64, 128, 256 or 512; the output has four times as many channels.
+        stride: 1 or 2. The 3x3 average pool, not a convolution, takes the stride.
+        dilation: dilation of the 3x3 convolution.
+        radix: number of splits.
+        cardinality: number of groups.
+        width: channels of the 3x3 convolution.
+        avg_pool: there is a 3x3 average pool with ``stride`` beside the 3x3 convolution. The original puts it into the
+            first block of res3..res5, also where the stage is dilated and its stride is 1.
+        avd_first: that pool comes before the 3x3 convolution.
+        norm_layer: makes a normalisation layer from a channel count; None for none.
+        deformable: the 3x3 convolution is deformable (version 1).
+        deform_modulated: with a modulation mask (version 2).
+        deform_groups: number of offset groups.
+        drop_path_rate: probability of dropping the residual branch of a sample in training.
+
+    Attributes:
+        recompute: compute norms, ReLUs and weighted sums again in backward where that gives the same
+            (``recompute.py``).
+    """
+
+    recompute = True
+
+    def __init__(
+        self,
+        in_channels: int,
+        planes: int,
+        *,
+        width: int,
+        stride: int = 1,
+        dilation: int = 1,
+        radix: int = 2,
+        cardinality: int = 1,
+        avg_pool: bool = False,
+        avd_first: bool = False,
+        norm_layer: NormLayer | None = nn.BatchNorm2d,
+        deformable: bool = False,
+        deform_modulated: bool = False,
+        deform_groups: int = 1,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_choice("stride", stride, (1, 2))
+        if stride != 1 and not avg_pool:
+            raise ValueError(f"stride must be 1 where avg_pool is False, got {stride}")
+        out_channels = planes * _EXPANSION
+        self.conv1 = ConvNorm(in_channels, width, 1, norm_layer=norm_layer)
+        self.conv2_offset: nn.Conv2d | None = None
+        if deformable:
+            self.conv2_offset = _make_offset_conv(width, deform_groups, deform_modulated, dilation)
+        self.deform_modulated = deform_modulated
+        self.conv2 = SplitAttentionConv2d(
+            width,
+            radix=radix,
+            cardinality=cardinality,
+            dilation=dilation,
+            norm_layer=norm_layer,
+            deformable=deformable,
+        )
+        pool = nn.AvgPool2d(kernel_size=3, stride=stride, padding=1) if avg_pool else nn.Identity()
+        self.pool_before = pool if avd_first else nn.Identity()
+        self.pool_after = nn.Identity() if avd_first else pool
+        self.conv3 = ConvNorm(width, out_channels, 1, norm_layer=norm_layer)
+        self.drop_path = StochasticDepth(drop_path_rate, "row") if drop_path_rate else nn.Identity()
+        self.shortcut_pool: nn.Module = nn.Identity()
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1:
+            self.shortcut_pool = ShortcutPool(stride)
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = ConvNorm(in_channels, out_channels, 1, norm_layer=norm_layer)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, 4 x planes, H / stride, W / stride), sizes rounded up."""
+        if self._can_recompute():
+            out, shortcut = self._residual_recomputing(x), self._shortcut_recomputing(x)
+        else:
+            out, shortcut = self._residual(x), self.shortcut(self.shortcut_pool(x))
+        return self.relu(self.drop_path(out).add_(shortcut))
+
+    def _residual(self, x: Tensor) -> Tensor:
+        out = self.pool_before(self.relu(self.conv1(x)))
+        if self.conv2_offset is None:
+            out = self.conv2(out)
+        else:
+            out = self.conv2(out, *self._offset_and_mask(self.conv2_offset(out)))
+        return self.conv3(self.pool_after(out))
+
+    def _residual_recomputing(self, x: Tensor) -> Tensor:
+        c = norm_relu_conv(self.conv1.convolve(x), self.conv1.norm, self.conv2.conv, pool=self.pool_before)
+        return self.conv3.norm(attention_conv(c, self.conv2, self.pool_after, self.conv3))
+
+    def _shortcut_recomputing(self, x: Tensor) -> Tensor:
+        if isinstance(self.shortcut, ConvNorm):
+            return pool_conv_norm(x, self.shortcut_pool, self.shortcut, self.shortcut.norm)
+        return self.shortcut(self.shortcut_pool(x))
+
+    def _can_recompute(self) -> bool:
+        if not self.recompute or self.conv2_offset is not None:
+            return False
+        convs: list[nn.Conv2d] = [self.conv1, self.conv2.conv, self.conv3]
+        norms = [self.conv1.norm, self.conv2.bn0]
+        if isinstance(self.shortcut, ConvNorm):
+            convs.append(self.shortcut)
+            norms.append(self.shortcut.norm)
+        pools = (self.pool_before, self.pool_after, self.shortcut_pool)
+        return can_recompute(convs, norms, (self.conv2, self.conv2.relu, self.relu, *pools))
+
+    def _offset_and_mask(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Channels (N, 3 x 9 x G, H, W): all offsets first, then the mask's logits (version 2)."""
+        if not self.deform_modulated:
+            return x, None
+        split = x.shape[1] // 3
+        return x[:, : 2 * split], x[:, 2 * split :].sigmoid()
+
+
+def _make_offset_conv(width: int, groups: int, modulated: bool, dilation: int) -> nn.Conv2d:
+    check_positive("deform_groups", groups)
+    if width % groups:
+        raise ValueError(f"deform_groups must divide the block's width, {width}, got {groups}")
+    channels = (3 if modulated else 2) * 9 * groups
+    return nn.Conv2d(width, channels, kernel_size=3, padding=dilation, dilation=dilation, groups=groups)
+
+
+class ResNeSt(nn.Module):
+    """The trunk: images in, a dict of named features out.
+
+    Args:
+        spec: a row of ``variants.VARIANTS``, its name, or a ``ResNeStSpec`` of your own.
+        output_stride: 32, or 16 or 8 to dilate res5, or res4 and res5, instead of downsampling. The dilation rule is
+            the original's.
+        out_features: which of ``stem, res2, res3, res4, res5, logits`` to return. Stages beyond the last one asked for
+            are not built.
+        in_channels: channels of the image.
+        num_classes: classes of the linear head; ``logits`` is then returned as well.
+        norm_layer: makes a normalisation layer from a channel count; None for none.
+        multi_grid: factors on the dilation of the blocks of res5, one per block (DeepLabV3, arXiv 1706.05587).
+        deform_stages: stages whose 3x3 convolutions are deformable.
+        deform_modulated: version 2 (modulated) of deformable convolution.
+        deform_groups: offset groups of deformable convolution.
+        drop_path_rate: stochastic depth; grows linearly over the blocks from 0 to this rate.
+        gradient_checkpointing: recompute each block in backward to save memory.
+        zero_init_last_norm: zero the scale of each block's last norm, so that blocks start as identities.
+
+    Raises:
+        ValueError: an argument is outside what is allowed; the message names it.
+    """
+
+    def __init__(
+        self,
+        spec: ResNeStSpec | str,
+        *,
+        output_stride: int = 32,
+        out_features: Sequence[str] = STAGES,
+        in_channels: int = 3,
+        num_classes: int | None = None,
+        norm_layer: NormLayer | None = nn.BatchNorm2d,
+        multi_grid: Sequence[int] | None = None,
+        deform_stages: Collection[str] = (),
+        deform_modulated: bool = False,
+        deform_groups: int = 1,
+        drop_path_rate: float = 0.0,
+        gradient_checkpointing: bool = False,
+        zero_init_last_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        spec = spec if isinstance(spec, ResNeStSpec) else get_variant(spec)
+        check_choice("output_stride", output_stride, tuple(_STRIDES_AND_DILATIONS))
+        check_positive("in_channels", in_channels)
+        if num_classes is not None:
+            check_positive("num_classes", num_classes)
+        check_positive("deform_groups", deform_groups)
+        check_flags(
+            deform_modulated=deform_modulated,
+            gradient_checkpointing=gradient_checkpointing,
+            zero_init_last_norm=zero_init_last_norm,
+        )
+        if not isinstance(drop_path_rate, (int, float)) or not 0.0 <= drop_path_rate < 1.0:
+            raise ValueError(f"drop_path_rate must be a number in [0, 1), got {drop_path_rate!r}")
+        if norm_layer is not None and not callable(norm_layer):
+            raise ValueError(f"norm_layer must be a callable from channels to a module, or None, got {norm_layer!r}")
+        self.spec = spec
+        self.output_stride = output_stride
+        self.out_features = check_out_features(out_features, num_classes)
+        self.gradient_checkpointing = gradient_checkpointing
+        stages = stages_to_build(self.out_features)
+        deform = check_names("deform_stages", deform_stages, STAGES)
+        grid = check_multi_grid(multi_grid, spec.depths[3], built="res5" in stages)
+
+        self.stem = DeepStem(in_channels, spec.stem_width, norm_layer=norm_layer)
+        self._info = {"stem": (self.stem.out_channels, 4)}
+        make_block = partial(
+            Bottleneck,
+            radix=spec.radix,
+            cardinality=spec.cardinality,
+            avd_first=spec.avd_first,
+            norm_layer=norm_layer,
+            deform_modulated=deform_modulated,
+            deform_groups=deform_groups,
+        )
+        drop_rates = (drop_path_rate * i / (sum(spec.depths) - 1) for i in count())
+        channels, total_stride = self.stem.out_channels, 4
+        for name, depth in zip(stages, spec.depths, strict=False):
+            planes = _PLANES[name]
+            stride, dilations = _stride_and_dilations(name, depth, output_stride, grid if name == "res5" else None)
+            blocks = [
+                make_block(
+                    planes * _EXPANSION if i else channels,
+                    planes,
+                    width=spec.width(planes),
+                    stride=1 if i else stride,
+                    dilation=dilation,
+                    avg_pool=i == 0 and name != "res2",
+                    deformable=name in deform,
+                    drop_path_rate=next(drop_rates),
+                )
+                for i, dilation in enumerate(dilations)
+            ]
+            self.add_module(name, nn.Sequential(*blocks))
+            channels, total_stride = planes * _EXPANSION, total_stride * stride
+            self._info[name] = (channels, total_stride)
+        self._stages = stages
+        self.fc = nn.Linear(channels, num_classes) if num_classes is not None else None
+        self._init_weights(zero_init_last_norm)
+
+    @property
+    def feature_channels(self) -> dict[str, int]:
+        """Channels of each feature map in ``out_features``; ``logits`` is no feature map."""
+        return {name: self._info[name][0] for name in self.out_features if name in self._info}
+
+    @property
+    def feature_strides(self) -> dict[str, int]:
+        """Pixels of the image per step of each feature map in ``out_features``."""
+        return {name: self._info[name][1] for name in self.out_features if name in self._info}
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Compute the features named in ``out_features``.
+
+        Args:
+            x: images, (N, in_channels, H, W), normalised as the weights expect (``weights.py``: mean, std and channel
+                order of each published file).
+
+        Returns:
+            ``{"res2": (N, 256, H/4, W/4), ..., "logits": (N, num_classes)}`` with sizes rounded up, in network order.
+        """
+        outputs = {}
+        x = self.stem(x)
+        if "stem" in self.out_features:
+            outputs["stem"] = x
+        for name in self._stages:
+            for block in self.get_submodule(name).children():
+                x = self._run_block(block, x)
+            if name in self.out_features:
+                outputs[name] = x
+        if self.fc is not None:
+            outputs["logits"] = self.fc(x.mean(dim=(2, 3)))
+        return outputs
+
+    def _run_block(self, block: nn.Module, x: Tensor) -> Tensor:
+        if not (self.gradient_checkpointing and self.training and torch.is_grad_enabled()):
+            return block(x)
+        if torch.compiler.is_compiling():  # the compiler recomputes without side effects, and takes no context_fn
+            return checkpoint(block, x, use_reentrant=False)
+        contexts = lambda: (nullcontext(), _scratch_buffers(block))  # noqa: E731
+        return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
+
+    @torch.no_grad()
+    def _init_weights(self, zero_init_last_norm: bool) -> None:
+        """He initialisation over fan-out, as the original does; offsets of deformable convolutions start at zero."""
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, DeformConv2d)):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        for module in self.modules():
+            if isinstance(module, Bottleneck):
+                if module.conv2_offset is not None:
+                    for parameter in module.conv2_offset.parameters():
+                        nn.init.zeros_(parameter)
+                scale = getattr(module.conv3.norm, "weight", None)
+                if zero_init_last_norm and scale is not None:
+                    nn.init.zeros_(scale)
+
+
+def build(
+    name: str,
+    *,
+    output_stride: int = 32,
+    out_features: Sequence[str] = STAGES,
+    in_channels: int = 3,
+    num_classes: int | None = None,
+    norm_layer: NormLayer | None = nn.BatchNorm2d,
+    multi_grid: Sequence[int] | None = None,
+    deform_stages: Collection[str] = (),
+    deform_modulated: bool = False,
+    deform_groups: int = 1,
+    drop_path_rate: float = 0.0,
+    gradient_checkpointing: bool = False,
+    zero_init_last_norm: bool = False,
+) -> ResNeSt:
+    """Build a published network by name, with random weights; arguments are those of ``ResNeSt``.
+
+    Examples:
+        >>> net = build("resnest14", out_features=("res2", "res5"))
+        >>> {name: tuple(x.shape) for name, x in net(torch.zeros(2, 3, 64, 96)).items()}
+        {'res2': (2, 256, 16, 24), 'res5': (2, 2048, 2, 3)}
+
+    Raises:
+        ValueError: the name or another argument is outside what is allowed; the message names it.
+    """
+    return ResNeSt(
+        get_variant(name),
+        output_stride=output_stride,
+        out_features=out_features,
+        in_channels=in_channels,
+        num_classes=num_classes,
+        norm_layer=norm_layer,
+        multi_grid=multi_grid,
+        deform_stages=deform_stages,
+        deform_modulated=deform_modulated,
+        deform_groups=deform_groups,
+        drop_path_rate=drop_path_rate,
+        gradient_checkpointing=gradient_checkpointing,
+        zero_init_last_norm=zero_init_last_norm,
+    )
+
+
+def _stride_and_dilations(
+    stage: str, depth: int, output_stride: int, multi_grid: Sequence[int] | None
+) -> tuple[int, list[int]]:
+    """Stride of a stage, and the dilation of each of its blocks."""
+    stride, first, rest = _STRIDES_AND_DILATIONS[output_stride][stage]
+    if multi_grid is not None:
+        return stride, [rest * factor for factor in multi_grid]
+    return stride, [first] + [rest] * (depth - 1)
+
+
+@contextmanager
+def _scratch_buffers(module: nn.Module) -> Iterator[None]:
+    """Let batch norms write into copies while a checkpointed block is recomputed, so that no batch counts twice.
+
+    The recomputation must save as many tensors for backward as the first pass did, so the statistics stay in place.
+    """
+    buffers = [(m, name, buffer) for m in module.modules() for name, buffer in m.named_buffers(recurse=False)]
+    for owner, name, buffer in buffers:
+        setattr(owner, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for owner, name, buffer in buffers:
+            setattr(owner, name, buffer)

@@ -1,0 +1,271 @@
+"""Renaming between the published layouts, both directions."""
+
+import json
+import logging
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from resnest_backbones import build, convert_state_dict, list_variants
+from resnest_backbones.checkpoint.layouts import TARGETS, detect_layout
+
+LOGGER = "resnest_backbones.checkpoint.layouts"
+WITH_CLASSIFIER = [target for target in TARGETS if target != "segmentor"]
+
+
+def core_state(name: str = "resnest50", **arguments) -> dict[str, Tensor]:
+    """Names and shapes of a network with its head; no numbers."""
+    with torch.device("meta"):
+        return build(name, num_classes=10, **arguments).state_dict()
+
+
+def same_tensors(got: dict, want: dict) -> bool:
+    return got.keys() == want.keys() and all(got[key] is want[key] for key in want)
+
+
+def without_classifier(state: dict) -> dict:
+    return {key: value for key, value in state.items() if not key.startswith("fc.")}
+
+
+@pytest.mark.parametrize("target", WITH_CLASSIFIER)
+@pytest.mark.parametrize("name", list_variants())
+def test_every_layout_of_every_variant_goes_round(name, target):
+    core = core_state(name)
+    there = convert_state_dict(core, target)
+    assert len(there) == len(core)
+    assert same_tensors(convert_state_dict(there), core)
+    for other in WITH_CLASSIFIER:
+        assert same_tensors(convert_state_dict(convert_state_dict(there, other)), core)
+
+
+@pytest.mark.parametrize("target", WITH_CLASSIFIER)
+def test_deformable_networks_go_round(target):
+    core = core_state(deform_stages=("res3", "res5"), deform_modulated=True)
+    assert sum("conv2_offset" in key for key in core) == 2 * (4 + 3)
+    assert same_tensors(convert_state_dict(convert_state_dict(core, target)), core)
+
+
+@pytest.mark.parametrize(
+    ("core", "official", "mmseg"),
+    [
+        ("stem.conv1_1.weight", "conv1.0.weight", "stem.0.weight"),
+        ("stem.conv1_1.norm.running_var", "conv1.1.running_var", "stem.1.running_var"),
+        ("stem.conv1_2.weight", "conv1.3.weight", "stem.3.weight"),
+        ("stem.conv1_2.norm.bias", "conv1.4.bias", "stem.4.bias"),
+        ("stem.conv1_3.weight", "conv1.6.weight", "stem.6.weight"),
+        ("stem.conv1_3.norm.weight", "bn1.weight", "stem.7.weight"),
+        ("res2.0.conv1.weight", "layer1.0.conv1.weight", "layer1.0.conv1.weight"),
+        ("res2.0.conv1.norm.running_mean", "layer1.0.bn1.running_mean", "layer1.0.bn1.running_mean"),
+        ("res3.1.conv2.conv.weight", "layer2.1.conv2.conv.weight", "layer2.1.conv2.conv.weight"),
+        ("res3.1.conv2.bn0.weight", "layer2.1.conv2.bn0.weight", "layer2.1.conv2.bn0.weight"),
+        ("res3.1.conv2.bn1.weight", "layer2.1.conv2.bn1.weight", "layer2.1.conv2.bn1.weight"),
+        ("res4.5.conv2.fc1.bias", "layer3.5.conv2.fc1.bias", "layer3.5.conv2.fc1.bias"),
+        ("res5.2.conv3.norm.weight", "layer4.2.bn3.weight", "layer4.2.bn3.weight"),
+        ("res5.0.shortcut.weight", "layer4.0.downsample.1.weight", "layer4.0.downsample.1.weight"),
+        ("res5.0.shortcut.norm.bias", "layer4.0.downsample.2.bias", "layer4.0.downsample.2.bias"),
+        ("res4.1.conv2_offset.bias", "layer3.1.conv2_offset.bias", "layer3.1.conv2.conv.conv_offset.bias"),
+        ("fc.weight", "fc.weight", "head.fc.weight"),
+    ],
+)
+def test_a_key_is_named_as_each_layout_names_it(core, official, mmseg):
+    state = core_state(deform_stages=("res4",))
+    assert core in state
+    expected = {"core": core, "detectron2": core, "official": official, "timm": official, "mmseg": mmseg}
+    for target, name in expected.items():
+        assert convert_state_dict(state, target)[name] is state[core]
+
+
+def test_conversion_leaves_the_callers_dict_alone():
+    state = {f"module.{key}": value for key, value in core_state().items()}
+    before = dict(state)
+    converted = convert_state_dict(state, "core")
+    converted.clear()
+    assert same_tensors(state, before)
+
+
+# --- recognition -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize(
+    ("target", "layout"),
+    [("core", "detectron2"), ("official", "official"), ("timm", "official"), ("mmseg", "mmseg")],
+)
+def test_a_layout_is_recognised_also_when_saved_in_parallel(target, layout, prefix):
+    core = core_state()
+    state = {prefix + key: value for key, value in convert_state_dict(core, target).items()}
+    assert detect_layout(state) == layout
+    assert same_tensors(convert_state_dict(state), core)
+    assert same_tensors(convert_state_dict(state, target), convert_state_dict(core, target))
+
+
+@pytest.mark.parametrize("peer", ["resnest14d", "resnest50d_4s2x40d", "resnest101e"])
+def test_timms_own_state_dict_is_recognised(peer):
+    timm = pytest.importorskip("timm")
+    names = {"resnest14d": "resnest14", "resnest101e": "resnest101", "resnest50d_4s2x40d": "resnest50_fast_4s2x40d"}
+    with torch.device("meta"):
+        state = timm.create_model(peer, num_classes=10).state_dict()
+    core = core_state(names[peer])
+    assert {key: value.shape for key, value in convert_state_dict(state).items()} == {
+        key: value.shape for key, value in core.items()
+    }
+    assert set(convert_state_dict(core, "timm")) == set(state)
+
+
+@pytest.mark.parametrize("head", ["fc.", "linear."])
+def test_the_wrappers_bare_backbone_is_recognised_with_either_name_of_its_head(head):
+    core = core_state()
+    state = {key.replace("fc.", head) if key.startswith("fc.") else key: value for key, value in core.items()}
+    assert detect_layout(state) == "detectron2"
+    assert same_tensors(convert_state_dict(state), core)
+
+
+def golden_keys(shared: Path, pattern: str) -> list[tuple[str, dict[str, Tensor]]]:
+    files = sorted((shared / "reference" / "golden").glob(pattern))
+    shapes = [(file.stem, json.loads(file.read_text())["state_dict"]) for file in files]
+    return [(case, {key: torch.empty(s, device="meta") for key, s in state.items()}) for case, state in shapes]
+
+
+def test_whole_detectors_are_recognised_and_their_heads_logged(shared, caplog):
+    cases = golden_keys(shared, "d2_*.json")
+    assert {"d2_faster_rcnn_s50", "d2_faster_rcnn_s50_dcnv2"} <= {case for case, _ in cases}
+    for case, state in cases:
+        assert detect_layout(state) == "detectron2"
+        deformable = ("res3", "res4", "res5") if "dcnv2" in case else ()
+        caplog.clear()
+        with caplog.at_level(logging.INFO, LOGGER):
+            converted = convert_state_dict(state)
+        assert converted.keys() == without_classifier(core_state(deform_stages=deformable)).keys(), case
+        left_out = len(state) - len(converted)
+        assert f"Left out {left_out} keys of heads that core has no place for: backbone.fpn_lateral2" in caplog.text
+        assert same_tensors(convert_state_dict(state, "detectron2"), state), "heads stay where the layout stays"
+
+
+def test_a_detector_without_a_pyramid_is_recognised():
+    trunk = without_classifier(core_state())
+    heads = {"proposal_generator.rpn_head.conv.weight": torch.empty(1), "backbone.fpn_output2.weight": torch.empty(1)}
+    state = {**{f"backbone.{key}": value for key, value in trunk.items()}, **heads}
+    assert same_tensors(convert_state_dict(state), trunk)
+
+
+def test_pytorch_encodings_segmentors_are_recognised(shared):
+    cases = golden_keys(shared, "encoding_*.json")
+    assert cases
+    for _, state in cases:
+        assert detect_layout(state) == "encoding"
+        converted = convert_state_dict(state)
+        assert converted.keys() == without_classifier(core_state()).keys()
+        assert all(converted[key].shape == value.shape for key, value in without_classifier(core_state()).items())
+        assert convert_state_dict(state, "official").keys() == convert_state_dict(converted, "official").keys()
+
+
+def test_an_mmseg_segmentor_is_recognised(caplog):
+    trunk = without_classifier(core_state())
+    state = {f"backbone.{key}": value for key, value in convert_state_dict(trunk, "mmseg").items()}
+    state["decode_head.conv_seg.weight"] = state["auxiliary_head.conv_seg.weight"] = torch.empty(150)
+    assert detect_layout(state) == "mmseg"
+    with caplog.at_level(logging.INFO, LOGGER):
+        assert same_tensors(convert_state_dict(state), trunk)
+    assert "Left out 2 keys of heads that core has no place for: decode_head.conv_seg.weight" in caplog.text
+    assert same_tensors(convert_state_dict(state, "mmseg"), state), "heads stay where the layout stays"
+
+
+@pytest.mark.parametrize("prefix", ["backbone.", ""])
+def test_mmpretrains_first_shortcut_has_no_pool(prefix):
+    core = core_state()
+    in_mmseg = convert_state_dict(core, "mmseg")
+
+    def name(key: str) -> str:
+        key = re.sub(r"^layer1\.0\.downsample\.(\d)", lambda m: f"layer1.0.downsample.{int(m[1]) - 1}", key)
+        return key if key.startswith("head.") else prefix + key
+
+    state = {name(key): value for key, value in in_mmseg.items()}
+    assert f"{prefix}layer1.0.downsample.0.weight" in state
+    assert f"{prefix}layer1.0.downsample.1.running_var" in state
+    assert f"{prefix}layer2.0.downsample.1.weight" in state
+    assert same_tensors(convert_state_dict(state), core)
+    for_mmseg = {key.removeprefix(prefix): value for key, value in convert_state_dict(state, "mmseg").items()}
+    assert same_tensors(for_mmseg, in_mmseg), "mmseg has that pool, and counts it"
+
+
+# --- refusal ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_target_is_answered_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"target must be one of core, official, timm, .*segmentor, got 'mmdet'"):
+        convert_state_dict(core_state(), "mmdet")
+
+
+def keys_of_resnet50() -> dict[str, Tensor]:
+    from torchvision.models import resnet50
+
+    with torch.device("meta"):
+        return resnet50().state_dict()
+
+
+def keys_of_a_transformer() -> dict[str, Tensor]:
+    return {"cls_token": torch.empty(1), "blocks.0.attn.qkv.weight": torch.empty(3, 1)}
+
+
+@pytest.mark.parametrize(
+    ("state", "first"),
+    [(keys_of_resnet50, "conv1.weight, bn1.weight"), (keys_of_a_transformer, "cls_token, blocks.0."), (dict, "none")],
+)
+def test_an_unknown_layout_is_refused_by_name(state, first):
+    with pytest.raises(ValueError, match="not the layout of a known ResNeSt") as error:
+        convert_state_dict(state())
+    assert f"first keys: {first}" in str(error.value)
+    assert "conv1.0.weight (official)" in str(error.value)
+
+
+def test_timms_resnet50d_is_refused_though_its_stem_looks_official():
+    timm = pytest.importorskip("timm")
+    with torch.device("meta"):
+        state = timm.create_model("resnet50d").state_dict()
+    assert "conv1.0.weight" in state
+    with pytest.raises(ValueError, match=r"layout official, but \d+ keys are of no ResNeSt: layer1\.0\.conv2\.weight"):
+        convert_state_dict(state)
+
+
+def test_a_single_foreign_key_is_named():
+    state = {**convert_state_dict(core_state(), "official"), "layer1.0.se.weight": torch.empty(1)}
+    with pytest.raises(ValueError, match=r"1 keys are of no ResNeSt: layer1\.0\.se\.weight$"):
+        convert_state_dict(state)
+
+
+def test_keys_that_are_no_strings_are_refused():
+    with pytest.raises(ValueError, match="the keys of a state dict must be strings, got 3"):
+        convert_state_dict({**core_state(), 3: torch.empty(1)})
+
+
+# --- segmentors ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", WITH_CLASSIFIER)
+def test_a_trunk_becomes_a_segmentors_backbone(target, caplog):
+    core = core_state(deform_stages=("res4",))
+    with caplog.at_level(logging.INFO, LOGGER):
+        segmentor = convert_state_dict(convert_state_dict(core, target), "segmentor")
+    trunk = without_classifier(core)
+    assert same_tensors(segmentor, {f"backbone.{key}": value for key, value in trunk.items()})
+    assert "Left out 2 keys of heads that segmentor has no place for" in caplog.text
+    assert same_tensors(convert_state_dict(segmentor), trunk)
+    assert same_tensors(convert_state_dict(segmentor, "segmentor"), segmentor)
+
+
+def test_mmsegs_own_segmentor_keeps_its_heads_and_neck():
+    trunk = without_classifier(core_state())
+    heads = dict.fromkeys(("decode_head.conv_seg.weight", "auxiliary_head.convs.0.bn.bias", "neck.fpn.weight"), 1)
+    state = {f"backbone.{key}": value for key, value in convert_state_dict(trunk, "mmseg").items()} | heads
+    expected = {f"backbone.{key}": value for key, value in trunk.items()} | heads
+    assert same_tensors(convert_state_dict(state, "segmentor"), expected)
+
+
+def test_a_detectors_heads_are_none_of_a_segmentors():
+    trunk = without_classifier(core_state())
+    state = {f"backbone.bottom_up.{key}": value for key, value in trunk.items()} | {"roi_heads.x.weight": 1}
+    expected = {f"backbone.{key}": value for key, value in trunk.items()}
+    assert same_tensors(convert_state_dict(state, "segmentor"), expected)

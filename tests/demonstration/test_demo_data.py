@@ -1,0 +1,280 @@
+"""The demo data set: every view of it agrees with every other, and its folder is never half-written or overwritten."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from demonstration import digits as demo_data
+from demonstration.digits import DIGIT_NAMES, DemoDataset, digit_split, make_demo_dataset
+
+Image = pytest.importorskip("PIL.Image")
+for package in ("scipy", "skimage", "sklearn", "tqdm"):
+    pytest.importorskip(package)
+
+SMALL = {"num_train": 2, "num_val": 1, "image_size": 64, "progress": False}
+SPLITS = ("train", "val")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> DemoDataset:
+    root = tmp_path_factory.mktemp("demo") / "digits"
+    return make_demo_dataset(root, num_train=24, num_val=8, digits_per_image=(3, 6), progress=False)
+
+
+def load(path: Path):
+    return json.loads(path.read_text())
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def checksums(root: Path) -> dict[str, str]:
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def segment_ids(dataset: DemoDataset, split: str, name: str) -> np.ndarray:
+    """Panoptic ids (S, S) of one image."""
+    return pixels(getattr(dataset, f"{split}_panoptic_root") / name).astype(np.int64) @ [1, 256, 65536]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_polygons_decode_to_the_visible_mask(dataset, split):
+    coco = pytest.importorskip("pycocotools.coco").COCO(getattr(dataset, f"{split}_json"))
+    assert [category["name"] for category in coco.loadCats(range(1, 11))] == list(DIGIT_NAMES)
+    assert len(coco.imgs) == {"train": 24, "val": 8}[split]
+    for annotation in coco.anns.values():
+        stem = Path(coco.imgs[annotation["image_id"]]["file_name"]).stem
+        assert annotation["iscrowd"] == 0
+        assert all(len(polygon) >= 6 for polygon in annotation["segmentation"])  # what Detectron2 keeps
+        mask = coco.annToMask(annotation).astype(bool)
+        assert np.array_equal(mask, segment_ids(dataset, split, f"{stem}.png") == annotation["id"])
+        labels = pixels(getattr(dataset, f"{split}_label_maps") / f"{stem}.png")
+        assert set(labels[mask]) == {annotation["category_id"] + 1}
+        rows, columns = np.nonzero(mask)
+        extent = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+        assert annotation["bbox"] == extent
+        assert annotation["area"] == mask.sum()
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_maps_agree(dataset, split):
+    panoptic = load(getattr(dataset, f"{split}_panoptic_json"))
+    is_thing = {category["id"]: category["isthing"] for category in panoptic["categories"]}
+    assert is_thing == dict.fromkeys(range(1, 11), 1) | {11: 0}
+    for annotation in panoptic["annotations"]:
+        name = annotation["file_name"]
+        ids, label_map = segment_ids(dataset, split, name), pixels(getattr(dataset, f"{split}_label_maps") / name)
+        stuff = pixels(getattr(dataset, f"{split}_stuff_root") / name)
+        assert label_map.dtype == stuff.dtype == np.uint8
+        assert {info["id"] for info in annotation["segments_info"]} == set(np.unique(ids))
+        for info in annotation["segments_info"]:
+            mask = ids == info["id"]
+            assert info["area"] == mask.sum()
+            is_background = info["category_id"] == demo_data.BACKGROUND_CATEGORY
+            assert set(label_map[mask]) == {1 if is_background else info["category_id"] + 1}
+            assert set(stuff[mask]) == {int(is_background)}
+        assert pixels(getattr(dataset, f"{split}_images") / f"{Path(name).stem}.jpg").shape == (*ids.shape, 3)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_digits_are_many_enough_and_visible(dataset, split):
+    annotations = load(getattr(dataset, f"{split}_json"))["annotations"]
+    counts = np.bincount([annotation["image_id"] for annotation in annotations])[1:]
+    assert counts.min() >= 3
+    assert counts.max() <= 6
+    for annotation in annotations:
+        name = f"{annotation['image_id']:06d}"
+        mask = segment_ids(dataset, split, f"{name}.png") == annotation["id"]
+        luma = pixels(getattr(dataset, f"{split}_images") / f"{name}.jpg").astype(float) @ [0.299, 0.587, 0.114]
+        assert mask.sum() >= 20
+        # Something is drawn there: flat, empty boxes would have no contrast at all.
+        x, y, width, height = annotation["bbox"]
+        assert np.ptp(luma[y : y + height, x : x + width]) > 40
+
+
+def test_splits_share_no_digit(dataset):
+    used = {
+        split: {a["digit_index"] for a in load(getattr(dataset, f"{split}_json"))["annotations"]} for split in SPLITS
+    }
+    assert used["train"] <= set(digit_split("train"))
+    assert used["val"] <= set(digit_split("val"))
+    assert not set(digit_split("train")) & set(digit_split("val"))
+    assert len(digit_split("train")) + len(digit_split("val")) == 1797
+
+
+def test_splits_share_no_piece_of_a_photograph():
+    columns = np.broadcast_to(np.arange(200, dtype=np.uint8)[None, :, None], (100, 200, 3))  # grey value = column
+    for n in range(30):
+        train, val = (demo_data._draw_background([columns], split, 64, np.random.default_rng(n)) for split in SPLITS)
+        gain = train.max() / val.max(), train.min() / val.min()  # the same seed: the same brightness
+        assert max(gain) < 1.0
+        assert val.min() / val.max() >= 130 / 199 * 0.98
+
+
+def test_a_digit_may_cover_a_corner_but_not_the_middle_of_another():
+    large, small = np.ones((20, 20), dtype=bool), np.ones((6, 6), dtype=bool)
+    owners = np.zeros((40, 40), dtype=np.uint8)
+    assert demo_data._place(owners, large, [], top=5, left=5)
+    placed = [(np.array([5, 5, 25, 25]), 400, 0)]
+    before = owners.copy()
+    assert not demo_data._place(owners, small, placed, top=12, left=12)
+    assert np.array_equal(owners, before)
+    assert demo_data._place(owners, small, placed, top=22, left=22)  # 9 of 36 pixels overlap: a quarter
+    assert (owners == 1).sum() == 400 - 9
+    assert (owners == 2).sum() == 36
+
+
+def test_class_list_matches_labels(dataset):
+    names = (dataset.root / "classes.txt").read_text().splitlines()
+    assert names == list(dataset.class_names) == ["background", *DIGIT_NAMES]
+
+
+def test_same_arguments_same_bytes(tmp_path):
+    first, second, other = (
+        make_demo_dataset(tmp_path / name, seed=seed, **SMALL).root for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    assert checksums(first) == checksums(second)
+    different = {name for name, digest in checksums(other).items() if checksums(first)[name] != digest}
+    assert "images/training/000001.jpg" in different
+
+
+def test_images_do_not_depend_on_their_number(tmp_path):
+    few = checksums(make_demo_dataset(tmp_path / "few", **SMALL).root / "images")
+    many = checksums(make_demo_dataset(tmp_path / "many", **SMALL | {"num_train": 3}).root / "images")
+    assert few.items() <= many.items()
+
+
+def test_interruption_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(demo_data, "_polygons", fail)
+        with pytest.raises(KeyboardInterrupt):
+            make_demo_dataset(tmp_path / "digits", **SMALL)
+    assert list(tmp_path.iterdir()) == []
+    make_demo_dataset(tmp_path / "digits", **SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["digits"]
+
+
+def test_reuse_writes_nothing_and_needs_no_extra(tmp_path, monkeypatch):
+    first = make_demo_dataset(tmp_path / "digits", **SMALL)
+    monkeypatch.setattr(demo_data, "_MISSING", ImportError("No module named 'sklearn'"))
+    monkeypatch.setattr(demo_data, "_build", None)
+    assert make_demo_dataset(tmp_path / "digits", **SMALL) == first
+
+
+def test_same_data_set_made_meanwhile_by_another_process(tmp_path, monkeypatch):
+    write_split = demo_data._write_split
+
+    def race(*arguments):
+        monkeypatch.setattr(demo_data, "_write_split", write_split)
+        make_demo_dataset(tmp_path / "digits", **SMALL)
+        write_split(*arguments)
+
+    monkeypatch.setattr(demo_data, "_write_split", race)
+    make_demo_dataset(tmp_path / "digits", **SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["digits"]
+
+
+def test_existing_folders_are_refused_and_kept(tmp_path):
+    make_demo_dataset(tmp_path / "digits", **SMALL)
+    before = checksums(tmp_path)
+    with pytest.raises(FileExistsError, match=r"digits exists and holds .*'seed': 0.*choose another root"):
+        make_demo_dataset(tmp_path / "digits", seed=1, **SMALL)
+    with pytest.raises(FileExistsError, match="is not a demo data set"):
+        make_demo_dataset(tmp_path, **SMALL)
+    assert checksums(tmp_path) == before
+
+
+def test_another_generator_version_is_refused(tmp_path, monkeypatch):
+    make_demo_dataset(tmp_path / "digits", **SMALL)
+    monkeypatch.setattr(demo_data, "GENERATOR_VERSION", demo_data.GENERATOR_VERSION + 1)
+    with pytest.raises(FileExistsError, match="another version"):
+        make_demo_dataset(tmp_path / "digits", **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_train", 0),
+        ("num_val", 1.5),
+        ("image_size", 32),
+        ("image_size", True),
+        ("seed", -1),
+        ("digits_per_image", (0, 3)),
+        ("digits_per_image", (4, 3)),
+        ("digits_per_image", (1, 11)),
+        ("digits_per_image", 3),
+        ("digits_per_image", (1, 2, 3)),
+    ],
+)
+def test_bad_arguments(tmp_path, name, value):
+    with pytest.raises(ValueError, match=f"{name} must be .* got "):
+        make_demo_dataset(tmp_path / "digits", **SMALL | {name: value})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_split():
+    with pytest.raises(ValueError, match='split must be "train" or "val", got \'test\''):
+        digit_split("test")
+
+
+def test_missing_packages(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo_data, "_MISSING", ImportError("No module named 'sklearn'"))
+    with pytest.raises(ImportError, match=r"sklearn.*pip install 'resnest_backbones\[demo\]'"):
+        make_demo_dataset(tmp_path / "digits", **SMALL)
+
+
+def test_command_line(tmp_path, capsys):
+    arguments = ["--num-train", "2", "--num-val", "1", "--image-size", "64", "--digits-per-image", "1", "2", "--quiet"]
+    demo_data.main([str(tmp_path / "digits"), *arguments])
+    assert capsys.readouterr().out.strip() == str(tmp_path / "digits")
+    make_demo_dataset(tmp_path / "digits", **SMALL, digits_per_image=(1, 2))  # the same arguments: reused
+    with pytest.raises(SystemExit):
+        demo_data.main([str(tmp_path), *arguments])
+    assert "is not a demo data set" in capsys.readouterr().err
+
+
+def test_detectron2_reads_instances(dataset):
+    pytest.importorskip("detectron2")
+    from detectron2.data.datasets import load_coco_json
+
+    records = load_coco_json(str(dataset.train_json), str(dataset.train_images))
+    assert len(records) == 24
+    assert all(Path(record["file_name"]).is_file() for record in records)
+    categories = {annotation["category_id"] for record in records for annotation in record["annotations"]}
+    assert categories <= set(range(1, 11))
+
+
+def test_detectron2_reads_panoptic(dataset):
+    pytest.importorskip("detectron2")
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+    from detectron2.data.datasets import register_coco_panoptic_separated
+
+    names = ("demo_data_test_separated", "demo_data_test_stuffonly")
+    register_coco_panoptic_separated(
+        "demo_data_test",
+        dataset.panoptic_metadata,
+        str(dataset.val_images),
+        str(dataset.val_panoptic_root),
+        str(dataset.val_panoptic_json),
+        str(dataset.val_stuff_root),
+        str(dataset.val_json),
+    )
+    try:
+        records = DatasetCatalog.get(names[0])
+        assert len(records) == len(DatasetCatalog.get(names[1])) == 8
+        assert all({"annotations", "sem_seg_file_name"} <= record.keys() for record in records)
+        assert MetadataCatalog.get(names[0]).thing_classes == list(DIGIT_NAMES)
+    finally:
+        for name in names:
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)

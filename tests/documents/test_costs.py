@@ -1,0 +1,89 @@
+"""The costs of the rows are those of the models that their configs build, by a count that is fvcore's."""
+
+import json
+
+import pytest
+import torch
+from fvcore.nn import FlopCountAnalysis
+from torch import nn
+from torchvision.ops import DeformConv2d
+
+from documents.costs import COSTS_FILE, Cost, costs, count, multiply_adds, write_costs
+from resnest_backbones import VARIANTS, build
+from resnest_backbones.recipes import RECIPES
+
+# One of each kind of model: counted in every run; the others by `make test-full`.
+SOME = (
+    "mask_rcnn_resnet50_fpn_1x",
+    "mask_cascade_rcnn_resnest200_dcnv2_fpn_3x_all_tricks",
+    "panoptic_fpn_resnest200_3x_tricks",
+    "fcn_resnest50-d8_4xb4-paper_ade20k-480x480",
+    "deeplabv3plus_resnest101-d8_4xb2-80k_cityscapes-512x1024",
+)
+
+
+def test_every_row_has_its_cost_and_nothing_else_has_one():
+    assert list(costs()) == list(RECIPES)
+    assert all(cost.parameters > 20e6 and cost.multiply_adds > 1e11 for cost in costs().values())
+
+
+def recounted(name: str) -> Cost:
+    pytest.importorskip(RECIPES[name].framework)
+    return count(name)
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_the_cost_of_a_row_is_that_of_the_model_that_its_config_builds(name):
+    assert recounted(name) == costs()[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in SOME])
+def test_so_is_the_cost_of_any_other_row(name):
+    assert recounted(name) == costs()[name]
+
+
+def test_costs_are_written_as_they_are_read(tmp_path):
+    write_costs(costs(), tmp_path / "costs.json")
+    assert (tmp_path / "costs.json").read_text() == COSTS_FILE.read_text()
+    assert json.loads(COSTS_FILE.read_text()).keys() == RECIPES.keys()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_count_is_fvcores_for_every_network(name):
+    with torch.device("meta"):
+        net = build(name, out_features=("logits",), num_classes=1000).eval()
+        assert multiply_adds(net, torch.zeros(1, 3, 224, 224)) == VARIANTS[name].multiply_adds  # counted by fvcore
+
+
+LAYERS = (
+    nn.ConvTranspose2d(8, 16, 2, stride=2),
+    nn.Conv2d(8, 16, 3, groups=4),
+    nn.Sequential(nn.Flatten(), nn.Linear(800, 3)),
+)
+
+
+@pytest.mark.parametrize("module", LAYERS, ids=lambda module: type(module).__name__)
+def test_the_count_of_a_layer_is_fvcores(module):
+    image = torch.zeros(2, 8, 10, 10)
+    analysis = FlopCountAnalysis(module, image).unsupported_ops_warnings(False).by_operator()
+    assert multiply_adds(module, image) == analysis["conv"] + analysis["linear"] > 0
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(8), nn.SyncBatchNorm(8), nn.GroupNorm(2, 8)], ids=type)
+def test_a_norm_costs_one_for_each_element(norm):
+    with torch.device("meta"):
+        assert multiply_adds(norm.to("meta").eval(), torch.zeros(2, 8, 10, 10)) == 2 * 8 * 10 * 10
+
+
+def test_a_deformable_convolution_costs_what_a_convolution_does():
+    with torch.device("meta"):
+        image, offset = torch.zeros(2, 8, 10, 10), torch.zeros(2, 18, 10, 10)
+        deformable = DeformConv2d(8, 16, 3, padding=1, groups=2)
+        plain = nn.Conv2d(8, 16, 3, padding=1, groups=2)
+        assert multiply_adds(deformable, image, offset) == multiply_adds(plain, image) == 2 * 100 * 16 * 4 * 9
+
+
+def test_what_is_no_row_is_answered_with_the_rows():
+    with pytest.raises(ValueError, match="name must be one of faster_rcnn_resnet50_fpn_1x, .*, got 'nothing'"):
+        count("nothing")

@@ -1,0 +1,59 @@
+"""Trainings killed at random moments: they go on, leave whole checkpoints only, and end in the very same weights."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import ROOT, environment
+
+TOOLS = {
+    "train_net": pytest.param(
+        "train_net",
+        marks=pytest.mark.fault("SIGKILL of train_net.py", "goes on each time, ends bit for bit like an unbroken run"),
+    ),
+    "train_seg": pytest.param(
+        "train_seg",
+        marks=pytest.mark.fault("SIGKILL of train_seg.py", "goes on each time, ends bit for bit like an unbroken run"),
+    ),
+}
+FRAMEWORKS = {"train_net": "detectron2", "train_seg": "mmseg"}
+
+
+def kill(tool: str, folder: Path, times: int, iterations: int, timeout: float) -> dict:
+    pytest.importorskip(FRAMEWORKS[tool])
+    pytest.importorskip("sklearn")  # of the demo's data set
+    command = [sys.executable, "-m", "tests.faults.inject_faults", "kill", tool, "--folder", folder / "killed"]
+    command += ["--times", str(times), "--iterations", str(iterations)]
+    done = subprocess.run(
+        command, env=environment(), capture_output=True, text=True, timeout=timeout, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    outcome = json.loads(done.stdout.splitlines()[-1])
+    assert sum(outcome["kills"].values()) == times and outcome["differing"] == []
+    assert outcome["tensors"] > 300 and outcome["checkpoints"] > 0
+    return outcome
+
+
+@pytest.mark.parametrize("tool", FRAMEWORKS)
+def test_killed_in_each_phase_it_goes_on_to_the_very_same_end(tool, tmp_path):
+    outcome = kill(tool, tmp_path, 3, 6, 300)
+    assert outcome["kills"].get("checkpoint", 0) >= 1 and outcome["unfinished"] >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("tool", TOOLS.values())
+def test_killed_twenty_times_it_goes_on_to_the_very_same_end(tool, tmp_path, record_property):
+    outcome = kill(tool, tmp_path, 20, 24, 3500)
+    assert {"iteration", "checkpoint", "evaluation"} <= outcome["kills"].keys()
+    words = {"iteration": "in iterations", "checkpoint": "in the writing of a checkpoint", "start": "while starting"}
+    killed = [f"{n} {words.get(phase, 'in evaluations')}" for phase, n in sorted(outcome["kills"].items())]
+    record_property("times", 20)
+    record_property(
+        "detail",
+        f"{', '.join(killed)}; {outcome['checkpoints']} checkpoints read after kills, all whole; "
+        f"{outcome['tensors']} tensors and numbers compared in {outcome['runs']} trainings, 0 differ",
+    )

@@ -1,0 +1,225 @@
+"""A training step that recomputes gives what one that keeps everything gives, and keeps less than the original."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from resnest_backbones import build
+from resnest_backbones.models import recompute, resnest
+from resnest_backbones.models.resnest import Bottleneck, DeepStem
+from resnest_backbones.models.split_attention import SplitAttentionConv2d
+from tests.helpers import recorded
+
+
+def set_recompute(net: nn.Module, on: bool) -> nn.Module:
+    for module in net.modules():
+        if isinstance(module, (Bottleneck, DeepStem)):
+            module.recompute = on
+    return net
+
+
+def step(net: nn.Module, x: Tensor, *, image_gradient: bool = True) -> dict[str, Tensor]:
+    """Outputs, gradients and buffers of a training step; the loss weighs each output by another number."""
+    x = x.clone().requires_grad_(image_gradient)
+    out = net(x)
+    out = out if isinstance(out, dict) else {"out": out}
+    sum((y * torch.linspace(0.5, 1.5, y.numel(), dtype=y.dtype).view_as(y)).sum() for y in out.values()).backward()
+    gradients = {f"grad {name}": p.grad for name, p in net.named_parameters() if p.grad is not None}
+    found = {**out, **gradients, **{f"buffer {name}": b for name, b in net.named_buffers()}}
+    return {**found, "grad image": x.grad} if image_gradient else found
+
+
+def assert_same_step(net: nn.Module, x: Tensor, tolerance: float = 1e-10, **options: bool) -> None:
+    found, wanted = (step(set_recompute(copy.deepcopy(net), on), x, **options) for on in (True, False))
+    assert found.keys() == wanted.keys()
+    largest = max(value.abs().max() for name, value in wanted.items() if name.startswith("grad"))
+    for name, value in wanted.items():
+        # Before a norm that goes by the batch, the gradient of a bias is nothing but rounding.
+        scale = largest if name.startswith("grad") else value.abs().max()
+        assert (found[name] - value).abs().max() <= tolerance * scale, name
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list[str]:
+    """Names of the functions that recompute, as the trunk calls them."""
+    names: list[str] = []
+    for name in ("attention_conv", "norm_relu_conv", "norm_relu_max_pool", "pool_conv_norm"):
+        monkeypatch.setattr(resnest, name, recorded(getattr(recompute, name), names))
+    return names
+
+
+def images(*size: int) -> Tensor:
+    return torch.randn(*size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("radix", [1, 2, 4])
+@pytest.mark.parametrize("cardinality", [1, 2, 4])
+@pytest.mark.parametrize(("stride", "avd_first"), [(1, False), (2, False), (2, True)])
+def test_a_block_gives_the_same_gradients(radix, cardinality, stride, avd_first, calls, fill_randomly):
+    options = {"width": 16, "radix": radix, "cardinality": cardinality, "stride": stride, "avd_first": avd_first}
+    block = fill_randomly(Bottleneck(24, 16, avg_pool=stride == 2, **options).double()).train()
+    assert_same_step(block, images(2, 24, 11, 14))
+    assert calls == ["norm_relu_conv", "attention_conv", "pool_conv_norm"]
+
+
+NORMS: dict[str, tuple[Callable, bool]] = {
+    "BN": (nn.BatchNorm2d, True),
+    "BN in evaluation": (nn.BatchNorm2d, False),
+    "cumulative BN": (lambda channels: nn.BatchNorm2d(channels, momentum=None), True),
+    "BN without scale and shift": (lambda channels: nn.BatchNorm2d(channels, affine=False), True),
+    "SyncBN of one process": (nn.SyncBatchNorm, False),
+    "frozen": (FrozenBatchNorm2d, True),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("shape", [(2, 3, 33, 47), (1, 3, 32, 32)])
+def test_a_trunk_gives_the_same_gradients_with_all_batch_norms(name, shape, calls, fill_randomly):
+    norm_layer, training = NORMS[name]
+    if training and name != "frozen":
+        shape = (2, *shape[1:])  # the attention's norm needs two images
+    net = fill_randomly(build("resnest14", norm_layer=norm_layer).double()).train(training)
+    for _ in range(2):  # of cumulative statistics, the second step differs from the first
+        assert_same_step(net, images(*shape))
+    assert calls.count("attention_conv") == 2 * 4 and calls.count("norm_relu_max_pool") == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"output_stride": 8, "multi_grid": (1,)},
+        {"gradient_checkpointing": True},
+        {"drop_path_rate": 0.5},
+        {"deform_stages": ("res5",), "deform_modulated": True},
+        {"num_classes": 4, "out_features": ("logits", "stem")},
+    ],
+)
+def test_a_trunk_of_other_options_gives_the_same_gradients(options, calls, fill_randomly):
+    net = fill_randomly(build("resnest14", **options).double()).train()
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        found = step(set_recompute(copy.deepcopy(net), True), images(2, 3, 48, 32))
+        torch.manual_seed(3)
+        wanted = step(set_recompute(copy.deepcopy(net), False), images(2, 3, 48, 32))
+    largest = max(value.abs().max() for name, value in wanted.items() if name.startswith("grad"))
+    assert found.keys() == wanted.keys() and calls
+    assert all((found[name] - value).abs().max() <= 1e-10 * max(largest, 1) for name, value in wanted.items())
+
+
+@pytest.mark.parametrize("frozen", ["stem", "res2", "norm", "conv2.fc1", "conv1.weight"])
+def test_frozen_parameters_get_no_gradient_and_the_others_the_same(frozen, calls, fill_randomly):
+    net = fill_randomly(build("resnest14", out_features=("res3",)).double()).train()
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad = frozen not in name
+    assert_same_step(net, images(2, 3, 48, 32), image_gradient=False)
+    assert calls
+
+
+def test_gradients_of_chosen_tensors_and_a_second_backward(fill_randomly):
+    net = fill_randomly(build("resnest14", out_features=("res2",)).double()).train()
+    x = images(2, 3, 32, 32)
+    loss = net(x)["res2"].square().sum()
+    weight = net.res2[0].conv3.weight
+    (first,) = torch.autograd.grad(loss, weight, retain_graph=True)
+    loss.backward(retain_graph=True)
+    assert torch.equal(first, weight.grad)
+    loss.backward()
+    assert torch.allclose(weight.grad, 2 * first, rtol=1e-12)
+
+
+def test_gradients_are_those_of_finite_differences(fill_randomly):
+    block = fill_randomly(Bottleneck(8, 4, width=4, stride=2, avg_pool=True).double()).train()
+    x = images(2, 8, 5, 6).requires_grad_()
+    assert torch.autograd.gradcheck(block, (x,), eps=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast_gradients_agree_within_the_rounding_of_few_bits(dtype, calls, fill_randomly):
+    net = fill_randomly(build("resnest14", out_features=("res2", "res3")).double()).float().train()
+    x = images(2, 3, 48, 32).float()
+    with torch.autocast("cpu", dtype=dtype):
+        low = [step(set_recompute(copy.deepcopy(net), on), x) for on in (True, False)]
+    assert calls
+    exact = step(set_recompute(copy.deepcopy(net), False), x)
+    for name, value in exact.items():
+        if name.startswith("grad") and "fc1.bias" not in name:
+            errors = [(run[name] - value).norm() / value.norm() for run in low]
+            assert low[0][name].dtype == value.dtype
+            assert errors[0] <= 1.5 * errors[1] + 1e-3, name
+
+
+def test_what_waits_for_a_module_gets_its_output(calls):
+    seen = []
+    net = build("resnest14").train()
+    net.res3[0].conv2.bn0.register_forward_hook(lambda *_: seen.append("norm"))
+    net.stem.relu2.register_forward_hook(lambda *_: seen.append("relu"))
+    net(torch.randn(2, 3, 48, 32))
+    assert seen == ["relu", "norm"]
+    assert calls.count("attention_conv") == 3 and "norm_relu_max_pool" not in calls
+
+
+OTHER_NORMS: dict[str, Callable | None] = {
+    "none": None,
+    "GroupNorm": lambda channels: nn.GroupNorm(1, channels),
+    "BN without statistics": lambda channels: nn.BatchNorm2d(channels, track_running_stats=False),
+}
+
+
+@pytest.mark.parametrize("norm_layer", OTHER_NORMS.values(), ids=OTHER_NORMS)
+def test_other_norms_are_called_as_they_are(norm_layer, calls):
+    sum(
+        value.sum() for value in build("resnest14", norm_layer=norm_layer)(torch.randn(2, 3, 48, 32)).values()
+    ).backward()
+    assert calls == []
+
+
+def test_nothing_is_recomputed_without_gradients_in_a_trace_or_in_a_transform(calls):
+    net = build("resnest14", out_features=("res2",)).eval()
+    x = torch.randn(2, 3, 48, 32)
+    with torch.no_grad():
+        net(x)
+    torch.jit.trace(net, x, strict=False, check_trace=False)
+    parameters = dict(net.named_parameters())
+    gradients = torch.func.grad(lambda p: torch.func.functional_call(net, p, (x,))["res2"].sum())(parameters)
+    assert calls == [] and gradients["res2.0.conv3.weight"].abs().sum() > 0
+    net(x)
+    assert calls
+
+
+def test_a_batch_of_one_value_per_channel_is_refused_in_pytorchs_words():
+    block = Bottleneck(8, 4, width=4).train()
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel when training, got input size"):
+        block(torch.randn(1, 8, 1, 1))
+    assert block.conv1.norm.num_batches_tracked == 0
+
+
+def saved_for_backward(net: nn.Module, x: Tensor) -> int:
+    """Bytes of all storages that a forward pass keeps, parameters included."""
+    kept: dict[int, Tensor] = {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(t.untyped_storage().data_ptr(), t), id):
+        output = net(x)
+    assert output
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def test_less_is_kept_for_backward_than_by_the_original_and_by_a_resnet():
+    resnest_original, timm = pytest.importorskip("resnest.torch"), pytest.importorskip("timm")
+    from benchmarks.peers import Stages as _Stages
+
+    x = torch.randn(2, 3, 256, 256)
+    parameters = sum(p.numel() * p.element_size() for p in build("resnest50").parameters())
+    original = saved_for_backward(_Stages(resnest_original.resnest50()), x)
+    resnet = saved_for_backward(timm.create_model("resnet50d", features_only=True), x)
+    ours = saved_for_backward(build("resnest50"), x)
+    assert ours < 0.9 * resnet
+    assert ours - parameters < 0.61 * (original - parameters)
+
+
+def test_the_attention_alone_is_a_module_like_others():
+    module = SplitAttentionConv2d(8)
+    assert not recompute.can_recompute([module.fc1], [module.bn0])  # it has a bias
+    assert recompute.can_recompute([module.conv], [module.bn0, module.bn1])

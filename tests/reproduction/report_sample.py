@@ -1,0 +1,94 @@
+"""What runs leave behind, written by the writers of this package and of the frameworks, for the tests of the report."""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from detectron2.utils.events import EventStorage, JSONWriter
+from mmengine.visualization import LocalVisBackend
+
+from reproduction.results import RowResult, StepResult, write_result
+
+WITHIN = "faster_rcnn_resnest50_fpn_1x"
+BELOW = "mask_rcnn_resnest50_fpn_1x"
+ABOVE = "cascade_rcnn_resnest50_fpn_1x"
+RUNNING = "mask_cascade_rcnn_resnest200_dcnv2_fpn_3x_all_tricks"
+FAILED = "faster_rcnn_resnest101_fpn_1x"
+BROKEN = "mask_rcnn_resnest101_fpn_1x"
+MMSEG = "deeplabv3plus_resnest101-d8_4xb4-160k_ade20k-512x512"
+SMOKE = "fcn_resnest50-d8_4xb4-paper_ade20k-480x480"
+SAMPLE = (WITHIN, BELOW, ABOVE, RUNNING, FAILED, BROKEN, MMSEG, SMOKE)
+
+ERROR = 'RuntimeError: <script>alert("x")</script> & | `torch` is not there'
+
+
+def write_row(root: Path, row: str, state: str = "finished", **changes) -> RowResult:
+    """``row.json`` and a log, as the run of a row writes them."""
+    fields = {
+        "smoke": False,
+        "command": f"python tools/reproduce.py run {row} --num-gpus 8",
+        "machine": "8 x NVIDIA A100",
+        "versions": {"python": "3.11.2", "torch": "2.8.0"},
+        "started": "2026-01-01T08:00:00+00:00",
+        "ended": "" if state == "running" else "2026-01-01T20:13:05+00:00",
+        "steps": (StepResult("train", f"torchrun tools/train.py {row}", 43985.2, 0),),
+    }
+    result = RowResult(row=row, state=state, **{**fields, **changes})
+    write_result(result, root / row)
+    (root / row / "log.txt").write_text("what the commands printed\n")
+    return result
+
+
+def write_detectron2(
+    root: Path, row: str, iterations: Iterable[int], evaluations: Iterable[int] = (), keys: Sequence[str] = ("bbox/AP",)
+) -> Path:
+    """Detectron2's ``metrics.json``; more of it where there is one already, as after a resume."""
+    folder = root / row / "train"
+    folder.mkdir(parents=True, exist_ok=True)
+    writer = JSONWriter(str(folder / "metrics.json"))
+    evaluations = set(evaluations)
+    with EventStorage(0) as storage:
+        for iteration in iterations:
+            storage.iter = iteration
+            storage.put_scalars(total_loss=0.5 + 2 * math.exp(-iteration / 4000), loss_cls=0.1, time=0.3)
+            if iteration in evaluations:
+                figures = {key: 40.0 - 5 * index - 20 * math.exp(-iteration / 15000) for index, key in enumerate(keys)}
+                storage.put_scalars(smoothing_hint=False, **figures)
+            writer.write()
+    writer.close()
+    return folder / "metrics.json"
+
+
+def write_mmengine(
+    root: Path, row: str, iterations: Iterable[int], validations: Iterable[int] = (), start: str = "20260101_000000"
+) -> Path:
+    """MMEngine's ``scalars.json`` of a start of a training by iterations."""
+    folder = root / row / "train" / start / "vis_data"
+    backend = LocalVisBackend(save_dir=str(folder))
+    validations = set(validations)
+    for iteration in iterations:
+        backend.add_scalars({"lr": 0.01, "loss": 0.4 + 2 * math.exp(-iteration / 9000), "iter": iteration}, iteration)
+        if iteration in validations:
+            backend.add_scalars({"aAcc": 80.0, "mIoU": 46.0 - 20 * math.exp(-iteration / 30000)}, iteration)
+    return folder / "scalars.json"
+
+
+def write_sample(root: Path) -> None:
+    """Rows of every state."""
+    every, evaluated = range(499, 90000, 500), range(4999, 90000, 5000)
+    write_detectron2(root, WITHIN, every, evaluated)
+    write_row(root, WITHIN, figures={"box_ap": 42.41})
+    write_detectron2(root, BELOW, every, evaluated, ("bbox/AP", "segm/AP"))
+    write_row(root, BELOW, figures={"box_ap": 43.25, "mask_ap": 37.6})
+    write_row(root, ABOVE, figures={"box_ap": 46.02})
+    metrics = write_detectron2(root, RUNNING, range(499, 20000, 500), evaluated)
+    with open(metrics, "a") as stream:
+        stream.write('{"iteration": 20499, "total_lo')  # killed there
+    write_row(root, RUNNING, "running", steps=())
+    write_row(root, FAILED, "failed", error=ERROR, steps=(StepResult("train", "torchrun tools/train.py", 12.1, 1),))
+    (root / BROKEN).mkdir()
+    (root / BROKEN / "row.json").write_text('{"row": "mask')
+    write_mmengine(root, MMSEG, range(500, 160001, 500), range(16000, 160001, 16000))
+    write_row(root, MMSEG, figures={"miou": 46.1, "miou_multi_scale": 46.9})
+    write_mmengine(root, SMOKE, range(1, 5), [4])
+    write_row(root, SMOKE, smoke=True, figures={"miou_multi_scale": 1.23, "pix_acc_multi_scale": None})

@@ -1,0 +1,106 @@
+"""``tools/visualize.py`` with models of both frameworks on real data sets."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnest_backbones.export.evaluate import average_precision, mean_iou
+from resnest_backbones.predict import Predictor
+from visualize import run
+
+pytest.importorskip("pycocotools")
+
+
+def facts(page: str) -> dict[str, str]:
+    return dict(re.findall(r"<tr><td>(.*?)</td><td>(.*?)</td></tr>", page))
+
+
+def check_page(folder, *, pictures: int, attention: int) -> dict[str, str]:
+    page = (folder / "index.html").read_text()
+    files = list((folder / "pictures").glob("*.png"))
+    assert len(files) == pictures and len(list((folder / "attention").glob("*.png"))) == attention
+    assert page.count("data:image/png;base64,") == pictures + attention + 1
+    assert not re.search(r"(?:src|href)=\"(?!data:)", page)  # all of it is in the file
+    for file in files:
+        Image.open(file).verify()
+    return facts(page)
+
+
+def test_a_detector(tmp_path, shared, capsys):
+    pytest.importorskip("detectron2")
+    from detectron2.checkpoint import DetectionCheckpointer
+
+    from tests.detectron2 import helpers
+    from tests.helpers import subset_of_coco
+
+    data = shared / "data" / "coco_mini"
+    truth = subset_of_coco(data / "annotations" / "instances_val2017.json", tmp_path / "val.json", 3)
+    cfg = helpers.resnest_config(helpers.FPN_DETECTOR, {"MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0})
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(json.loads(truth.read_text())["categories"])
+    cfg.MODEL.WEIGHTS = ""
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    from detectron2.modeling import build_model
+
+    DetectionCheckpointer(build_model(cfg), str(tmp_path)).save("model")
+    model = ["--config", str(tmp_path / "config.yaml"), "--checkpoint", str(tmp_path / "model.pth")]
+    images = data / "val2017"
+    options = ["--val-json", str(truth), "--val-images", str(images), "--min-score", "0", "--pictures", "2"]
+    run([*model, *options, "--attention", "1", "--output-dir", str(tmp_path / "out")])
+    found = check_page(tmp_path / "out", pictures=2, attention=1)
+    want = average_precision(Predictor.from_config(model[1], model[3]), truth, images)
+    assert found["AP"] == f"{want['box AP']:.1f}" and found["images looked at"] == "3"
+    objects = sum(not one["iscrowd"] for one in json.loads(truth.read_text())["annotations"])
+    right = next(int(value) for name, value in found.items() if name.startswith("right boxes"))
+    assert right + int(found["missed objects"]) == objects
+    assert "tools/export.py" in capsys.readouterr().out
+
+
+def test_a_segmentor(tmp_path):
+    pytest.importorskip("mmseg")
+    import torch
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+    from mmseg.registry import MODELS
+
+    from tests.mmseg.helpers import make_label_map_dataset, write_config
+
+    data, config = make_label_map_dataset(tmp_path / "data"), write_config(tmp_path, num_classes=3)
+    cfg = Config.fromfile(config)
+    init_default_scope(cfg.default_scope)
+    torch.save({"state_dict": MODELS.build(cfg.model).state_dict()}, tmp_path / "model.pth")
+    images, label_maps = data / "images" / "validation", data / "annotations" / "validation"
+    model = [
+        "--config",
+        str(config),
+        "--checkpoint",
+        str(tmp_path / "model.pth"),
+        "--classes",
+        str(data / "classes.txt"),
+    ]
+    options = ["--val-images", str(images), "--val-label-maps", str(label_maps)]
+    run([*model, *options, "--output-dir", str(tmp_path / "out")])
+    found = check_page(tmp_path / "out", pictures=4, attention=2)
+    want = mean_iou(Predictor.from_config(model[1], model[3], classes=model[5]), images, label_maps)
+    assert found["mIoU"] == f"{want['mIoU']:.1f}" and found["aAcc"] == f"{want['aAcc']:.1f}"
+    picture = np.asarray(Image.open(tmp_path / "out" / "confusion.png"))
+    assert picture.std() > 10
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "either --config or --model must be given"),
+        (["--config", "a"], "--config needs --checkpoint"),
+        (["--model", "a"], "either --val-json or --val-label-maps must be given"),
+        (["--model", "a", "--val-json", "none.json"], "none.json is not there"),
+        (["--model", "a", "--val-json", ".", "--min-iou", "2"], "--min-iou must be from 0 to 1, got 2.0"),
+        (["--model", "a", "--val-json", ".", "--max-images", "0"], "--max-images must be 1 or more, got 0"),
+    ],
+)
+def test_options_that_do_not_hold_together_are_refused(options, message, capsys):
+    with pytest.raises(SystemExit):
+        run(["--val-images", ".", *options])
+    assert message in capsys.readouterr().err

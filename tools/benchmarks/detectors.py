@@ -1,0 +1,116 @@
+"""Contenders that are whole detectors: Detectron2's Faster R-CNN with FPN on different backbones."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.cases import DTYPES, Case, Contender
+from benchmarks.peers import original
+from resnest_backbones.acceleration.inference import optimize_for_inference
+
+_NUM_BOXES = 8
+
+
+def detector_contenders(case: Case, device: torch.device) -> dict[str, Contender]:
+    """Name -> contender: ours, the original's blocks and Detectron2's ResNet-50, on the same images and boxes.
+
+    Raises:
+        ValueError: Detectron2 is not installed, or the network has no recipe of Faster R-CNN.
+    """
+    if find_spec("detectron2") is None:
+        raise ValueError("detectors are Detectron2's, which is not installed")
+    images = _inputs(case, device)
+    dtype = None if case.dtype == "float32" else DTYPES[case.dtype]
+    found: dict[str, Contender] = {}
+    for name, model in _models(case.network, device).items():
+        if case.trains:
+            found[name] = Contender(_step(model.train(), images, dtype))
+        else:
+            found[name] = Contender(_call(model.eval(), images, dtype))
+    if not case.trains:
+        ours = _models(case.network, device)["ours"].eval()
+        fast = optimize_for_inference(ours, dtype=dtype)
+        found = {"ours, optimised": Contender(_call(fast, images, dtype)), **found}
+    return found
+
+
+def _models(network: str, device: torch.device) -> dict[str, Any]:
+    model_zoo = importlib.import_module("resnest_backbones.model_zoo")
+    build_model = importlib.import_module("detectron2.modeling").build_model
+    models = {}
+    for name, recipe in (("ours", network), ("ResNet-50", "resnet50")):
+        cfg = model_zoo.get_config(f"faster_rcnn_{recipe}_fpn_1x")
+        cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = "", str(device)
+        for part in (cfg.MODEL.RESNETS, cfg.MODEL.FPN, cfg.MODEL.ROI_BOX_HEAD):
+            part.NORM = part.NORM.replace("SyncBN", "BN")  # one process
+        torch.manual_seed(0)
+        models[name] = build_model(cfg)
+        if name == "ours" and (trunk := original(network)) is not None:
+            models["original"] = build_model(cfg)
+            bottom_up = models["original"].backbone.bottom_up
+            models["original"].backbone.bottom_up = _Original(bottom_up, trunk).to(device)
+    return models
+
+
+class _Original(nn.Module):
+    """The original's blocks in the place of ours, with names for the features, and as much of it frozen."""
+
+    def __init__(self, ours: Any, trunk: Any) -> None:
+        super().__init__()
+        self.trunk, self.names = trunk, tuple(ours.feature_strides)
+        stages = [getattr(ours, name) for name in self.names]
+        for one, other in zip([ours.stem, *stages], [trunk.stem, *trunk.stages], strict=True):
+            if not any(parameter.requires_grad for parameter in one.parameters()):
+                _freeze(other)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return dict(zip(self.names, self.trunk(x), strict=True))
+
+
+def _freeze(module: Any) -> None:
+    module.requires_grad_(False).eval()
+    module.train = lambda mode=True: module
+
+
+def _inputs(case: Case, device: torch.device) -> list[dict[str, Any]]:
+    structures = importlib.import_module("detectron2.structures")
+    generator = torch.Generator().manual_seed(0)
+    size = torch.tensor([case.width, case.height])
+    inputs = []
+    for _ in range(case.batch):
+        corners = torch.rand(_NUM_BOXES, 2, generator=generator) * 0.6 * size
+        sides = (0.1 + 0.3 * torch.rand(_NUM_BOXES, 2, generator=generator)) * size
+        instances = structures.Instances((case.height, case.width))
+        instances.gt_boxes = structures.Boxes(torch.cat([corners, corners + sides], dim=1))
+        instances.gt_classes = torch.arange(_NUM_BOXES)
+        image = 255 * torch.rand(3, case.height, case.width, generator=generator)
+        sizes = {"height": case.height, "width": case.width}
+        inputs.append({"image": image.to(device), "instances": instances.to(device), **sizes})
+    return inputs
+
+
+def _call(model: Any, inputs: list[dict[str, Any]], dtype: torch.dtype | None) -> Callable[[], Any]:
+    def run() -> Any:
+        with torch.autocast(inputs[0]["image"].device.type, dtype=dtype, enabled=dtype is not None):
+            return model(inputs)
+
+    return run
+
+
+def _step(model: Any, inputs: list[dict[str, Any]], dtype: torch.dtype | None) -> Callable[[], None]:
+    forward = _call(model, inputs, dtype)
+    storage = importlib.import_module("detectron2.utils.events").EventStorage
+
+    def run() -> None:
+        torch.manual_seed(0)  # the heads draw samples
+        with storage(0):  # and count what they see
+            sum(forward().values()).backward()
+        model.zero_grad()
+
+    return run

@@ -1,0 +1,138 @@
+"""Run contenders in turns, and take medians."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from benchmarks.cases import DTYPES, LIMIT, Case, Contender, Result
+from benchmarks.detectors import detector_contenders
+from benchmarks.profiling import profile_kinds
+from benchmarks.trunks import trunk_contenders
+from documents.costs import multiply_adds
+from resnest_backbones.models.resnest import build
+
+_PROBE = (256, 64)  # channels, and side of the image, of the convolution whose rate is the limit
+_COPIED = 1 << 26  # bytes of the tensor that is copied
+_MIB = 1 << 20
+
+
+def contenders(case: Case, device: torch.device) -> dict[str, Contender]:
+    """Name -> contender of a case, ours first."""
+    return (detector_contenders if case.what.startswith("detector") else trunk_contenders)(case, device)
+
+
+def measure(
+    case: Case, *, rounds: int, device: torch.device, only: Sequence[str] | None = None, profiled: bool = False
+) -> Result:
+    """Run every contender once per round, after one round that does not count.
+
+    Args:
+        case: what to measure.
+        rounds: that count.
+        device: to run on.
+        only: patterns of names; None for all contenders.
+        profiled: also find out where the time of one more run goes.
+
+    Raises:
+        ValueError: no contender has such a name.
+    """
+    found = contenders(case, device)
+    if only is not None:
+        chosen = {name: c for name, c in found.items() if any(fnmatchcase(name, pattern) for pattern in only)}
+        if not chosen:
+            raise ValueError(f"--only must name contenders ({'; '.join(found)}), got {' '.join(only)}")
+        found = chosen
+    probe, probe_flops = _probe(DTYPES[case.dtype], device)
+    copy, copied = _copy(device)
+    runs = {**{name: contender.run for name, contender in found.items()}, LIMIT: probe, "copy": copy}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    with nullcontext() if case.trains else torch.inference_mode():
+        for number in tqdm(range(rounds + 1), desc="rounds", leave=False):
+            for name, run in runs.items():
+                taken = _time(run, device)
+                if number:
+                    seconds[name].append(taken)
+    bandwidth = copied / min(seconds.pop("copy"))
+    rate = probe_flops / min(seconds.pop(LIMIT))  # the best that the machine can do
+    medians = {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
+    if not case.what.startswith("detector"):
+        # Backward has two convolutions of the same cost for each.
+        medians[LIMIT] = 1e3 * convolution_flops(case) * (3 if case.trains else 1) / rate
+    return Result(
+        case,
+        medians,
+        rate / 1e9,
+        bandwidth / 1e9,
+        {name: kept_for_backward(c.forward) / _MIB for name, c in found.items() if c.forward is not None},
+        {name: _peak(c.run, device) / _MIB for name, c in found.items() if device.type == "cuda"},
+        {name: profile_kinds(c.run, device, trains=case.trains) for name, c in found.items() if profiled},
+    )
+
+
+def kept_for_backward(forward: Callable[[], Any]) -> int:
+    """Bytes of all storages that a forward pass keeps for backward, those of parameters included."""
+    storages: dict[int, int] = {}
+    kept: list[Tensor] = []  # no storage may take the place of another that was given back
+
+    def keep(tensor: Tensor) -> Tensor:
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        forward()
+    return sum(storages.values())
+
+
+def _peak(run: Callable[[], Any], device: torch.device) -> float:
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    run()
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def _probe(dtype: torch.dtype, device: torch.device) -> tuple[Callable[[], Any], float]:
+    channels, side = _PROBE
+    conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False, device=device, dtype=dtype)
+    conv = conv.to(memory_format=torch.channels_last)
+    x = torch.randn(1, channels, side, side, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
+
+    def run() -> Tensor:
+        with torch.no_grad():
+            result: Tensor = conv(x)
+            return result
+
+    return run, 2.0 * 9 * channels**2 * side**2
+
+
+def _copy(device: torch.device) -> tuple[Callable[[], Any], float]:
+    source = torch.ones(_COPIED // 4, device=device)
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source), 2.0 * _COPIED
+
+
+def _time(run: Callable[[], Any], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def convolution_flops(case: Case) -> float:
+    """Operations of the trunk's convolutions alone in a forward pass: two for each multiply-add."""
+    with torch.device("meta"):
+        net = build(case.network, norm_layer=None).eval()
+        image = torch.zeros(1, 3, case.height, case.width)
+    return 2.0 * case.batch * multiply_adds(net, image)

@@ -1,0 +1,1 @@
+"""The demonstration that `make demo` runs, on a small data set of digits that needs no download."""

@@ -1,0 +1,1 @@
+"""The tables and drawings of the documentation, made from the records."""

@@ -1,0 +1,79 @@
+"""The weights that split attention gives to its splits, of one image, stage by stage."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from resnest_backbones.models.resnest import ResNeSt
+from resnest_backbones.models.split_attention import SplitAttentionConv2d
+
+
+def find_trunk(module: nn.Module) -> ResNeSt | None:
+    """The ResNeSt in a model; None where there is none."""
+    return next((part for part in module.modules() if isinstance(part, ResNeSt)), None)
+
+
+@contextlib.contextmanager
+def recording(trunk: ResNeSt) -> Iterator[dict[str, list[np.ndarray]]]:
+    """What the attention of each block gives while the context lasts: stage -> weights (R, C) of its blocks, in order.
+
+    Of a batch, the first image; of several forward passes, the last. The weights of the R splits of a channel sum to
+    one; with radix 1 they are gates from 0 to 1.
+    """
+    weights: dict[str, list[np.ndarray]] = {}
+    handles = []
+    for stage, blocks in trunk.named_children():
+        convolutions = [part for part in blocks.modules() if isinstance(part, SplitAttentionConv2d)]
+        if not convolutions:
+            continue
+        weights[stage] = [np.zeros((part.radix, part.channels)) for part in convolutions]
+        for number, part in enumerate(convolutions):
+
+            def keep(
+                module: nn.Module, args: object, logits: Tensor, *, owner: SplitAttentionConv2d = part,
+                place: list[np.ndarray] = weights[stage], number: int = number,
+            ) -> None:  # fmt: skip
+                place[number] = owner.attention_of(logits.detach().float())[0, :, :, 0, 0].cpu().numpy()
+
+            handles.append(part.fc2.register_forward_hook(keep))
+    try:
+        yield weights
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def draw(weights: dict[str, list[np.ndarray]], file: Path, title: str) -> None:
+    """A row for each block and split, a column for each channel, sorted by the weight of the first split.
+
+    Args:
+        weights: what ``recording`` gives.
+        file: the PNG to write.
+        title: of the drawing.
+    """
+    heights = [sum(len(one) for one in blocks) for blocks in weights.values()]
+    figure = Figure(figsize=(11, 1.6 * len(heights) + 0.16 * sum(heights)), layout="constrained")
+    figure.suptitle(title)
+    every = figure.subplots(len(heights), 2, squeeze=False, width_ratios=(4, 1), height_ratios=[h + 8 for h in heights])
+    for (axes, spread), (stage, blocks) in zip(every, weights.items(), strict=True):
+        radix = len(blocks[0])
+        rows = np.concatenate([one[:, np.argsort(one[0], kind="stable")] for one in blocks])
+        drawn = axes.imshow(rows, aspect="auto", cmap="coolwarm", vmin=0, vmax=1, interpolation="nearest")
+        axes.set_yticks(
+            np.arange(len(blocks)) * radix + (radix - 1) / 2, [str(number + 1) for number in range(len(blocks))]
+        )
+        for number in range(1, len(blocks)):
+            axes.axhline(number * radix - 0.5, color="white", linewidth=1)
+        axes.set(xlabel="channels, sorted", ylabel="block", title=f"{stage}: weights of {radix} splits per block")
+        figure.colorbar(drawn, ax=axes, pad=0.01)
+        first = np.concatenate([one[0] for one in blocks])
+        spread.hist(first, bins=40, range=(0, 1), color="tab:blue")
+        spread.axvline(1 / radix if radix > 1 else 0.5, color="black", linestyle=":", linewidth=1)
+        spread.set(xlabel="weight of the first split" if radix > 1 else "gate", ylabel="channels", xlim=(0, 1))
+    figure.savefig(file, dpi=110)
