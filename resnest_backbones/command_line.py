@@ -2,38 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import os
 import shlex
 import sys
-import traceback
-from collections.abc import Iterator
 from pathlib import Path
-
-from resnest_backbones.faults import message_of
-
-
-def add_verbose(parser: argparse.ArgumentParser) -> None:
-    """Add ``--verbose``, which ``one_line_errors`` takes."""
-    parser.add_argument("--verbose", action="store_true", help="of an error, also print where it came from")
-
-
-@contextlib.contextmanager
-def one_line_errors(program: str, *errors: type[BaseException], verbose: bool = False) -> Iterator[None]:
-    """End the program with status 1 and one line where the input is wrong; all other errors keep their traceback.
-
-    Args:
-        program: name that the line begins with.
-        errors: what is raised for wrong input.
-        verbose: print the traceback of these too, before the line.
-    """
-    try:
-        yield
-    except errors as error:
-        if verbose:
-            traceback.print_exc()
-        sys.exit(f"{program}: error: {message_of(error)}")
 
 
 def python_command(*words: str | Path) -> str:

@@ -7,7 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnest_backbones.recipes import METRICS, RECIPES, PublishedFile, PublishedFileError, Recipe
+from resnest_backbones.errors import CheckpointError
+from resnest_backbones.recipes import METRICS, RECIPES, PublishedFile, Recipe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,6 +25,8 @@ __all__ = [
     "get_config_file",
     "list",
 ]
+
+PublishedFileError = CheckpointError  # its documented name
 
 _PACKAGE = Path(__file__).parent
 

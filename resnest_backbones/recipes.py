@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from resnest_backbones.errors import CheckpointError
+
 _BLOCK = 1 << 20
 
 # Every metric of the records, in percent, and how a reader calls it.
@@ -25,10 +27,6 @@ METRICS: Mapping[str, str] = MappingProxyType(
         "miou_scales_not_stated": "mIoU, scales not stated",
     }
 )
-
-
-class PublishedFileError(ValueError):
-    """A file is not the checkpoint that its row published."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class PublishedFile:
         """The algorithm by which a file is the published one; "" where no hash was published to hold it to.
 
         Raises:
-            PublishedFileError: it is another file, or not whole; the message names it, and what its hash should begin
+            CheckpointError: it is another file, or not whole; the message names it, and what its hash should begin
                 with.
         """
         if not self.hash_prefix:
@@ -67,7 +65,7 @@ class PublishedFile:
             if digest.hexdigest().startswith(self.hash_prefix):
                 return kind
         found = " and ".join(f"{kind} {digest.hexdigest()[:8]}..." for kind, digest in digests.items())
-        raise PublishedFileError(
+        raise CheckpointError(
             f"{file} is not the published {self.name or 'file'}: its {' or '.join(self.hash_kinds)} must begin with "
             f"{self.hash_prefix}, got {found}"
         )

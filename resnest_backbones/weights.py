@@ -21,6 +21,7 @@ import torch
 from filelock import FileLock
 
 from resnest_backbones.download import ContentError, download
+from resnest_backbones.errors import WeightsError
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +29,6 @@ SCHEME = "resnest://"
 MIRROR_VARIABLE = "RESNEST_BACKBONES_MIRROR"
 _RELEASE = "https://github.com/zhanghang1989/ResNeSt/releases/download/weights_step1"
 _BLOCK = 1 << 20
-
-
-class WeightsError(RuntimeError):
-    """A weight file could not be had, or is not what its name says."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from resnest_backbones.command_line import one_line_errors, print_next
+from resnest_backbones.command_line import print_next
+from resnest_backbones.errors import one_line_errors
 
 
 def test_an_error_is_one_line_and_a_traceback_is_behind_verbose(capsys):

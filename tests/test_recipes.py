@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from resnest_backbones.recipes import MEASURED, METRICS, RECIPES, PublishedFile, PublishedFileError
+from resnest_backbones.errors import CheckpointError
+from resnest_backbones.recipes import MEASURED, METRICS, RECIPES, PublishedFile
 
 
 def rows_of(framework: str) -> list:
@@ -111,10 +112,10 @@ def test_a_file_is_the_published_one_by_either_hash_or_is_refused(kind, tmp_path
     assert published.check(file) == kind
     file.write_bytes(b"other weights")
     message = rf"{file} is not the published detector-{digits}.pth: its sha256 or sha1 must begin with {digits}, got "
-    with pytest.raises(PublishedFileError, match=message):
+    with pytest.raises(CheckpointError, match=message):
         published.check(file)
     assert replace(published, hash_prefix="").check(file) == "", "no hash was published to hold it to"
     other = {"sha256": ("sha1",), "sha1": ("sha256",)}[kind]
     file.write_bytes(b"weights")
-    with pytest.raises(PublishedFileError):
+    with pytest.raises(CheckpointError):
         replace(published, hash_kinds=other).check(file)

@@ -18,15 +18,8 @@ import pytest
 import torch
 
 from resnest_backbones import download, weights
-from resnest_backbones.weights import (
-    MIRROR_VARIABLE,
-    WEIGHTS,
-    WeightRecord,
-    WeightsError,
-    fetch,
-    fetch_url,
-    get_record,
-)
+from resnest_backbones.errors import WeightsError
+from resnest_backbones.weights import MIRROR_VARIABLE, WEIGHTS, WeightRecord, fetch, fetch_url, get_record
 from tests.helpers import read_only, small_disk
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import argparse
 
-from resnest_backbones.checkpoint import TARGETS, CheckpointError, convert_file
-from resnest_backbones.command_line import add_verbose, one_line_errors
-from resnest_backbones.weights import WeightsError
+from resnest_backbones.checkpoint import TARGETS, convert_file
+from resnest_backbones.errors import CheckpointError, WeightsError, add_verbose, one_line_errors
 
 
 def run(arguments: list[str] | None = None) -> None:

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import sys
 
-from resnest_backbones.checkpoint import CheckpointError
-from resnest_backbones.command_line import one_line_errors
-from resnest_backbones.export.exportable import ExportError
+from resnest_backbones.errors import CheckpointError, DatasetError, ExportError, one_line_errors
 from resnest_backbones.predict.cli import build_demo_parser, check_arguments, run_demo
-from resnest_backbones.predict.sources import SourceError
 
 
 def run(arguments: list[str] | None = None) -> None:
@@ -23,7 +20,7 @@ def run(arguments: list[str] | None = None) -> None:
         check_arguments(args)
     except ValueError as error:
         parser.error(str(error))
-    ours = (CheckpointError, ExportError, SourceError, ImportError)
+    ours = (CheckpointError, ExportError, DatasetError, ImportError)
     with one_line_errors(parser.prog, *ours, verbose=args.verbose):
         problems = run_demo(args)
     if problems:

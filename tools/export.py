@@ -5,11 +5,8 @@ from __future__ import annotations
 
 import sys
 
-from resnest_backbones.checkpoint import CheckpointError
-from resnest_backbones.command_line import one_line_errors
+from resnest_backbones.errors import CheckpointError, ExportError, WeightsError, one_line_errors
 from resnest_backbones.export.cli import build_export_parser, run_export
-from resnest_backbones.export.exportable import ExportError
-from resnest_backbones.weights import WeightsError
 
 
 def run(arguments: list[str] | None = None) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 
-from resnest_backbones.command_line import one_line_errors
+from resnest_backbones.errors import one_line_errors
 from resnest_backbones.mmseg.checkpoint import use_safe_loading
 from resnest_backbones.mmseg.engine.infer import build_infer_parser, infer
 from resnest_backbones.mmseg.engine.run_setup import RUN_ERRORS

@@ -12,12 +12,13 @@ import statistics
 import time
 from pathlib import Path
 
-from resnest_backbones.command_line import add_verbose, one_line_errors, print_next
+from resnest_backbones.command_line import print_next
+from resnest_backbones.data import read_image
+from resnest_backbones.errors import DatasetError, ExportError, add_verbose, one_line_errors
 from resnest_backbones.export.evaluate import average_precision, compare_figures, mean_iou
-from resnest_backbones.export.exportable import ExportError
 from resnest_backbones.export.quantize import METHODS, quantize
 from resnest_backbones.predict import Predictor
-from resnest_backbones.predict.sources import SourceError, find_files, read_image
+from resnest_backbones.predict.sources import find_files
 
 _TIMED = 20  # images
 
@@ -95,7 +96,7 @@ def run(arguments: list[str] | None = None) -> None:
         check_arguments(args)
     except ValueError as error:
         parser.error(str(error))
-    with one_line_errors(parser.prog, ExportError, SourceError, ImportError, verbose=args.verbose):
+    with one_line_errors(parser.prog, ExportError, DatasetError, ImportError, verbose=args.verbose):
         convert(args)
 
 

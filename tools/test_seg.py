@@ -8,7 +8,7 @@ torchrun --nproc-per-node 4 tools/test_seg.py CONFIG CHECKPOINT --launcher pytor
 
 from __future__ import annotations
 
-from resnest_backbones.command_line import one_line_errors
+from resnest_backbones.errors import one_line_errors
 from resnest_backbones.mmseg.checkpoint import use_safe_loading
 from resnest_backbones.mmseg.engine.run_setup import RUN_ERRORS
 from resnest_backbones.mmseg.engine.train import build_test_parser, check_arguments, test

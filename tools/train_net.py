@@ -10,12 +10,8 @@ from datetime import timedelta
 from detectron2.engine import launch
 from torch.multiprocessing import ProcessRaisedException
 
-from resnest_backbones.checkpoint import CheckpointError
-from resnest_backbones.detectron2.config import ConfigError
-from resnest_backbones.detectron2.custom_coco import DatasetError
 from resnest_backbones.detectron2.engine.train import build_argument_parser, check_arguments, main
-from resnest_backbones.faults import DivergedError, message_of
-from resnest_backbones.weights import WeightsError
+from resnest_backbones.errors import CheckpointError, ConfigError, DatasetError, DivergedError, WeightsError, message_of
 
 
 def run(arguments: list[str] | None = None) -> None:

@@ -9,7 +9,7 @@ python tools/train_seg.py CONFIG --resume
 
 from __future__ import annotations
 
-from resnest_backbones.command_line import one_line_errors
+from resnest_backbones.errors import one_line_errors
 from resnest_backbones.mmseg.checkpoint import use_safe_loading
 from resnest_backbones.mmseg.engine.run_setup import RUN_ERRORS
 from resnest_backbones.mmseg.engine.train import build_train_parser, check_arguments, train

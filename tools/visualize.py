@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-from resnest_backbones.checkpoint import CheckpointError
-from resnest_backbones.command_line import one_line_errors, print_next
-from resnest_backbones.export.exportable import ExportError
-from resnest_backbones.predict.sources import SourceError
+from resnest_backbones.command_line import print_next
+from resnest_backbones.errors import CheckpointError, DatasetError, ExportError, one_line_errors
 from visualization.cli import build_argument_parser, check_arguments, visualize
 
 
@@ -19,7 +17,7 @@ def run(arguments: list[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
     with one_line_errors(
-        parser.prog, CheckpointError, ExportError, SourceError, ImportError, OSError, verbose=args.verbose
+        parser.prog, CheckpointError, ExportError, DatasetError, ImportError, OSError, verbose=args.verbose
     ):
         page = visualize(args)
     print(f"written: {page}, and its pictures beside it")

@@ -1,6 +1,7 @@
 """A trained or training model made fast, equal to rounding, with the interface that it had."""
 
 from resnest_backbones.acceleration.compilation import accelerate
-from resnest_backbones.acceleration.inference import OptimizationError, optimize_for_inference
+from resnest_backbones.acceleration.inference import optimize_for_inference
+from resnest_backbones.errors import ExportError
 
-__all__ = ["OptimizationError", "accelerate", "optimize_for_inference"]
+__all__ = ["ExportError", "accelerate", "optimize_for_inference"]

@@ -17,17 +17,14 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from resnest_backbones.acceleration.fused import fuse
+from resnest_backbones.errors import ExportError
 from resnest_backbones.models.resnest import ConvNorm, ResNeSt
 from resnest_backbones.models.split_attention import SplitAttentionConv2d
 
-__all__ = ["OptimizationError", "optimize_for_inference"]
+__all__ = ["ExportError", "optimize_for_inference"]
 
 _Model = TypeVar("_Model", bound=nn.Module)
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-class OptimizationError(ValueError):
-    """A model cannot be optimised; the message says which part of it, and why."""
 
 
 def optimize_for_inference(
@@ -49,14 +46,14 @@ def optimize_for_inference(
         save the original.
 
     Raises:
-        OptimizationError: there is no ResNeSt in the model, or one that is built with other norms than batch norm.
+        ExportError: there is no ResNeSt in the model, or one that is built with other norms than batch norm.
         ValueError: ``dtype`` is none of float32, bfloat16 and float16.
     """
     if dtype is not None and dtype not in _DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(map(str, _DTYPES))}, got {dtype}")
     names = [name for name, module in model.named_modules() if isinstance(module, ResNeSt)]
     if not names:
-        raise OptimizationError(f"the model must hold a ResNeSt of resnest_backbones, {type(model).__name__} has none")
+        raise ExportError(f"the model must hold a ResNeSt of resnest_backbones, {type(model).__name__} has none")
     for name in names:
         _check_norms(model.get_submodule(name), name)
     fast = copy.deepcopy(model).eval().requires_grad_(False)
@@ -82,7 +79,7 @@ def _check_norms(trunk: nn.Module, name: str) -> None:
             wrong = [norm for norm in norms if not isinstance(norm, nn.Identity) and not _is_batch_norm(norm)]
             if wrong:
                 place = ".".join(part for part in (name, key) if part)
-                raise OptimizationError(
+                raise ExportError(
                     f"{place} has a {type(wrong[0]).__name__}: only batch norms with running statistics (BN, SyncBN, "
                     "FrozenBN) can be folded into convolutions"
                 )

@@ -1,7 +1,6 @@
 """Files and layouts: reading without running code, renaming both ways, filling a trunk, writing atomically."""
 
 from resnest_backbones.checkpoint.files import (
-    CheckpointError,
     LoadReport,
     SaveError,
     convert_file,
@@ -14,6 +13,7 @@ from resnest_backbones.checkpoint.files import (
     write_atomically,
 )
 from resnest_backbones.checkpoint.layouts import TARGETS, convert_state_dict, detect_layout
+from resnest_backbones.errors import CheckpointError
 
 __all__ = [
     "TARGETS",

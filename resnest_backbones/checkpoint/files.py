@@ -26,7 +26,8 @@ from resnest_backbones.checkpoint.layouts import (
     split_trunk,
     summarize_keys,
 )
-from resnest_backbones.recipes import PublishedFileError, find_published
+from resnest_backbones.errors import CheckpointError
+from resnest_backbones.recipes import find_published
 from resnest_backbones.weights import SCHEME, fetch, get_record
 
 __all__ = [
@@ -48,16 +49,10 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+SaveError = OSError  # what ``write_atomically`` raises
+
 _UNFINISHED = ".partial"  # ends the temporary name of a file that is being written
 _BLOCK = 1 << 20
-
-
-class CheckpointError(ValueError):
-    """A file is no checkpoint, is not safe to load, or does not fit; the message names the file and the keys."""
-
-
-class SaveError(OSError):
-    """A file could not be written: a full disk, a read-only folder; what was there before is untouched."""
 
 
 def read_checkpoint(file: str | PathLike[str]) -> dict[str, Any]:
@@ -113,7 +108,7 @@ def _check_published(file: Path) -> None:
         return
     try:
         kind = published.check(file)
-    except PublishedFileError as error:
+    except CheckpointError as error:
         raise CheckpointError(str(error)) from error
     logger.info("%s is the published checkpoint: its %s begins with %s", file, kind, published.hash_prefix)
 
@@ -249,7 +244,7 @@ def save_atomically(content: Any, file: Path) -> None:
     """``torch.save`` such that ``file`` is never half-written.
 
     Raises:
-        SaveError: as ``write_atomically``.
+        OSError: as ``write_atomically``.
     """
     write_atomically(file, lambda stream: torch.save(content, stream))
 
@@ -258,7 +253,7 @@ def write_atomically(file: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write to a temporary name beside ``file``, then rename, so that ``file`` is never half-written.
 
     Raises:
-        SaveError: the disk is full, the folder is read-only, and so on; the message names the file.
+        OSError: the disk is full, the folder is read-only, and so on; the message names the file.
     """
     temporary = file.with_name(f".{file.name}.{os.getpid()}{_UNFINISHED}")
     try:
@@ -272,7 +267,7 @@ def write_atomically(file: Path, write: Callable[[BinaryIO], object]) -> None:
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
-        raise SaveError(f"{file} could not be written: {cause.strerror or cause}") from error
+        raise OSError(f"{file} could not be written: {cause.strerror or cause}") from error
     finally:
         with suppress(OSError):  # in a read-only folder there is none
             temporary.unlink(missing_ok=True)

@@ -7,10 +7,9 @@ import sys
 from collections.abc import Sequence
 
 import resnest_backbones
-from resnest_backbones.checkpoint import TARGETS, CheckpointError
+from resnest_backbones.checkpoint import TARGETS
 from resnest_backbones.cli import diagnosis, files, networks
-from resnest_backbones.command_line import add_verbose, one_line_errors
-from resnest_backbones.weights import WeightsError
+from resnest_backbones.errors import CheckpointError, WeightsError, add_verbose, one_line_errors
 
 __all__ = ["build_argument_parser", "main"]
 

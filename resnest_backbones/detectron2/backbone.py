@@ -18,7 +18,7 @@ from torch import nn
 
 from resnest_backbones.acceleration import accelerate
 from resnest_backbones.checkpoint.layouts import COUNTER, summarize_keys
-from resnest_backbones.detectron2.config import ConfigError
+from resnest_backbones.errors import ConfigError
 from resnest_backbones.models import resnest
 from resnest_backbones.models.arguments import STAGES, check_choice, check_positive
 from resnest_backbones.models.split_attention import NormLayer, SplitAttentionConv2d

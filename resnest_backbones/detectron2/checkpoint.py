@@ -20,15 +20,10 @@ from detectron2.utils.file_io import PathManager
 from filelock import FileLock
 from iopath.common.file_io import PathHandler, get_cache_dir
 
-from resnest_backbones.checkpoint import (
-    CheckpointError,
-    extract_state_dict,
-    for_detectron2,
-    read_checkpoint,
-    save_atomically,
-)
+from resnest_backbones.checkpoint import extract_state_dict, for_detectron2, read_checkpoint, save_atomically
 from resnest_backbones.checkpoint.layouts import COUNTER, detect_layout, summarize_keys
-from resnest_backbones.weights import SCHEME, WeightsError, fetch, fetch_url, get_record
+from resnest_backbones.errors import CheckpointError, WeightsError
+from resnest_backbones.weights import SCHEME, fetch, fetch_url, get_record
 
 logger = logging.getLogger(__name__)
 

@@ -27,10 +27,6 @@ _DEFAULTS = {
 }
 
 
-class ConfigError(ValueError):
-    """A config cannot be used; the message names the key, what is allowed and what came."""
-
-
 def add_resnest_config(cfg: CfgNode) -> None:
     """Add the ResNeSt keys with their defaults to a Detectron2 config, in place.
 

@@ -14,11 +14,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from PIL import Image
 
+from resnest_backbones.errors import DatasetError
+
 _MOST = 3
-
-
-class DatasetError(ValueError):
-    """A data set cannot be used; the message names the file and what is missing or wrong in it."""
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ reads files; ``parity.py`` compares them with PyTorch; ``models.py`` builds a mo
 ``tools/export.py``.
 """
 
+from resnest_backbones.errors import ExportError
 from resnest_backbones.export.backbone import export_backbone
-from resnest_backbones.export.exportable import Exportable, ExportError
+from resnest_backbones.export.exportable import Exportable
 from resnest_backbones.export.formats import FORMATS, Loaded, load, save
 from resnest_backbones.export.parity import Difference, check_parity
 

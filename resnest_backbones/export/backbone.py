@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from resnest_backbones.export.exportable import BACKBONE, Exportable, ExportError
+from resnest_backbones.errors import ExportError
+from resnest_backbones.export.exportable import BACKBONE, Exportable
 from resnest_backbones.models.resnest import ResNeSt
 
 _AXES = {0: "batch", 2: "height", 3: "width"}

@@ -12,16 +12,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from resnest_backbones.checkpoint import load_checkpoint
-from resnest_backbones.command_line import add_verbose, print_next
+from resnest_backbones.command_line import print_next
+from resnest_backbones.data import read_image
+from resnest_backbones.errors import ExportError, add_verbose
 from resnest_backbones.export.backbone import export_backbone
-from resnest_backbones.export.exportable import BACKBONE, Exportable, ExportError
+from resnest_backbones.export.exportable import BACKBONE, Exportable
 from resnest_backbones.export.formats import FORMATS, OPSETS, load, save
 from resnest_backbones.export.models import build_model, framework_of
 from resnest_backbones.export.parity import Difference, check_parity, describe
 from resnest_backbones.models.resnest import build
 from resnest_backbones.models.variants import list_variants
 from resnest_backbones.predict.prepare import prepare_image
-from resnest_backbones.predict.sources import read_image
 
 _RANDOM = "random"
 _OWN_OPTIONS = ("output_stride", "out_features", "num_classes")

@@ -24,8 +24,9 @@ from omegaconf import DictConfig
 from torch import nn
 
 from resnest_backbones.detectron2 import ResNeStCheckpointer, add_resnest_config
+from resnest_backbones.errors import ExportError
 from resnest_backbones.export.detector_program import FollowableDetector
-from resnest_backbones.export.exportable import DETECTION, Exportable, ExportError
+from resnest_backbones.export.exportable import DETECTION, Exportable
 from resnest_backbones.export.models import BuiltModel
 
 _AXES = {1: "height", 2: "width"}

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from resnest_backbones.export.exportable import DETECTION, SEGMENTATION, ExportError
+from resnest_backbones.data import IMAGE_SUFFIXES, read_image
+from resnest_backbones.errors import ExportError
+from resnest_backbones.export.exportable import DETECTION, SEGMENTATION
 from resnest_backbones.predict.cli import run_lengths
 from resnest_backbones.predict.pictures import read_label_map
 from resnest_backbones.predict.predictor import Detections, LabelMap, Predictor
-from resnest_backbones.predict.sources import IMAGE_SUFFIXES, read_image
 
 _FIGURES = ("AP", "AP50", "AP75")
 

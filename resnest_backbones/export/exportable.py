@@ -11,10 +11,6 @@ from torch import Tensor, nn
 BACKBONE, DETECTION, SEGMENTATION = "backbone", "detection", "segmentation"
 
 
-class ExportError(ValueError):
-    """A model cannot be exported as was asked, or a file is no exported model; the message says why."""
-
-
 @dataclass(frozen=True)
 class Exportable:
     """A network that a format can take.

@@ -20,7 +20,8 @@ from torch.onnx import symbolic_helper
 from torchvision.ops import DeformConv2d
 
 from resnest_backbones.checkpoint import write_atomically
-from resnest_backbones.export.exportable import Exportable, ExportError
+from resnest_backbones.errors import ExportError
+from resnest_backbones.export.exportable import Exportable
 
 # PyTorch's exporters agree on these; ONNX has deformable convolution from 19 on.
 OPSETS = (18, 19, 20)

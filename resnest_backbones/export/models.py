@@ -14,7 +14,8 @@ from typing import Protocol
 from torch import nn
 
 from resnest_backbones import model_zoo
-from resnest_backbones.export.exportable import Exportable, ExportError
+from resnest_backbones.errors import ExportError
+from resnest_backbones.export.exportable import Exportable
 
 DETECTRON2, MMSEG = "detectron2", "mmseg"
 # Imported when they are needed: each needs its framework.

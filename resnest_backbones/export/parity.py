@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from resnest_backbones.export.exportable import Exportable, ExportError
+from resnest_backbones.errors import ExportError
+from resnest_backbones.export.exportable import Exportable
 from resnest_backbones.export.formats import Loaded
 
 # Of boxes in pixels, for a detection to be the same one as in PyTorch.

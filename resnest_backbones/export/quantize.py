@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from resnest_backbones.export.exportable import BACKBONE, ExportError
+from resnest_backbones.data import read_image
+from resnest_backbones.errors import ExportError
+from resnest_backbones.export.exportable import BACKBONE
 from resnest_backbones.export.formats import METADATA_KEY, load
 from resnest_backbones.predict.prepare import prepare_image
-from resnest_backbones.predict.sources import read_image
 
 METHODS = ("minmax", "entropy", "percentile")
 _OPERATORS = ("Conv", "Gemm", "MatMul")
@@ -42,7 +43,7 @@ def quantize(
 
     Raises:
         ExportError: the source is no such file, or a trunk alone; there are no images; or ``keep`` names nothing.
-        resnest_backbones.predict.sources.SourceError: an image cannot be read.
+        resnest_backbones.predict.sources.DatasetError: an image cannot be read.
         ImportError: a package of the extra ``export`` is missing.
     """
     import onnx

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import resnest_backbones.mmseg  # noqa: F401  (registers what configs name)
-from resnest_backbones.export.exportable import SEGMENTATION, Exportable, ExportError
-from resnest_backbones.export.label_maps import make_palette
+from resnest_backbones.data import make_palette
+from resnest_backbones.errors import ExportError
+from resnest_backbones.export.exportable import SEGMENTATION, Exportable
 from resnest_backbones.export.models import BuiltModel
 from resnest_backbones.mmseg.checkpoint import check_fills, load_segmentor
 from resnest_backbones.mmseg.engine.infer import names_and_colours

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from resnest_backbones.acceleration import accelerate
-from resnest_backbones.checkpoint import CheckpointError
 from resnest_backbones.checkpoint.layouts import COUNTER, split_trunk, summarize_keys
+from resnest_backbones.errors import CheckpointError
 from resnest_backbones.models import resnest
 from resnest_backbones.models.arguments import STAGES, check_choice, check_flags
 from resnest_backbones.models.split_attention import NormLayer

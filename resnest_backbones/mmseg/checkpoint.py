@@ -19,9 +19,10 @@ from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
-from resnest_backbones.checkpoint import CheckpointError, extract_state_dict, read_checkpoint
+from resnest_backbones.checkpoint import extract_state_dict, read_checkpoint
 from resnest_backbones.checkpoint.array_pickle import History
 from resnest_backbones.checkpoint.layouts import COUNTER, convert_state_dict, summarize_keys
+from resnest_backbones.errors import CheckpointError
 from resnest_backbones.mmseg.backbone import ResNeStBackbone
 from resnest_backbones.weights import SCHEME, fetch, fetch_url, get_record
 

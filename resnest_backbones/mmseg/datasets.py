@@ -18,61 +18,13 @@ from typing import Any
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
-from resnest_backbones.export.label_maps import make_palette
-from resnest_backbones.mmseg.transforms import LabelError
+from resnest_backbones.data import find_class_file, make_palette, read_classes
+from resnest_backbones.errors import DatasetError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-CLASS_FILES = ("classes.txt", "objectInfo150.txt")  # looked for in the root, in this order
-MAX_CLASSES = 254  # label maps are uint8, 0 is for what is not labelled, and MMSegmentation ignores a 255 in the file
 
 _ANNOTATION_SUFFIX = ".png"
 _MOST = 3  # names given in an error
-
-
-class DatasetError(ValueError):
-    """A data set cannot be used; the message names the file or folder and what is missing or wrong in it."""
-
-
-def find_class_file(data_root: str | Path) -> Path:
-    """The file with the names of the classes of a data set: ``ROOT/classes.txt`` or ``ROOT/objectInfo150.txt``.
-
-    Raises:
-        DatasetError: the root is no folder, or neither file is in it.
-    """
-    root = Path(data_root)
-    if not root.is_dir():
-        raise DatasetError(f"the data set's root {root} is no folder")
-    for name in CLASS_FILES:
-        if (root / name).is_file():
-            return root / name
-    raise DatasetError(f"{root} has no file with the names of the classes ({' or '.join(CLASS_FILES)})")
-
-
-def read_classes(class_file: str | Path) -> tuple[str, ...]:
-    """Names of the classes; the first one's label is 1.
-
-    The file has one name per line, where blank lines and those that begin with # do not count; or it is a table like
-    ADE20K's objectInfo150.txt: columns parted by tabs, a header, and names in the last column.
-
-    Raises:
-        DatasetError: the file cannot be read, or its names are none, too many, or not all different.
-    """
-    file = Path(class_file)
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise DatasetError(f"the class file {file} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"the class file {file} is no text in UTF-8: {error}") from error
-    lines = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    if lines and "\t" in lines[0] and lines[0].split("\t")[-1].strip().lower() == "name":
-        lines = [line.split("\t")[-1] for line in lines[1:]]
-    names = tuple(line.strip() for line in lines)
-    if not 1 <= len(names) <= MAX_CLASSES:
-        raise DatasetError(f"the class file {file} must name 1 to {MAX_CLASSES} classes, got {len(names)}")
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise DatasetError(f"the class file {file} must name different classes, {_first(twice)} are there repeatedly")
-    return names
 
 
 @DATASETS.register_module()
@@ -164,7 +116,7 @@ class LabelMapDataset(BaseSegDataset):
         """Load a sample.
 
         Raises:
-            LabelError: its label map is wrong.
+            DatasetError: its label map is wrong.
             DatasetError: the image cannot be used; the message names it.
         """
         with errors_that_name(self, idx):
@@ -176,11 +128,11 @@ def errors_that_name(dataset: Any, index: int) -> Iterator[None]:
     """Let errors from loading a sample name the image: OpenCV's say what is wrong, but not where.
 
     Raises:
-        LabelError, DatasetError: as ``LabelMapDataset.prepare_data``.
+        DatasetError: as ``LabelMapDataset.prepare_data``.
     """
     try:
         yield
-    except (DatasetError, LabelError):
+    except DatasetError:
         raise
     except Exception as error:  # of any kind: transforms may be the user's
         image = dataset.get_data_info(index).get("img_path", f"number {index}")

@@ -15,12 +15,10 @@ from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
 from PIL import Image
 
+from resnest_backbones.errors import DatasetError
+
 _IGNORED = 255  # MMSegmentation's; a label map is 8 bits deep there
 _SHOWN = 10
-
-
-class LabelError(ValueError):
-    """A label map cannot be read, or is not what the data set says."""
 
 
 @TRANSFORMS.register_module()
@@ -53,7 +51,7 @@ class LoadCheckedAnnotations(LoadAnnotations):
         MMSegmentation's inference takes its own ``LoadAnnotations`` out of a test pipeline, by name.
 
         Raises:
-            LabelError, ValueError: as ``_load_seg_map``.
+            DatasetError, ValueError: as ``_load_seg_map``.
         """
         of_a_dataset = "seg_fields" in results or "seg_map_path" in results
         return super().transform(results) if of_a_dataset else results
@@ -62,13 +60,13 @@ class LoadCheckedAnnotations(LoadAnnotations):
         """Add ``gt_seg_map``, (H, W) in uint8, to a data info that has ``seg_map_path``.
 
         Raises:
-            LabelError: the file is missing or cannot be read, has several channels, is of another size than the image,
+            DatasetError: the file is missing or cannot be read, has several channels, has another size than the image,
                 or holds labels that no class has; the message names it.
             ValueError: neither the data info nor the transform says how many classes there are.
         """
         file = results.get("seg_map_path")
         if file is None:
-            raise LabelError(f"the data set names no label map for the image {results.get('img_path')}")
+            raise DatasetError(f"the data set names no label map for the image {results.get('img_path')}")
         labels = self._read(file)
         _check_shape(file, labels, results)
         _check_labels(file, labels, self._num_classes(results), bool(results["reduce_zero_label"]))
@@ -91,9 +89,9 @@ class LoadCheckedAnnotations(LoadAnnotations):
             with Image.open(io.BytesIO(fileio.get(file, backend_args=self.backend_args))) as image:
                 return np.asarray(image)
         except FileNotFoundError as error:
-            raise LabelError(f"the label map {file} does not exist") from error
+            raise DatasetError(f"the label map {file} does not exist") from error
         except (OSError, SyntaxError, ValueError) as error:  # PIL raises each of them for a broken file
-            raise LabelError(f"the label map {file} cannot be read as an image: {error}") from error
+            raise DatasetError(f"the label map {file} cannot be read as an image: {error}") from error
 
     def _num_classes(self, results: Mapping[str, Any]) -> int:
         number = results.get("num_classes", self.num_classes)
@@ -115,13 +113,13 @@ def _check_num_classes(number: int) -> int:
 
 def _check_shape(file: str, labels: np.ndarray, results: Mapping[str, Any]) -> None:
     if labels.ndim != 2:
-        raise LabelError(
+        raise DatasetError(
             f"the label map {file} must have one channel with the number of a class at each pixel, got a colour image "
             f"of {labels.shape[2]} channels"
         )
     image_size = results.get("ori_shape")
     if image_size is not None and labels.shape != tuple(image_size[:2]):
-        raise LabelError(
+        raise DatasetError(
             f"the label map {file} must be as large as its image {results.get('img_path')}, which has height and width "
             f"{tuple(image_size[:2])}, got {labels.shape}"
         )
@@ -137,7 +135,7 @@ def _check_labels(file: str, labels: np.ndarray, num_classes: int, reduce_zero_l
     shown = ", ".join(f"{value} ({count} pixels)" for value, count in zip(values[:_SHOWN], counts, strict=False))
     more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
     ignored = "0 and 255 are ignored" if reduce_zero_label else "255 is ignored"
-    raise LabelError(
+    raise DatasetError(
         f"the label map {file} must hold labels from 0 to {last} or 255 ({num_classes} classes; {ignored}), "
         f"got {shown}{more}"
     )

@@ -13,18 +13,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from resnest_backbones.checkpoint import write_atomically
-from resnest_backbones.command_line import add_verbose, print_next
+from resnest_backbones.command_line import print_next
+from resnest_backbones.data import read_image
+from resnest_backbones.errors import DatasetError, add_verbose
 from resnest_backbones.export.formats import FORMATS
 from resnest_backbones.predict.draw import draw
 from resnest_backbones.predict.predictor import Detections, LabelMap, Predictor
-from resnest_backbones.predict.sources import (
-    Film,
-    SourceError,
-    Window,
-    film_writer,
-    find_files,
-    read_image,
-)
+from resnest_backbones.predict.sources import Film, Window, film_writer, find_files
 
 _EXPORTED = tuple(kind.suffix for kind in FORMATS.values())
 
@@ -94,7 +89,7 @@ def run_demo(args: argparse.Namespace) -> list[str]:
 
     Raises:
         ExportError: the model cannot be used.
-        SourceError: there is nothing to look at.
+        DatasetError: there is nothing to look at.
     """
     images, films = find_files(args.inputs) if args.inputs else ([], [])
     window = Window("resnest_backbones") if args.show else None
@@ -106,14 +101,14 @@ def run_demo(args: argparse.Namespace) -> list[str]:
         for file in tqdm(images, desc="images", disable=not images):
             try:
                 demo.look_at(file)
-            except SourceError as error:
+            except DatasetError as error:
                 problems.append(str(error))
         sources = [(str(file), file.stem) for file in films]
         sources += [(args.camera, "camera")] if args.camera is not None else []
         for source, name in sources:
             try:
                 demo.watch(source, name)
-            except SourceError as error:
+            except DatasetError as error:
                 problems.append(str(error))
     except KeyboardInterrupt:
         problems.append("interrupted: what was done until then is written")

@@ -9,7 +9,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.utils import draw_segmentation_masks
 
-from resnest_backbones.export.label_maps import draw_label_map, make_palette
+from resnest_backbones.data import make_palette
+from resnest_backbones.export.label_maps import draw_label_map
 from resnest_backbones.predict.pictures import FONT, draw_label, enlarge
 from resnest_backbones.predict.predictor import Detections, LabelMap
 

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resnest_backbones.export.exportable import DETECTION, SEGMENTATION, ExportError
+from resnest_backbones.errors import ExportError
+from resnest_backbones.export.exportable import DETECTION, SEGMENTATION
 from resnest_backbones.export.formats import load
 from resnest_backbones.export.models import build_model, framework_of
 from resnest_backbones.predict import prepare

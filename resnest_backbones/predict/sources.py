@@ -9,22 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+from resnest_backbones.data import IMAGE_SUFFIXES
+from resnest_backbones.errors import DatasetError
+
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 _FRAMES_PER_SECOND = 25.0  # where a camera does not say
-
-
-class SourceError(ValueError):
-    """There is nothing to look at, or it cannot be read; the message names it."""
 
 
 def find_files(names: Sequence[str]) -> tuple[list[Path], list[Path]]:
     """Images and films among the names, and in the folders among them.
 
     Raises:
-        SourceError: one is neither file nor folder, there is nothing, or two results would have the same name.
+        DatasetError: one is neither file nor folder, there is nothing, or two results would have the same name.
     """
     files: list[Path] = []
     for path in map(Path, names):
@@ -34,28 +32,15 @@ def find_files(names: Sequence[str]) -> tuple[list[Path], list[Path]]:
         elif path.is_file():
             files.append(path)
         else:
-            raise SourceError(f"there is no file or folder {path}")
+            raise DatasetError(f"there is no file or folder {path}")
     if not files:
-        raise SourceError(f"there is no image and no film in {', '.join(names)}")
+        raise DatasetError(f"there is no image and no film in {', '.join(names)}")
     first: dict[str, Path] = {}
     for file in files:
         if first.setdefault(file.stem, file) is not file:
-            raise SourceError(f"the names of images and films must differ, got {first[file.stem]} and {file}")
+            raise DatasetError(f"the names of images and films must differ, got {first[file.stem]} and {file}")
     films = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
     return [file for file in files if file not in films], films
-
-
-def read_image(file: Path) -> np.ndarray:
-    """An image (H, W, 3), uint8 RGB, turned as its EXIF says.
-
-    Raises:
-        SourceError: it cannot be read.
-    """
-    try:
-        with Image.open(file) as opened:
-            return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise SourceError(f"{file} cannot be read as an image: {error}") from error
 
 
 class Film:
@@ -70,7 +55,7 @@ class Film:
         count: number of frames; 0 where that is not known.
 
     Raises:
-        SourceError: it cannot be opened, or has no frame.
+        DatasetError: it cannot be opened, or has no frame.
     """
 
     def __init__(self, source: str, name: str) -> None:
@@ -84,7 +69,7 @@ class Film:
             ok, self._first = self._capture.read()
         if not ok:
             self._capture.release()
-            raise SourceError(f"{name} cannot be opened as a film: no frame can be read")
+            raise DatasetError(f"{name} cannot be opened as a film: no frame can be read")
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.frames_per_second = rate if rate and 0 < rate < 1000 else _FRAMES_PER_SECOND
         self.count = max(int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
@@ -119,7 +104,7 @@ class FilmWriter:
             code = cv2.VideoWriter.fourcc(*"mp4v")
             self._writer = cv2.VideoWriter(str(self._temporary), code, self._rate, self._size)
             if not self._writer.isOpened():
-                raise SourceError(f"{self._file} cannot be written as a film: OpenCV has no encoder for it")
+                raise DatasetError(f"{self._file} cannot be written as a film: OpenCV has no encoder for it")
         page = Image.new("RGB", self._size, "white")
         page.paste(picture)
         self._writer.write(np.ascontiguousarray(np.asarray(page)[..., ::-1]))  # type: ignore[attr-defined]
@@ -145,13 +130,13 @@ class Window:
     """Shows pictures on the screen.
 
     Raises:
-        SourceError: there is no screen.
+        DatasetError: there is no screen.
     """
 
     def __init__(self, title: str) -> None:
         # OpenCV would end the whole process.
         if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-            raise SourceError("--show needs a screen, and neither DISPLAY nor WAYLAND_DISPLAY is set")
+            raise DatasetError("--show needs a screen, and neither DISPLAY nor WAYLAND_DISPLAY is set")
         self._title = title
 
     def show(self, picture: Image.Image) -> bool:

@@ -10,7 +10,8 @@ from torchvision.ops import FrozenBatchNorm2d
 from resnest_backbones import build
 from resnest_backbones.acceleration import fused
 from resnest_backbones.acceleration.fused import FusedBottleneck
-from resnest_backbones.acceleration.inference import OptimizationError, optimize_for_inference
+from resnest_backbones.acceleration.inference import optimize_for_inference
+from resnest_backbones.errors import ExportError
 from resnest_backbones.models.variants import VARIANTS
 from tests.helpers import recorded
 
@@ -222,13 +223,13 @@ def test_a_trunk_inside_another_model_is_found():
 
 
 def test_what_cannot_be_optimised_is_refused_with_the_reason():
-    with pytest.raises(OptimizationError, match="must hold a ResNeSt of resnest_backbones, Linear has none"):
+    with pytest.raises(ExportError, match="must hold a ResNeSt of resnest_backbones, Linear has none"):
         optimize_for_inference(nn.Linear(1, 1))
     grouped = build("resnest14", norm_layer=lambda channels: nn.GroupNorm(1, channels))
-    with pytest.raises(OptimizationError, match=r"^stem.conv1_1 has a GroupNorm: only batch norms"):
+    with pytest.raises(ExportError, match=r"^stem.conv1_1 has a GroupNorm: only batch norms"):
         optimize_for_inference(grouped)
     untracked = nn.Sequential(build("resnest14", norm_layer=lambda c: nn.BatchNorm2d(c, track_running_stats=False)))
-    with pytest.raises(OptimizationError, match=r"^0.stem.conv1_1 has a BatchNorm2d: only .* running statistics"):
+    with pytest.raises(ExportError, match=r"^0.stem.conv1_1 has a BatchNorm2d: only .* running statistics"):
         optimize_for_inference(untracked)
     with pytest.raises(ValueError, match="dtype must be one of torch.float32, .*, got torch.int8"):
         optimize_for_inference(build("resnest14"), dtype=torch.int8)

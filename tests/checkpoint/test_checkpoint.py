@@ -25,14 +25,8 @@ from resnest_backbones import (
     convert_state_dict,
     load_checkpoint,
 )
-from resnest_backbones.checkpoint import (
-    TARGETS,
-    CheckpointError,
-    SaveError,
-    read_checkpoint,
-    remove_unfinished,
-    save_atomically,
-)
+from resnest_backbones.checkpoint import TARGETS, read_checkpoint, remove_unfinished, save_atomically
+from resnest_backbones.errors import CheckpointError
 from tests.helpers import run_tool, small_disk
 
 TINY = ResNeStSpec("tiny", (2, 1, 1, 1), stem_width=8, bottleneck_width=8)
@@ -204,7 +198,7 @@ def test_a_file_that_was_written_without_checksums_is_read(tmp_path):
 def test_a_full_disk_ends_a_write_with_its_reason_and_keeps_what_was_there(tmp_path):
     with small_disk(tmp_path / "disk", 512) as folder:
         save_atomically({"weight": torch.ones(9)}, folder / "file.pth")
-        with pytest.raises(SaveError, match=r"file\.pth could not be written: No space left on device"):
+        with pytest.raises(OSError, match=r"file\.pth could not be written: No space left on device"):
             save_atomically({"weight": torch.ones(10**6)}, folder / "file.pth")
         assert [path.name for path in folder.iterdir()] == ["file.pth"]
         assert torch.equal(read_checkpoint(folder / "file.pth")["weight"], torch.ones(9))
@@ -216,7 +210,7 @@ def test_a_file_size_limit_ends_a_write_likewise(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
     try:
-        with pytest.raises(SaveError, match=r"file\.pth could not be written: File too large"):
+        with pytest.raises(OSError, match=r"file\.pth could not be written: File too large"):
             save_atomically({"weight": torch.ones(10**6)}, tmp_path / "file.pth")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -468,7 +462,7 @@ def test_a_published_name_is_fetched(monkeypatch, tmp_path, fill_randomly):
     cached = tmp_path / "resnest50-528c19ca.pth"
     torch.save(convert_state_dict(source.state_dict(), "official"), cached)
     asked = []
-    monkeypatch.setattr(checkpoint, "fetch", lambda record: asked.append(record.name) or cached)
+    monkeypatch.setattr(checkpoint.files, "fetch", lambda record: asked.append(record.name) or cached)
     net = tiny_net()
     assert load_checkpoint(net, "resnest://resnest50").file == cached
     assert asked == ["resnest50"]

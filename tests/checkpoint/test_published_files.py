@@ -12,7 +12,8 @@ import torch
 
 from reproduction.smoke_data import make_smoke_data
 from resnest_backbones import recipes
-from resnest_backbones.checkpoint import CheckpointError, load_checkpoint, read_checkpoint
+from resnest_backbones.checkpoint import load_checkpoint, read_checkpoint
+from resnest_backbones.errors import CheckpointError
 from resnest_backbones.recipes import RECIPES, find_published
 from tests.helpers import ROOT, TINY_DETECTOR
 

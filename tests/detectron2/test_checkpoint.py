@@ -16,10 +16,10 @@ from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from resnest_backbones import build, convert_state_dict
-from resnest_backbones.checkpoint import CheckpointError, read_checkpoint
+from resnest_backbones.checkpoint import read_checkpoint
 from resnest_backbones.checkpoint.layouts import COUNTER
 from resnest_backbones.detectron2 import ResNeSt, ResNeStCheckpointer, register_weights_handler
-from resnest_backbones.weights import WeightsError
+from resnest_backbones.errors import CheckpointError, WeightsError
 from tests.detectron2 import helpers
 from tests.detectron2.helpers import FPN_DETECTOR, distinct_tensors
 from tests.helpers import publishing

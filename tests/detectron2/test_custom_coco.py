@@ -9,7 +9,8 @@ pytest.importorskip("detectron2")
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from resnest_backbones.detectron2.custom_coco import DatasetError, check_coco_json, register_custom_coco
+from resnest_backbones.detectron2.custom_coco import check_coco_json, register_custom_coco
+from resnest_backbones.errors import DatasetError
 from tests.helpers import subset_of_coco
 
 

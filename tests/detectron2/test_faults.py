@@ -14,11 +14,10 @@ import torch
 pytest.importorskip("detectron2")
 
 import train_net
-from resnest_backbones.checkpoint import CheckpointError, SaveError, read_checkpoint
-from resnest_backbones.detectron2.custom_coco import DatasetError
+from resnest_backbones.checkpoint import read_checkpoint
 from resnest_backbones.detectron2.engine import train
 from resnest_backbones.detectron2.engine.train import build_argument_parser
-from resnest_backbones.faults import DivergedError
+from resnest_backbones.errors import CheckpointError, DatasetError, DivergedError
 from tests.helpers import ODD_IMAGES, ROOT, TINY_DETECTOR, odd_image, read_only, small_disk
 
 CONFIG = ROOT / "configs" / "detectron2" / "coco_detection" / "faster_rcnn_resnest50_fpn_1x.yaml"
@@ -109,7 +108,7 @@ def test_a_full_disk_ends_the_training_and_leaves_the_last_checkpoint(tmp_path):
     data = write_coco(tmp_path, ["plain", "grey"])
     keys = {"SOLVER.CHECKPOINT_PERIOD": 1, "DATASETS.TEST": "()", "TEST.PRECISE_BN.ENABLED": False}
     with small_disk(tmp_path / "run", 130_000) as output:
-        with pytest.raises(SaveError, match=r"model_0000001\.pth could not be written: No space left on device"):
+        with pytest.raises(OSError, match=r"model_0000001\.pth could not be written: No space left on device"):
             run(data, output, 3, **keys)
         assert [file.name for file in output.glob("*.pth")] == ["model_0000000.pth"]
         assert not [*output.glob(".*.partial")]
@@ -123,7 +122,7 @@ def test_a_full_disk_ends_the_training_and_leaves_the_last_checkpoint(tmp_path):
 def test_a_read_only_output_folder_is_missed_before_the_training(tmp_path):
     data = write_coco(tmp_path, ["plain", "grey"])
     (tmp_path / "run").mkdir()
-    with read_only(tmp_path / "run"), pytest.raises(SaveError, match=f"{tmp_path}/run cannot be written: Read-only"):
+    with read_only(tmp_path / "run"), pytest.raises(OSError, match=f"{tmp_path}/run cannot be written: Read-only"):
         run(data, tmp_path / "run")
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit) as raised:

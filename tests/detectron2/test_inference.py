@@ -8,7 +8,8 @@ import torch
 from detectron2.layers import Conv2d
 from detectron2.modeling import FPN
 
-from resnest_backbones.acceleration.inference import OptimizationError, optimize_for_inference
+from resnest_backbones.acceleration.inference import optimize_for_inference
+from resnest_backbones.errors import ExportError
 from tests.acceleration.test_inference import trained
 from tests.detectron2.helpers import FPN_DETECTOR, PANOPTIC_FPN, RETINANET, detector, images
 
@@ -37,7 +38,7 @@ def test_an_optimised_detector_equals_the_detector(parts, norm):
 
 
 def test_group_norms_of_a_trunk_are_refused_by_their_place():
-    with pytest.raises(OptimizationError, match=r"^backbone.bottom_up.stem.conv1_1 has a GroupNorm"):
+    with pytest.raises(ExportError, match=r"^backbone.bottom_up.stem.conv1_1 has a GroupNorm"):
         optimize_for_inference(detector(FPN_DETECTOR, {"MODEL.RESNETS.NORM": "GN"}))
 
 

@@ -29,9 +29,9 @@ from detectron2.evaluation import (
 from torch._dynamo.utils import counters
 
 from resnest_backbones import model_zoo
-from resnest_backbones.detectron2.config import ConfigError
 from resnest_backbones.detectron2.engine import run_setup, train
 from resnest_backbones.detectron2.engine.train import build_argument_parser, build_evaluator, check_arguments
+from resnest_backbones.errors import ConfigError
 from tests.helpers import ROOT, TINY_DETECTOR, run_tool, start_tool, subset_of_coco
 
 CONFIG = ROOT / "configs" / "detectron2" / "coco_detection" / "faster_rcnn_resnest50_fpn_1x.yaml"

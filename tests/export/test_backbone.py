@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from resnest_backbones import build
-from resnest_backbones.export import FORMATS, Exportable, ExportError, check_parity, export_backbone, load, save
+from resnest_backbones.errors import ExportError
+from resnest_backbones.export import FORMATS, Exportable, check_parity, export_backbone, load, save
 from resnest_backbones.models.resnest import Bottleneck, ResNeSt
 from resnest_backbones.models.variants import ResNeStSpec, list_variants
 from tests.acceleration.test_inference import trained

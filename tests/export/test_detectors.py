@@ -10,7 +10,8 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import nn
 
 from resnest_backbones import model_zoo
-from resnest_backbones.export import FORMATS, ExportError, load, save
+from resnest_backbones.errors import ExportError
+from resnest_backbones.export import FORMATS, load, save
 from resnest_backbones.export.detector_program import _pad_image
 from resnest_backbones.export.detectors import export_detector
 from resnest_backbones.export.formats import all_nodes

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from demonstration.segmentation import compare_label_maps
-from resnest_backbones.export import ExportError
+from resnest_backbones.errors import ExportError
 from resnest_backbones.export.evaluate import average_precision, mean_iou
 from resnest_backbones.predict import Predictor
 

@@ -12,12 +12,13 @@ import onnx
 from PIL import Image
 
 from quantize import run
-from resnest_backbones.export import ExportError, export_backbone, load, save
+from resnest_backbones.data import read_image
+from resnest_backbones.errors import ExportError
+from resnest_backbones.export import export_backbone, load, save
 from resnest_backbones.export.detectors import export_detector
 from resnest_backbones.export.evaluate import average_precision
 from resnest_backbones.models.resnest import build
 from resnest_backbones.predict import Predictor
-from resnest_backbones.predict.sources import read_image
 from tests.export.test_detectors import random_detector
 
 CLASSES = ["cat", "dog", "cow"]

@@ -12,7 +12,8 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 from resnest_backbones import model_zoo
-from resnest_backbones.export import FORMATS, ExportError, load, save
+from resnest_backbones.errors import ExportError
+from resnest_backbones.export import FORMATS, load, save
 from resnest_backbones.export.models import build_model, framework_of
 from resnest_backbones.export.segmentors import export_segmentor
 from tests.acceleration.test_inference import trained

@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from demonstration.digits import DemoDataset, make_demo_dataset
-from resnest_backbones.checkpoint import CheckpointError, read_checkpoint
+from resnest_backbones.checkpoint import read_checkpoint
+from resnest_backbones.errors import CheckpointError
 
 ROOT = Path(__file__).resolve().parents[2]
 PHASES = ("iteration", "checkpoint", "evaluation")

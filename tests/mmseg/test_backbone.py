@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from resnest_backbones import build, convert_state_dict, get_variant, list_variants
-from resnest_backbones.checkpoint import CheckpointError
+from resnest_backbones.errors import CheckpointError
 from resnest_backbones.mmseg import ResNeStBackbone
 from tests.helpers import environment, publishing
 from tests.parity.test_goldens import GOLDEN, cases, read_golden

@@ -18,10 +18,10 @@ from mmseg.registry import MODELS
 from torch import nn
 
 from resnest_backbones import build, convert_state_dict, load_checkpoint
-from resnest_backbones.checkpoint import CheckpointError, read_checkpoint
+from resnest_backbones.checkpoint import read_checkpoint
+from resnest_backbones.errors import CheckpointError, WeightsError
 from resnest_backbones.mmseg import ResNeStCheckpointHook, load_segmentor, use_safe_loading
 from resnest_backbones.mmseg.checkpoint import load_from_file
-from resnest_backbones.weights import WeightsError
 from tests.helpers import publishing
 
 NORM = {"type": "BN", "requires_grad": True}

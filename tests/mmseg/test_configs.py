@@ -31,7 +31,7 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 
 from resnest_backbones import get_variant, model_zoo
-from resnest_backbones.mmseg.transforms import LabelError
+from resnest_backbones.errors import DatasetError
 
 ROOT = model_zoo.config_root() / "mmseg"
 LEAVES = {file.stem: file for file in sorted(ROOT.rglob("*.py")) if "_base_" not in file.relative_to(ROOT).parts}
@@ -315,7 +315,7 @@ def test_a_pipeline_gives_the_crop_and_names_a_wrong_label(name, split, tmp_path
     else:
         assert labels.shape == (1, 100, 140)
     write_data_set(tmp_path, dataset, label=last + 1)
-    with pytest.raises(LabelError, match=rf"must hold labels from 0 to {last} or 255 .*got {last + 1} "):
+    with pytest.raises(DatasetError, match=rf"must hold labels from 0 to {last} or 255 .*got {last + 1} "):
         DATASETS.build(dataset)[0]
 
 

@@ -10,13 +10,9 @@ from mmseg.utils import get_classes
 from PIL import Image
 
 from demonstration.digits import CLASS_NAMES, make_demo_dataset
-from resnest_backbones.export.label_maps import make_palette
-from resnest_backbones.mmseg.datasets import (
-    DatasetError,
-    LabelMapDataset,
-    find_class_file,
-    read_classes,
-)
+from resnest_backbones.data import find_class_file, make_palette, read_classes
+from resnest_backbones.errors import DatasetError
+from resnest_backbones.mmseg.datasets import LabelMapDataset
 from tests.mmseg.helpers import make_label_map_dataset
 
 FOLDERS = {"img_path": "images/training", "seg_map_path": "annotations/training"}

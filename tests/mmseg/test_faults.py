@@ -17,7 +17,7 @@ from PIL import Image
 import test_seg
 import train_seg
 from resnest_backbones.checkpoint import read_checkpoint
-from resnest_backbones.mmseg.datasets import DatasetError
+from resnest_backbones.errors import DatasetError
 from tests.helpers import ODD_IMAGES, odd_image, read_only, small_disk
 from tests.mmseg.helpers import last_figures, logged, make_label_map_dataset, run_here, write_config
 

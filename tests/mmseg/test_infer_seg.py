@@ -14,7 +14,7 @@ from PIL import Image
 
 import infer_seg
 import test_seg
-from resnest_backbones.export.label_maps import make_palette
+from resnest_backbones.data import make_palette
 from resnest_backbones.mmseg import use_safe_loading
 from resnest_backbones.mmseg.engine import infer
 from tests.helpers import run_tool

@@ -26,20 +26,18 @@ from torch._dynamo.utils import counters
 
 import test_seg
 import train_seg
-from resnest_backbones.checkpoint import CheckpointError
-from resnest_backbones.command_line import one_line_errors
+from resnest_backbones.data import derive_seed
+from resnest_backbones.errors import CheckpointError, DatasetError, one_line_errors
 from resnest_backbones.mmseg.engine import run_setup
 from resnest_backbones.mmseg.engine.own_data import use_data_root
 from resnest_backbones.mmseg.engine.resumable import (
     WHOLE_FILES,
     SeededIndex,
     SeedIterationsHook,
-    derive_seed,
     make_resumable,
     repair_last_checkpoint,
 )
 from resnest_backbones.mmseg.engine.run_setup import start_processes_on_cpu
-from resnest_backbones.mmseg.transforms import LabelError
 from tests.helpers import ROOT, environment, run_tool, start_tool
 from tests.mmseg.helpers import (
     ade_layout,
@@ -387,13 +385,13 @@ def test_arguments_are_checked_first(run, arguments, message, config, tmp_path, 
 
 def test_an_error_that_came_through_a_worker_is_told_in_its_own_words():
     tracebacks = [
-        "Caught LabelError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File ...\n"
-        "resnest_backbones.mmseg.transforms.LabelError: a.png is wrong\n",
+        "Caught DatasetError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File ...\n"
+        "resnest_backbones.mmseg.transforms.DatasetError: a.png is wrong\n",
         "a.png is wrong",
     ]
     for text in tracebacks:
         with pytest.raises(SystemExit) as raised, one_line_errors("tool.py", *run_setup.RUN_ERRORS):
-            raise LabelError(text)
+            raise DatasetError(text)
         assert raised.value.code == "tool.py: error: a.png is wrong"
 
 

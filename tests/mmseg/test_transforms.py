@@ -15,7 +15,8 @@ from mmseg.registry import MODELS, TRANSFORMS
 from PIL import Image
 
 import resnest_backbones.mmseg  # noqa: F401  (registers)
-from resnest_backbones.mmseg.transforms import LabelError, LoadCheckedAnnotations
+from resnest_backbones.errors import DatasetError
+from resnest_backbones.mmseg.transforms import LoadCheckedAnnotations
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "mmseg"
 PAPER = [
@@ -110,7 +111,7 @@ def test_palettes_and_deeper_files_are_welcome_as_long_as_the_labels_fit(tmp_pat
 )  # fmt: skip
 def test_labels_without_a_class_are_refused_in_the_files_own_terms(tmp_path, labels, reduce_zero_label, message):
     file = save(tmp_path, labels, "labels.tif")
-    with pytest.raises(LabelError) as error:
+    with pytest.raises(DatasetError) as error:
         LoadCheckedAnnotations(num_classes=3)(info(file, reduce_zero_label=reduce_zero_label))
     assert f"the label map {file} must hold" in str(error.value)
     assert message in str(error.value)
@@ -118,22 +119,22 @@ def test_labels_without_a_class_are_refused_in_the_files_own_terms(tmp_path, lab
 
 def test_colour_images_are_refused_by_name(tmp_path):
     file = save(tmp_path, np.zeros((4, 5, 3), np.uint8), "colours.png")
-    with pytest.raises(LabelError, match=r"colours\.png must have one channel .* got a colour image of 3 channels"):
+    with pytest.raises(DatasetError, match=r"colours\.png must have one channel .* got a colour image of 3 channels"):
         LoadCheckedAnnotations(num_classes=3)(info(file))
 
 
 def test_missing_and_broken_files_are_named(tmp_path):
     load = LoadCheckedAnnotations(num_classes=3)
-    with pytest.raises(LabelError, match=re.escape(f"the label map {tmp_path / 'none.png'} does not exist")):
+    with pytest.raises(DatasetError, match=re.escape(f"the label map {tmp_path / 'none.png'} does not exist")):
         load(info(str(tmp_path / "none.png")))
     whole = Path(save(tmp_path, np.zeros((64, 64), np.uint8), "cut.png"))
     whole.write_bytes(whole.read_bytes()[:-30])
     text = tmp_path / "text.png"
     text.write_text("no image")
     for file in (whole, text):
-        with pytest.raises(LabelError, match=re.escape(f"the label map {file} cannot be read as an image: ")):
+        with pytest.raises(DatasetError, match=re.escape(f"the label map {file} cannot be read as an image: ")):
             load(info(str(file)))
-    with pytest.raises(LabelError, match=r"no label map for the image street\.jpg"):
+    with pytest.raises(DatasetError, match=r"no label map for the image street\.jpg"):
         load(info(None))
 
 
@@ -141,14 +142,16 @@ def test_a_label_map_of_another_size_than_its_image_is_refused(tmp_path):
     file = save(tmp_path, np.zeros((4, 5), np.uint8))
     load = LoadCheckedAnnotations(num_classes=3)
     assert load(info(file, ori_shape=(4, 5)))["gt_seg_map"].shape == (4, 5)
-    with pytest.raises(LabelError, match=r"labels\.png must be as large as its image street\.jpg.*\(5, 4\).*\(4, 5\)"):
+    with pytest.raises(
+        DatasetError, match=r"labels\.png must be as large as its image street\.jpg.*\(5, 4\).*\(4, 5\)"
+    ):
         load(info(file, ori_shape=(5, 4)))
 
 
 def test_the_data_set_knows_best_how_many_classes_there_are(tmp_path):
     file = save(tmp_path, labels_of(0, 4))
     LoadCheckedAnnotations(num_classes=3)(info(file, num_classes=5))
-    with pytest.raises(LabelError, match="from 0 to 1 or 255"):
+    with pytest.raises(DatasetError, match="from 0 to 1 or 255"):
         LoadCheckedAnnotations(num_classes=150)(info(file, num_classes=2))
     with pytest.raises(ValueError, match="num_classes must be given to LoadCheckedAnnotations"):
         LoadCheckedAnnotations()(info(file))

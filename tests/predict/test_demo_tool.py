@@ -12,9 +12,10 @@ import cv2
 from PIL import Image
 
 from demo import run
+from resnest_backbones.data import read_image
 from resnest_backbones.export import save
 from resnest_backbones.export.detectors import export_detector
-from resnest_backbones.predict.sources import Film, read_image
+from resnest_backbones.predict.sources import Film
 from tests.export.test_detectors import random_detector
 
 

@@ -34,7 +34,8 @@ from PIL import Image
 
 from reproduction.parallel import default_workers, map_files
 from resnest_backbones.checkpoint import write_atomically
-from resnest_backbones.command_line import add_verbose, one_line_errors, print_next
+from resnest_backbones.command_line import print_next
+from resnest_backbones.errors import add_verbose, one_line_errors
 
 SPLITS = ("train", "val")
 ANNOTATION_FILE = "trainval_merged.json"

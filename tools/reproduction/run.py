@@ -42,7 +42,8 @@ from reproduction.machine import machine_here, versions_of
 from reproduction.results import LOG_FILE, ResultError
 from reproduction.rows import RowError, select_rows
 from reproduction.steps import Plan, StepError, check_settings, make_steps, split_settings
-from resnest_backbones.recipes import PublishedFileError, Recipe, find_published
+from resnest_backbones.errors import CheckpointError
+from resnest_backbones.recipes import Recipe, find_published
 
 _SHOWN = 5  # last lines of a failed row's log
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
@@ -101,7 +102,7 @@ def main(args: argparse.Namespace) -> int:
         if launch is None:
             return 0
         jobs = _make_jobs(recipes, args, launch)
-    except (LaunchError, PublishedFileError, RowError, RunError, StepError) as error:
+    except (LaunchError, CheckpointError, RowError, RunError, StepError) as error:
         print(f"reproduce.py run: error: {error}", file=sys.stderr)
         return 2
     try:

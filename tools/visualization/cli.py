@@ -13,7 +13,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from resnest_backbones.checkpoint import write_atomically
-from resnest_backbones.command_line import add_verbose
+from resnest_backbones.data import read_image
+from resnest_backbones.errors import ExportError, add_verbose
 from resnest_backbones.export.evaluate import (
     coco_results,
     confusion_of,
@@ -21,10 +22,9 @@ from resnest_backbones.export.evaluate import (
     label_map_pairs,
     read_truth,
 )
-from resnest_backbones.export.exportable import DETECTION, ExportError
+from resnest_backbones.export.exportable import DETECTION
 from resnest_backbones.predict.pictures import distinct_colours, draw_legend, read_label_map, stack
 from resnest_backbones.predict.predictor import Detections, LabelMap, Predictor
-from resnest_backbones.predict.sources import read_image
 from visualization import attention, curves, detection, segmentation
 from visualization.page import Section, make_page
 
@@ -104,7 +104,7 @@ def visualize(args: argparse.Namespace) -> Path:
     Raises:
         ExportError: the model, or the data set, is of another kind than the options say.
         resnest_backbones.checkpoint.CheckpointError: the checkpoint does not fill the model.
-        resnest_backbones.predict.sources.SourceError: an image cannot be read.
+        resnest_backbones.predict.sources.DatasetError: an image cannot be read.
         ImportError: the framework, or pycocotools, is not installed.
     """
     predictor = _predictor(args)

@@ -24,14 +24,10 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
-from resnest_backbones.detectron2.custom_coco import DatasetError
+from resnest_backbones.data import derive_seed
+from resnest_backbones.errors import DatasetError
 
 logger = logging.getLogger(__name__)
-
-
-def derive_seed(*numbers: int) -> int:
-    """A 32-bit seed from several non-negative numbers, such as (seed, rank, iteration)."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 @contextmanager

@@ -22,10 +22,9 @@ from torch.optim import Optimizer
 from resnest_backbones import __name__ as PACKAGE
 from resnest_backbones.checkpoint import remove_unfinished, write_atomically
 from resnest_backbones.detectron2.checkpoint import ResNeStCheckpointer
-from resnest_backbones.detectron2.config import ConfigError
 from resnest_backbones.detectron2.custom_coco import CocoSource, register_custom_coco
 from resnest_backbones.detectron2.engine.data import seed_iteration
-from resnest_backbones.faults import DivergedError, check_finite, check_writable, diverged
+from resnest_backbones.errors import ConfigError, DivergedError, check_finite, check_writable, diverged
 from resnest_backbones.models.sync_batch_norm import synchronise_on_cpu
 
 logger = logging.getLogger(__name__)
@@ -123,7 +122,7 @@ def set_up(cfg: CfgNode | DictConfig, args: argparse.Namespace, output_dir: str,
     """Detectron2's set-up of a run, and this package's log lines beside the framework's.
 
     Raises:
-        SaveError: the output folder cannot be written.
+        OSError: the output folder cannot be written.
     """
     if comm.is_main_process():
         check_writable(output_dir)

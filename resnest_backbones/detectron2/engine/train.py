@@ -46,10 +46,10 @@ from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from torch import nn
 
-from resnest_backbones.command_line import add_verbose, print_next
+from resnest_backbones.command_line import print_next
 from resnest_backbones.detectron2.checkpoint import ResNeStCheckpointer
-from resnest_backbones.detectron2.config import ConfigError, add_resnest_config
-from resnest_backbones.detectron2.custom_coco import CocoSource, DatasetError
+from resnest_backbones.detectron2.config import add_resnest_config
+from resnest_backbones.detectron2.custom_coco import CocoSource
 from resnest_backbones.detectron2.engine.data import NamingMapper, build_train_loader_from_config, set_first_batch
 from resnest_backbones.detectron2.engine.drawing import DrawPredictions
 from resnest_backbones.detectron2.engine.run_setup import (
@@ -66,6 +66,7 @@ from resnest_backbones.detectron2.engine.run_setup import (
     what_was_adapted,
 )
 from resnest_backbones.detectron2.engine.train_lazy import main_lazy
+from resnest_backbones.errors import ConfigError, DatasetError, add_verbose
 
 logger = logging.getLogger(__name__)
 

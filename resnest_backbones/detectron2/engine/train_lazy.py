@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from resnest_backbones.detectron2.checkpoint import ResNeStCheckpointer
-from resnest_backbones.detectron2.custom_coco import CocoSource, DatasetError
+from resnest_backbones.detectron2.custom_coco import CocoSource
 from resnest_backbones.detectron2.engine.data import build_resumable_train_loader, set_first_batch
 from resnest_backbones.detectron2.engine.run_setup import (
     SaveMissedFinal,
@@ -32,6 +32,7 @@ from resnest_backbones.detectron2.engine.run_setup import (
     set_up,
     what_was_adapted,
 )
+from resnest_backbones.errors import DatasetError
 
 logger = logging.getLogger(__name__)
 

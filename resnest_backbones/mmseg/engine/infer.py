@@ -20,12 +20,13 @@ from PIL import Image
 from torch import nn
 
 from resnest_backbones.checkpoint import write_atomically
-from resnest_backbones.command_line import add_verbose, print_next
-from resnest_backbones.export.label_maps import draw_label_map, make_palette
+from resnest_backbones.command_line import print_next
+from resnest_backbones.data import IMAGE_SUFFIXES, find_class_file, make_palette, read_classes
+from resnest_backbones.errors import ConfigError, add_verbose
+from resnest_backbones.export.label_maps import draw_label_map
 from resnest_backbones.mmseg.checkpoint import check_fills, load_segmentor
-from resnest_backbones.mmseg.datasets import IMAGE_SUFFIXES, find_class_file, read_classes
 from resnest_backbones.mmseg.engine.own_data import fit_heads
-from resnest_backbones.mmseg.engine.run_setup import ConfigError, inner_datasets, type_name
+from resnest_backbones.mmseg.engine.run_setup import inner_datasets, type_name
 from resnest_backbones.mmseg.engine.train import (
     add_config_options,
     check_arguments,

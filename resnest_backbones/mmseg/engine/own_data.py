@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from resnest_backbones.mmseg.datasets import find_class_file, read_classes
+from resnest_backbones.data import find_class_file, read_classes
 from resnest_backbones.mmseg.engine.run_setup import inner_datasets, type_name
 
 _SPLITS = {"train": "training", "val": "validation", "test": "validation"}

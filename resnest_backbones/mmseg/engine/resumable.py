@@ -24,10 +24,11 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.nn import SyncBatchNorm
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from resnest_backbones.checkpoint import CheckpointError, write_atomically
-from resnest_backbones.faults import check_finite
+from resnest_backbones.checkpoint import write_atomically
+from resnest_backbones.data import derive_seed
+from resnest_backbones.errors import CheckpointError, ConfigError, check_finite
 from resnest_backbones.mmseg.datasets import errors_that_name
-from resnest_backbones.mmseg.engine.run_setup import ConfigError, add_hook, type_name
+from resnest_backbones.mmseg.engine.run_setup import add_hook, type_name
 from resnest_backbones.models.split_attention import SplitAttentionConv2d
 from resnest_backbones.models.sync_batch_norm import CpuSyncBatchNorm
 
@@ -114,11 +115,6 @@ def repair_last_checkpoint(work_dir: str | Path) -> Path | None:
 
 
 # Random numbers
-
-
-def derive_seed(*numbers: int) -> int:
-    """A 32-bit seed from several non-negative numbers, such as (seed, rank, iteration)."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def _seed_all(seed: int) -> None:

@@ -12,22 +12,14 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from torch import distributed
 
-from resnest_backbones.checkpoint import CheckpointError
-from resnest_backbones.faults import DivergedError
-from resnest_backbones.mmseg.datasets import DatasetError
-from resnest_backbones.mmseg.transforms import LabelError
-from resnest_backbones.weights import WeightsError
+from resnest_backbones.errors import CheckpointError, ConfigError, DatasetError, DivergedError, WeightsError
 
 _SYNC_NORMS = ("SyncBN", "MMSyncBN")
 _AMP_KEYS = ("loss_scale", "dtype", "use_fsdp")
 
 
-class ConfigError(ValueError):
-    """A config does not allow what was asked for; the message names the setting."""
-
-
 # What the tools end with in one line: a file, a data set or the config is wrong.
-RUN_ERRORS = (CheckpointError, ConfigError, DatasetError, DivergedError, LabelError, OSError, WeightsError)
+RUN_ERRORS = (CheckpointError, ConfigError, DatasetError, DivergedError, DatasetError, OSError, WeightsError)
 
 
 # A machine without GPUs

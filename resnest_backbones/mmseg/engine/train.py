@@ -19,13 +19,12 @@ from mmengine.runner import CheckpointLoader, Runner
 from mmseg.registry import RUNNERS
 from torch import distributed
 
-from resnest_backbones.checkpoint import CheckpointError, remove_unfinished
-from resnest_backbones.command_line import add_verbose, print_next
-from resnest_backbones.faults import check_writable
+from resnest_backbones.checkpoint import remove_unfinished
+from resnest_backbones.command_line import print_next
+from resnest_backbones.errors import CheckpointError, ConfigError, add_verbose, check_writable
 from resnest_backbones.mmseg.engine.own_data import as_list, use_data_root
 from resnest_backbones.mmseg.engine.resumable import make_resumable, repair_last_checkpoint
 from resnest_backbones.mmseg.engine.run_setup import (
-    ConfigError,
     adapt_to_cpu,
     add_checkpoint_hook,
     inner_datasets,
@@ -158,7 +157,7 @@ def train(args: argparse.Namespace) -> None:
     Raises:
         ConfigError: the config is not there, or does not allow it.
         DatasetError: the data set is not whole.
-        LabelError: a label map is wrong.
+        DatasetError: a label map is wrong.
         CheckpointError: a checkpoint is no such, or does not fit.
         WeightsError: published weights could not be had.
         DivergedError: the loss became NaN or infinite.
@@ -204,7 +203,7 @@ def test(args: argparse.Namespace) -> dict[str, float]:
         The figures, mIoU, aAcc and mAcc in percent for ``IoUMetric``.
 
     Raises:
-        ConfigError, DatasetError, LabelError, CheckpointError: as ``train``; also where the checkpoint does not fill
+        ConfigError, DatasetError, CheckpointError: as ``train``; also where the checkpoint does not fill
             the model.
     """
     check_arguments(args)

@@ -1,0 +1,96 @@
+"""The one reader of images, class files and palettes, for training, testing, prediction and export alike."""
+
+from __future__ import annotations
+
+import colorsys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from resnest_backbones.errors import DatasetError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+CLASS_FILES = ("classes.txt", "objectInfo150.txt")  # looked for in the data root, in this order
+MAX_CLASSES = 254  # label maps are uint8; 0 is "not labelled", and MMSegmentation ignores 255
+
+_GOLDEN_RATIO = 0.618034  # successive multiples of it lie far apart on the circle of hues
+# (saturation, value), in the order that keeps the nearest of the first 20 and of the first 40 colours farthest apart
+_TONES = ((0.85, 0.95), (1.0, 1.0), (1.0, 0.45), (0.95, 0.65), (0.55, 1.0))
+
+
+def read_image(file: Path) -> np.ndarray:
+    """An image (H, W, 3), uint8 RGB, turned as its EXIF says.
+
+    Raises:
+        DatasetError: it cannot be read.
+    """
+    try:
+        with Image.open(file) as opened:
+            return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        raise DatasetError(f"{file} cannot be read as an image: {error}") from error
+
+
+def find_class_file(data_root: str | Path) -> Path:
+    """The file with the names of the classes of a data set: ``ROOT/classes.txt`` or ``ROOT/objectInfo150.txt``.
+
+    Raises:
+        DatasetError: the root is no folder, or neither file is in it.
+    """
+    root = Path(data_root)
+    if not root.is_dir():
+        raise DatasetError(f"the data set's root {root} is no folder")
+    for name in CLASS_FILES:
+        if (root / name).is_file():
+            return root / name
+    raise DatasetError(f"{root} has no file with the names of the classes ({' or '.join(CLASS_FILES)})")
+
+
+def read_classes(class_file: str | Path) -> tuple[str, ...]:
+    """Names of the classes; the first one's label is 1.
+
+    The file has one name per line, where blank lines and those that begin with # do not count; or it is a table like
+    ADE20K's objectInfo150.txt: columns parted by tabs, a header, and names in the last column.
+
+    Raises:
+        DatasetError: the file cannot be read, or its names are none, too many, or not all different.
+    """
+    file = Path(class_file)
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise DatasetError(f"the class file {file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"the class file {file} is no text in UTF-8: {error}") from error
+    lines = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if lines and "\t" in lines[0] and lines[0].split("\t")[-1].strip().lower() == "name":
+        lines = [line.split("\t")[-1] for line in lines[1:]]
+    names = tuple(line.strip() for line in lines)
+    if not 1 <= len(names) <= MAX_CLASSES:
+        raise DatasetError(f"the class file {file} must name 1 to {MAX_CLASSES} classes, got {len(names)}")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise DatasetError(
+            f"the class file {file} must name different classes, {', '.join(twice[:3])} are there repeatedly"
+        )
+    return names
+
+
+def make_palette(num_classes: int) -> list[list[int]]:
+    """Colours [R, G, B], 0..255, as different as their number allows; the first ones do not depend on it.
+
+    >>> make_palette(2)
+    [[242, 36, 36], [0, 74, 255]]
+    """
+    colours = []
+    for number in range(num_classes):
+        saturation, value = _TONES[number % len(_TONES)]
+        rgb = colorsys.hsv_to_rgb(number * _GOLDEN_RATIO % 1, saturation, value)
+        colours.append([int(255 * channel) for channel in rgb])
+    return colours
+
+
+def derive_seed(*numbers: int) -> int:
+    """Return a 32-bit seed from several non-negative numbers, such as (seed, rank, iteration)."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

@@ -1,0 +1,137 @@
+"""The errors of this project, the checks that both trainings make, and how a command line shows what went wrong.
+
+Every error that a user can mend is a ``ResNeStError`` or an ``OSError``: a tool catches these two, prints one line, and
+keeps the traceback for ``--verbose``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import re
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DatasetError",
+    "DivergedError",
+    "ExportError",
+    "ResNeStError",
+    "WeightsError",
+    "add_verbose",
+    "check_finite",
+    "check_writable",
+    "diverged",
+    "message_of",
+    "one_line_errors",
+]
+
+# One of our errors in the traceback that a worker or another process sent.
+_OURS = re.compile(r"^resnest_backbones\.\S+Error: (.*)", re.MULTILINE | re.DOTALL)
+_MAX_IMAGES = 16  # named in a message
+
+
+class ResNeStError(Exception):
+    """The base of all errors below; the message names what is wrong and, where there is one, the remedy."""
+
+
+class CheckpointError(ResNeStError, ValueError):
+    """A file is not a checkpoint, is not safe to load, or does not fit the model."""
+
+
+class ConfigError(ResNeStError, ValueError):
+    """A config, or an option of a command line, asks for something that cannot be built."""
+
+
+class DatasetError(ResNeStError, ValueError):
+    """An image, a label map, an annotation or a class file is missing or wrong."""
+
+
+class DivergedError(ResNeStError, FloatingPointError):
+    """A loss is not finite."""
+
+
+class ExportError(ResNeStError, ValueError):
+    """A model cannot be exported or optimised, or an exported file does not compute what the model computes."""
+
+
+class WeightsError(ResNeStError, RuntimeError):
+    """A published file could not be downloaded, or is not the one that was published."""
+
+
+def check_finite(losses: Mapping[str, float], *, iteration: int, images: Iterable[str], rates: Iterable[float]) -> None:
+    """Refuse losses that are NaN or infinite.
+
+    Args:
+        losses: by name.
+        iteration: its number, from 0.
+        images: files of the batch.
+        rates: learning rates in use.
+
+    Raises:
+        DivergedError: a loss is not finite; the message names the losses, the iteration, the rates and the images.
+    """
+    if all(math.isfinite(value) for value in losses.values()):
+        return
+    values = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+    raise diverged(f"the loss is not finite: {values}", iteration=iteration, images=images, rates=rates)
+
+
+def diverged(reason: str, *, iteration: int, images: Iterable[str], rates: Iterable[float]) -> DivergedError:
+    """Return an error that says where a training diverged; the arguments are those of ``check_finite``."""
+    images = list(images)
+    more = f" and {len(images) - _MAX_IMAGES} more" if len(images) > _MAX_IMAGES else ""
+    return DivergedError(
+        f"the training diverged in iteration {iteration}, at learning rate "
+        f"{', '.join(f'{rate:.6g}' for rate in sorted(set(rates)))}, with the images "
+        f"{', '.join(images[:_MAX_IMAGES])}{more}: {' '.join(reason.split())}"
+    )
+
+
+def check_writable(folder: str | Path) -> None:
+    """Create a folder, and write a probe to it, before hours of training are lost.
+
+    Raises:
+        OSError: it cannot be written; the message names the folder.
+    """
+    probe = Path(folder) / ".probe.partial"
+    try:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"\0" * 4096)
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"the output folder {folder} cannot be written: {error.strerror or error}") from error
+
+
+def message_of(error: BaseException) -> str:
+    """Return what an error says, also where a worker sent it inside a traceback."""
+    found = _OURS.search(str(error))
+    return (found[1] if found else str(error)).strip()
+
+
+def add_verbose(parser: argparse.ArgumentParser) -> None:
+    """Add ``--verbose``, which ``one_line_errors`` takes."""
+    parser.add_argument("--verbose", action="store_true", help="print the full traceback of an error")
+
+
+@contextlib.contextmanager
+def one_line_errors(program: str, *others: type[BaseException], verbose: bool = False) -> Iterator[None]:
+    """End the program with status 1 and one line on a ``ResNeStError`` or ``OSError``; others keep their traceback.
+
+    Args:
+        program: name that the line begins with.
+        others: further errors to treat likewise.
+        verbose: print the traceback as well, before the line.
+    """
+    expected: tuple[type[BaseException], ...] = (ResNeStError, OSError, *others)
+    try:
+        yield
+    except expected as error:
+        if verbose:
+            traceback.print_exc()
+        sys.exit(f"{program}: error: {message_of(error)}")
