@@ -1,4 +1,4 @@
-"""The checkout that this package lies in: its tools, how to start them in a process of their own, and its records."""
+"""The folder of this checkout, and how to start its tools in processes of their own."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-_ROOT = Path(__file__).resolve().parents[1]
-
-# Not there where the package was installed from a wheel.
-TOOLS = _ROOT / "tools"
-BENCHMARKS = _ROOT / "docs" / "benchmark"
+ROOT = Path(__file__).resolve().parents[1]
+TOOLS = ROOT / "tools"
 
 
 def environment_with_package(environ: Mapping[str, str]) -> dict[str, str]:
-    """An environment in which the tools find this package, be it installed or a checkout."""
-    paths = [path for path in environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != str(_ROOT)]
-    return {**environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), *paths])}
+    """Return an environment in which a tool finds this package, installed or not."""
+    paths = [path for path in environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != str(ROOT)]
+    return {**environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *paths])}

@@ -1,29 +1,71 @@
-"""What a measurement says of where it was taken: the processor and the software."""
+"""What a measurement says about where it was taken."""
 
 from __future__ import annotations
 
+import datetime
+import os
 import platform
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+
+import torch
+
+# Of several names of one package, one is installed.
+_PACKAGES = (
+    "torch", "torchvision", "timm", "resnest", "onedl-mmsegmentation", "mmsegmentation", "onedl-mmcv", "mmcv",
+    "onedl-mmengine", "mmengine", "sal-detectron2", "detectron2", "resnest_backbones",
+)  # fmt: skip
 
 
-def processor_name() -> str:
-    """The model of the processor, as the system calls it."""
-    info = Path("/proc/cpuinfo")
+def describe_machine(device: torch.device | None = None) -> dict[str, Any]:
+    """Return the facts to record with a measurement, ready for JSON.
+
+    Args:
+        device: what was measured on; None for all GPUs of this machine, or its processor where there is no GPU.
+
+    Returns:
+        ``machine`` (the GPUs, or the processor), ``threads`` of PyTorch, ``date`` of today, and ``versions`` of Python
+        and of the packages that are installed.
+    """
+    on_gpu = torch.cuda.is_available() if device is None else device.type == "cuda"
+    return {
+        "machine": _gpus(device) if on_gpu else _processor(),
+        "threads": torch.get_num_threads(),
+        "date": datetime.date.today().isoformat(),
+        "versions": _versions(),
+    }
+
+
+def _gpus(device: torch.device | None) -> str:
+    count = torch.cuda.device_count() if device is None else 1
+    return f"{f'{count} x ' if count > 1 else ''}{torch.cuda.get_device_name(device)}"
+
+
+def _processor() -> str:
+    info, name = Path("/proc/cpuinfo"), platform.processor() or platform.machine()
     if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+        lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    return f"{name}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
 
 
-def installed_versions(packages: Iterable[str]) -> dict[str, str]:
-    """Versions of Python and of packages; those that are not installed are left out."""
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for package in packages:
+    for package in _PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
     return found
+
+
+def processor_name() -> str:
+    """Return the name of the processor; for callers that have not yet moved to ``describe_machine``."""
+    return _processor().rpartition(",")[0].rpartition(",")[0]
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return versions of some packages; for callers that have not yet moved to ``describe_machine``."""
+    return {name: value for name, value in _versions().items() if name in {"python", *packages}}

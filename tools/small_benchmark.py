@@ -11,7 +11,6 @@ python tools/small_benchmark.py --data data
 from __future__ import annotations
 
 import argparse
-import datetime
 import shlex
 import sys
 from pathlib import Path
@@ -28,7 +27,7 @@ from benchmarks.small_benchmark import (
     small_table,
     write_record,
 )
-from machine import installed_versions, processor_name
+from machine import describe_machine
 
 
 def build_argument_parser() -> argparse.ArgumentParser:
@@ -45,18 +44,11 @@ def build_argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def machine() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    number = torch.get_num_threads()
-    threads = f"{number} threads" if number > 1 else "1 thread"
-    return f"{processor_name()}, {threads}, no GPU"
-
-
 def run(arguments: list[str] | None = None) -> None:
     parser = build_argument_parser()
     args = parser.parse_args(arguments)
-    versions = installed_versions(("torch", "torchvision"))
+    about = describe_machine()
+    machine = f"{about['machine']}, {about['threads']} threads"
     command = shlex.join(["python", "tools/small_benchmark.py", *(sys.argv[1:] if arguments is None else arguments)])
     file = args.output_dir / "small_benchmark.json"
     try:
@@ -69,8 +61,8 @@ def run(arguments: list[str] | None = None) -> None:
             options=args.opts,
         )
         for number, (dataset, pretraining, runs) in enumerate(progress, start=1):
-            today = datetime.date.today().isoformat()
-            record = SmallRecord(dataset, args.recipe, command, today, machine(), versions, pretraining, tuple(runs))
+            date, versions = describe_machine()["date"], about["versions"]
+            record = SmallRecord(dataset, args.recipe, command, date, machine, versions, pretraining, tuple(runs))
             write_record(record, file)
             print(f"[{number}/{4 * len(args.datasets) * len(args.seeds)}] {dataset}: {runs[-1]}", flush=True)
     except (BenchmarkError, ValueError) as error:

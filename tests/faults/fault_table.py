@@ -7,11 +7,10 @@ import re
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from machine import installed_versions, processor_name
+from machine import describe_machine
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = ROOT / "docs" / "faults.md"
@@ -95,11 +94,10 @@ def inject_all(*, write: bool) -> int:
 
     recorder, start = FaultRecorder(), time.monotonic()
     status = int(pytest.main(PYTEST_OPTIONS, plugins=[recorder]))
-    versions = installed_versions(["torch", "sal-detectron2", "onedl-mmsegmentation"])
-    where = ", ".join(f"{name} {version}" for name, version in versions.items())
-    day = datetime.now(timezone.utc).date().isoformat()
+    about = describe_machine()
+    where = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     seconds = time.monotonic() - start
-    said = f"{day}, {platform.system()}, {processor_name()}, {where}, one thread: {seconds:.0f} s."
+    said = f"{about['date']}, {platform.system()}, {about['machine']}, {where}, one thread: {seconds:.0f} s."
     table = f"{recorder.table()}\n\n{said}\n"
     print(f"\n{table}", flush=True)
     if write and status == 0:

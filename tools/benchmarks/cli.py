@@ -13,7 +13,8 @@ import torch
 
 from benchmarks.cases import DTYPES, Case
 from benchmarks.measure import measure
-from benchmarks.report import circumstances, table, write_report
+from benchmarks.report import table, write_report
+from machine import describe_machine
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -72,7 +73,8 @@ def main(arguments: list[str] | None = None, description: str | None = None) -> 
         )
     ]
     words = sys.argv[1:] if arguments is None else arguments
-    about = {**circumstances(args.rounds, args.device), "command": shlex.join(["python", "tools/benchmark.py", *words])}
+    command = shlex.join(["python", "tools/benchmark.py", *words])
+    about = {**describe_machine(args.device), "rounds": args.rounds, "command": command}
     results = []
     for case in cases:
         try:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.cases import LIMIT, Result
-from machine import installed_versions, processor_name
 from resnest_backbones.checkpoint import write_atomically
 
 
@@ -67,19 +62,6 @@ def draw(results: Sequence[Result], file: Path) -> None:
         axes.set_xlabel("milliseconds per batch, median")
         axes.spines[["top", "right"]].set_visible(False)
     write_atomically(file, lambda stream: figure.savefig(stream, format="png", dpi=120))
-
-
-def circumstances(rounds: int, device: torch.device) -> dict[str, Any]:
-    """What the figures were taken with."""
-    packages = ("torch", "torchvision", "timm", "resnest", "onedl-mmsegmentation", "mmsegmentation", "sal-detectron2")
-    on_cpu = f"{processor_name()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
-    return {
-        "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else on_cpu,
-        "threads": torch.get_num_threads(),
-        "date": datetime.date.today().isoformat(),
-        "rounds": rounds,
-        "versions": installed_versions(packages),
-    }
 
 
 def write_report(folder: Path, results: Sequence[Result], about: Mapping[str, Any]) -> None:
