@@ -1,0 +1,179 @@
+"""What trainings and evaluations wrote about themselves: one reader of metrics, for curves and for final values.
+
+::
+
+    train/metrics.json                 Detectron2: an object per line, with "iteration"
+    train/TIME/vis_data/scalars.json   MMEngine: likewise, with "step"; a file for each start of the training
+    evaluate/log.txt                   Detectron2 only logs what --eval-only gives
+    test/TIME/TIME.json                MMEngine: the metrics of a test
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from resnest_backbones.errors import ConfigError
+from resnest_backbones.recipes import Recipe
+
+Curve = tuple[list[int], list[float]]  # iterations in growing order, and a value for each
+
+# Metric of a recipe -> its name in Detectron2: task and metric.
+_DETECTRON2 = {"box_ap": ("bbox", "AP"), "mask_ap": ("segm", "AP"), "pq": ("panoptic_seg", "PQ")}
+# Metric of a recipe -> the step that measures it, and its name in MMSegmentation's IoUMetric.
+_MMSEG = {
+    "miou": ("test", "mIoU"),
+    "miou_scales_not_stated": ("test", "mIoU"),
+    "miou_multi_scale": ("test_tta", "mIoU"),
+    "pix_acc_multi_scale": ("test_tta", "aAcc"),
+}
+# Framework -> names in its files -> "loss", or metric of a recipe.
+_CURVES: Mapping[str, Mapping[str, str]] = {
+    "detectron2": {"total_loss": "loss"} | {"/".join(names): metric for metric, names in _DETECTRON2.items()},
+    "mmseg": {"loss": "loss", "mIoU": "miou"},
+}
+_COPYPASTE = re.compile(r"copypaste: (.*)")
+# Detectron2 logs the first when it starts. Our tool logs the second before metrics of several scales, which have the
+# same names as those of one scale that recipes publish.
+_START, _SEVERAL_SCALES = "Rank of current process: ", "Evaluating with test-time augmentation"
+
+
+def read_metrics(*files: str | Path, key: str = "iteration") -> dict[str, Curve]:
+    """Read the curves in logs of one JSON object per line.
+
+    A resumed training repeats iterations: what it logged last counts. Lines that are cut off or not an object with an
+    iteration are left out, and so are values that are not numbers. NaN and infinite values are kept.
+
+    Args:
+        files: of one training, in the order of time: Detectron2's ``metrics.json``, MMEngine's ``scalars.json``.
+        key: name of the iteration in a line: "iteration" in Detectron2, "step" in MMEngine.
+
+    Returns:
+        Name -> (iterations in growing order, values).
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    curves: dict[str, Curve] = {}
+    for file in files:
+        trained, by_epoch = 0, False
+        for record in _records(Path(file)):
+            iteration = record.pop(key, None)
+            if not isinstance(iteration, int):
+                continue
+            if "iter" in record:  # MMEngine, of the training
+                trained, by_epoch = iteration, "epoch" in record
+            elif by_epoch:  # the "step" of a validation is an epoch there
+                iteration = trained
+            for name, value in record.items():
+                if isinstance(value, (int, float)) and not isinstance(value, bool):
+                    _add(curves.setdefault(name, ([], [])), iteration, value)
+    return curves
+
+
+def _add(curve: Curve, iteration: int, value: float) -> None:
+    iterations, values = curve
+    while iterations and iterations[-1] >= iteration:
+        iterations.pop()
+        values.pop()
+    iterations.append(iteration)
+    try:
+        values.append(float(value))
+    except OverflowError:  # an integer of JSON may be beyond every float
+        values.append(math.copysign(math.inf, value))
+
+
+def _records(file: Path) -> Iterator[dict[str, Any]]:
+    with open(file, "rb") as lines:
+        for line in lines:
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(record, dict):
+                yield record
+
+
+def training_files(folder: Path, framework: str) -> list[Path]:
+    """Return the files of metrics that the training of a recipe wrote, in the order of time."""
+    pattern = "train/metrics.json" if framework == "detectron2" else "train/*/vis_data/scalars.json"
+    return sorted(folder.glob(pattern))
+
+
+def read_curves(folder: Path, framework: str) -> dict[str, Curve]:
+    """Read the loss and the recipe's metrics over the iterations of its training.
+
+    Args:
+        folder: of the recipe's run.
+        framework: ``detectron2`` or ``mmseg``.
+
+    Returns:
+        "loss", or a name of ``METRICS`` -> curve; in percent where it is a metric.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    found = read_metrics(*training_files(folder, framework), key="iteration" if framework == "detectron2" else "step")
+    return {ours: found[name] for name, ours in _CURVES[framework].items() if name in found}
+
+
+def final_metrics(recipe: Recipe, folder: Path) -> dict[str, float | None]:
+    """Read the metrics that a recipe publishes and its run gave.
+
+    Args:
+        recipe: the recipe.
+        folder: of its run.
+
+    Returns:
+        In percent, by the names of ``METRICS``; None where the framework gave NaN. Metrics on test-dev are missing,
+        since it has no public annotations, and PQ where its package was not installed.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    found = _of_detectron2(folder) if recipe.framework == "detectron2" else _of_mmseg(folder)
+    metrics = {metric: _finite(found[metric]) for metric in recipe.figures if metric in found}
+    if not metrics:
+        raise ConfigError(f"{folder} must hold the metrics of an evaluation, got none of {', '.join(recipe.figures)}")
+    return metrics
+
+
+def _finite(value: Any) -> float | None:
+    return round(float(value), 4) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def _of_detectron2(folder: Path) -> dict[str, Any]:
+    """Read the last evaluation of a training, or an evaluation alone."""
+    if (folder / "train" / "metrics.json").is_file():
+        evaluations = [r for r in _records(folder / "train" / "metrics.json") if any("/AP" in name for name in r)]
+        last = evaluations[-1] if evaluations else {}
+        return {metric: last[name] for name, metric in _CURVES["detectron2"].items() if name in last}
+    log = folder / "evaluate" / "log.txt"
+    tasks = _read_copypaste(log) if log.is_file() else {}
+    return {metric: tasks[t][name] for metric, (t, name) in _DETECTRON2.items() if name in tasks.get(t, {})}
+
+
+def _read_copypaste(log: Path) -> dict[str, Mapping[str, float]]:
+    """Read the last evaluation in a log: lines ``Task: bbox``, then ``AP,AP50``, then ``42.3,60.1``."""
+    last = log.read_text(encoding="utf-8", errors="replace").rpartition(_START)[2]
+    lines = _COPYPASTE.findall(last.partition(_SEVERAL_SCALES)[0])
+    tasks: dict[str, Mapping[str, float]] = {}
+    for number, line in enumerate(lines[:-2]):
+        if line.startswith("Task: "):
+            names, values = (lines[number + offset].strip().split(",") for offset in (1, 2))
+            tasks[line.removeprefix("Task: ").strip()] = dict(zip(names, map(float, values), strict=True))
+    return tasks
+
+
+def _of_mmseg(folder: Path) -> dict[str, Any]:
+    """Read the last test in the folder of each step."""
+    found = {}
+    for metric, (step, name) in _MMSEG.items():
+        values = [r[name] for file in sorted((folder / step).glob("*/*.json")) for r in _records(file) if name in r]
+        if values:
+            found[metric] = values[-1]
+    return found
