@@ -1,11 +1,38 @@
-"""Checks of the trunk's arguments: a bad value is named, with what is allowed and what came."""
+"""The trunk's options, and their checks: an error names the argument, what is allowed and what came."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import TypedDict
 
+from torch import nn
+
+NormLayer = Callable[[int], nn.Module]
 STAGES = ("res2", "res3", "res4", "res5")
 FEATURES = ("stem", *STAGES, "logits")
+
+
+class TrunkOptions(TypedDict, total=False):
+    """The options of ``models.ResNeSt`` that every wrapper of it takes; described there."""
+
+    output_stride: int
+    out_features: Sequence[str]
+    in_channels: int
+    num_classes: int | None
+    multi_grid: Sequence[int] | None
+    deform_stages: Collection[str]
+    deform_modulated: bool
+    deform_groups: int
+    drop_path_rate: float
+    gradient_checkpointing: bool
+    zero_init_last_norm: bool
+
+
+class ResNeStOptions(TrunkOptions, total=False):
+    """All options of ``models.ResNeSt``; a framework's own class has other ways to name a norm."""
+
+    norm_layer: NormLayer | None
+    attention_norm_layer: NormLayer | None
 
 
 def is_positive(value: object) -> bool:
@@ -24,6 +51,13 @@ def check_flags(**flags: object) -> None:
     for argument, value in flags.items():
         if not isinstance(value, bool):
             raise ValueError(f"{argument} must be True or False, got {value!r}")
+
+
+def check_norm_layers(**norm_layers: object) -> None:
+    """Refuse values that are neither None nor callable, by the arguments' names."""
+    for argument, value in norm_layers.items():
+        if value is not None and not callable(value):
+            raise ValueError(f"{argument} must be a callable from channels to a module, or None, got {value!r}")
 
 
 def check_choice(argument: str, value: object, allowed: Sequence[object]) -> None:

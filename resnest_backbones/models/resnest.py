@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import count
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +26,13 @@ from torchvision.ops import DeformConv2d, StochasticDepth
 
 from resnest_backbones.models.arguments import (
     STAGES,
+    NormLayer,
+    ResNeStOptions,
     check_choice,
     check_flags,
     check_multi_grid,
     check_names,
+    check_norm_layers,
     check_out_features,
     check_positive,
     stages_to_build,
@@ -41,8 +45,11 @@ from resnest_backbones.models.recompute import (
     norm_relu_max_pool,
     pool_conv_norm,
 )
-from resnest_backbones.models.split_attention import NormLayer, SplitAttentionConv2d, make_norm
+from resnest_backbones.models.split_attention import SplitAttentionConv2d, make_norm
 from resnest_backbones.models.variants import ResNeStSpec, get_variant
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _PLANES = {"res2": 64, "res3": 128, "res4": 256, "res5": 512}
 _EXPANSION = 4
@@ -126,6 +133,7 @@ class Bottleneck(nn.Module):
             first block of res3..res5, also where the stage is dilated and its stride is 1.
         avd_first: that pool comes before the 3x3 convolution.
         norm_layer: makes a normalisation layer from a channel count; None for none.
+        attention_norm_layer: likewise for the attention's hidden layer; ``norm_layer`` where None.
         deformable: the 3x3 convolution is deformable (version 1).
         deform_modulated: with a modulation mask (version 2).
         deform_groups: number of offset groups.
@@ -151,6 +159,7 @@ class Bottleneck(nn.Module):
         avg_pool: bool = False,
         avd_first: bool = False,
         norm_layer: NormLayer | None = nn.BatchNorm2d,
+        attention_norm_layer: NormLayer | None = None,
         deformable: bool = False,
         deform_modulated: bool = False,
         deform_groups: int = 1,
@@ -172,6 +181,7 @@ class Bottleneck(nn.Module):
             cardinality=cardinality,
             dilation=dilation,
             norm_layer=norm_layer,
+            attention_norm_layer=attention_norm_layer,
             deformable=deformable,
         )
         pool = nn.AvgPool2d(kernel_size=3, stride=stride, padding=1) if avg_pool else nn.Identity()
@@ -251,6 +261,8 @@ class ResNeSt(nn.Module):
         in_channels: channels of the image.
         num_classes: classes of the linear head; ``logits`` is then returned as well.
         norm_layer: makes a normalisation layer from a channel count; None for none.
+        attention_norm_layer: likewise for the attentions' hidden layers, which see one value per image and channel, too
+            few for 32 groups; ``norm_layer`` where None.
         multi_grid: factors on the dilation of the blocks of res5, one per block (DeepLabV3, arXiv 1706.05587).
         deform_stages: stages whose 3x3 convolutions are deformable.
         deform_modulated: version 2 (modulated) of deformable convolution.
@@ -272,6 +284,7 @@ class ResNeSt(nn.Module):
         in_channels: int = 3,
         num_classes: int | None = None,
         norm_layer: NormLayer | None = nn.BatchNorm2d,
+        attention_norm_layer: NormLayer | None = None,
         multi_grid: Sequence[int] | None = None,
         deform_stages: Collection[str] = (),
         deform_modulated: bool = False,
@@ -294,8 +307,7 @@ class ResNeSt(nn.Module):
         )
         if not isinstance(drop_path_rate, (int, float)) or not 0.0 <= drop_path_rate < 1.0:
             raise ValueError(f"drop_path_rate must be a number in [0, 1), got {drop_path_rate!r}")
-        if norm_layer is not None and not callable(norm_layer):
-            raise ValueError(f"norm_layer must be a callable from channels to a module, or None, got {norm_layer!r}")
+        check_norm_layers(norm_layer=norm_layer, attention_norm_layer=attention_norm_layer)
         self.spec = spec
         self.output_stride = output_stride
         self.out_features = check_out_features(out_features, num_classes)
@@ -312,6 +324,7 @@ class ResNeSt(nn.Module):
             cardinality=spec.cardinality,
             avd_first=spec.avd_first,
             norm_layer=norm_layer,
+            attention_norm_layer=attention_norm_layer,
             deform_modulated=deform_modulated,
             deform_groups=deform_groups,
         )
@@ -397,23 +410,12 @@ class ResNeSt(nn.Module):
                     nn.init.zeros_(scale)
 
 
-def build(
-    name: str,
-    *,
-    output_stride: int = 32,
-    out_features: Sequence[str] = STAGES,
-    in_channels: int = 3,
-    num_classes: int | None = None,
-    norm_layer: NormLayer | None = nn.BatchNorm2d,
-    multi_grid: Sequence[int] | None = None,
-    deform_stages: Collection[str] = (),
-    deform_modulated: bool = False,
-    deform_groups: int = 1,
-    drop_path_rate: float = 0.0,
-    gradient_checkpointing: bool = False,
-    zero_init_last_norm: bool = False,
-) -> ResNeSt:
-    """Build a published network by name, with random weights; arguments are those of ``ResNeSt``.
+def build(name: str, **options: Unpack[ResNeStOptions]) -> ResNeSt:
+    """Build a published network by name, with random weights.
+
+    Args:
+        name: one of ``list_variants()``.
+        **options: those of ``ResNeSt``.
 
     Examples:
         >>> net = build("resnest14", out_features=("res2", "res5"))
@@ -421,23 +423,9 @@ def build(
         {'res2': (2, 256, 16, 24), 'res5': (2, 2048, 2, 3)}
 
     Raises:
-        ValueError: the name or another argument is outside what is allowed; the message names it.
+        ValueError: the name or an option is outside what is allowed; the message names it.
     """
-    return ResNeSt(
-        get_variant(name),
-        output_stride=output_stride,
-        out_features=out_features,
-        in_channels=in_channels,
-        num_classes=num_classes,
-        norm_layer=norm_layer,
-        multi_grid=multi_grid,
-        deform_stages=deform_stages,
-        deform_modulated=deform_modulated,
-        deform_groups=deform_groups,
-        drop_path_rate=drop_path_rate,
-        gradient_checkpointing=gradient_checkpointing,
-        zero_init_last_norm=zero_init_last_norm,
-    )
+    return ResNeSt(get_variant(name), **options)
 
 
 def _stride_and_dilations(

@@ -6,15 +6,12 @@ H, W height and width. The convolution's output is radix-major: its R x C channe
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torchvision.ops import DeformConv2d
 
+from resnest_backbones.models.arguments import NormLayer as NormLayer
 from resnest_backbones.models.arguments import check_positive
-
-NormLayer = Callable[[int], nn.Module]
 
 
 def make_norm(norm_layer: NormLayer | None, channels: int) -> nn.Module:
@@ -42,6 +39,8 @@ class SplitAttentionConv2d(nn.Module):
         cardinality: number of groups, K; ``radix x cardinality`` divides ``channels``.
         dilation: dilation of the 3x3 convolution; the spatial size is kept (stride 1, padding = dilation).
         norm_layer: makes a normalisation layer from a channel count; None for none.
+        attention_norm_layer: likewise for the attention's hidden layer, which sees one value per image and channel;
+            ``norm_layer`` where None.
         deformable: the 3x3 convolution is deformable and ``forward`` needs ``offset`` (and ``mask`` for version 2).
 
     Raises:
@@ -57,6 +56,7 @@ class SplitAttentionConv2d(nn.Module):
         cardinality: int = 1,
         dilation: int = 1,
         norm_layer: NormLayer | None = nn.BatchNorm2d,
+        attention_norm_layer: NormLayer | None = None,
         deformable: bool = False,
     ) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class SplitAttentionConv2d(nn.Module):
         )
         self.bn0 = make_norm(norm_layer, channels * radix)
         self.fc1 = nn.Conv2d(channels, hidden, kernel_size=1, groups=cardinality)
-        self.bn1 = make_norm(norm_layer, hidden)
+        self.bn1 = make_norm(attention_norm_layer or norm_layer, hidden)
         self.fc2 = nn.Conv2d(hidden, channels * radix, kernel_size=1, groups=cardinality)
         self.relu = nn.ReLU(inplace=True)
 

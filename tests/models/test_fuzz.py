@@ -14,7 +14,7 @@ from tests.fuzzing import FEW, MANY, combined, values
 ARGUMENTS = (
     "depths", "stem_width", "radix", "cardinality", "bottleneck_width", "output_stride", "out_features", "in_channels",
     "num_classes", "norm_layer", "multi_grid", "deform_stages", "deform_groups", "drop_path_rate", "deform_modulated",
-    "gradient_checkpointing", "zero_init_last_norm", "name", "avd_first",
+    "gradient_checkpointing", "zero_init_last_norm", "name", "avd_first", "attention_norm_layer",
 )  # fmt: skip
 STAGES = ["res2", "res3", "res4", "res5"]
 
@@ -42,6 +42,7 @@ OPTIONS = combined(
         "in_channels": values(1, 3, 4, bad=(0, None, 3.0)),
         "num_classes": values(None, 5, 1, bad=(0, "5", True)),
         "norm_layer": values(nn.BatchNorm2d, partial(nn.GroupNorm, 1), None, bad=("BN", nn.ReLU())),
+        "attention_norm_layer": values(None, partial(nn.GroupNorm, 1), bad=("GN",)),
         "multi_grid": values(None, (1,), (1, 2), bad=((0,), 2, "12", (1.0,), (True,))),
         "deform_stages": values((), ("res5",), ["res3", "res4"], bad=("res5", None, ("stem",))),
         "deform_modulated": values(True, False, bad=("no", None, 2)),

@@ -1,6 +1,7 @@
 """The trunk: what it declares is what it computes, for every variant and every argument."""
 
 import copy
+import inspect
 import pickle
 from functools import partial
 
@@ -10,6 +11,7 @@ from torch import nn
 from torchvision.ops import deform_conv2d
 
 from resnest_backbones import VARIANTS, Bottleneck, ResNeSt, ResNeStSpec, build, list_variants
+from resnest_backbones.models.arguments import ResNeStOptions, TrunkOptions
 
 STAGES = ("res2", "res3", "res4", "res5")
 ALL = ("stem", *STAGES, "logits")
@@ -168,6 +170,19 @@ def test_another_norm_replaces_every_batch_norm():
     assert not [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     net(torch.randn(1, 3, 32, 32))["res5"].mean().backward()
     assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+def test_the_attention_may_have_another_norm():
+    net = ResNeSt(TINY, norm_layer=partial(nn.GroupNorm, 4), attention_norm_layer=partial(nn.GroupNorm, 1))
+    groups = {name: m.num_groups for name, m in net.named_modules() if isinstance(m, nn.GroupNorm)}
+    assert all(number == (1 if name.endswith("conv2.bn1") else 4) for name, number in groups.items())
+    assert 1 in groups.values()
+
+
+def test_the_typed_options_are_those_of_the_constructor():
+    parameters = [p for p in inspect.signature(ResNeSt).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    written = {**TrunkOptions.__annotations__, **ResNeStOptions.__annotations__}
+    assert {p.name: p.annotation for p in parameters} == {k: v.__forward_arg__ for k, v in written.items()}
 
 
 def test_without_norms_there_is_none():
