@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnest_backbones import VARIANTS, build, model_zoo
-from resnest_backbones.cli import EXAMPLES, diagnosis, main
+from resnest_backbones import VARIANTS, build, cli, model_zoo, weights
+from resnest_backbones.cli import EXAMPLES, main, print_next
 from resnest_backbones.recipes import RECIPES
 from resnest_backbones.weights import WEIGHTS
 from tests.helpers import environment, publishing
@@ -69,10 +69,7 @@ def test_a_wrong_name_is_one_line_with_a_hint(capsys):
 def test_download_fetches_verifies_and_says_where(capsys, tmp_path, monkeypatch):
     state = build("resnest14", num_classes=10).state_dict()
     with publishing("resnest50", state, tmp_path, monkeypatch):
-        from resnest_backbones import weights
-        from resnest_backbones.cli import files
-
-        monkeypatch.setattr(files, "WEIGHTS", weights.WEIGHTS)
+        monkeypatch.setattr(cli, "WEIGHTS", weights.WEIGHTS)
         found = json.loads(said(capsys, "download", "resnest50", "--cache-dir", tmp_path / "cache", "--json"))
     assert Path(found["file"]).parent == tmp_path / "cache" and Path(found["file"]).is_file()
 
@@ -86,9 +83,9 @@ def test_convert_writes_another_layout(capsys, tmp_path):
 
 
 def test_doctor_reports_this_environment(capsys):
-    report = diagnosis.diagnose()
+    report = cli.diagnose()
     assert report["packages"]["torch"] and report["problems"] == []
-    for framework, module in diagnosis.MODULES.items():
+    for framework, module in cli.PLUGINS.items():
         try:
             __import__(framework)
         except ImportError:
@@ -103,26 +100,28 @@ def test_doctor_reports_this_environment(capsys):
     [
         (
             {"opencv-python": "5", "opencv-python-headless": "5"},
-            "opencv-python and opencv-python-headless write the same",
+            "opencv-python and opencv-python-headless install the same",
         ),
         (
             {"onedl-mmsegmentation": "1", "mmsegmentation": "1"},
-            "onedl-mmsegmentation and mmsegmentation write the same",
+            "onedl-mmsegmentation and mmsegmentation install the same",
         ),
-        ({"onedl-mmcv": "2", "mmcv-lite": "2", "numpy": "2.1"}, "onedl-mmcv and mmcv-lite write the same"),
-        ({"onedl-mmcv": "2", "numpy": "1.26.4"}, "onedl-mmcv needs numpy 2, and 1.26.4 is here"),
+        ({"onedl-mmcv": "2", "mmcv-lite": "2", "numpy": "2.1"}, "onedl-mmcv and mmcv-lite install the same"),
+        ({"onedl-mmcv": "2", "numpy": "1.26.4"}, "onedl-mmcv needs numpy 2, got 1.26.4"),
+        ({"detectron2": "0.6", "sal-detectron2": "0.7"}, "detectron2 and sal-detectron2 install the same"),
+        ({"torch": "2.14.1"}, "torch 2.14.1 needs torchvision 0.29, got none"),
         ({"sal-detectron2": "0.7", "setuptools": "82.0"}, "pip install 'setuptools<81'"),
-        ({"torchvision": "0.28.0", "torch": "2.14.1+cu130"}, "torch 2.14.1+cu130 goes with torchvision 0.29"),
+        ({"torchvision": "0.28.0", "torch": "2.14.1+cu130"}, "torch 2.14.1+cu130 needs torchvision 0.29"),
     ],
 )
 def test_doctor_knows_what_clashes(packages, problem):
-    (found,) = diagnosis.clashes(packages)
+    (found,) = cli.find_clashes(packages)
     assert problem in found
 
 
 def test_doctor_knows_which_pythons_work():
-    assert diagnosis.clashes({}, (3, 12)) == []
-    assert "take 3.10 to 3.13" in diagnosis.clashes({}, (3, 9))[0]
+    assert cli.find_clashes({}, (3, 12)) == []
+    assert "use 3.10 to 3.13" in cli.find_clashes({}, (3, 9))[0]
 
 
 def test_the_module_and_the_script_are_the_same_command():
@@ -142,3 +141,11 @@ def test_the_help_of_a_command_has_an_example(command, capsys):
     with pytest.raises(SystemExit):
         main([command, "--help"])
     assert EXAMPLES[command] in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_next_command_can_be_typed_as_it_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    print_next("see", "tools/demo.py", "--model", tmp_path / "a model.onnx", "IMAGE")
+    text, command = capsys.readouterr().out.splitlines()
+    assert text == "Next, see:"
+    assert command.endswith("tools/demo.py --model 'a model.onnx' IMAGE")

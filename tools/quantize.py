@@ -12,7 +12,7 @@ import statistics
 import time
 from pathlib import Path
 
-from resnest_backbones.command_line import print_next
+from resnest_backbones.cli import print_next
 from resnest_backbones.data import read_image
 from resnest_backbones.errors import DatasetError, ExportError, add_verbose, one_line_errors
 from resnest_backbones.export.evaluate import average_precision, compare_figures, mean_iou

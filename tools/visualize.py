@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from resnest_backbones.command_line import print_next
+from resnest_backbones.cli import print_next
 from resnest_backbones.errors import CheckpointError, DatasetError, ExportError, one_line_errors
 from visualization.cli import build_argument_parser, check_arguments, visualize
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from resnest_backbones.checkpoint import load_checkpoint
-from resnest_backbones.command_line import print_next
+from resnest_backbones.cli import print_next
 from resnest_backbones.data import read_image
 from resnest_backbones.errors import ExportError, add_verbose
 from resnest_backbones.export.backbone import export_backbone

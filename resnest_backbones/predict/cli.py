@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from resnest_backbones.checkpoint import write_atomically
-from resnest_backbones.command_line import print_next
+from resnest_backbones.cli import print_next
 from resnest_backbones.data import read_image
 from resnest_backbones.errors import DatasetError, add_verbose
 from resnest_backbones.export.formats import FORMATS

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from demonstration.digits import DemoDataset, make_demo_dataset
-from resnest_backbones.command_line import shorten
+from resnest_backbones.cli import shorten
 
 NUM_TRAIN = 1000
 NUM_VAL = 100

@@ -39,7 +39,7 @@ from demonstration.common import (
 )
 from demonstration.digits import DemoDataset
 from resnest_backbones import model_zoo
-from resnest_backbones.command_line import python_command, shorten
+from resnest_backbones.cli import python_command, shorten
 from resnest_backbones.detectron2.config import add_resnest_config
 from resnest_backbones.detectron2.engine.train import build_argument_parser, main
 from resnest_backbones.predict.pictures import draw_predictions, plot_curves, read_metrics

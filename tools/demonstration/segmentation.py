@@ -45,7 +45,7 @@ from demonstration.common import (
 )
 from demonstration.digits import DemoDataset
 from resnest_backbones import model_zoo
-from resnest_backbones.command_line import python_command, shorten
+from resnest_backbones.cli import python_command, shorten
 from resnest_backbones.mmseg.checkpoint import use_safe_loading
 from resnest_backbones.mmseg.engine.train import build_test_parser, build_train_parser, test, train
 from resnest_backbones.predict.pictures import draw_label_maps, plot_curves, read_metrics

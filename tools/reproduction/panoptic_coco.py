@@ -26,7 +26,7 @@ from PIL import Image
 from reproduction.coco_categories import STUFF, STUFF_LABELS, THINGS, VOID
 from reproduction.parallel import default_workers, map_files
 from resnest_backbones.checkpoint import write_atomically
-from resnest_backbones.command_line import print_next
+from resnest_backbones.cli import print_next
 from resnest_backbones.errors import add_verbose, one_line_errors
 
 SPLITS = ("train", "val")

@@ -46,7 +46,7 @@ from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from torch import nn
 
-from resnest_backbones.command_line import print_next
+from resnest_backbones.cli import print_next
 from resnest_backbones.detectron2.checkpoint import ResNeStCheckpointer
 from resnest_backbones.detectron2.config import add_resnest_config
 from resnest_backbones.detectron2.custom_coco import CocoSource

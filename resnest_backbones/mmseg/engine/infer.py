@@ -20,7 +20,7 @@ from PIL import Image
 from torch import nn
 
 from resnest_backbones.checkpoint import write_atomically
-from resnest_backbones.command_line import print_next
+from resnest_backbones.cli import print_next
 from resnest_backbones.data import IMAGE_SUFFIXES, find_class_file, make_palette, read_classes
 from resnest_backbones.errors import ConfigError, add_verbose
 from resnest_backbones.export.label_maps import draw_label_map

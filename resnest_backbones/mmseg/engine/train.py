@@ -20,7 +20,7 @@ from mmseg.registry import RUNNERS
 from torch import distributed
 
 from resnest_backbones.checkpoint import remove_unfinished
-from resnest_backbones.command_line import print_next
+from resnest_backbones.cli import print_next
 from resnest_backbones.errors import CheckpointError, ConfigError, add_verbose, check_writable
 from resnest_backbones.mmseg.engine.own_data import as_list, use_data_root
 from resnest_backbones.mmseg.engine.resumable import make_resumable, repair_last_checkpoint

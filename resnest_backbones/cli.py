@@ -1,0 +1,409 @@
+"""The command ``resnest-backbones``, also ``python -m resnest_backbones``: list, info, download, convert, doctor.
+
+``print_next``, ``python_command`` and ``shorten`` are for the scripts in ``tools/``, which end with the next command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import importlib
+import importlib.util
+import io
+import json
+import logging
+import os
+import platform
+import re
+import shlex
+import sys
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import resnest_backbones
+from resnest_backbones import model_zoo
+from resnest_backbones.checkpoint import TARGETS, convert_file
+from resnest_backbones.errors import add_verbose, one_line_errors
+from resnest_backbones.models.variants import VARIANTS
+from resnest_backbones.recipes import RECIPES
+from resnest_backbones.weights import MIRROR_VARIABLE, WEIGHTS, default_cache_dir, fetch
+
+__all__ = ["build_argument_parser", "main", "print_next", "python_command", "shorten"]
+
+PROGRAM = "resnest-backbones"
+EXAMPLES = {
+    "list": f"{PROGRAM} list --configs",
+    "info": f"{PROGRAM} info resnest50",
+    "download": f"{PROGRAM} download resnest50",
+    "convert": f"{PROGRAM} convert resnest://resnest50 resnest50_d2.pth --to detectron2",
+    "doctor": f"{PROGRAM} doctor > report.txt",
+}
+
+# What ``doctor`` looks for; distributions of one line write the same files, so at most one of each may be installed.
+_RIVALS = (
+    ("detectron2", "sal-detectron2"),
+    ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless"),
+    ("onedl-mmsegmentation", "mmsegmentation"),
+    ("onedl-mmcv", "mmcv", "mmcv-lite"),
+    ("onedl-mmengine", "mmengine"),
+)
+_PACKAGES = (
+    *("torch", "torchvision", "numpy", "fvcore", "setuptools", "pycocotools", "mmdet"),
+    *("onnx", "onnxruntime", "onnxscript", "scikit-image", "scikit-learn", "timm"),
+    *(name for rivals in _RIVALS for name in rivals),
+)
+PLUGINS = {"detectron2": "resnest_backbones.detectron2", "mmseg": "resnest_backbones.mmseg"}
+_OPERATORS = {
+    "detectron2": ("detectron2._C", "rotated boxes and Detectron2's own deformable convolution"),
+    "mmseg": ("mmcv._ext", "heads that use mmcv.ops"),
+}
+_TORCHVISION_OFFSET = 15  # torch 2.N was released with torchvision 0.(N + 15)
+
+
+def python_command(*words: str | Path) -> str:
+    """Return a command line of this Python; paths are written as one would type them here."""
+    return shlex.join([shorten(sys.executable), *(shorten(word) if isinstance(word, Path) else word for word in words)])
+
+
+def shorten(path: str | Path) -> str:
+    """Return a path as one would type it here: relative if it is below the current folder."""
+    path = Path(os.path.abspath(path))  # not resolved: the Python of an environment is a link to another one
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def print_next(what: str, *words: str | Path) -> None:
+    """Print what can be done next, and the command that does it.
+
+    Args:
+        what: for example "evaluate the saved model".
+        words: of the command, from the tool on; words in capitals stand for what the user has to name.
+    """
+    print(f"Next, {what}:\n  {python_command(*words)}", flush=True)
+
+
+def build_argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="ResNeSt backbones: the networks, their costs, results and weights, and this installation.",
+        epilog=f"example: {EXAMPLES['info']}",
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {resnest_backbones.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        described = text[0].upper() + text[1:] + "."
+        command = commands.add_parser(name, help=text, description=described, epilog=f"example: {EXAMPLES[name]}")
+        if name != "convert":
+            _add_common_options(command)
+        return command
+
+    listing = add("list", "print the networks, or the configs of both frameworks, with published metrics")
+    listing.add_argument("--configs", action="store_true", help="the configs instead of the networks")
+    info = add("info", "print what is known about a network or a config: cost, weights, configs, published metrics")
+    info.add_argument("name", metavar="NAME", help="as `list` and `list --configs` print it")
+    download = add("download", "download and verify the published ImageNet weights of a network, and print their path")
+    download.add_argument("name", metavar="NAME", help="a network")
+    download.add_argument("--cache-dir", metavar="DIR", help="default: PyTorch Hub's cache")
+    add_convert_arguments(add("convert", "convert a ResNeSt checkpoint from any published layout to another"))
+    add("doctor", "print what is installed, what is missing, and what clashes; the status is 1 if something clashes")
+    return parser
+
+
+def _add_common_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
+    add_verbose(parser)
+
+
+def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that ``convert`` takes, here and in ``tools/convert_checkpoint.py``."""
+    parser.add_argument("source", metavar="IN", help="a checkpoint file, or resnest://NAME")
+    parser.add_argument("target_file", metavar="OUT", help="the file to write, .pth; it must not exist yet")
+    parser.add_argument("--to", required=True, choices=TARGETS, help="the layout to write")
+    _add_common_options(parser)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; exit the program if its status is not 0."""
+    args = build_argument_parser().parse_args(arguments)
+    command = {"list": print_list, "info": print_info, "download": download, "convert": convert, "doctor": doctor}
+    with one_line_errors(PROGRAM, ValueError, verbose=args.verbose):
+        status = command[args.command](args)
+    if status:
+        sys.exit(status)
+
+
+# Networks and configs
+
+
+def print_list(args: argparse.Namespace) -> int:
+    """Run ``list``."""
+    rows = [_config_row(name) for name in model_zoo.list()] if args.configs else [_network_row(n) for n in VARIANTS]
+    if args.json:
+        print(json.dumps(rows, indent=1))
+        return 0
+    cells = [[*rows[0]], *([_shown(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    print()
+    print_next(
+        "print all about one", "-m", "resnest_backbones", "info", rows[0]["name"] if args.configs else "resnest50"
+    )
+    return 0
+
+
+def _network_row(name: str) -> dict[str, Any]:
+    spec, record = VARIANTS[name], WEIGHTS.get(name)
+    return {
+        "name": name,
+        "params_m": round((spec.params or 0) / 1e6, 1),
+        "multiply_adds_g": round((spec.multiply_adds or 0) / 1e9, 1),
+        "top1": record.top1 if record else None,
+        "configs": len(_configs_of(name)),
+    }
+
+
+def _config_row(name: str) -> dict[str, Any]:
+    return {"name": name, "framework": _framework(name), "published": _published(name)}
+
+
+def _published(name: str) -> dict[str, float] | None:
+    return dict(RECIPES[name].figures) if name in RECIPES else None
+
+
+def _framework(name: str) -> str:
+    return Path(model_zoo.get_config_file(name)).relative_to(model_zoo.config_root()).parts[0]
+
+
+def _configs_of(network: str) -> list[str]:
+    """Return the names of the configs on a network: those that contain its whole name."""
+    pattern = re.compile(rf"(?:^|_){network}(?=_|-|$)(?!_fast_)")
+    return [name for name in model_zoo.list() if pattern.search(name)]
+
+
+def print_info(args: argparse.Namespace) -> int:
+    """Run ``info``."""
+    if args.name in VARIANTS:
+        facts = _facts_of_network(args.name)
+        following = ("download its weights", "download", args.name)
+        if not facts["weights"]:
+            following = ("see another network", "info", "resnest50")
+    elif args.name in model_zoo.list():
+        facts = _facts_of_config(args.name)
+        following = ("see its network", "info", facts["network"] or "resnest50")
+    else:
+        known = [*VARIANTS, *model_zoo.list()]
+        raise ValueError(f"NAME must be a network or a config, got {args.name!r}{_hint(args.name, known)}")
+    if args.json:
+        print(json.dumps(facts, indent=1))
+        return 0
+    _print_facts(facts)
+    print()
+    print_next(following[0], "-m", "resnest_backbones", *following[1:])
+    return 0
+
+
+def _hint(name: str, names: Iterable[str]) -> str:
+    """Return the end of a message: which names may have been meant."""
+    close = difflib.get_close_matches(name, [*names], n=3)
+    return f"; did you mean {' or '.join(close)}?" if close else f"; `{PROGRAM} list` prints the names"
+
+
+def _facts_of_network(name: str) -> dict[str, Any]:
+    weights = None
+    if record := WEIGHTS.get(name):
+        file = default_cache_dir() / record.filename
+        weights = {
+            "top1": record.top1,
+            "crop": record.crop,
+            "channel_order": record.channel_order,
+            "mean": list(record.mean),
+            "std": list(record.std),
+            "use_as": f"resnest://{name}",
+            "url": record.url,
+            "cached": str(file) if file.exists() else None,
+            "license": record.license,
+        }
+    spec = dataclasses.asdict(VARIANTS[name])
+    configs = {config: _published(config) for config in _configs_of(name)}
+    return {**spec, "depths": list(spec["depths"]), "weights": weights, "configs": configs}
+
+
+def _facts_of_config(name: str) -> dict[str, Any]:
+    networks = [network for network in VARIANTS if name in _configs_of(network)]
+    facts: dict[str, Any] = {
+        "name": name,
+        "framework": _framework(name),
+        "network": max(networks, key=len) if networks else None,
+        "file": model_zoo.get_config_file(name),
+    }
+    if recipe := RECIPES.get(name):
+        facts |= {
+            "dataset": recipe.dataset,
+            "method": recipe.method,
+            "schedule": recipe.schedule,
+            "published": _published(name),
+            "source": recipe.source,
+            "published_file": recipe.file.name if recipe.file else None,
+        }
+    return facts
+
+
+def _print_facts(facts: Mapping[str, Any], indent: str = "") -> None:
+    """Print one fact per line, nested ones indented below theirs."""
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        if isinstance(value, Mapping) and name in ("weights", "configs"):
+            print(f"{indent}{name}:")
+            _print_facts(value or {"none": None}, f"{indent}  ")
+        else:
+            print(f"{indent}{name:<{width}}  {_shown(value)}".rstrip())
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {metric}" for name, metric in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+# Files
+
+
+def download(args: argparse.Namespace) -> int:
+    """Run ``download``."""
+    if args.name not in WEIGHTS:
+        raise ValueError(f"NAME must be a network with published weights, got {args.name!r}{_hint(args.name, WEIGHTS)}")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    file = fetch(WEIGHTS[args.name], cache_dir=args.cache_dir, progress=not args.json)
+    if args.json:
+        print(json.dumps({"name": args.name, "file": str(file), "use_as": f"resnest://{args.name}"}))
+        return 0
+    print(f"{file}: verified; both frameworks and load_checkpoint take it as resnest://{args.name}")
+    words = ("convert", f"resnest://{args.name}", f"{args.name}_d2.pth", "--to", "detectron2")
+    print_next("convert it for Detectron2 without this package's checkpointer", "-m", "resnest_backbones", *words)
+    return 0
+
+
+def convert(args: argparse.Namespace) -> int:
+    """Run ``convert`` with the arguments of ``add_convert_arguments``."""
+    count = convert_file(args.source, args.target_file, args.to)
+    if args.json:
+        print(json.dumps({"file": args.target_file, "layout": args.to, "tensors": count}))
+    else:
+        print(f"{args.target_file}: {count} tensors in the layout {args.to}")
+    return 0
+
+
+# The installation
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Run ``doctor``; its status is 1 if there are problems."""
+    report = diagnose()
+    if args.json:
+        print(json.dumps(report, indent=1))
+    else:
+        for part in ("machine", "packages", "plugins"):
+            _print_facts(report[part])
+            print()
+        for problem in report["problems"]:
+            print(f"PROBLEM: {problem}")
+        print(f"{len(report['problems'])} problems" if report["problems"] else "no problems found")
+    return 1 if report["problems"] else 0
+
+
+def diagnose() -> dict[str, Any]:
+    """Return ``machine``, ``packages``, ``plugins`` (how importing each went) and ``problems``."""
+    packages = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            packages[name] = metadata.version(name)
+    plugins = {framework: _import_plugin(framework) for framework in PLUGINS}
+    failed = [f"{name}: {said}" for name, said in plugins.items() if said.startswith("fails")]
+    return {
+        "machine": _describe_machine(),
+        "packages": packages,
+        "plugins": plugins,
+        "problems": find_clashes(packages) + failed,
+    }
+
+
+def find_clashes(packages: Mapping[str, str], python: tuple[int, int] | None = None) -> list[str]:
+    """Return the combinations that are known not to work, each with its remedy.
+
+    Args:
+        packages: distributions and their versions.
+        python: version of Python, major and minor; the running one's if None.
+    """
+    problems = []
+    python = sys.version_info[:2] if python is None else python
+    if not (3, 10) <= python < (3, 14):
+        problems.append(f"Python {python[0]}.{python[1]} is not supported: use 3.10 to 3.13")
+    for rivals in _RIVALS:
+        found = [name for name in rivals if name in packages]
+        if len(found) > 1:
+            remedy = f"pip uninstall {' '.join(found)}, then install one of them"
+            problems.append(f"{' and '.join(found)} install the same files: {remedy}")
+    if _version(packages.get("numpy")) < (2,) and "onedl-mmcv" in packages:
+        problems.append(f"onedl-mmcv needs numpy 2, got {packages.get('numpy', 'none')}: pip install 'numpy>=2'")
+    if not packages.keys().isdisjoint(_RIVALS[0]) and _version(packages.get("setuptools")) >= (81,):
+        problems.append(
+            f"Detectron2's model zoo needs pkg_resources, which setuptools {packages['setuptools']} no longer has: "
+            "pip install 'setuptools<81'"
+        )
+    torch, torchvision = _version(packages.get("torch")), _version(packages.get("torchvision"))
+    if torch[0] == 2 and torchvision[0] == 0 and torchvision[1:2] != (torch[1] + _TORCHVISION_OFFSET,):
+        wanted = f"0.{torch[1] + _TORCHVISION_OFFSET}"
+        problems.append(
+            f"torch {packages['torch']} needs torchvision {wanted}, got {packages.get('torchvision', 'none')}: "
+            f"pip install 'torchvision=={wanted}.*'"
+        )
+    return problems
+
+
+def _version(text: str | None) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", (text or "0").partition("+")[0])[:3])
+
+
+def _import_plugin(framework: str) -> str:
+    try:
+        if importlib.util.find_spec(framework) is None:
+            return "not installed"
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            importlib.import_module(PLUGINS[framework])
+            found = importlib.import_module(framework)
+    except Exception as error:
+        return f"fails to import: {type(error).__name__}: {''.join(str(error).splitlines()[:1])}"
+    operators, needed = _OPERATORS[framework]
+    missing = f"; without compiled operators: {needed} do not work, everything else does"
+    version = getattr(found, "__version__", "of no version")
+    return f"works, {framework} {version}{'' if importlib.util.find_spec(operators) else missing}"
+
+
+def _describe_machine() -> dict[str, str]:
+    import torch
+
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    facts = {
+        "resnest_backbones": resnest_backbones.__version__,
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "system": platform.platform(),
+        "gpus": ", ".join(gpus) or "none that PyTorch sees",
+        "cuda of torch": torch.version.cuda or "none",
+        "threads": str(torch.get_num_threads()),
+        "weights cache": str(default_cache_dir()),
+    }
+    if os.environ.get(MIRROR_VARIABLE):
+        facts[MIRROR_VARIABLE] = os.environ[MIRROR_VARIABLE]
+    return facts
