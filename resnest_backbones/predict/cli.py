@@ -17,7 +17,7 @@ from resnest_backbones.cli import print_next
 from resnest_backbones.data import read_image
 from resnest_backbones.errors import DatasetError, add_verbose
 from resnest_backbones.export.formats import FORMATS
-from resnest_backbones.predict.draw import draw
+from resnest_backbones.predict.draw import draw_detections, draw_label_map
 from resnest_backbones.predict.predictor import Detections, LabelMap, Predictor
 from resnest_backbones.predict.sources import Film, Window, film_writer, find_files
 
@@ -171,7 +171,10 @@ class _Demo:
     def _predict(self, image: np.ndarray) -> tuple[Detections | LabelMap, Image.Image]:
         found = self._predictor(image, self._args.min_score)
         palette = self._predictor.metadata.get("palette")
-        return found, draw(image, found, self._predictor.classes, palette, opacity=self._args.opacity)
+        classes, opacity = self._predictor.classes, self._args.opacity
+        if isinstance(found, LabelMap):
+            return found, draw_label_map(image, found.labels, classes, palette, opacity=opacity)
+        return found, draw_detections(image, found, classes, palette, opacity=opacity)
 
     def _record(self, image: np.ndarray, found: Detections | LabelMap) -> dict[str, Any]:
         size = {"height": image.shape[0], "width": image.shape[1]}

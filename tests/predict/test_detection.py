@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 from resnest_backbones.export.detectors import export_detector
 from resnest_backbones.predict import Predictor, prepare
 from resnest_backbones.predict.cli import describe, run_lengths
-from resnest_backbones.predict.draw import draw
+from resnest_backbones.predict.draw import draw_detections
 from tests.export.test_detectors import random_detector
 
 
@@ -70,7 +70,7 @@ def test_predictions_are_those_of_the_detector(kind):
     assert np.array_equal(few.scores, found.scores[:4])
     record = json.loads(json.dumps(describe(few, facts["classes"])))["detections"]
     assert [thing["category"] for thing in record] == [facts["classes"][i] for i in few.classes]
-    picture = draw(image, few, facts["classes"])
+    picture = draw_detections(image, few, facts["classes"])
     assert picture.width % 120 == 0 and picture.width >= 480
     assert not np.array_equal(np.asarray(picture), np.asarray(Image.fromarray(image).resize(picture.size)))
 

@@ -14,7 +14,7 @@ from resnest_backbones.export.segmentors import export_segmentor
 from resnest_backbones.mmseg.engine.infer import Predictor as FrameworkPredictor
 from resnest_backbones.mmseg.engine.infer import build_infer_parser
 from resnest_backbones.predict import Predictor, prepare
-from resnest_backbones.predict.draw import draw
+from resnest_backbones.predict.draw import draw_label_map
 from tests.acceleration.test_inference import trained
 from tests.export.test_segmentors import PAPER, pixels, segmentor
 from tests.mmseg.helpers import as_in_a_new_process, write_config
@@ -63,5 +63,5 @@ def test_label_maps_are_those_of_the_framework(tmp_path):
     found = Predictor.from_config(str(config), str(tmp_path / "model.pth"), classes=names)
     labels = found(image).labels
     assert labels.shape == (75, 99) and np.mean(labels == wanted) > 0.999 and len(np.unique(labels)) > 1
-    picture = draw(image, found(image), found.classes, found.metadata["palette"])
+    picture = draw_label_map(image, labels, found.classes, found.metadata["palette"])
     assert picture.width >= 480 and picture.height > picture.width * 75 // 99
