@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnest_backbones.errors import CheckpointError
-from resnest_backbones.recipes import METRICS, RECIPES, PublishedFile, Recipe
+from resnest_backbones.recipes import METRICS, RECIPES, Recipe
+from resnest_backbones.weights import PublishedFile
 
 if TYPE_CHECKING:
     from torch import nn

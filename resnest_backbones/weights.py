@@ -1,7 +1,8 @@
-"""One record per published ImageNet weight file, and the resolver of ``resnest://NAME`` that all plugins share.
+"""One record per published file, and the resolver of ``resnest://NAME`` that all plugins share.
 
-The records are facts of github.com/zhanghang1989/ResNeSt (README.md, ablation.md); the eight hexadecimal digits in a
-file's name begin the sha256 of the whole file.
+The ImageNet records are facts of github.com/zhanghang1989/ResNeSt (README.md, ablation.md); the eight hexadecimal
+digits in a file's name begin the sha256 of the whole file. The trained detectors and segmentors are no longer on their
+server: their records tell whether a copy is the published file.
 """
 
 from __future__ import annotations
@@ -9,25 +10,31 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from http.client import HTTPException
+from http.client import HTTPException, IncompleteRead
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlparse
+from urllib.request import Request, urlopen
 
 import torch
 from filelock import FileLock
+from tqdm import tqdm
 
-from resnest_backbones.download import ContentError, download
-from resnest_backbones.errors import WeightsError
+from resnest_backbones.errors import CheckpointError, WeightsError
 
 logger = logging.getLogger(__name__)
 
 SCHEME = "resnest://"
 MIRROR_VARIABLE = "RESNEST_BACKBONES_MIRROR"
+TIMEOUT = 60.0  # seconds to connect, and then without a byte
 _RELEASE = "https://github.com/zhanghang1989/ResNeSt/releases/download/weights_step1"
+_BUCKET = "https://s3.us-west-1.wasabisys.com"
 _BLOCK = 1 << 20
 
 
@@ -70,7 +77,7 @@ class WeightRecord:
         return f"{(os.environ.get(MIRROR_VARIABLE) or self.base_url).rstrip('/')}/{self.filename}"
 
 
-_ROWS = (
+_IMAGENET = (
     WeightRecord("resnest50", "528c19ca", crop=224, top1=81.03),
     WeightRecord("resnest101", "22405ba7", crop=256, top1=82.83),
     WeightRecord("resnest200", "75117900", crop=320, top1=83.84),
@@ -84,7 +91,7 @@ _ROWS = (
     WeightRecord("resnest50_fast_1s4x24d", "d4a4f76f", crop=224, top1=80.99),
 )
 
-WEIGHTS: dict[str, WeightRecord] = {row.name: row for row in _ROWS}
+WEIGHTS: dict[str, WeightRecord] = {record.name: record for record in _IMAGENET}
 
 
 @dataclass(frozen=True)
@@ -105,8 +112,7 @@ class PixelNormalization:
 
 
 # What the published detectors were trained with: up to half a grey level off the mean of their ImageNet weights, so a
-# published detector needs just these numbers. The YAML configs repeat them, since YAML cannot import; a test holds them
-# to this record.
+# published detector needs just these numbers. YAML configs repeat them, since YAML cannot import; a test compares.
 DETECTOR_PIXELS = PixelNormalization(
     mean=(123.68, 116.779, 103.939),
     std=(58.393, 57.12, 57.375),
@@ -115,8 +121,106 @@ DETECTOR_PIXELS = PixelNormalization(
 )
 
 
+@dataclass(frozen=True)
+class PublishedFile:
+    """A trained detector or segmentor that the authors published.
+
+    Attributes:
+        name: file name; "" where the source gives none.
+        hash_prefix: hexadecimal digits that the hash of the whole file begins with; "" where none was published.
+        hash_kinds: algorithms that the prefix may be of. The detectors' source does not say which it is.
+        server: folder it was in.
+        server_answers: whether anything can still be fetched from there.
+    """
+
+    name: str
+    hash_prefix: str
+    hash_kinds: tuple[str, ...]
+    server: str
+    server_answers: bool = False
+
+    def check(self, file: Path | str) -> str:
+        """Return the algorithm by which a file is the published one; "" where no hash was published.
+
+        Raises:
+            CheckpointError: it is another file, or not whole; the message names it, and what its hash should begin
+                with.
+        """
+        if not self.hash_prefix:
+            return ""
+        digests = _digests(file, self.hash_kinds)
+        for kind, digest in digests.items():
+            if digest.startswith(self.hash_prefix):
+                return kind
+        found = " and ".join(f"{kind} {digest[:8]}..." for kind, digest in digests.items())
+        raise CheckpointError(
+            f"{file} is not the published {self.name or 'file'}: its {' or '.join(self.hash_kinds)} must begin with "
+            f"{self.hash_prefix}, got {found}"
+        )
+
+
+def _detector(name: str) -> PublishedFile:
+    digits = re.search(r"-([0-9a-f]{8})\.pth$", name)
+    return PublishedFile(name, digits[1] if digits else "", ("sha256", "sha1"), f"{_BUCKET}/resnest/detectron")
+
+
+def _segmentor(sha1: str) -> PublishedFile:
+    # The toolkit's own list of files has two of these, as {deeplab_resnest50_ade}-{sha1}.pth; the others are not named.
+    return PublishedFile("", sha1, ("sha1",), f"{_BUCKET}/encoding/models")
+
+
+PUBLISHED: Mapping[str, PublishedFile] = MappingProxyType({  # by the name of the recipe (``model_zoo.RECIPES``)
+    "faster_rcnn_resnet50_fpn_1x": _detector("faster_rcnn_R_50_FPN_syncbn_range-scale_1x-fde56e2b.pth"),
+    "faster_rcnn_resnet101_fpn_1x": _detector("faster_rcnn_R_101_FPN_syncbn_range-scale_1x-57c73356.pth"),
+    "faster_rcnn_resnest50_fpn_1x": _detector("faster_rcnn_ResNeSt_50_FPN_syncbn_range-scale_1x-ad123c0b.pth"),
+    "faster_rcnn_resnest50_dcnv2_fpn_1x": _detector("faster_rcnn_ResNeSt_50_FPN_dcn_syncbn_range-scale_1x.pth"),
+    "faster_rcnn_resnest101_fpn_1x": _detector("faster_rcnn_ResNeSt_101_FPN_syncbn_range-scale_1x-d8f284b6.pth"),
+    "cascade_rcnn_resnet50_fpn_1x": _detector("faster_cascade_rcnn_R_50_FPN_syncbn_range-scale_1x-3c7f2ef2.pth"),
+    "cascade_rcnn_resnet101_fpn_1x": _detector("faster_cascade_rcnn_R_101_FPN_syncbn_range-scale_1x-4073359b.pth"),
+    "cascade_rcnn_resnest50_fpn_1x":
+        _detector("faster_cascade_rcnn_ResNeSt_50_FPN_syncbn_range-scale-1x-e9955232.pth"),
+    "cascade_rcnn_resnest101_fpn_1x":
+        _detector("faster_cascade_rcnn_ResNeSt_101_FPN_syncbn_range-scale_1x-3627ef78.pth"),
+    "cascade_rcnn_resnest200_fpn_1x":
+        _detector("faster_cascade_rcnn_ResNeSt_200_FPN_syncbn_range-scale_1x-1be2a87e.pth"),
+    "mask_rcnn_resnet50_fpn_1x": _detector("mask_rcnn_R_50_FPN_syncbn_1x-4939bd58.pth"),
+    "mask_rcnn_resnet101_fpn_1x": _detector("mask_rcnn_R_101_FPN_syncbn_1x-55493cc2.pth"),
+    "mask_rcnn_resnest50_fpn_1x": _detector("mask_rcnn_ResNeSt_50_FPN_syncBN_1x-f442d863.pth"),
+    "mask_rcnn_resnest101_fpn_1x": _detector("mask_rcnn_ResNeSt_101_FPN_syncBN_1x-528502c6.pth"),
+    "mask_cascade_rcnn_resnet50_fpn_1x": _detector("mask_cascade_rcnn_R_50_FPN_syncbn_1x-03310c9b.pth"),
+    "mask_cascade_rcnn_resnet101_fpn_1x": _detector("mask_cascade_rcnn_R_101_FPN_syncbn_1x-8cec1631.pth"),
+    "mask_cascade_rcnn_resnest50_fpn_1x": _detector("mask_cascade_rcnn_ResNeSt_50_FPN_syncBN_1x-c58bd325.pth"),
+    "mask_cascade_rcnn_resnest101_fpn_1x": _detector("mask_cascade_rcnn_ResNeSt_101_FPN_syncBN_1x-62448b9c.pth"),
+    "mask_cascade_rcnn_resnest200_fpn_3x_all_tricks":
+        _detector("mask_cascade_rcnn_ResNeSt_200_FPN_syncBN_all_tricks_3x.pth"),
+    "mask_cascade_rcnn_resnest200_dcnv2_fpn_3x_all_tricks":
+        _detector("mask_cascade_rcnn_ResNeSt_200_FPN_dcn_syncBN_all_tricks_3x-e1901134.pth"),
+    "panoptic_fpn_resnest200_3x_tricks": _detector("panoptic_ResNeSt_200_FPN_syncBN_tricks_3x-43f8b731.pth"),
+    "fcn_resnest50-d8_4xb4-paper_ade20k-480x480": _segmentor("4aba491a"),
+    "deeplabv3_resnest50-d8_4xb4-paper_ade20k-480x480": _segmentor("2225f09d"),
+    "deeplabv3_resnest101-d8_4xb4-paper_ade20k-480x480": _segmentor("06ca799c"),
+    "deeplabv3_resnest200-d8_4xb4-paper_ade20k-480x480": _segmentor("7b9e7d3e"),
+    "deeplabv3_resnest269-d8_4xb4-paper_ade20k-480x480": _segmentor("0074dd10"),
+    "fcn_resnest50-d8_4xb4-paper_pascal_context_59-480x480": _segmentor("77a2161d"),
+    "deeplabv3_resnest50-d8_4xb4-paper_pascal_context_59-480x480": _segmentor("08dccbc4"),
+    "deeplabv3_resnest101-d8_4xb4-paper_pascal_context_59-480x480": _segmentor("faf58418"),
+    "deeplabv3_resnest200-d8_4xb4-paper_pascal_context_59-480x480": _segmentor("fe76a265"),
+    "deeplabv3_resnest269-d8_4xb4-paper_pascal_context_59-480x480": _segmentor("b661fd26"),
+})  # fmt: skip
+
+
+def find_published(file_name: str) -> PublishedFile | None:
+    """Return the trained model whose name a file has; None for all other names.
+
+    Both sources named theirs ``NAME-HASH.pth``, after the first eight digits of the hash; that ending decides, as the
+    names of some are not known.
+    """
+    files = (file for file in PUBLISHED.values() if file.hash_prefix)
+    return next((file for file in files if file_name.endswith(f"-{file.hash_prefix}.pth")), None)
+
+
 def get_record(name: str) -> WeightRecord:
-    """The record of a published weight file, by ``NAME`` or ``resnest://NAME``.
+    """Return the record of published ImageNet weights, by ``NAME`` or ``resnest://NAME``.
 
     Examples:
         >>> get_record("resnest://resnest50").filename
@@ -132,45 +236,35 @@ def get_record(name: str) -> WeightRecord:
 
 
 def default_cache_dir() -> Path:
-    """PyTorch Hub's checkpoint folder, which the original and timm use too (``TORCH_HOME`` moves it)."""
+    """Return PyTorch Hub's checkpoint folder, which the original and timm use too (``TORCH_HOME`` moves it)."""
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def has_sha256_prefix(file: Path, prefix: str) -> bool:
-    """Whether the sha256 of the whole file begins with ``prefix``."""
-    digest = hashlib.sha256()
-    with open(file, "rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest().startswith(prefix.lower())
-
-
 def fetch(record: WeightRecord, *, cache_dir: Path | str | None = None, progress: bool = True) -> Path:
-    """The path of a published weight file in the cache, downloaded where it is not there yet, and verified.
+    """Return the path of a published weight file in the cache; download it if it is missing, and verify it.
 
     A download goes to a temporary name and is renamed after its hash was checked; several processes wait for one of
-    them to fetch it. A cached file is checked as well, and fetched anew when it is not whole.
+    them to fetch it. A cached file is checked as well, and fetched again if it is damaged.
 
     Raises:
         WeightsError: the server does not answer, or what it sent is not the published file; the message names the url.
     """
-    folder = default_cache_dir() if cache_dir is None else Path(cache_dir)
-    file = folder / record.filename
-    if file.exists() and has_sha256_prefix(file, record.sha256_prefix):
+    file = (default_cache_dir() if cache_dir is None else Path(cache_dir)) / record.filename
+    if _is_published(file, record):
         return file  # before locking: a shared cache may be read-only
-    with _alone(file):
+    with _lock(file):
+        if _is_published(file, record):
+            return file
         if file.exists():
-            if has_sha256_prefix(file, record.sha256_prefix):
-                return file
-            logger.warning("%s is not the published file (its sha256 does not begin with %s): fetching it anew", file,
+            logger.warning("%s is not the published file (its sha256 does not begin with %s): fetching it again", file,
                            record.sha256_prefix)  # fmt: skip
-        logger.info("Downloading %s to %s", record.url, file)
-        _download(record, file, progress)
+        remedy = f"Put the file at {file} yourself, or name a mirror of the folder in {MIRROR_VARIABLE}"
+        _download(record.url, file, record.sha256_prefix, progress, remedy)
     return file
 
 
 def fetch_url(url: str, *, cache_dir: Path | str | None = None, progress: bool = True) -> Path:
-    """The path of a file of another project in the cache, downloaded where it is not there yet; it is not verified.
+    """Return the path of a file of another project in the cache; download it if it is missing. It is not verified.
 
     Raises:
         WeightsError: the url names no file, or its server does not answer; the message names it.
@@ -178,48 +272,88 @@ def fetch_url(url: str, *, cache_dir: Path | str | None = None, progress: bool =
     name = Path(urlparse(url).path).name
     if not name:
         raise WeightsError(f"{url} names no file")
-    folder = default_cache_dir() if cache_dir is None else Path(cache_dir)
-    file = folder / name
+    file = (default_cache_dir() if cache_dir is None else Path(cache_dir)) / name
     if not file.exists():
-        with _alone(file):
+        with _lock(file):
             if not file.exists():
-                logger.info("Downloading %s to %s", url, file)
-                _download_to(url, file, None, progress, f"Put the file at {file} yourself")
+                _download(url, file, "", progress, f"Put the file at {file} yourself")
     return file
 
 
+def _is_published(file: Path, record: WeightRecord) -> bool:
+    return file.exists() and _digests(file, ("sha256",))["sha256"].startswith(record.sha256_prefix.lower())
+
+
+def _digests(file: Path | str, kinds: tuple[str, ...]) -> dict[str, str]:
+    """Compute the hexadecimal digests of a file by several algorithms in one pass."""
+    digests = {kind: hashlib.new(kind) for kind in kinds}
+    with open(file, "rb") as stream:
+        while block := stream.read(_BLOCK):
+            for digest in digests.values():
+                digest.update(block)
+    return {kind: digest.hexdigest() for kind, digest in digests.items()}
+
+
 @contextmanager
-def _alone(file: Path) -> Iterator[None]:
-    """Let one process at a time fetch a file; its folder is made where it is not there."""
+def _lock(file: Path) -> Iterator[None]:
+    """Let one process at a time fetch a file; create its folder."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(f"{file}.lock")
         lock.acquire()
     except OSError as error:
-        raise WeightsError(
-            f"{file} is not there, and the folder cannot be written to fetch it: {error.strerror or error}"
-        ) from error
+        reason = error.strerror or error
+        raise WeightsError(f"{file} does not exist, and its folder cannot be written to fetch it: {reason}") from error
     try:
         yield
     finally:
         lock.release()
 
 
-def _download(record: WeightRecord, file: Path, progress: bool) -> None:
-    hint = (
-        f"Put the file at {file} yourself, or name a mirror of the folder in the environment variable {MIRROR_VARIABLE}"
-    )
-    _download_to(record.url, file, record.sha256_prefix, progress, hint)
+def _download(url: str, file: Path, sha256_prefix: str, progress: bool, remedy: str) -> None:
+    """Download to a temporary name beside ``file``, and rename it when it is whole and its hash is right.
 
-
-def _download_to(url: str, file: Path, sha256_prefix: str | None, progress: bool, hint: str) -> None:
+    ``torch.hub.download_url_to_file`` waits forever for a server that stops sending, and takes what came before a
+    connection broke for the file.
+    """
+    logger.info("Downloading %s to %s", url, file)
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    remedy = f"Nothing was kept. {remedy}"
     try:
-        download(url, file, sha256_prefix=sha256_prefix, progress=progress)
-    except ContentError as error:
-        raise WeightsError(f"{url} sent something else than the file: {error}. Nothing was kept. {hint}") from error
+        request = Request(url, headers={"User-Agent": "resnest_backbones"})
+        with open(temporary, "wb") as stream, urlopen(request, timeout=TIMEOUT) as response:
+            if response.headers.get_content_type() == "text/html":
+                raise WeightsError(f"{url} sent a web page instead of the file. {remedy}")
+            digest = _copy(response, stream, file.name, progress)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if not digest.startswith(sha256_prefix.lower()):
+            wrong = f"its sha256 begins with {digest[:8]} instead of {sha256_prefix}"
+            raise WeightsError(f"{url} sent another file: {wrong}. {remedy}")
+        os.replace(temporary, file)
     except HTTPError as error:
-        raise WeightsError(f"{url} answered {error.code} {error.reason}. {hint}") from error
+        raise WeightsError(f"{url} answered {error.code} {error.reason}. {remedy}") from error
     except TimeoutError as error:
-        raise WeightsError(f"{url} stopped answering: nothing came for a while. Nothing was kept. {hint}") from error
-    except (URLError, OSError, HTTPException, ValueError) as error:  # ValueError: a mirror that is no url
-        raise WeightsError(f"{url} could not be downloaded: {error!r}. Nothing was kept. {hint}") from error
+        raise WeightsError(f"{url} stopped answering for {TIMEOUT:g} s. {remedy}") from error
+    except (URLError, OSError, HTTPException, ValueError) as error:  # ValueError: a mirror that is not a url
+        raise WeightsError(f"{url} could not be downloaded: {error!r}. {remedy}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _copy(response: Any, stream: Any, name: str, progress: bool) -> str:
+    """Copy all that was announced; return its sha256."""
+    announced = response.headers.get("Content-Length")
+    total = int(announced) if announced is not None else None
+    digest, received = hashlib.sha256(), 0
+    with tqdm(total=total, desc=name, disable=not progress, unit="B", unit_scale=True, unit_divisor=1024) as bar:
+        while block := response.read(_BLOCK >> 3):
+            stream.write(block)
+            digest.update(block)
+            received += len(block)
+            bar.update(len(block))
+    # Python's own client is silent about a connection that ended early.
+    if total is not None and received < total:
+        raise IncompleteRead(b"", total - received)
+    return digest.hexdigest()

@@ -104,5 +104,5 @@ def test_weights_that_cannot_be_had_are_an_error(framework, name, published_resn
     pytest.importorskip(framework)
     server, _ = published_resnest50
     server.content = b"something else"
-    with pytest.raises(WeightsError, match="sent something else than the file: its sha256"):
+    with pytest.raises(WeightsError, match="sent another file: its sha256"):
         model_zoo.get(name)

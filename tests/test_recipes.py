@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from resnest_backbones.errors import CheckpointError
-from resnest_backbones.recipes import MEASURED, METRICS, RECIPES, PublishedFile
+from resnest_backbones.recipes import MEASURED, METRICS, RECIPES
+from resnest_backbones.weights import PUBLISHED, PublishedFile
 
 
 def rows_of(framework: str) -> list:
@@ -90,6 +91,7 @@ def test_names_and_metrics_are_whole():
     assert all(RECIPES[name].name == name for name in RECIPES)
     assert Counter(recipe.framework for recipe in RECIPES.values()) == {"detectron2": 21, "mmseg": 21}
     assert all(recipe.figures and recipe.figures.keys() <= METRICS.keys() for recipe in RECIPES.values())
+    assert PUBLISHED.keys() == {name for name, recipe in RECIPES.items() if recipe.file}
     assert all(measured.name == name in RECIPES for name, measured in MEASURED.items())
 
 

@@ -27,8 +27,7 @@ from resnest_backbones.checkpoint.layouts import (
     summarize_keys,
 )
 from resnest_backbones.errors import CheckpointError
-from resnest_backbones.recipes import find_published
-from resnest_backbones.weights import SCHEME, fetch, get_record
+from resnest_backbones.weights import SCHEME, fetch, find_published, get_record
 
 __all__ = [
     "TARGETS",
@@ -106,10 +105,7 @@ def _check_published(file: Path) -> None:
     published = find_published(file.name)
     if published is None:
         return
-    try:
-        kind = published.check(file)
-    except CheckpointError as error:
-        raise CheckpointError(str(error)) from error
+    kind = published.check(file)
     logger.info("%s is the published checkpoint: its %s begins with %s", file, kind, published.hash_prefix)
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from reproduction.smoke_data import make_smoke_data
-from resnest_backbones import recipes
+from resnest_backbones import weights
 from resnest_backbones.checkpoint import load_checkpoint, read_checkpoint
 from resnest_backbones.errors import CheckpointError
-from resnest_backbones.recipes import RECIPES, find_published
+from resnest_backbones.weights import PUBLISHED, find_published
 from tests.helpers import ROOT, TINY_DETECTOR
 
 ROW = "mask_rcnn_resnest50_fpn_1x"
@@ -30,18 +30,18 @@ def digits(file: Path, kind: str = "sha256") -> str:
 def publish(file: Path, row: str, patch: pytest.MonkeyPatch, kind: str = "sha256") -> Path:
     """Rename a file after its hash, and let that be the published file of a row."""
     published = file.rename(file.with_name(f"{file.stem.rpartition('-')[0]}-{digits(file, kind)}.pth"))
-    record = replace(RECIPES[row].file, name=published.name, hash_prefix=digits(published, kind))
-    patch.setattr(recipes, "RECIPES", {**RECIPES, row: replace(RECIPES[row], file=record)})
+    record = replace(PUBLISHED[row], name=published.name, hash_prefix=digits(published, kind))
+    patch.setattr(weights, "PUBLISHED", {**PUBLISHED, row: record})
     return published
 
 
 def test_names_of_both_sources_are_known():
-    assert RECIPES[ROW].file.name == NAME and find_published(NAME) is RECIPES[ROW].file
-    segmentor = RECIPES["deeplabv3_resnest50-d8_4xb4-paper_ade20k-480x480"].file
+    assert PUBLISHED[ROW].name == NAME and find_published(NAME) is PUBLISHED[ROW]
+    segmentor = PUBLISHED["deeplabv3_resnest50-d8_4xb4-paper_ade20k-480x480"]
     assert find_published("deeplab_resnest50_ade-2225f09d.pth") is segmentor
     for name in ("model_final.pth", "resnest50-528c19ca.pth", "f442d863.pth", "x-f442d863.pkl", ""):
         assert find_published(name) is None
-    files = [recipe.file for recipe in RECIPES.values() if recipe.file and recipe.file.hash_prefix]
+    files = [file for file in PUBLISHED.values() if file.hash_prefix]
     assert len(files) == 29 and all(find_published(f"copy-{file.hash_prefix}.pth") is file for file in files)
 
 
