@@ -29,8 +29,8 @@ import resnest_backbones
 from resnest_backbones import model_zoo
 from resnest_backbones.checkpoint import TARGETS, convert_file
 from resnest_backbones.errors import add_verbose, one_line_errors
+from resnest_backbones.model_zoo import RECIPES
 from resnest_backbones.models.variants import VARIANTS
-from resnest_backbones.recipes import RECIPES
 from resnest_backbones.weights import MIRROR_VARIABLE, WEIGHTS, default_cache_dir, fetch
 
 __all__ = ["build_argument_parser", "main", "print_next", "python_command", "shorten"]
@@ -174,7 +174,7 @@ def _config_row(name: str) -> dict[str, Any]:
 
 
 def _published(name: str) -> dict[str, float] | None:
-    return dict(RECIPES[name].figures) if name in RECIPES else None
+    return dict(RECIPES[name].metrics) if name in RECIPES else None
 
 
 def _framework(name: str) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from resnest_backbones import VARIANTS, build, cli, model_zoo, weights
 from resnest_backbones.cli import EXAMPLES, main, print_next
-from resnest_backbones.recipes import RECIPES
+from resnest_backbones.model_zoo import RECIPES
 from resnest_backbones.weights import WEIGHTS
 from tests.helpers import environment, publishing
 
@@ -35,7 +35,7 @@ def test_list_prints_each_network_and_each_config(capsys):
     configs = {row["name"]: row for row in json.loads(said(capsys, "list", "--configs", "--json"))}
     assert list(configs) == model_zoo.list()
     for name, recipe in RECIPES.items():
-        assert configs[name]["framework"] == recipe.framework and configs[name]["published"] == dict(recipe.figures)
+        assert configs[name]["framework"] == recipe.framework and configs[name]["published"] == dict(recipe.metrics)
 
 
 def test_info_of_a_network_has_cost_weights_and_the_configs_on_it(capsys):

@@ -7,7 +7,7 @@ import torch
 
 from resnest_backbones import build, model_zoo
 from resnest_backbones.errors import WeightsError
-from resnest_backbones.recipes import RECIPES
+from resnest_backbones.model_zoo import RECIPES
 from tests.helpers import publishing
 
 DETECTOR, LAZY = "faster_rcnn_resnest50_fpn_1x", "faster_rcnn_resnest50_fpn_1x_lazy"

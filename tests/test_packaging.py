@@ -17,8 +17,6 @@ FRAMEWORKS = {"detectron2", "mmseg", "mmcv", "mmengine"}
 CORE = {"torch", "torchvision", "fvcore", "filelock", "tqdm"}
 TOP_LEVEL = {"models", "acceleration", "checkpoint", "weights.py", "detectron2", "mmseg", "export", "predict"}
 TOP_LEVEL |= {"model_zoo.py", "cli.py", "data.py", "errors.py", "__init__.py", "__main__.py", "py.typed", "configs"}
-TOP_LEVEL |= {"cli", "command_line.py", "download.py", "recipes.py"}  # to be moved yet
-TOP_LEVEL -= {"cli.py"}
 SOURCES = ["setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md", "resnest_backbones", "configs"]
 SOURCES += ["tests", "tools"]  # they must be there to be left out of the wheel
 

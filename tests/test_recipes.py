@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from resnest_backbones.errors import CheckpointError
-from resnest_backbones.recipes import MEASURED, METRICS, RECIPES
+from resnest_backbones.model_zoo import MEASURED, METRICS, RECIPES
 from resnest_backbones.weights import PUBLISHED, PublishedFile
 
 
@@ -22,18 +22,18 @@ def test_the_detection_records_are_the_published_rows_both_ways(published):
         theirs[row["method"], row["backbone"], row["schedule"]] = (figures, row["file"])
     ours = {}
     for recipe in rows_of("detectron2"):
-        figures = {metric: value for metric, value in recipe.figures.items() if "test_dev" not in metric}
+        figures = {metric: value for metric, value in recipe.metrics.items() if "test_dev" not in metric}
         ours[recipe.method, recipe.backbone, recipe.schedule] = (figures, recipe.file.name)
     assert len(ours) == 21
     assert ours == theirs
 
 
 def test_one_row_has_figures_on_test_dev(published):
-    (recipe,) = (recipe for recipe in RECIPES.values() if "box_ap_test_dev" in recipe.figures)
+    (recipe,) = (recipe for recipe in RECIPES.values() if "box_ap_test_dev" in recipe.metrics)
     row = published["coco_val2017"]["test_dev2019_multi_scale"]
     assert (recipe.method, recipe.backbone) == (row["method"], row["backbone"])
-    assert recipe.figures["box_ap_test_dev"] == row["box_ap"]
-    assert recipe.figures["mask_ap_test_dev"] == row["mask_ap"]
+    assert recipe.metrics["box_ap_test_dev"] == row["box_ap"]
+    assert recipe.metrics["mask_ap_test_dev"] == row["mask_ap"]
 
 
 def published_segmentation(published) -> dict:
@@ -54,7 +54,7 @@ def published_segmentation(published) -> dict:
 
 def test_the_segmentation_records_are_the_published_rows_both_ways(published):
     ours = {
-        r.name: (r.method, r.backbone, r.dataset, dict(r.figures), r.file.hash_prefix if r.file else None)
+        r.name: (r.method, r.backbone, r.dataset, dict(r.metrics), r.file.hash_prefix if r.file else None)
         for r in rows_of("mmseg")
     }
     # The one figure with a source of its own: README.md of the original, "Results on Cityscapes".
@@ -90,14 +90,14 @@ def test_a_hash_is_in_the_name_of_a_detectors_file():
 def test_names_and_metrics_are_whole():
     assert all(RECIPES[name].name == name for name in RECIPES)
     assert Counter(recipe.framework for recipe in RECIPES.values()) == {"detectron2": 21, "mmseg": 21}
-    assert all(recipe.figures and recipe.figures.keys() <= METRICS.keys() for recipe in RECIPES.values())
+    assert all(recipe.metrics and recipe.metrics.keys() <= METRICS.keys() for recipe in RECIPES.values())
     assert PUBLISHED.keys() == {name for name, recipe in RECIPES.items() if recipe.file}
     assert all(measured.name == name in RECIPES for name, measured in MEASURED.items())
 
 
 def test_a_figure_of_no_known_metric_is_refused():
-    with pytest.raises(ValueError, match="figures must be of box_ap, .*, got 'accuracy'"):
-        replace(RECIPES["faster_rcnn_resnest50_fpn_1x"], figures={"accuracy": 1.0})
+    with pytest.raises(ValueError, match="metrics must be of box_ap, .*, got 'accuracy'"):
+        replace(RECIPES["faster_rcnn_resnest50_fpn_1x"], metrics={"accuracy": 1.0})
 
 
 def test_a_figure_cannot_be_changed():

@@ -10,7 +10,7 @@ from pathlib import Path
 from documents.costs import COSTS_FILE, costs, count, write_costs
 from documents.stride_drawing import draw_output_strides
 from documents.tables import fill_tables
-from resnest_backbones.recipes import RECIPES
+from resnest_backbones.model_zoo import RECIPES
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("README.md", "MODEL_ZOO.md", "docs/speed.md", "docs/choosing.md", "docs/moving.md")

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from resnest_backbones import get_variant, list_variants, model_zoo
 from resnest_backbones.detectron2 import ResNeSt, add_resnest_config
-from resnest_backbones.recipes import RECIPES
+from resnest_backbones.model_zoo import RECIPES
 from resnest_backbones.weights import DETECTOR_PIXELS, WEIGHTS, get_record
 from tests.detectron2.helpers import images, parameters_without_gradient, training_losses
 from tests.helpers import TINY_DETECTOR, flat, readme_block
@@ -118,7 +118,7 @@ def test_a_header_names_the_row_or_the_recipe_or_says_that_there_is_no_figure(na
     network, _, deformable = recipe.backbone.partition("_")
     label = network.replace("resnest", "ResNeSt-").replace("resnet", "ResNet-") + (" DCNv2" if deformable else "")
     assert text.startswith(f"Row {recipe.method}, {label}, {recipe.schedule} ")
-    assert text.endswith("in resnest_backbones/recipes.py.")
+    assert text.endswith("in resnest_backbones/model_zoo.py.")
 
 
 def test_there_are_the_published_rows_and_what_users_asked_for():

@@ -10,7 +10,7 @@ from torchvision.ops import DeformConv2d
 
 from documents.costs import COSTS_FILE, Cost, costs, count, multiply_adds, write_costs
 from resnest_backbones import VARIANTS, build
-from resnest_backbones.recipes import RECIPES
+from resnest_backbones.model_zoo import RECIPES
 
 # One of each kind of model: counted in every run; the others by `make test-full`.
 SOME = (

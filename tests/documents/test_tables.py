@@ -9,9 +9,9 @@ import update_tables
 from documents import speed_tables, tables
 from documents.costs import costs
 from documents.tables import coco_table, detectron2_table, fill_tables, mmseg_table, variants_table
-from resnest_backbones import model_zoo, recipes
+from resnest_backbones import model_zoo
+from resnest_backbones.model_zoo import RECIPES, Measurement
 from resnest_backbones.models.variants import VARIANTS
-from resnest_backbones.recipes import RECIPES, Measurement
 
 
 @pytest.mark.parametrize("name", update_tables.FILES)
@@ -54,7 +54,7 @@ def test_every_recipe_has_its_row_its_published_figures_and_its_costs():
         assert cells[4] == "", "nothing was measured"
         assert cells[5] == f"{costs()[name].parameters / 1e6:.1f}"
         assert cells[6] == f"{costs()[name].multiply_adds / 1e9:.0f}"
-        figures = [value for metric, value in recipe.figures.items() if "test_dev" not in metric]
+        figures = [value for metric, value in recipe.metrics.items() if "test_dev" not in metric]
         assert [float(cell.split()[0]) for cell in cells[1:4] if cell] == figures
     assert "| `faster_rcnn_resnest50_fpn_1x` | 42.33 |  |  |" in tables["detectron2"]
     assert "| `panoptic_fpn_resnest200_3x_tricks` | 51.00 | 43.68 | 47.90 |" in tables["detectron2"]
@@ -71,7 +71,7 @@ def test_a_measured_figure_is_shown_with_machine_date_and_command(monkeypatch):
     monkeypatch.setattr(tables, "MEASURED", {name: run})
     text = "| `mask_rcnn_resnest50_fpn_1x` | 42.81 | 38.14 |  | "
     assert f"{text}box AP 42.50, mask AP 38.00; a machine, 2030-01-31, `reproduce.py run` |" in detectron2_table()
-    assert recipes.MEASURED == {}, "a run in full goes there, and into this test"
+    assert model_zoo.MEASURED == {}, "a run in full goes there, and into this test"
 
 
 def test_the_short_table_has_the_1x_rows():

@@ -140,9 +140,9 @@ def test_a_header_names_the_published_row_or_says_that_there_is_none(name):
         assert "no published figure" in text
         return
     words = {"pix_acc_multi_scale": "pixel accuracy {:g}", "miou_multi_scale": "{:g} at several"}
-    if "miou" not in recipe.figures:
+    if "miou" not in recipe.metrics:
         words |= dict.fromkeys(("miou_multi_scale", "miou_scales_not_stated"), "published mIoU {:g}")
-    for metric, value in recipe.figures.items():
+    for metric, value in recipe.metrics.items():
         assert words.get(metric, "published mIoU {:g}").format(value) in text
     assert recipe.source.rpartition(" ")[2] in text
     titles = {"fcn": "FCN", "pspnet": "PSPNet", "deeplabv3": "DeepLabV3", "deeplabv3plus": "DeepLabV3+"}

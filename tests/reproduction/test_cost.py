@@ -9,7 +9,7 @@ import pytest
 from documents import costs as costs_module
 from documents.costs import costs
 from reproduction.cost import DEVICE_RATE, TRAINING_IMAGES, batch_of_segmentor, estimate
-from resnest_backbones.recipes import RECIPES
+from resnest_backbones.model_zoo import RECIPES
 
 pytest.importorskip("detectron2")
 pytest.importorskip("mmseg")

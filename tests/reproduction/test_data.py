@@ -16,7 +16,7 @@ pytest.importorskip("sklearn")
 from reproduction import data
 from reproduction.data import find_checks, needs, problems
 from reproduction.data_files import Labels, label_map_problems, spread
-from resnest_backbones.recipes import RECIPES
+from resnest_backbones.model_zoo import RECIPES
 
 BOXES = RECIPES["faster_rcnn_resnest50_fpn_1x"]
 MASKS = RECIPES["mask_rcnn_resnest50_fpn_1x"]
@@ -53,7 +53,7 @@ def test_every_row_says_what_it_needs():
     assert "masks" not in needs(BOXES)[0] and "masks" in needs(MASKS)[0]
     assert any("panoptic_stuff" in line for line in needs(PANOPTIC))
     assert any(
-        "test-dev" in line for line in needs(next(r for r in RECIPES.values() if "box_ap_test_dev" in r.figures))
+        "test-dev" in line for line in needs(next(r for r in RECIPES.values() if "box_ap_test_dev" in r.metrics))
     )
 
 

@@ -14,7 +14,7 @@ from reproduction.execute import Job, RunError, run_row
 from reproduction.results import read_result
 from reproduction.run import run_jobs
 from reproduction.steps import Step
-from resnest_backbones.recipes import RECIPES
+from resnest_backbones.model_zoo import RECIPES
 
 ROW = RECIPES["faster_rcnn_resnest50_fpn_1x"]
 OTHER = "faster_rcnn_resnet50_fpn_1x"

@@ -10,8 +10,7 @@ import pytest
 
 from reproduction.cli import main
 from reproduction.listing import as_text, entries
-from resnest_backbones.model_zoo import get_config_file
-from resnest_backbones.recipes import RECIPES
+from resnest_backbones.model_zoo import RECIPES, get_config_file
 
 pytest.importorskip("detectron2")
 pytest.importorskip("mmseg")
@@ -50,7 +49,7 @@ def test_json_has_all_of_it(capsys):
     assert len(content["rows"]) == 6
     for row in content["rows"]:
         recipe = RECIPES[row["row"]]
-        assert row["published"] == dict(recipe.figures)
+        assert row["published"] == dict(recipe.metrics)
         assert row["config"] == get_config_file(recipe.name) and Path(row["config"]).is_file()
         assert row["source"] == recipe.source
         assert row["gpu_hours"] > 0 and row["training_images"] > 0

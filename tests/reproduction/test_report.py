@@ -13,7 +13,7 @@ import pytest
 from reproduction import report
 from reproduction.results import StepResult
 from reproduction.spread import SPREADS
-from resnest_backbones.recipes import METRICS, RECIPES, Measurement
+from resnest_backbones.model_zoo import METRICS, RECIPES, Measurement
 from tests.reproduction import report_sample as sample
 from tests.reproduction.report_sample import write_row, write_sample
 
@@ -78,7 +78,7 @@ def page(root) -> Page:
 
 def test_every_published_figure_has_a_usual_spread():
     for recipe in RECIPES.values():
-        assert recipe.figures.keys() <= SPREADS[recipe.dataset].keys(), recipe.name
+        assert recipe.metrics.keys() <= SPREADS[recipe.dataset].keys(), recipe.name
 
 
 def test_every_spread_says_where_it_comes_from_or_that_it_is_assumed(page, root):
@@ -293,7 +293,7 @@ def test_the_page_of_all_rows_is_small(tmp_path):
         step, loss, figure = ("iteration", "total_loss", "bbox/AP") if detectron2 else ("step", "loss", "mIoU")
         lines = [{step: i, loss: 1.23456789 / (i + 1), figure: 40.123456 - 1 / (i + 1)} for i in range(2000)]
         file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        write_row(tmp_path, name, figures={metric: 40.123456 for metric in recipe.figures})
+        write_row(tmp_path, name, figures={metric: 40.123456 for metric in recipe.metrics})
     run_on(tmp_path)
     assert (tmp_path / "report" / "report.html").stat().st_size < 3e6
 

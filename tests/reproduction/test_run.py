@@ -23,7 +23,7 @@ from reproduction.execute import find_error
 from reproduction.figures import FigureError, read_figures
 from reproduction.results import RowResult, read_result, write_result
 from reproduction.smoke import smoke_settings
-from resnest_backbones.recipes import RECIPES
+from resnest_backbones.model_zoo import RECIPES
 from tests.helpers import ROOT, environment, start_tool
 
 pytest.importorskip("detectron2")

@@ -9,7 +9,7 @@ import pytest
 from reproduction import smoke
 from reproduction.cli import main
 from reproduction.results import read_result
-from resnest_backbones.recipes import RECIPES
+from resnest_backbones.model_zoo import RECIPES
 
 pytest.importorskip("detectron2")
 pytest.importorskip("mmseg")
@@ -73,7 +73,7 @@ def test_every_row_passes(tmp_path, capfd):
     assert status == 0 and f"{len(RECIPES)} of {len(RECIPES)} rows passed" in out, out
     for name, recipe in RECIPES.items():
         result = read_result(tmp_path / name)
-        expected = {metric for metric in recipe.figures if not metric.endswith("_test_dev")}
+        expected = {metric for metric in recipe.metrics if not metric.endswith("_test_dev")}
         if smoke.lacks_panoptic_evaluation(recipe):
             expected.remove("pq")
         assert result.state == "finished" and result.figures.keys() == expected, name

@@ -17,7 +17,7 @@ from reproduction import smoke_data
 from reproduction.coco_categories import STUFF, STUFF_LABELS, THINGS
 from reproduction.smoke_data import NUM_IMAGES, make_smoke_data
 from resnest_backbones import model_zoo
-from resnest_backbones.recipes import RECIPES
+from resnest_backbones.model_zoo import RECIPES
 from tests.helpers import environment
 
 # What Detectron2's own catalogue, mapper and metadata make of the data root in the environment. In a process of its

@@ -20,8 +20,7 @@ from reproduction.steps import (
     make_steps,
     split_settings,
 )
-from resnest_backbones.model_zoo import get_config_file
-from resnest_backbones.recipes import RECIPES
+from resnest_backbones.model_zoo import RECIPES, get_config_file
 
 pytest.importorskip("detectron2")
 pytest.importorskip("mmseg")
@@ -94,8 +93,8 @@ def test_a_segmentor_trains_and_is_tested_as_its_figures_were(name, smoke):
     steps = make_steps(row, plan_of(name, Launch(), smoke=smoke))
     names = [step.name for step in steps]
     assert names[0] == "train"
-    assert ("test" in names) == bool({"miou", "miou_scales_not_stated"} & row.figures.keys())
-    assert ("test_tta" in names) == ("miou_multi_scale" in row.figures)
+    assert ("test" in names) == bool({"miou", "miou_scales_not_stated"} & row.metrics.keys())
+    assert ("test_tta" in names) == ("miou_multi_scale" in row.metrics)
     for step in steps:
         args = parse(step)
         assert step.tool.is_file() and args.config == get_config_file(name) and args.launcher == "none"

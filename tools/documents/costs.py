@@ -23,8 +23,7 @@ import torchvision.ops  # noqa: F401  (defines deform_conv2d)
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from resnest_backbones.model_zoo import get_config
-from resnest_backbones.recipes import RECIPES
+from resnest_backbones.model_zoo import RECIPES, get_config
 
 COSTS_FILE = Path(__file__).with_name("recipe_costs.json")
 _DETECTOR_INPUT = (800, 1344)

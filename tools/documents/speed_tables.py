@@ -8,8 +8,8 @@ from typing import Any
 
 from checkout import BENCHMARKS
 from documents.markdown import head, row
+from resnest_backbones.model_zoo import RECIPES
 from resnest_backbones.models.variants import VARIANTS
-from resnest_backbones.recipes import RECIPES
 from resnest_backbones.weights import WEIGHTS
 
 _PEERS = ("original", "timm", "mmseg")

@@ -18,10 +18,9 @@ from documents.speed_tables import (
     speed_circumstances_table,
     speed_table,
 )
-from resnest_backbones.model_zoo import get_config_file
+from resnest_backbones.model_zoo import MEASURED, METRICS, RECIPES, Recipe, get_config_file
 from resnest_backbones.model_zoo import list as list_configs
 from resnest_backbones.models.variants import VARIANTS, ResNeStSpec
-from resnest_backbones.recipes import MEASURED, METRICS, RECIPES, Recipe
 from resnest_backbones.weights import WEIGHTS
 
 _MARKED = re.compile(r"(<!-- table: (?P<name>\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
@@ -56,7 +55,7 @@ def _rows_of(framework: str) -> list[Recipe]:
 
 def _percent(recipe: Recipe, metric: str) -> str:
     """A published figure as the sources print it; nothing where they give none."""
-    value = recipe.figures.get(metric)
+    value = recipe.metrics.get(metric)
     if value is None:
         return ""
     return f"{value:.2f}" if recipe.framework == "detectron2" else f"{value:g}"
@@ -67,7 +66,7 @@ def _measured(recipe: Recipe) -> str:
     run = MEASURED.get(recipe.name)
     if run is None:
         return ""
-    figures = ", ".join(f"{METRICS[metric]} {value:.2f}" for metric, value in run.figures.items())
+    figures = ", ".join(f"{METRICS[metric]} {value:.2f}" for metric, value in run.metrics.items())
     return f"{figures}; {run.machine}, {run.date}, `{run.command}`"
 
 
@@ -83,7 +82,7 @@ def _file(recipe: Recipe) -> str:
 def _detector_rows(recipe: Recipe) -> list[str]:
     figures = (_percent(recipe, metric) for metric in ("box_ap", "mask_ap", "pq"))
     rows = [_row(f"`{recipe.name}`", *figures, _measured(recipe), *_cost(recipe), _file(recipe))]
-    if "box_ap_test_dev" in recipe.figures:
+    if "box_ap_test_dev" in recipe.metrics:
         figures = (_percent(recipe, metric) for metric in ("box_ap_test_dev", "mask_ap_test_dev", "pq"))
         rows.append(_row(f"`{recipe.name}_test_dev`", *figures, "", *_cost(recipe), "the same"))
     return rows
@@ -102,7 +101,7 @@ def detectron2_table() -> str:
 
 def _segmentor_row(recipe: Recipe) -> str:
     multi = _percent(recipe, "miou_multi_scale")
-    if "miou_scales_not_stated" in recipe.figures:
+    if "miou_scales_not_stated" in recipe.metrics:
         multi = f"{_percent(recipe, 'miou_scales_not_stated')} (scales not stated)"
     figures = (_percent(recipe, "miou"), multi, _percent(recipe, "pix_acc_multi_scale"))
     digits = f"`{recipe.file.hash_prefix}`" if recipe.file else ""

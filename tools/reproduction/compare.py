@@ -10,7 +10,7 @@ from pathlib import Path
 from reproduction.curves import Curves, as_float, read_curves
 from reproduction.results import LOG_FILE, RESULT_FILE, ResultError, RowResult, read_result
 from reproduction.spread import SPREADS, Spread
-from resnest_backbones.recipes import METRICS, RECIPES, Recipe
+from resnest_backbones.model_zoo import METRICS, RECIPES, Recipe
 
 WITHIN, BELOW, ABOVE = "within", "below", "above"
 VERDICTS = (WITHIN, BELOW, ABOVE)
@@ -23,7 +23,7 @@ class Comparison:
     """A figure of a row, beside the published one.
 
     Attributes:
-        metric: name in ``resnest_backbones.recipes.METRICS``.
+        metric: name in ``resnest_backbones.model_zoo.METRICS``.
         measured: in percent; None where the run gave none.
         published: in percent; None where none was.
         spread: usual difference between two runs; None where it is not known for the metric.
@@ -177,11 +177,11 @@ def compare(recipe: Recipe, result: RowResult) -> tuple[Comparison, ...]:
     spreads = SPREADS[recipe.dataset]
     comparisons = []
     for metric in METRICS:
-        if metric not in recipe.figures and metric not in result.figures:
+        if metric not in recipe.metrics and metric not in result.figures:
             continue
         figure = result.figures.get(metric)
         measured = None if figure is None or not math.isfinite(as_float(figure)) else float(figure)
-        comparison = Comparison(metric, measured, recipe.figures.get(metric), spreads.get(metric))
+        comparison = Comparison(metric, measured, recipe.metrics.get(metric), spreads.get(metric))
         comparisons.append(_judged(comparison, result))
     return tuple(comparisons)
 
@@ -209,9 +209,9 @@ def _judged(comparison: Comparison, result: RowResult) -> Comparison:
 def _published_only(recipe: Recipe) -> tuple[Comparison, ...]:
     spreads = SPREADS[recipe.dataset]
     return tuple(
-        Comparison(metric, None, recipe.figures[metric], spreads.get(metric), reason="not measured")
+        Comparison(metric, None, recipe.metrics[metric], spreads.get(metric), reason="not measured")
         for metric in METRICS
-        if metric in recipe.figures
+        if metric in recipe.metrics
     )
 
 

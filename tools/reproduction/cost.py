@@ -24,8 +24,7 @@ from typing import Any
 from documents.costs import costs
 from reproduction.data_coco import COCO
 from reproduction.data_segmentation import ADE20K, CITYSCAPES, PASCAL_CONTEXT
-from resnest_backbones.model_zoo import get_config
-from resnest_backbones.recipes import Recipe
+from resnest_backbones.model_zoo import Recipe, get_config
 
 DEVICE_RATE = 10.0  # TFLOP/s
 DEVICE_RATE_SOURCE = (

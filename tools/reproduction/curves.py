@@ -19,7 +19,7 @@ from reproduction.results import TRAIN_FOLDER
 
 LOSS = "loss"
 
-# Framework -> what it calls a figure -> LOSS, or its name in ``resnest_backbones.recipes.METRICS``.
+# Framework -> what it calls a figure -> LOSS, or its name in ``resnest_backbones.model_zoo.METRICS``.
 _NAMES: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "detectron2": MappingProxyType(
@@ -37,7 +37,7 @@ class Curve:
     """A figure over the iterations.
 
     Attributes:
-        name: ``LOSS``, or a name of ``resnest_backbones.recipes.METRICS``.
+        name: ``LOSS``, or a name of ``resnest_backbones.model_zoo.METRICS``.
         iterations: in growing order.
         values: one per iteration; AP, PQ and mIoU in percent. NaN and infinite ones are kept.
     """

@@ -26,7 +26,7 @@ from reproduction.data_segmentation import (
 )
 from reproduction.parallel import default_workers
 from reproduction.rows import select_rows
-from resnest_backbones.recipes import Recipe
+from resnest_backbones.model_zoo import Recipe
 
 _SEGMENTATION = {
     "ade20k": ("ADE20K", ade20k_problems),
@@ -74,13 +74,13 @@ def needs(recipe: Recipe) -> tuple[str, ...]:
             "coco: annotations/panoptic_{train,val}2017.json, panoptic_{train,val}2017, and panoptic_stuff_{train,val}"
             "2017, which tools/prepare_panoptic_coco.py makes"
         )
-    if "box_ap_test_dev" in recipe.figures:
+    if "box_ap_test_dev" in recipe.metrics:
         lines.append("coco: test2017 and annotations/image_info_test-dev2017.json, for its figures on test-dev only")
     return tuple(lines)
 
 
 def _needs_masks(recipe: Recipe) -> bool:
-    return "mask_ap" in recipe.figures
+    return "mask_ap" in recipe.metrics
 
 
 def find_checks(recipes: Sequence[Recipe]) -> list[DataCheck]:

@@ -20,7 +20,7 @@ from reproduction.figures import FigureError, read_figures
 from reproduction.processes import Start, start_program, stop
 from reproduction.results import LOG_FILE, RowResult, StepResult, read_result, write_result
 from reproduction.steps import Step, StepError
-from resnest_backbones.recipes import Recipe
+from resnest_backbones.model_zoo import Recipe
 
 _TAIL = 200  # lines of a command's output that are searched for its error
 _ERROR = re.compile(r"(?:^|\s)(?:[\w.]+(?:Error|Exception|Exit)|[\w.]+: error): ?\S.*")

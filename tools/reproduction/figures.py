@@ -11,7 +11,7 @@ from typing import Any
 
 from reproduction.results import TRAIN_FOLDER
 from reproduction.steps import EVALUATE, TEST, TEST_TTA
-from resnest_backbones.recipes import Recipe
+from resnest_backbones.model_zoo import Recipe
 
 # Our metric -> Detectron2's task and name.
 _DETECTRON2 = {"box_ap": ("bbox", "AP"), "mask_ap": ("segm", "AP"), "pq": ("panoptic_seg", "PQ")}
@@ -48,9 +48,9 @@ def read_figures(recipe: Recipe, folder: Path) -> dict[str, float | None]:
         FigureError: there are none at all; the message says where they were looked for.
     """
     found = _of_detectron2(folder) if recipe.framework == "detectron2" else _of_mmseg(folder)
-    figures = {metric: _finite(found[metric]) for metric in recipe.figures if metric in found}
+    figures = {metric: _finite(found[metric]) for metric in recipe.metrics if metric in found}
     if not figures:
-        raise FigureError(f"{folder} must hold the figures of an evaluation, got none of {', '.join(recipe.figures)}")
+        raise FigureError(f"{folder} must hold the figures of an evaluation, got none of {', '.join(recipe.metrics)}")
     return figures
 
 

@@ -14,8 +14,7 @@ from textwrap import wrap
 from reproduction.cost import DEVICE_RATE, DEVICE_RATE_SOURCE, Estimate, estimate
 from reproduction.data import needs
 from reproduction.rows import RowError, select_rows
-from resnest_backbones.model_zoo import config_root, get_config_file
-from resnest_backbones.recipes import METRICS, Recipe
+from resnest_backbones.model_zoo import METRICS, Recipe, config_root, get_config_file
 
 _WIDTH = (72, 120)  # least and most columns
 # Metric -> what a reader must know of it.
@@ -61,7 +60,7 @@ def entries(recipes: Sequence[Recipe], device_rate: float = DEVICE_RATE) -> list
             Path(get_config_file(recipe.name)),
             _estimate(recipe, device_rate),
             needs(recipe),
-            "; ".join(note for metric, note in _NOTES.items() if metric in recipe.figures),
+            "; ".join(note for metric, note in _NOTES.items() if metric in recipe.metrics),
         )
         for recipe in recipes
     ]
@@ -126,7 +125,7 @@ def _row(entry: Entry, source: int, width: int) -> list[str]:
     else:
         hours = f"{entry.recipe.framework} is missing [{source}]"
     name = entry.recipe.name
-    figures = ", ".join(f"{METRICS[metric]} {value:g}" for metric, value in entry.recipe.figures.items())
+    figures = ", ".join(f"{METRICS[metric]} {value:g}" for metric, value in entry.recipe.metrics.items())
     head = f"{name:<{width - len(hours) - 1}} {hours}"
     lines = [head] if len(head) <= width else [name, f"{hours:>{width}}"]
     for text in filter(None, (f"published: {figures}", entry.note)):
@@ -144,7 +143,7 @@ def as_json(listed: Sequence[Entry], device_rate: float) -> str:
             "method": entry.recipe.method,
             "backbone": entry.recipe.backbone,
             "schedule": entry.recipe.schedule,
-            "published": dict(entry.recipe.figures),
+            "published": dict(entry.recipe.metrics),
             "config": str(entry.config),
             "source": entry.recipe.source,
             "training_images": entry.estimate and entry.estimate.images,

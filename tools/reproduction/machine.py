@@ -8,7 +8,7 @@ import torch
 
 from machine import installed_versions, processor_name
 from reproduction.launch import Launch
-from resnest_backbones.recipes import Recipe
+from resnest_backbones.model_zoo import Recipe
 
 # Framework -> its packages; of several names of one package, one is installed.
 _PACKAGES = {

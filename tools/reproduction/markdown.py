@@ -32,7 +32,7 @@ def render_markdown(report: Report, folder: Path) -> str:
     if lines:
         parts += [
             "## To record these measurements",
-            "Put into `MEASURED` of `resnest_backbones/recipes.py`:",
+            "Put into `MEASURED` of `resnest_backbones/model_zoo.py`:",
             _fenced("\n".join(lines), "python"),
         ]
     return "\n\n".join(parts) + "\n"

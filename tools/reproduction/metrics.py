@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from resnest_backbones.errors import ConfigError
-from resnest_backbones.recipes import Recipe
+from resnest_backbones.model_zoo import Recipe
 
 Curve = tuple[list[int], list[float]]  # iterations in growing order, and a value for each
 
@@ -136,9 +136,9 @@ def final_metrics(recipe: Recipe, folder: Path) -> dict[str, float | None]:
         ConfigError: there are none.
     """
     found = _of_detectron2(folder) if recipe.framework == "detectron2" else _of_mmseg(folder)
-    metrics = {metric: _finite(found[metric]) for metric in recipe.figures if metric in found}
+    metrics = {metric: _finite(found[metric]) for metric in recipe.metrics if metric in found}
     if not metrics:
-        raise ConfigError(f"{folder} must hold the metrics of an evaluation, got none of {', '.join(recipe.figures)}")
+        raise ConfigError(f"{folder} must hold the metrics of an evaluation, got none of {', '.join(recipe.metrics)}")
     return metrics
 
 

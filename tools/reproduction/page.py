@@ -181,7 +181,7 @@ def _charts(row: RowReport) -> str:
 
 
 def _chart(row: RowReport, title: str, curves: Sequence[Curve]) -> str:
-    published = {} if row.is_smoke else row.recipe.figures
+    published = {} if row.is_smoke else row.recipe.metrics
     lines = [Line(_label(curve), curve.drawable(), published.get(curve.name)) for curve in curves]
     described = "; ".join(_described(line) for line in lines)
     identifier = f"{row.recipe.name}-{curves[0].name}"
@@ -242,6 +242,6 @@ def _records(rows: Sequence[RowReport]) -> list[str]:
         return []
     return [
         "<h2>To record these measurements</h2>",
-        "<p>Put into <code>MEASURED</code> of <code>resnest_backbones/recipes.py</code>:</p>",
+        "<p>Put into <code>MEASURED</code> of <code>resnest_backbones/model_zoo.py</code>:</p>",
         f"<pre>{escape(chr(10).join(lines))}</pre>",
     ]

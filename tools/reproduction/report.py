@@ -23,7 +23,7 @@ curves as well (``page.py``), and ``report.json`` is for programs::
       log       path from the report to the log, or null
       metric_files    paths from the report to what the framework wrote about the training
       problems  a list of texts: what is wrong with its files
-      record    the line of resnest_backbones.recipes.MEASURED for a finished run of the recipe as it is; "" otherwise
+      record    the line of resnest_backbones.model_zoo.MEASURED for a finished run of the recipe as it is; "" otherwise
 
 It tells of no time but those of the runs: the same runs give the same report.
 """
@@ -82,7 +82,7 @@ def main(args: argparse.Namespace) -> int:
         print(f"problem: {problem}")
     lines = [line for row in report.rows if (line := wording.record_line(row))]
     if lines:
-        print("to record these measurements, put into MEASURED of resnest_backbones/recipes.py:")
+        print("to record these measurements, put into MEASURED of resnest_backbones/model_zoo.py:")
         print(*(f"    {line}" for line in lines), sep="\n")
     print("written: " + ", ".join(str(file) for file in files))
     return 0

@@ -53,7 +53,7 @@ class RowResult:
         row: name of the recipe.
         state: ``running``, ``finished`` or ``failed``.
         smoke: whether it was a few iterations on the demo data set, whose figures mean nothing.
-        figures: in percent, by the names of ``resnest_backbones.recipes.METRICS``; None where the framework gave NaN.
+        figures: in percent, by the names of ``resnest_backbones.model_zoo.METRICS``; None where the framework gave NaN.
         steps: those that have ended, in their order.
         command: that ran the row, as one would type it.
         machine: what it ran on: processor or GPUs, and how many.

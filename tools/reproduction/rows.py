@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from resnest_backbones.recipes import RECIPES, Recipe
+from resnest_backbones.model_zoo import RECIPES, Recipe
 
 
 class RowError(ValueError):

@@ -43,7 +43,7 @@ from reproduction.results import LOG_FILE, ResultError
 from reproduction.rows import RowError, select_rows
 from reproduction.steps import Plan, StepError, check_settings, make_steps, split_settings
 from resnest_backbones.errors import CheckpointError
-from resnest_backbones.recipes import Recipe
+from resnest_backbones.model_zoo import Recipe
 from resnest_backbones.weights import find_published
 
 _SHOWN = 5  # last lines of a failed row's log

@@ -29,8 +29,7 @@ from reproduction.rows import RowError, select_rows
 from reproduction.run import Terminated, add_console_options, report_failures, signals_as_interrupt
 from reproduction.smoke_data import make_smoke_data
 from reproduction.steps import Plan, make_steps
-from resnest_backbones.model_zoo import get_config
-from resnest_backbones.recipes import Recipe
+from resnest_backbones.model_zoo import Recipe, get_config
 
 DATA_FOLDER = "data"
 _FRAMEWORKS = ("detectron2", "mmseg")
@@ -75,7 +74,7 @@ def smoke_settings(recipe: Recipe, iterations: int) -> list[str]:
 
 def lacks_panoptic_evaluation(recipe: Recipe) -> bool:
     """Whether a row's PQ cannot be computed here."""
-    return "pq" in recipe.figures and find_spec("panopticapi") is None
+    return "pq" in recipe.metrics and find_spec("panopticapi") is None
 
 
 def _mmseg_settings(cfg: Any, iterations: int) -> Iterator[str]:

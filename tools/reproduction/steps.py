@@ -17,8 +17,7 @@ from checkout import TOOLS
 from reproduction.cost import batch_of_segmentor
 from reproduction.launch import Launch
 from reproduction.results import TRAIN_FOLDER
-from resnest_backbones.model_zoo import get_config_file
-from resnest_backbones.recipes import Recipe
+from resnest_backbones.model_zoo import Recipe, get_config_file
 
 EVALUATE, TEST, TEST_TTA = "evaluate", "test", "test_tta"
 # Stands in a command for the last checkpoint of the training, whose name is known when that has ended.
@@ -180,9 +179,9 @@ def _detectron2_steps(recipe: Recipe, plan: Plan, number: int) -> list[Step]:
 def _mmseg_steps(recipe: Recipe, plan: Plan, number: int) -> list[Step]:
     config = get_config_file(recipe.name)
     names = [] if plan.eval_only else [TRAIN_FOLDER]
-    if recipe.figures.keys() & {"miou", "miou_scales_not_stated"}:
+    if recipe.metrics.keys() & {"miou", "miou_scales_not_stated"}:
         names.append(TEST)
-    if "miou_multi_scale" in recipe.figures:
+    if "miou_multi_scale" in recipe.metrics:
         names.append(TEST_TTA)
     checkpoint = LAST_CHECKPOINT if plan.eval_only is None else str(plan.eval_only)
     steps = []

@@ -10,7 +10,7 @@ from pathlib import Path
 from reproduction.compare import ABOVE, BELOW, BROKEN, NOT_RUN, WITHIN, Comparison, RowReport, Totals
 from reproduction.curves import as_float
 from reproduction.spread import SPREADS, Spread
-from resnest_backbones.recipes import METRICS
+from resnest_backbones.model_zoo import METRICS
 
 NOTHING = "–"
 
@@ -176,7 +176,7 @@ def relative(file: Path, folder: Path) -> str:
 
 
 def record_line(row: RowReport) -> str:
-    """The line of ``resnest_backbones.recipes.MEASURED`` that records a row; "" where it is not to be recorded."""
+    """The line of ``resnest_backbones.model_zoo.MEASURED`` that records a row; "" where it is not to be recorded."""
     result = row.result
     if result is None or result.smoke or result.state != "finished" or not result.is_recipe:
         return ""
