@@ -111,6 +111,15 @@ def test_the_pages_build_without_a_warning(tmp_path):
     assert "<blockquote>" not in page, "an example in a docstring stands under no Examples:"
 
 
+@pytest.mark.parametrize("page", [*pages(), ROOT / "MODEL_ZOO.md", ROOT / "CONTRIBUTING.md"], ids=name_of)
+def test_code_fits_the_width_of_a_page(page):
+    text = page.read_text(encoding="utf-8")
+    # Messages, in blocks of text, are one line each, and wrap.
+    lines = [line for block in blocks(page) if block.language != "text" for line in block.text.splitlines()]
+    lines += re.findall(r"^ {4}.*", text, re.MULTILINE)
+    assert [line for line in lines if len(line) > 120] == []
+
+
 def test_the_messages_of_the_troubleshooting_page_are_those_of_the_package():
     known = message_templates(ROOT / "resnest_backbones")
     found = blocks(ROOT / "docs" / "troubleshooting.md")
