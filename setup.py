@@ -59,13 +59,14 @@ EXTRAS = {
     ],
     "demo": [
         "matplotlib>=3.7",
-        "opencv-python>=4.8",  # reads and writes the films of tools/demo.py
+        "opencv-python>=4.8",  # reads and writes the videos of tools/demo.py
         "pillow>=9.5",
+        "pycocotools>=2.0.6",  # run-length codes of masks
         "scikit-image>=0.22",
         "scikit-learn>=1.3",
         "tqdm>=4.60",
     ],
-    "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
+    "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2", "tabulate>=0.9"],
     "notebooks": ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"],  # run docs/notebooks
     "docs": ["mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"],
     "dev": [

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import colorsys
+import io
+import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +36,31 @@ def read_image(file: Path) -> np.ndarray:
         raise DatasetError(f"{file} cannot be read as an image: {error}") from error
 
 
+def read_label_map(file: str | Path, content: bytes | None = None) -> np.ndarray:
+    """Return a label map (H, W) with the values of the file, whatever their depth; a palette is ignored.
+
+    Args:
+        file: an image of one channel.
+        content: of the file, where it is not a local one.
+
+    Raises:
+        DatasetError: it does not exist, cannot be read, or has several channels; the message names it.
+    """
+    try:
+        with Image.open(file if content is None else io.BytesIO(content)) as opened:
+            labels = np.asarray(opened)
+    except FileNotFoundError as error:
+        raise DatasetError(f"the label map {file} does not exist") from error
+    except (OSError, SyntaxError, ValueError) as error:  # PIL raises each of them for a broken file
+        raise DatasetError(f"the label map {file} cannot be read as an image: {error}") from error
+    if labels.ndim != 2:
+        raise DatasetError(
+            f"the label map {file} must have one channel with the number of a class at each pixel, got a colour image "
+            f"of {labels.shape[2]} channels"
+        )
+    return labels
+
+
 def find_class_file(data_root: str | Path) -> Path:
     """The file with the names of the classes of a data set: ``ROOT/classes.txt`` or ``ROOT/objectInfo150.txt``.
 
@@ -48,11 +76,26 @@ def find_class_file(data_root: str | Path) -> Path:
     raise DatasetError(f"{root} has no file with the names of the classes ({' or '.join(CLASS_FILES)})")
 
 
-def read_classes(class_file: str | Path) -> tuple[str, ...]:
-    """Names of the classes; the first one's label is 1.
+def files_below(folder: str | Path, suffixes: Sequence[str]) -> list[Path]:
+    """Return the files in a folder and its sub-folders, linked ones too, relative to it; hidden files are left out."""
+    found: list[Path] = []
+    for root, folders, files in os.walk(folder, followlinks=True):
+        here = Path(root)
+        # A link to a folder above would never end.
+        folders[:] = [name for name in folders if not here.resolve().is_relative_to((here / name).resolve())]
+        found += [here / name for name in files if name[0] != "." and Path(name).suffix.lower() in suffixes]
+    return sorted(path.relative_to(folder) for path in found)
+
+
+def read_classes(class_file: str | Path, *, max_classes: int | None = MAX_CLASSES) -> tuple[str, ...]:
+    """Return the names of the classes; the first one's label is 1.
 
     The file has one name per line, where blank lines and those that begin with # do not count; or it is a table like
     ADE20K's objectInfo150.txt: columns parted by tabs, a header, and names in the last column.
+
+    Args:
+        class_file: the file.
+        max_classes: how many there may be; None for any number, as a detector may have.
 
     Raises:
         DatasetError: the file cannot be read, or its names are none, too many, or not all different.
@@ -68,8 +111,9 @@ def read_classes(class_file: str | Path) -> tuple[str, ...]:
     if lines and "\t" in lines[0] and lines[0].split("\t")[-1].strip().lower() == "name":
         lines = [line.split("\t")[-1] for line in lines[1:]]
     names = tuple(line.strip() for line in lines)
-    if not 1 <= len(names) <= MAX_CLASSES:
-        raise DatasetError(f"the class file {file} must name 1 to {MAX_CLASSES} classes, got {len(names)}")
+    if not 1 <= len(names) <= (max_classes or len(names)):
+        wanted = f"1 to {max_classes} classes" if max_classes else "at least one class"
+        raise DatasetError(f"the class file {file} must name {wanted}, got {len(names)}")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise DatasetError(
             f"the class file {file} must name different classes, {', '.join(twice[:3])} are there repeatedly"

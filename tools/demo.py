@@ -1,28 +1,204 @@
 #!/usr/bin/env python
-"""Look at images, folders, films or a camera with a trained or exported model: drawings, label maps and json.
+"""Predict on images, folders, videos or a camera with a trained or exported model: drawings, label maps and JSON.
 
-python tools/demo.py --model exported/model.onnx photos/ film.mp4 --output-dir predictions
+python tools/demo.py --model exported/model.onnx photos/ video.mp4 --output-dir predictions
 """
 
 from __future__ import annotations
 
+import argparse
+import itertools
+import json
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from resnest_backbones.errors import CheckpointError, DatasetError, ExportError, one_line_errors
-from resnest_backbones.predict.cli import build_demo_parser, check_arguments, run_demo
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from resnest_backbones.checkpoint import write_atomically
+from resnest_backbones.cli import print_next
+from resnest_backbones.data import read_image
+from resnest_backbones.errors import DatasetError, add_verbose, one_line_errors
+from resnest_backbones.export.formats import FORMATS
+from resnest_backbones.predict.draw import draw_detections, draw_label_map
+from resnest_backbones.predict.evaluate import describe
+from resnest_backbones.predict.predictor import Detections, LabelMap, Predictor
+from resnest_backbones.predict.sources import Video, Window, find_files, video_writer
+
+_SUFFIXES = ", ".join(kind.suffix for kind in FORMATS.values())
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Predict on images, folders, videos or a camera with a trained model, and draw the predictions.",
+        epilog="""
+Examples:
+
+  python tools/demo.py --config output/config.yaml --checkpoint output/model_final.pth photos/ video.mp4
+  python tools/demo.py --config CONFIG.py --checkpoint iter_20000.pth --classes classes.txt photo.jpg
+  python tools/demo.py --model exported/model.onnx --camera 0 --show
+
+Writes OUTPUT_DIR/drawn/NAME.png, OUTPUT_DIR/drawn/NAME.mp4, OUTPUT_DIR/label_maps/NAME.png for a segmentor (label n
+is the n-th class, as in ADE20K's annotations), and OUTPUT_DIR/predictions.json.
+""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("inputs", nargs="*", metavar="FILE_OR_FOLDER", help="images and videos")
+    add("--model", metavar="FILE", help=f"a file that tools/export.py wrote ({_SUFFIXES})")
+    add("--config", metavar="CONFIG", help="instead of --model: a config of Detectron2 or MMSegmentation")
+    add("--checkpoint", metavar="FILE", help="for --config")
+    add("--framework", choices=("detectron2", "mmseg"), help="of the config (default: detected from the file)")
+    add("--classes", metavar="FILE", help="names of the classes: one per line, or a JSON in COCO's format")
+    add("--opts", nargs="+", default=[], metavar="KEY=VALUE", help="config overrides: a.b=c")
+    add("--camera", metavar="N", help="number of a camera, or the URL of a stream")
+    add("--show", action="store_true", help="also show videos and the camera on the screen; q ends it")
+    add("--max-frames", type=int, metavar="N", help="of each video, or of the camera")
+    add("--min-score", type=float, default=0.5, metavar="S", help="draw and write from this on (default: %(default)s)")
+    add("--opacity", type=float, default=0.5, help="of masks and label maps, 0 to 1 (default: %(default)s)")
+    add("--output-dir", type=Path, default=Path("predictions"), metavar="DIR", help="default: %(default)s")
+    add("--device", default="cpu", help="for --config, such as cuda (default: %(default)s)")
+    add_verbose(parser)
+    return parser
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Check what the parser cannot.
+
+    Raises:
+        ValueError: options are missing, contradict each other, or are out of their range; the message names them.
+    """
+    if bool(args.model) == bool(args.config):
+        raise ValueError("either --model or --config must be given")
+    if args.config and not args.checkpoint:
+        raise ValueError("--config needs --checkpoint")
+    of_configs = [name for name in ("checkpoint", "framework", "classes", "opts") if args.model and getattr(args, name)]
+    if of_configs:
+        raise ValueError(f"--{of_configs[0]} goes with --config: an exported file contains it")
+    if not args.inputs and args.camera is None:
+        raise ValueError("FILE_OR_FOLDER or --camera must be given")
+    for name in ("min_score", "opacity"):
+        if not 0 <= getattr(args, name) <= 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be from 0 to 1, got {getattr(args, name)}")
+    if args.max_frames is not None and args.max_frames < 1:
+        raise ValueError(f"--max-frames must be positive, got {args.max_frames}")
+
+
+def predict(args: argparse.Namespace) -> list[str]:
+    """Predict, draw and write; return what went wrong with single files, one message each. All others are done.
+
+    Raises:
+        ExportError: the model cannot be used.
+        DatasetError: there is nothing to predict on.
+    """
+    images, videos = find_files(args.inputs) if args.inputs else ([], [])
+    window = Window("resnest_backbones") if args.show else None
+    if args.model:
+        predictor = Predictor.from_file(args.model)
+    else:
+        given = {"framework": args.framework, "options": args.opts, "classes": args.classes, "device": args.device}
+        predictor = Predictor.from_config(args.config, args.checkpoint, **given)
+    (args.output_dir / "drawn").mkdir(parents=True, exist_ok=True)
+    demo = Demo(predictor, args, window)
+    sources = [(str(file), file.stem) for file in videos]
+    sources += [(args.camera, "camera")] if args.camera is not None else []
+    problems: list[str] = []
+    try:
+        for file in tqdm(images, desc="images", disable=not images):
+            _collect(problems, demo.predict_image, file)
+        for source, name in sources:
+            _collect(problems, demo.predict_video, source, name)
+    except KeyboardInterrupt:
+        problems.append("interrupted: what was done until then is written")
+    demo.write_json()
+    print(f"written: {args.output_dir / 'drawn'}, {args.output_dir / 'predictions.json'}")
+    if args.config:
+        print_next("write the model for other programs", "tools/export.py", args.config, args.checkpoint)
+    elif args.model.endswith(".onnx"):
+        print_next("write it in int8", "tools/quantize.py", args.model, "FOLDER_OF_IMAGES")
+    return problems
+
+
+def _collect(problems: list[str], function: Callable[..., None], *arguments: object) -> None:
+    try:
+        function(*arguments)
+    except DatasetError as error:
+        problems.append(str(error))
+
+
+class Demo:
+    """A predictor, and the files that it fills."""
+
+    def __init__(self, predictor: Predictor, args: argparse.Namespace, window: Window | None) -> None:
+        self._predictor, self._args, self._window = predictor, args, window
+        self._folder: Path = args.output_dir
+        self._records: list[dict[str, Any]] = []
+
+    def predict_image(self, file: Path) -> None:
+        image = read_image(file)
+        found, picture = self._predict(image)
+        _save_png(picture, self._folder / "drawn" / f"{file.stem}.png")
+        record = {"file": str(file), **self._record(image, found)}
+        if isinstance(found, LabelMap) and len(self._predictor.classes) < 255:  # what a file of bytes holds
+            labels = self._folder / "label_maps" / f"{file.stem}.png"
+            labels.parent.mkdir(exist_ok=True)
+            _save_png(Image.fromarray((found.labels + 1).astype(np.uint8)), labels)
+            record["label_map"] = f"label_maps/{labels.name}"
+        self._records.append(record)
+
+    def predict_video(self, source: str, name: str) -> None:
+        """Predict on the frames of a video, or of the camera."""
+        video = Video(source, "the camera" if name == "camera" else source)
+        limit = self._args.max_frames
+        total = min(video.count or limit or 0, limit or video.count) or None
+        with video_writer(self._folder / "drawn" / f"{name}.mp4", video.frames_per_second) as writer:
+            for number, image in enumerate(tqdm(itertools.islice(video, limit), desc=name, total=total)):
+                found, picture = self._predict(image)
+                writer.write(picture)
+                self._records.append({"file": source, "frame": number, **self._record(image, found)})
+                if self._window is not None and not self._window.show(picture):
+                    break
+
+    def _predict(self, image: np.ndarray) -> tuple[Detections | LabelMap, Image.Image]:
+        found = self._predictor(image, self._args.min_score)
+        classes, palette = self._predictor.classes, self._predictor.metadata.get("palette")
+        if isinstance(found, LabelMap):
+            return found, draw_label_map(image, found.labels, classes, palette, opacity=self._args.opacity)
+        return found, draw_detections(image, found, classes, palette, opacity=self._args.opacity)
+
+    def _record(self, image: np.ndarray, found: Detections | LabelMap) -> dict[str, Any]:
+        return {"height": image.shape[0], "width": image.shape[1], **describe(found, self._predictor.classes)}
+
+    def write_json(self) -> None:
+        """Write all predictions, one image per line."""
+        content = {
+            "task": self._predictor.task,
+            "model": self._args.model or self._args.config,
+            "checkpoint": self._args.checkpoint,
+            "classes": self._predictor.classes,
+        }
+        records = ",\n ".join(map(json.dumps, self._records))
+        text = f'{json.dumps(content)[:-1]}, "images": [\n {records}\n]}}\n'
+        write_atomically(self._folder / "predictions.json", lambda stream: stream.write(text.encode()))
+
+
+def _save_png(image: Image.Image, file: Path) -> None:
+    write_atomically(file, lambda stream: image.save(stream, "PNG"))
 
 
 def run(arguments: list[str] | None = None) -> None:
-    """Parse the command line and predict; the status is 1 where a file could not be read."""
-    parser = build_demo_parser()
+    """Parse the command line and predict; the status is 1 if a file could not be read."""
+    parser = build_parser()
     args = parser.parse_args(arguments)
     try:
         check_arguments(args)
     except ValueError as error:
         parser.error(str(error))
-    ours = (CheckpointError, ExportError, DatasetError, ImportError)
-    with one_line_errors(parser.prog, *ours, verbose=args.verbose):
-        problems = run_demo(args)
+    with one_line_errors(parser.prog, ImportError, verbose=args.verbose):
+        problems = predict(args)
     if problems:
         sys.exit("\n".join(f"{parser.prog}: error: {problem}" for problem in problems))
 

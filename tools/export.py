@@ -3,19 +3,185 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
+import textwrap
+import time
+from collections.abc import Sequence
+from pathlib import Path
 
-from resnest_backbones.errors import CheckpointError, ExportError, WeightsError, one_line_errors
-from resnest_backbones.export.cli import build_export_parser, run_export
+import torch
+from tabulate import tabulate
+from torch import Tensor
+from tqdm import tqdm
+
+from resnest_backbones.checkpoint import load_checkpoint
+from resnest_backbones.cli import print_next
+from resnest_backbones.data import read_image
+from resnest_backbones.errors import ExportError, add_verbose, one_line_errors
+from resnest_backbones.export.backbone import export_backbone
+from resnest_backbones.export.exportable import BACKBONE, Exportable
+from resnest_backbones.export.formats import FORMATS, OPSETS, load, save
+from resnest_backbones.export.models import build_model, framework_of
+from resnest_backbones.export.parity import Difference, check_parity
+from resnest_backbones.export.preprocess import prepare_image
+from resnest_backbones.models.resnest import build
+from resnest_backbones.models.variants import list_variants
+
+_RANDOM = "random"
+_TRUNK_OPTIONS = ("output_stride", "out_features", "num_classes")
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return height and width of ``800x1333``, or of ``224``, a square."""
+    sides = text.split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) >= 32 for side in sides):
+        raise argparse.ArgumentTypeError(f"must be HEIGHTxWIDTH of at least 32 pixels each, got {text!r}")
+    return int(sides[0]), int(sides[-1])
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Write a trunk, a detector or a segmentor in other formats, and compare each file with PyTorch.",
+        epilog="""
+Examples:
+
+  python tools/export.py resnest50 resnest://resnest50 --formats onnx pt2
+  python tools/export.py output/config.yaml output/model_final.pth --classes train.json
+  python tools/export.py CONFIG.py iter_20000.pth --classes data/classes.txt --formats onnx torchscript
+""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="a network such as resnest50, or the config of a detector or segmentor")
+    add("checkpoint", metavar="CHECKPOINT", help=f"a file, resnest://NAME, or {_RANDOM}, to try the formats")
+    add("--formats", nargs="+", choices=tuple(FORMATS), default=["onnx"], metavar="FORMAT", help=", ".join(FORMATS))
+    add("--opset", type=int, default=OPSETS[-1], metavar="N", help="of ONNX: 18, 19 or 20 (default: %(default)s)")
+    add("--output-dir", type=Path, default=Path("exported"), metavar="DIR", help="default: %(default)s")
+    add("--name", help="of the files, without their suffixes (default: that of MODEL)")
+    add("--size", type=parse_size, metavar="HxW", help="of the image that the network is traced with")
+    add("--fixed", action="store_true", help="the files take only images of this size and number")
+    add(
+        "--check-sizes",
+        nargs="*",
+        type=parse_size,
+        default=[(224, 224), (160, 256), (193, 129)],
+        metavar="HxW",
+        help="of the images that the files are compared on, besides --size (default: 224x224 160x256 193x129)",
+    )
+    add("--check-images", nargs="+", default=[], metavar="FILE", help="photographs to compare on as well")
+    add("--tolerance", type=float, default=1e-4, help="largest relative difference allowed (default: %(default)s)")
+    add("--backbone", action="store_true", help="export only the trunk of a detector or segmentor")
+    add("--framework", choices=("detectron2", "mmseg"), help="of the config (default: detected from the file)")
+    add("--classes", metavar="FILE", help="names of the classes: one per line, or a JSON in COCO's format")
+    add("--opts", nargs="+", default=[], metavar="KEY=VALUE", help="config overrides: a.b=c, or Detectron2's A.B C")
+    add_verbose(parser)
+    group = parser.add_argument_group("for a trunk given by its name")
+    group.add_argument("--output-stride", type=int, choices=(8, 16, 32), metavar="N", help="32, 16 or 8")
+    group.add_argument("--out-features", nargs="+", metavar="NAME", help="stem, res2 .. res5 (default: res2 .. res5)")
+    group.add_argument("--num-classes", type=int, metavar="N", help="with the classifier, as logits")
+    return parser
+
+
+def export(args: argparse.Namespace) -> bool:
+    """Export as the options say; return whether all files equal the network within ``--tolerance``.
+
+    Raises:
+        ExportError: an option, the model or a format does not allow it.
+        CheckpointError: the checkpoint does not fit the model.
+        ImportError: a framework or a package of the extra ``export`` is missing.
+    """
+    exportable = build_exportable(args)
+    name = args.name or Path(args.model).stem
+    inputs = [*random_inputs(exportable, [] if args.fixed else args.check_sizes), *photographs(exportable, args)]
+    good = True
+    for format_name in tqdm(args.formats, desc="formats", leave=False):
+        file = args.output_dir / f"{name}{FORMATS[format_name].suffix}"
+        start = time.perf_counter()
+        try:
+            save(exportable, format_name, file, opset=args.opset)
+        except ExportError as error:
+            raise ExportError(f"{format_name}: {error}") from error
+        seconds = time.perf_counter() - start
+        print(f"{format_name}: {file} ({file.stat().st_size / 1e6:.1f} MB, written in {seconds:.0f} s)", flush=True)
+        differences = check_parity(exportable, load(file), inputs)
+        print_differences(differences)
+        if exportable.rows and all(found.note.startswith("0 ") for found in differences if found.output == "boxes"):
+            print("  nothing was detected in any of these: compare on photographs, with --check-images", flush=True)
+        problems = find_problems(differences, args.tolerance)
+        for problem in problems:
+            print(f"{format_name}: NOT EQUAL: {problem}", flush=True)
+        good = good and not problems
+    if good and exportable.metadata["task"] != BACKBONE:
+        print_next("see what it predicts", "tools/demo.py", "--model", file, "IMAGE_OR_FOLDER")
+    return good
+
+
+def build_exportable(args: argparse.Namespace) -> Exportable:
+    given = {name: value for name in _TRUNK_OPTIONS if (value := getattr(args, name)) is not None}
+    if args.model in list_variants():
+        net = build(args.model, **given)
+        if args.checkpoint != _RANDOM:
+            load_checkpoint(net, args.checkpoint)
+        return export_backbone(net, args.size or (224, 224), fixed=args.fixed)
+    if given:
+        option = next(iter(given)).replace("_", "-")
+        raise ExportError(f"--{option} is for a trunk given by its name, and MODEL is the config {args.model}")
+    built = build_model(
+        args.model,
+        None if args.checkpoint == _RANDOM else args.checkpoint,
+        framework=args.framework or framework_of(args.model),
+        options=args.opts,
+        classes=args.classes,
+    )
+    if args.backbone:
+        return export_backbone(built.model, args.size or (224, 224), fixed=args.fixed)
+    return built.exportable(args.size, fixed=args.fixed)
+
+
+def random_inputs(exportable: Exportable, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """Return the example, and inputs of other sizes and, where they may differ, of other batch sizes."""
+    shape = list(exportable.example.shape)
+    inputs = [exportable.example]
+    for number, size in enumerate(sizes):
+        batch = [1 + number % 3] if 0 in exportable.dynamic and len(shape) == 4 else shape[:-3]
+        x = torch.rand((*batch, shape[-3], *size), generator=torch.Generator().manual_seed(number + 1))
+        inputs.append(x - 0.5 if exportable.metadata["task"] == BACKBONE else (255 * x).round())
+    return inputs
+
+
+def photographs(exportable: Exportable, args: argparse.Namespace) -> list[Tensor]:
+    if args.check_images and (exportable.metadata["task"] == BACKBONE or not exportable.dynamic):
+        raise ExportError("--check-images goes with a detector or a segmentor that is not --fixed")
+    return [prepare_image(read_image(Path(file)), exportable.metadata)[0] for file in args.check_images]
+
+
+def print_differences(differences: Sequence[Difference]) -> None:
+    rows = [
+        ("x".join(map(str, d.size)), d.output, f"{d.absolute:.1e}", f"{d.relative:.1e}", d.note) for d in differences
+    ]
+    header = ("input", "output", "max abs", "relative", "")
+    table = tabulate(rows, header, tablefmt="plain", disable_numparse=True, colalign=("left", "left", "right", "right"))
+    print(textwrap.indent(table, "  "), flush=True)
+
+
+def find_problems(differences: Sequence[Difference], tolerance: float) -> list[str]:
+    problems = []
+    for found in differences:
+        where = f"{found.output} at {'x'.join(map(str, found.size))}"
+        if not found.relative <= tolerance:  # NaN is a problem, too
+            problems.append(f"{where} differs by {found.relative:.1e}, allowed is {tolerance:.1e}")
+        elif found.unmatched:
+            problems.append(f"{where}: {found.unmatched} detections have no match")
+    return problems
 
 
 def run(arguments: list[str] | None = None) -> None:
-    """Parse the command line and export; the status is 1 where a file is not equal to the network."""
-    parser = build_export_parser()
+    """Parse the command line and export; the status is 1 if a file is not equal to the network."""
+    parser = build_parser()
     args = parser.parse_args(arguments)
-    ours = (CheckpointError, ExportError, ImportError, ValueError, WeightsError)
-    with one_line_errors(parser.prog, *ours, verbose=args.verbose):
-        good = run_export(args)
+    with one_line_errors(parser.prog, ImportError, ValueError, verbose=args.verbose):
+        good = export(args)
     if not good:
         sys.exit(1)
 

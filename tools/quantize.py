@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write an exported ONNX detector or segmentor in int8, calibrated on images of yours, and measure what that costs.
+"""Quantise an exported ONNX detector or segmentor to int8, calibrated on your images, and measure what that costs.
 
     python tools/quantize.py exported/model.onnx photos/ --output exported/model_int8.onnx \\
         --val-json val.json --val-images val/
@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import textwrap
 import time
 from pathlib import Path
 
+from tabulate import tabulate
+
 from resnest_backbones.cli import print_next
 from resnest_backbones.data import read_image
-from resnest_backbones.errors import DatasetError, ExportError, add_verbose, one_line_errors
-from resnest_backbones.export.evaluate import average_precision, compare_figures, mean_iou
+from resnest_backbones.errors import ExportError, add_verbose, one_line_errors
 from resnest_backbones.export.quantize import METHODS, quantize
 from resnest_backbones.predict import Predictor
+from resnest_backbones.predict.evaluate import average_precision, mean_iou
 from resnest_backbones.predict.sources import find_files
 
 _TIMED = 20  # images
@@ -26,16 +29,16 @@ _TIMED = 20  # images
 def build_argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("model", type=Path, metavar="MODEL.onnx", help="that tools/export.py wrote")
-    add("images", nargs="+", metavar="IMAGE_OR_FOLDER", help="to calibrate on; some dozens, like those to come")
+    add("model", type=Path, metavar="MODEL.onnx", help="a file that tools/export.py wrote")
+    add("images", nargs="+", metavar="IMAGE_OR_FOLDER", help="for calibration: some dozens, typical of the later use")
     add("--output", type=Path, metavar="FILE.onnx", help="default: MODEL_int8.onnx")
-    add("--max-images", type=int, default=100, metavar="N", help="of the images, the first (default: %(default)s)")
-    add("--method", choices=METHODS, default="minmax", help="range of an activation (default: %(default)s)")
-    add("--keep", nargs="+", default=[], metavar="NAME", help="parts of names of nodes that stay in float32")
+    add("--max-images", type=int, default=100, metavar="N", help="use the first N of the images (default: %(default)s)")
+    add("--method", choices=METHODS, default="minmax", help="how to find an activation's range (default: %(default)s)")
+    add("--keep", nargs="+", default=[], metavar="NAME", help="keep nodes with this in their names in float32")
     group = parser.add_argument_group("measure AP, or mIoU, of both files")
-    group.add_argument("--val-json", type=Path, metavar="FILE", help="of a detector: COCO instances")
-    group.add_argument("--val-images", type=Path, metavar="DIR", help="folder of the images")
-    group.add_argument("--val-label-maps", type=Path, metavar="DIR", help="of a segmentor: label n is the n-th class")
+    group.add_argument("--val-json", type=Path, metavar="FILE", help="for a detector: COCO instances")
+    group.add_argument("--val-images", type=Path, metavar="DIR", help="folder of the validation images")
+    group.add_argument("--val-label-maps", type=Path, metavar="DIR", help="for a segmentor: label n is the n-th class")
     add_verbose(parser)
     return parser
 
@@ -54,7 +57,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     for name in ("val_json", "val_images", "val_label_maps"):
         value = getattr(args, name)
         if value is not None and not (value.is_file() if name == "val_json" else value.is_dir()):
-            raise ValueError(f"--{name.replace('_', '-')} is not there: {value}")
+            raise ValueError(f"--{name.replace('_', '-')} does not exist: {value}")
 
 
 def measure(file: Path, args: argparse.Namespace) -> dict[str, float]:
@@ -65,7 +68,7 @@ def measure(file: Path, args: argparse.Namespace) -> dict[str, float]:
 
 
 def milliseconds(file: Path, images: list[Path]) -> float:
-    """Median time of an image, its preparation included."""
+    """Return the median time of an image, preprocessing included."""
     predictor = Predictor.from_file(file)
     times = []
     for image in [read_image(path) for path in [images[0], *images[:_TIMED]]]:
@@ -75,18 +78,25 @@ def milliseconds(file: Path, images: list[Path]) -> float:
     return 1e3 * statistics.median(times[1:])  # the first call also allocates
 
 
+def compare(before: dict[str, float], after: dict[str, float]) -> str:
+    """Return a table of the metrics of both files, and the change in percentage points."""
+    rows = [(name, value, after[name], f"{after[name] - value:+.2f}") for name, value in before.items()]
+    table = tabulate(rows, ("percent", "float32", "int8", "change"), tablefmt="plain", floatfmt=".2f")
+    return textwrap.indent(table, "  ")
+
+
 def convert(args: argparse.Namespace) -> None:
     images = find_files(args.images)[0][: args.max_images]
     output = args.output or args.model.with_name(f"{args.model.stem}_int8.onnx")
     if output.resolve() == args.model.resolve():
-        raise ExportError(f"--output must be another file than {args.model}")
+        raise ExportError(f"--output must not be {args.model} itself")
     number = quantize(args.model, output, images, method=args.method, keep=args.keep)
     print(f"{output}: {number} operators in int8, calibrated on {len(images)} images")
     for name, file in (("float32", args.model), ("int8", output)):
         print(f"  {name:<8} {file.stat().st_size / 1e6:>8.1f} MB {milliseconds(file, images):>8.1f} ms per image")
     if args.val_images:
-        print(compare_figures(measure(args.model, args), measure(output, args)))
-    print_next("see what it finds", "tools/demo.py", "--model", output, "IMAGE_OR_FOLDER")
+        print(compare(measure(args.model, args), measure(output, args)))
+    print_next("see what it predicts", "tools/demo.py", "--model", output, "IMAGE_OR_FOLDER")
 
 
 def run(arguments: list[str] | None = None) -> None:
@@ -96,7 +106,7 @@ def run(arguments: list[str] | None = None) -> None:
         check_arguments(args)
     except ValueError as error:
         parser.error(str(error))
-    with one_line_errors(parser.prog, ExportError, DatasetError, ImportError, verbose=args.verbose):
+    with one_line_errors(parser.prog, ImportError, verbose=args.verbose):
         convert(args)
 
 

@@ -14,7 +14,8 @@ from typing import Protocol
 from torch import nn
 
 from resnest_backbones import model_zoo
-from resnest_backbones.errors import ExportError
+from resnest_backbones.data import read_classes
+from resnest_backbones.errors import DatasetError, ExportError
 from resnest_backbones.export.exportable import Exportable
 
 DETECTRON2, MMSEG = "detectron2", "mmseg"
@@ -96,21 +97,19 @@ def build_model(
     return built
 
 
-def read_class_names(file: str) -> list[str]:
-    """Names of classes from a text file, one a line, or from the categories of a COCO json, in the order of their ids.
+def read_class_names(file: str) -> Sequence[str]:
+    """Return the names in a class file, or those of the categories of a COCO JSON in the order of their ids.
 
     Raises:
-        ExportError: the file is not there, or has no names.
+        DatasetError: the file cannot be read, or has no names.
     """
+    if not file.endswith(".json"):
+        return read_classes(file, max_classes=None)
     try:
-        text = Path(file).read_text(encoding="utf-8")
-        if file.endswith(".json"):
-            categories = json.loads(text)["categories"]
-            names = [category["name"] for category in sorted(categories, key=lambda category: category["id"])]
-        else:
-            names = [line.strip() for line in text.splitlines() if line.strip()]
+        categories = json.loads(Path(file).read_text(encoding="utf-8-sig"))["categories"]
+        names = [category["name"] for category in sorted(categories, key=lambda category: category["id"])]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ExportError(f"{file} cannot be read as names of classes: {error}") from error
+        raise DatasetError(f"the class file {file} cannot be read as a COCO JSON: {error}") from error
     if not names:
-        raise ExportError(f"{file} has no names of classes")
+        raise DatasetError(f"the class file {file} has no categories")
     return names

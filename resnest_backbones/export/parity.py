@@ -128,16 +128,3 @@ def match_detections(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> 
             theirs.append(nearest)
             left.remove(nearest)
     return ours, theirs
-
-
-def describe(differences: Sequence[Difference]) -> str:
-    """A table."""
-    rows = [("input", "output", "max abs", "relative", "")]
-    rows += [
-        ("x".join(map(str, d.size)), d.output, f"{d.absolute:.1e}", f"{d.relative:.1e}", d.note) for d in differences
-    ]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return "\n".join(
-        f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}  {note}".rstrip()
-        for a, b, c, d, note in rows
-    )

@@ -20,7 +20,7 @@ from resnest_backbones.data import read_image
 from resnest_backbones.errors import ExportError
 from resnest_backbones.export.exportable import BACKBONE
 from resnest_backbones.export.formats import METADATA_KEY, load
-from resnest_backbones.predict.prepare import prepare_image
+from resnest_backbones.export.preprocess import prepare_image
 
 METHODS = ("minmax", "entropy", "percentile")
 _OPERATORS = ("Conv", "Gemm", "MatMul")

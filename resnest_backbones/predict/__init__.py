@@ -1,8 +1,8 @@
-"""Trained models on pictures and films: what ``tools/demo.py`` does.
+"""Trained and exported models on images and videos.
 
-``predictor.py`` looks at an image, with a model of either framework or an exported file; ``prepare.py`` brings images
-to the model and results back; ``sources.py`` has images, folders, films and cameras; ``draw.py`` draws; ``cli.py`` is
-the command line.
+``predictor.py`` predicts, with a model of either framework or an exported file; ``draw.py`` draws predictions,
+``evaluate.py`` measures them; ``sources.py`` reads images, folders, videos and cameras. The command line is
+``tools/demo.py``.
 """
 
 from resnest_backbones.predict.predictor import Detections, LabelMap, Predictor

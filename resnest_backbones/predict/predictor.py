@@ -1,4 +1,10 @@
-"""A network and what is known of it, from an RGB image to what is in it."""
+"""A trained model with what is known about it: from an RGB image to the objects or the label map in it.
+
+Bringing results back to the image's size follows Detectron2's ``detector_postprocess`` and MMSegmentation's
+``slide_inference``, so that an exported file needs neither framework.
+
+Shapes: H, W height and width in pixels; M detections; C classes.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +16,24 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from resnest_backbones.errors import ExportError
 from resnest_backbones.export.exportable import DETECTION, SEGMENTATION
 from resnest_backbones.export.formats import load
 from resnest_backbones.export.models import build_model, framework_of
-from resnest_backbones.predict import prepare
+from resnest_backbones.export.preprocess import prepare_image
 
 
 @dataclass(frozen=True)
 class Detections:
-    """Objects in an image, the most certain first.
+    """Objects in an image, sorted by score, the highest first.
 
     Attributes:
         boxes: (M, 4), left, top, right, bottom in pixels of the image.
         classes: (M,), indices of the names.
         scores: (M,), 0 to 1.
-        masks: for each object (H, W) of the image, bool; None where the network finds boxes only.
+        masks: (H, W) of the image for each object, bool; None if the network predicts boxes only.
     """
 
     boxes: np.ndarray
@@ -43,12 +50,12 @@ class LabelMap:
 
 
 class Predictor:
-    """Looks at images.
+    """A detector or segmentor that takes images.
 
     Args:
         run: the network's input tensor -> its outputs (``export.Loaded.run``).
-        metadata: what an exported file says of itself (``export.Exportable``).
-        module: the network as PyTorch has it; None of an exported file.
+        metadata: of the network (``export.Exportable``), with the names of the ``outputs``.
+        module: the network in PyTorch; None for an exported file.
 
     Attributes:
         task: ``detection`` or ``segmentation``.
@@ -67,7 +74,7 @@ class Predictor:
     ) -> None:
         self.task: str = metadata["task"]
         if self.task not in (DETECTION, SEGMENTATION):
-            raise ExportError(f"a detector or a segmentor is needed to look at images, got a {self.task}")
+            raise ExportError(f"the network must be a detector or a segmentor, got a {self.task}")
         self.classes: list[str] = list(metadata["classes"])
         self.metadata = metadata
         self.module = module
@@ -75,10 +82,10 @@ class Predictor:
 
     @classmethod
     def from_file(cls, file: str | Path) -> Predictor:
-        """Of an exported file.
+        """Load an exported file.
 
         Raises:
-            ExportError: it is no such file, or the network of a trunk alone.
+            ExportError: ``export.save`` did not write it, or it holds a trunk alone.
         """
         loaded = load(file)
         return cls(loaded.run, loaded.metadata)
@@ -94,11 +101,12 @@ class Predictor:
         classes: str | None = None,
         device: str = "cpu",
     ) -> Predictor:
-        """Of a config and a checkpoint of either framework; the arguments are those of ``export.models.build_model``.
+        """Build the model of a config and fill it from a checkpoint; arguments as in ``export.models.build_model``.
 
         Raises:
-            ExportError: the model is of a kind that is not exported; or a file or an option is wrong.
-            resnest_backbones.checkpoint.CheckpointError: the checkpoint does not fill the model.
+            ExportError: the kind of model cannot be exported, or a file or an option is wrong.
+            DatasetError: the class file is wrong.
+            CheckpointError: the checkpoint does not fill the model.
             ImportError: the framework is not installed.
         """
         built = build_model(
@@ -106,44 +114,104 @@ class Predictor:
         )
         exportable = built.exportable()
         module = exportable.module.to(device)
-        names = {"outputs": list(exportable.output_names)}
-        metadata = {**exportable.metadata, **names}
+        metadata = {**exportable.metadata, "outputs": list(exportable.output_names)}
         return cls(lambda x: [value.cpu() for value in module(x.to(device))], metadata, module)
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray, min_score: float = 0.0) -> Detections | LabelMap:
-        """What is in an image.
+        """Predict.
 
         Args:
             image: (H, W, 3), uint8 RGB.
-            min_score: detections below it are left out.
+            min_score: leave out detections below it.
         """
         return self._detect(image, min_score) if self.task == DETECTION else self._segment(image)
 
     def _detect(self, image: np.ndarray, min_score: float) -> Detections:
-        x, size = prepare.prepare_image(image, self.metadata)
+        x, size = prepare_image(image, self.metadata)
         found = dict(zip(self.metadata["outputs"], self._run(x), strict=True))
-        boxes = prepare.scale_boxes(found["boxes"], size, image.shape[:2])
+        boxes = _scale_boxes(found["boxes"], size, image.shape[:2])
         kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1) & (found["scores"] >= min_score)
         order = torch.argsort(found["scores"], descending=True, stable=True)
         order = order[kept[order]]
         masks = None
         if "masks" in found:
-            masks = [prepare.paste_mask(found["masks"][i, 0], boxes[i], image.shape[:2]) for i in order]
+            masks = [paste_mask(found["masks"][i, 0], boxes[i], image.shape[:2]) for i in order]
         return Detections(boxes[order].numpy(), found["classes"][order].numpy(), found["scores"][order].numpy(), masks)
 
     def _segment(self, image: np.ndarray) -> LabelMap:
-        images, _ = prepare.prepare_image(image, self.metadata)
+        images, _ = prepare_image(image, self.metadata)
         window = self.metadata.get("window")
-        scores = self._scores(images) if window is None else prepare.scores_by_windows(self._scores, images, window)
-        return LabelMap(
-            prepare.labels_of(
-                scores,
-                image.shape[:2],
-                align_corners=self.metadata["align_corners"],
-                threshold=self.metadata.get("threshold"),
-            )
-        )
+        scores = self._scores(images) if window is None else scores_by_windows(self._scores, images, window)
+        align = self.metadata["align_corners"]
+        scores = functional.interpolate(scores, image.shape[:2], mode="bilinear", align_corners=align)[0]
+        threshold = self.metadata.get("threshold")
+        if threshold is not None:  # of a single class
+            return LabelMap((scores[0].sigmoid() > threshold).long().numpy())
+        return LabelMap(scores.argmax(dim=0).numpy())
 
     def _scores(self, images: Tensor) -> Tensor:
         return self._run(images)[0]
+
+
+def _scale_boxes(boxes: Tensor, found_in: Sequence[int], size: Sequence[int]) -> Tensor:
+    """Scale boxes (M, 4) from an image of one size, (height, width), to another, and clip them to it."""
+    (height, width), (from_height, from_width) = size, found_in
+    scales = torch.tensor([width / from_width, height / from_height] * 2, dtype=boxes.dtype)
+    borders = torch.tensor([width, height] * 2, dtype=boxes.dtype)
+    return (boxes * scales).clamp(min=0).minimum(borders)
+
+
+def paste_mask(mask: Tensor, box: Tensor, size: Sequence[int], threshold: float = 0.5) -> np.ndarray:
+    """Paste the mask of an object into its image.
+
+    Args:
+        mask: (S, S), probabilities in the frame of the box.
+        box: (4,), left, top, right, bottom in pixels.
+        size: height and width of the image.
+        threshold: probability from which on a pixel belongs to the object.
+
+    Returns:
+        (height, width), bool; pixels are sampled at their centres, as in Detectron2's ``paste_masks_in_image``.
+    """
+    height, width = size
+    left, top = (max(int(value) - 1, 0) for value in box[:2].floor())
+    right, bottom = (min(int(value) + 1, side) for value, side in zip(box[2:].ceil(), (width, height), strict=True))
+    x = (torch.arange(left, right) + 0.5 - box[0]) / (box[2] - box[0]) * 2 - 1
+    y = (torch.arange(top, bottom) + 0.5 - box[1]) / (box[3] - box[1]) * 2 - 1
+    grid = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], dim=-1)
+    sampled = functional.grid_sample(mask[None, None], grid[None].to(mask.dtype), align_corners=False)
+    pasted = np.zeros((height, width), dtype=bool)
+    pasted[top:bottom, left:right] = (sampled[0, 0] >= threshold).numpy()
+    return pasted
+
+
+def scores_by_windows(run: Callable[[Tensor], Tensor], images: Tensor, window: Mapping[str, Sequence[int]]) -> Tensor:
+    """Run a segmentor on overlapping windows; where they overlap, the scores are averaged.
+
+    Args:
+        run: images (N, 3, h, w) -> scores (N, C, h, w).
+        images: (N, 3, H, W).
+        window: ``size`` and ``stride``, each height and width; the last windows end where the image does.
+    """
+    rows, columns = (
+        _spans(side, size, stride)
+        for side, size, stride in zip(images.shape[2:], window["size"], window["stride"], strict=True)
+    )
+    count = images.new_zeros(1, 1, *images.shape[2:])
+    total = torch.zeros(())
+    for top, bottom in rows:
+        for left, right in columns:
+            scores = run(images[:, :, top:bottom, left:right])
+            if not total.ndim:
+                total = scores.new_zeros(*scores.shape[:2], *images.shape[2:])
+            total[:, :, top:bottom, left:right] += scores
+            count[:, :, top:bottom, left:right] += 1
+    return total / count
+
+
+def _spans(side: int, size: int, stride: int) -> list[tuple[int, int]]:
+    """Return where the windows along a side begin and end."""
+    number = max(side - size + stride - 1, 0) // stride + 1
+    ends = [min(i * stride + size, side) for i in range(number)]
+    return [(max(end - size, 0), end) for end in ends]

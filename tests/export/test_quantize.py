@@ -16,9 +16,9 @@ from resnest_backbones.data import read_image
 from resnest_backbones.errors import ExportError
 from resnest_backbones.export import export_backbone, load, save
 from resnest_backbones.export.detectors import export_detector
-from resnest_backbones.export.evaluate import average_precision
 from resnest_backbones.models.resnest import build
 from resnest_backbones.predict import Predictor
+from resnest_backbones.predict.evaluate import average_precision
 from tests.export.test_detectors import random_detector
 
 CLASSES = ["cat", "dog", "cow"]
@@ -104,9 +104,9 @@ def test_mistakes_are_told_in_one_line(folder, tmp_path, capsys):
     for arguments, message in (
         ([tmp_path / "a.torchscript", images], "int8 is for ONNX files, whose names end in .onnx"),
         ([tmp_path / "no.onnx", images], "there is no file"),
-        ([model, tmp_path / "nothing"], "there is no file or folder"),
+        ([model, tmp_path / "nothing"], "nothing does not exist"),
         ([model, images, "--keep", "head_of_cabbage"], "no node to quantise has 'head_of_cabbage' in its name"),
-        ([model, images, "--output", model], "--output must be another file"),
+        ([model, images, "--output", model], "--output must not be"),
     ):
         with pytest.raises(SystemExit, match=message) as status:
             run([str(argument) for argument in arguments])

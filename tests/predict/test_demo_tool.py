@@ -1,4 +1,4 @@
-"""``tools/demo.py``: images, folders, films and streams in; drawings and json out; one line for mistakes."""
+"""``tools/demo.py``: images, folders, videos and streams in; drawings and json out; one line for mistakes."""
 
 import json
 
@@ -15,7 +15,7 @@ from demo import run
 from resnest_backbones.data import read_image
 from resnest_backbones.export import save
 from resnest_backbones.export.detectors import export_detector
-from resnest_backbones.predict.sources import Film
+from resnest_backbones.predict.sources import Video
 from tests.export.test_detectors import random_detector
 
 
@@ -30,7 +30,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two images, one broken, and a film of five frames."""
+    """Two images, one broken, and a video of five frames."""
     root = tmp_path_factory.mktemp("images")
     generator = np.random.default_rng(0)
     frames = generator.integers(0, 256, (5, 64, 81, 3), dtype=np.uint8)
@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
     Image.fromarray(frames[1][..., 0]).save(root / "grey.png")
     (root / "broken.jpg").write_bytes(b"\xff\xd8 cut off")
     (root / "notes.txt").write_text("not an image")
-    writer = cv2.VideoWriter(str(root / "film.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (80, 64))
+    writer = cv2.VideoWriter(str(root / "video.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (80, 64))
     for frame in frames:
         writer.write(np.ascontiguousarray(frame[:, :80]))
     writer.release()
@@ -49,20 +49,20 @@ def demo(*arguments: object) -> None:
     run([str(argument) for argument in arguments])
 
 
-def test_images_films_and_streams_are_drawn_and_told(model, folder, tmp_path):
+def test_images_videos_and_streams_are_drawn_and_told(model, folder, tmp_path):
     with pytest.raises(SystemExit) as status:
         demo(
-            *("--model", model, folder, "--camera", folder / "film.mp4", "--max-frames", 3, "--min-score", 0),
+            *("--model", model, folder, "--camera", folder / "video.mp4", "--max-frames", 3, "--min-score", 0),
             *("--output-dir", tmp_path / "out"),
         )
     message = str(status.value.code)
     assert "broken.jpg cannot be read as an image" in message and "\n" not in message
     out = tmp_path / "out"
     drawn = {file.name for file in (out / "drawn").iterdir()}
-    assert drawn == {"a.png", "grey.png", "film.mp4", "camera.mp4"}
-    for name in ("film", "camera"):
-        film = Film(str(out / "drawn" / f"{name}.mp4"), name)
-        assert film.frames_per_second == 10 and [frame.shape for frame in film] == [(384, 480, 3)] * 3
+    assert drawn == {"a.png", "grey.png", "video.mp4", "camera.mp4"}
+    for name in ("video", "camera"):
+        video = Video(str(out / "drawn" / f"{name}.mp4"), name)
+        assert video.frames_per_second == 10 and [frame.shape for frame in video] == [(384, 480, 3)] * 3
     records = json.loads((out / "predictions.json").read_text())
     assert records["task"] == "detection" and records["classes"] == ["cat", "dog", "cow"]
     assert [record.get("frame") for record in records["images"]] == [None, None, 0, 1, 2, 0, 1, 2]
@@ -70,7 +70,7 @@ def test_images_films_and_streams_are_drawn_and_told(model, folder, tmp_path):
     assert (first["height"], first["width"]) == (64, 81) and len(first["detections"]) > 3
     thing = first["detections"][0]
     assert thing["category"] == records["classes"][thing["category_index"]]
-    assert thing["segmentation"]["size"] == [64, 81] and len(thing["bbox"]) == 4
+    assert thing["segmentation"]["size"] == [64, 81] and isinstance(thing["segmentation"]["counts"], str)
     plain = np.asarray(Image.fromarray(read_image(folder / "a.png")).resize((486, 384), Image.Resampling.LANCZOS))
     assert np.mean(np.asarray(Image.open(out / "drawn" / "a.png")) != plain) > 0.05
 
@@ -100,9 +100,9 @@ def test_missing_files_are_named(model, folder, tmp_path, monkeypatch):
     empty.mkdir()
     for arguments, message in (
         (["--model", tmp_path / "no.onnx", folder], "there is no file .*no.onnx"),
-        (["--model", model, tmp_path / "no.jpg"], "there is no file or folder .*no.jpg"),
-        (["--model", model, empty], "there is no image and no film in .*empty"),
-        (["--model", model, "--camera", 99], "the camera cannot be opened as a film"),
+        (["--model", model, tmp_path / "no.jpg"], "no.jpg does not exist"),
+        (["--model", model, empty], "there is no image and no video in .*empty"),
+        (["--model", model, "--camera", 99], "the camera cannot be opened as a video"),
         (["--model", model, folder, "--show"], "--show needs a screen"),
     ):
         with pytest.raises(SystemExit, match=message):

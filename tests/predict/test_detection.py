@@ -1,4 +1,4 @@
-"""Looking at images with a detector gives what Detectron2's own predictor gives."""
+"""Predictions of a detector are those of Detectron2's own predictor."""
 
 import json
 
@@ -14,9 +14,11 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from resnest_backbones.export.detectors import export_detector
-from resnest_backbones.predict import Predictor, prepare
-from resnest_backbones.predict.cli import describe, run_lengths
+from resnest_backbones.export.preprocess import resize_shortest
+from resnest_backbones.predict import Predictor
 from resnest_backbones.predict.draw import draw_detections
+from resnest_backbones.predict.evaluate import describe
+from resnest_backbones.predict.predictor import paste_mask
 from tests.export.test_detectors import random_detector
 
 
@@ -29,7 +31,7 @@ def photograph(height: int, width: int) -> np.ndarray:
 def test_images_are_resized_as_detectron2_does(size, shortest, longest):
     image = photograph(*size)
     wanted = ResizeShortestEdge([shortest, shortest], longest).get_transform(image).apply_image(image)
-    assert np.array_equal(prepare.resize_shortest(image, shortest, longest), wanted)
+    assert np.array_equal(resize_shortest(image, shortest, longest), wanted)
 
 
 def test_masks_are_pasted_as_detectron2_does():
@@ -40,7 +42,7 @@ def test_masks_are_pasted_as_detectron2_does():
     boxes[0] = torch.tensor([0.0, 0.0, 61.0, 47.0])
     wanted = paste_masks_in_image(masks, boxes, (47, 61))
     for mask, box, other in zip(masks, boxes, wanted, strict=True):
-        assert np.array_equal(prepare.paste_mask(mask, box, (47, 61)), other.numpy())
+        assert np.array_equal(paste_mask(mask, box, (47, 61)), other.numpy())
 
 
 @pytest.mark.parametrize("kind", ["cascade-mask-deformable", "retinanet"])
@@ -70,13 +72,8 @@ def test_predictions_are_those_of_the_detector(kind):
     assert np.array_equal(few.scores, found.scores[:4])
     record = json.loads(json.dumps(describe(few, facts["classes"])))["detections"]
     assert [thing["category"] for thing in record] == [facts["classes"][i] for i in few.classes]
+    for number, thing in enumerate(record if few.masks else []):
+        assert np.array_equal(coco_mask.decode(thing["segmentation"]), few.masks[number])
     picture = draw_detections(image, few, facts["classes"])
     assert picture.width % 120 == 0 and picture.width >= 480
     assert not np.array_equal(np.asarray(picture), np.asarray(Image.fromarray(image).resize(picture.size)))
-
-
-@pytest.mark.parametrize("mask", [photograph(7, 9)[..., 0] > 128, np.zeros((3, 4), bool), np.ones((3, 4), bool)])
-def test_run_lengths_are_cocos(mask):
-    encoded = run_lengths(mask)
-    decoded = coco_mask.decode(coco_mask.frPyObjects(encoded, *mask.shape))
-    assert sum(encoded["counts"]) == mask.size and np.array_equal(decoded, mask)

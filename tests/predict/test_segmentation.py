@@ -1,4 +1,4 @@
-"""Looking at images with a segmentor gives the label maps that MMSegmentation gives."""
+"""Predictions of a segmentor are the label maps of MMSegmentation."""
 
 import numpy as np
 import pytest
@@ -10,11 +10,13 @@ from mmcv.transforms import Resize
 from PIL import Image
 
 from resnest_backbones.export.models import build_model
+from resnest_backbones.export.preprocess import resize_as_pipeline
 from resnest_backbones.export.segmentors import export_segmentor
 from resnest_backbones.mmseg.engine.infer import Predictor as FrameworkPredictor
 from resnest_backbones.mmseg.engine.infer import build_infer_parser
-from resnest_backbones.predict import Predictor, prepare
+from resnest_backbones.predict import Predictor
 from resnest_backbones.predict.draw import draw_label_map
+from resnest_backbones.predict.predictor import scores_by_windows
 from tests.acceleration.test_inference import trained
 from tests.export.test_segmentors import PAPER, pixels, segmentor
 from tests.mmseg.helpers import as_in_a_new_process, write_config
@@ -33,7 +35,7 @@ def test_images_are_resized_as_the_pipeline_does(size, keep_ratio, backend):
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     step = Resize(scale=(80, 60), keep_ratio=keep_ratio, backend=backend)
     facts = {"scale": [80, 60], "keep_ratio": keep_ratio, "backend": backend}
-    assert np.array_equal(prepare.resize_as_pipeline(image, facts), step({"img": image})["img"])
+    assert np.array_equal(resize_as_pipeline(image, facts), step({"img": image})["img"])
 
 
 @pytest.mark.parametrize("size", [(100, 130), (64, 64), (40, 90)])
@@ -44,7 +46,7 @@ def test_windows_slide_as_the_segmentors_do(size):
     assert exportable.metadata["window"] == {"size": [64, 64], "stride": [40, 48]}
     (image,) = pixels((1, 3, *size))
     with torch.no_grad():
-        scores = prepare.scores_by_windows(lambda x: exportable.module(x)[0], image, exportable.metadata["window"])
+        scores = scores_by_windows(lambda x: exportable.module(x)[0], image, exportable.metadata["window"])
         data = model.data_preprocessor({"inputs": [image[0]]})
         wanted = model.slide_inference(data["inputs"], [{"img_shape": size, "pad_shape": size, "ori_shape": size}])
     assert torch.allclose(scores, wanted, atol=1e-5 * float(wanted.abs().max()))

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnest_backbones.export.evaluate import average_precision, mean_iou
 from resnest_backbones.predict import Predictor
+from resnest_backbones.predict.evaluate import average_precision, mean_iou
 from visualize import run
 
 pytest.importorskip("pycocotools")

@@ -15,14 +15,14 @@ from tqdm import tqdm
 from resnest_backbones.checkpoint import write_atomically
 from resnest_backbones.data import read_image
 from resnest_backbones.errors import ExportError, add_verbose
-from resnest_backbones.export.evaluate import (
+from resnest_backbones.export.exportable import DETECTION
+from resnest_backbones.predict.evaluate import (
     coco_results,
     confusion_of,
     evaluate_coco,
     label_map_pairs,
     read_truth,
 )
-from resnest_backbones.export.exportable import DETECTION
 from resnest_backbones.predict.pictures import distinct_colours, draw_legend, read_label_map, stack
 from resnest_backbones.predict.predictor import Detections, LabelMap, Predictor
 from visualization import attention, curves, detection, segmentation

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from demonstration.segmentation import compare_label_maps
-from resnest_backbones.errors import ExportError
-from resnest_backbones.export.evaluate import average_precision, mean_iou
+from resnest_backbones.errors import DatasetError, ExportError
 from resnest_backbones.predict import Predictor
+from resnest_backbones.predict.evaluate import average_precision, mean_iou
 
 
 def brightness(images: torch.Tensor) -> list[torch.Tensor]:
@@ -42,7 +42,7 @@ def test_miou_is_mmsegmentations(tmp_path):
     assert found["mIoU"] == pytest.approx(wanted["mIoU"], abs=0.01)
     assert found["aAcc"] == pytest.approx(wanted["aAcc"], abs=0.01)
     (tmp_path / "truth" / "1.png").unlink()
-    with pytest.raises(ExportError, match=r"1.png has no label map .*truth.1.png"):
+    with pytest.raises(DatasetError, match=r"1.png has no label map .*truth.1.png"):
         mean_iou(predictor, tmp_path / "images", tmp_path / "truth")
-    with pytest.raises(ExportError, match="AP is a figure of detectors, got a network for segmentation"):
+    with pytest.raises(ExportError, match="AP is a metric of detectors, got a network for segmentation"):
         average_precision(predictor, tmp_path / "a.json", tmp_path)

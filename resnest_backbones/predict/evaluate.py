@@ -1,0 +1,202 @@
+"""Predictions as JSON in COCO's format, and a model's metrics on a labelled dataset: AP by pycocotools, and mIoU."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from resnest_backbones.data import IMAGE_SUFFIXES, files_below, read_image, read_label_map
+from resnest_backbones.errors import DatasetError, ExportError
+from resnest_backbones.export.exportable import DETECTION, SEGMENTATION
+from resnest_backbones.predict.predictor import Detections, LabelMap, Predictor
+
+_METRICS = ("AP", "AP50", "AP75")
+
+
+def describe(found: Detections | LabelMap, classes: Sequence[str]) -> dict[str, Any]:
+    """Return predictions as JSON's types: boxes and masks in COCO's format, or the share of each class in the image."""
+    if isinstance(found, LabelMap):
+        counts = np.bincount(found.labels.ravel(), minlength=len(classes))
+        order = np.argsort(-counts, kind="stable")
+        return {"shares": {classes[i]: round(counts[i] / found.labels.size, 6) for i in order if counts[i]}}
+    things = []
+    for number, label in enumerate(found.classes.tolist()):
+        thing = {"category": classes[label], "category_index": label, **_coco_result(found, number)}
+        things.append({**thing, "score": round(thing["score"], 6), "bbox": [round(x, 3) for x in thing["bbox"]]})
+    return {"detections": things}
+
+
+def coco_results(found: Detections, image: int, categories: Sequence[int]) -> list[dict[str, Any]]:
+    """Return detections in COCO's results format.
+
+    Args:
+        found: the detections.
+        image: id of the image.
+        categories: ids of the classes, in order.
+    """
+    return [
+        {"image_id": image, "category_id": categories[label], **_coco_result(found, number)}
+        for number, label in enumerate(found.classes.tolist())
+    ]
+
+
+def _coco_result(found: Detections, number: int) -> dict[str, Any]:
+    left, top, right, bottom = found.boxes[number].tolist()
+    result: dict[str, Any] = {"score": float(found.scores[number]), "bbox": [left, top, right - left, bottom - top]}
+    if found.masks is not None:
+        from pycocotools import mask as coco_mask
+
+        encoded = coco_mask.encode(np.asfortranarray(found.masks[number], dtype=np.uint8))
+        result["segmentation"] = {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode()}
+    return result
+
+
+def average_precision(predictor: Predictor, json_file: Path, image_root: Path) -> dict[str, float]:
+    """Measure COCO's metrics of a detector, in percent.
+
+    Args:
+        predictor: a detector, whose n-th class is the n-th category of the file by its id.
+        json_file: COCO instances.
+        image_root: folder of its images.
+
+    Returns:
+        ``box AP``, ``box AP50``, ``box AP75``; and ``mask AP`` and so on if the network predicts masks.
+
+    Raises:
+        ExportError: it is not a detector, or the number of categories is not that of its classes.
+        DatasetError: an image cannot be read.
+        ImportError: pycocotools is not installed.
+    """
+    if predictor.task != DETECTION:
+        raise ExportError(f"AP is a metric of detectors, got a network for {predictor.task}")
+    truth, categories = read_truth(predictor, json_file)
+    results = []
+    for number, entry in tqdm(sorted(truth.imgs.items()), desc="evaluating"):
+        found = predictor(read_image(image_root / entry["file_name"]))
+        assert isinstance(found, Detections)
+        results += coco_results(found, number, categories)
+    metrics = {f"box {name}": 0.0 for name in _METRICS}
+    for kind, name in (("bbox", "box"), ("segm", "mask")):
+        if results and (kind == "bbox" or "segmentation" in results[0]):
+            stats = evaluate_coco(truth, results, kind).stats[: len(_METRICS)]
+            metrics |= {f"{name} {metric}": 100 * float(value) for metric, value in zip(_METRICS, stats, strict=True)}
+    return metrics
+
+
+def read_truth(predictor: Predictor, json_file: Path) -> tuple[Any, list[int]]:
+    """Return the ``pycocotools.coco.COCO`` of a file, and its categories' ids in the order of the network's classes.
+
+    Raises:
+        ExportError: the number of categories is not that of the network's classes.
+        DatasetError: the file cannot be read.
+        ImportError: pycocotools is not installed.
+    """
+    from pycocotools.coco import COCO
+
+    truth = COCO()
+    try:
+        truth.dataset = json.loads(json_file.read_text(encoding="utf-8-sig"))
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth.createIndex()
+        categories = sorted(truth.getCatIds())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{json_file} cannot be read as COCO instances: {error}") from error
+    if len(categories) != len(predictor.classes):
+        raise ExportError(
+            f"{json_file} must have as many categories as the network has classes, {len(predictor.classes)}, got "
+            f"{len(categories)}"
+        )
+    return truth, categories
+
+
+def evaluate_coco(truth: Any, results: Sequence[Mapping[str, Any]], kind: str) -> Any:
+    """Return the ``COCOeval`` of results, accumulated and summarised, with nothing printed.
+
+    Args:
+        truth: a ``pycocotools.coco.COCO``.
+        results: in COCO's format; not empty.
+        kind: ``bbox`` or ``segm``.
+    """
+    from pycocotools.cocoeval import COCOeval
+
+    # COCO takes the area of a result from its box where it has one, so masks are given without.
+    other = "segmentation" if kind == "bbox" else "bbox"
+    with contextlib.redirect_stdout(io.StringIO()):
+        kept = truth.loadRes([{key: value for key, value in result.items() if key != other} for result in results])
+        evaluation = COCOeval(truth, kept, kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation
+
+
+def mean_iou(predictor: Predictor, image_root: Path, label_maps: Path) -> dict[str, float]:
+    """Measure MMSegmentation's metrics of a segmentor, in percent, over all labelled pixels of all images.
+
+    Args:
+        predictor: a segmentor.
+        image_root: folder of images.
+        label_maps: folder of PNGs of the same names, as in ADE20K: label n is the n-th class, 0 is not labelled.
+
+    Returns:
+        ``mIoU``, and ``aAcc``, the share of pixels with the right class.
+
+    Raises:
+        ExportError: it is not a segmentor.
+        DatasetError: there is no image, or an image or a label map is missing or cannot be read.
+    """
+    if predictor.task != SEGMENTATION:
+        raise ExportError(f"mIoU is a metric of segmentors, got a network for {predictor.task}")
+    confusion = np.zeros((len(predictor.classes),) * 2, dtype=np.int64)
+    for file, label_map in tqdm(label_map_pairs(image_root, label_maps), desc="evaluating"):
+        found = predictor(read_image(file))
+        assert isinstance(found, LabelMap)
+        confusion += confusion_of(read_label_map(label_map).astype(np.int64) - 1, found.labels, len(predictor.classes))
+    return metrics_of(confusion)
+
+
+def label_map_pairs(image_root: Path, label_maps: Path) -> list[tuple[Path, Path]]:
+    """Return images with their label maps, PNGs of the same names; sub-folders are searched too.
+
+    Raises:
+        DatasetError: there is no image, or an image has no label map.
+    """
+    images = files_below(image_root, IMAGE_SUFFIXES)
+    if not images:
+        raise DatasetError(f"{image_root} contains no images ({', '.join(IMAGE_SUFFIXES)})")
+    maps = {file.with_suffix(""): file for file in files_below(label_maps, (".png",))}
+    for image in images:
+        if image.with_suffix("") not in maps:
+            raise DatasetError(f"{image_root / image} has no label map {label_maps / image.with_suffix('.png')}")
+    return [(image_root / image, label_maps / maps[image.with_suffix("")]) for image in images]
+
+
+def confusion_of(truth: np.ndarray, found: np.ndarray, number: int) -> np.ndarray:
+    """Count labelled pixels by their true class (rows) and the predicted one (columns).
+
+    Args:
+        truth: indices of classes (H, W); below 0 or from ``number`` on where nothing is labelled.
+        found: indices of classes (H, W).
+        number: of classes.
+    """
+    known = (truth >= 0) & (truth < number)
+    return np.bincount(truth[known] * number + found[known], minlength=number**2).reshape(number, number)
+
+
+def metrics_of(confusion: np.ndarray) -> dict[str, float]:
+    """Return ``mIoU`` and ``aAcc`` in percent of the counts of ``confusion_of``; NaN if no pixel is labelled."""
+    right = confusion.diagonal()
+    union = confusion.sum(axis=0) + confusion.sum(axis=1) - right
+    if not union.any():
+        return {"mIoU": float("nan"), "aAcc": float("nan")}
+    return {
+        "mIoU": 100 * float((right[union > 0] / union[union > 0]).mean()),
+        "aAcc": 100 * float(right.sum() / confusion.sum()),
+    }
