@@ -8,6 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ROOT / "tools"
+BENCHMARKS = ROOT / "docs" / "benchmark"
 
 
 def environment_with_package(environ: Mapping[str, str]) -> dict[str, str]:

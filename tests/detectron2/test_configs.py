@@ -108,16 +108,16 @@ def test_a_leaf_is_short_and_found_by_its_name(name):
 
 
 @pytest.mark.parametrize("name", LEAVES)
-def test_a_header_names_the_row_or_the_recipe_or_says_that_there_is_no_figure(name):
+def test_a_header_names_the_recipe_or_says_that_no_metrics_are_published(name):
     text = header(name)
     recipe = ROWS.get(name.removesuffix("_test_dev"))
     if recipe is None:
         twin = f"{name.removesuffix('_lazy')}.yaml as a LazyConfig"
-        assert ("no figure was published" in text.lower()) or text.startswith(twin) or name.endswith("_demo")
+        assert ("no published metrics" in text.lower()) or text.startswith(twin) or name.endswith("_demo")
         return
     network, _, deformable = recipe.backbone.partition("_")
     label = network.replace("resnest", "ResNeSt-").replace("resnet", "ResNet-") + (" DCNv2" if deformable else "")
-    assert text.startswith(f"Row {recipe.method}, {label}, {recipe.schedule} ")
+    assert text.startswith(f"Recipe {recipe.method}, {label}, {recipe.schedule} ")
     assert text.endswith("in resnest_backbones/model_zoo.py.")
 
 

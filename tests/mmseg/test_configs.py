@@ -134,10 +134,10 @@ def test_a_leaf_is_short_found_by_its_name_and_does_what_the_name_says(name):
 
 
 @pytest.mark.parametrize("name", LEAVES)
-def test_a_header_names_the_published_row_or_says_that_there_is_none(name):
+def test_a_header_names_the_published_metrics_or_says_that_there_are_none(name):
     text, recipe = header(name), model_zoo.RECIPES.get(name)
     if recipe is None:
-        assert "no published figure" in text
+        assert "no published metrics" in text
         return
     words = {"pix_acc_multi_scale": "pixel accuracy {:g}", "miou_multi_scale": "{:g} at several"}
     if "miou" not in recipe.metrics:

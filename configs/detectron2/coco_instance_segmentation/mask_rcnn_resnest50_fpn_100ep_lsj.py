@@ -1,5 +1,5 @@
 # Mask R-CNN, ResNeSt-50, Large-Scale Jitter, 100 epochs of 64 images per step, from scratch: Detectron2's own baseline
-# with another backbone. No figure was published.
+# with another backbone. No published metrics.
 from detectron2 import model_zoo
 
 from .._base_.lazy.backbone import bottom_up as _trunk

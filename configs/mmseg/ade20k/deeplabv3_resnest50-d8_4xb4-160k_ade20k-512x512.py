@@ -1,4 +1,4 @@
-# DeepLabV3, ResNeSt-50, ADE20K, as MMSegmentation trains it: no published figure; the row of ResNeSt-101 has one.
+# DeepLabV3, ResNeSt-50, ADE20K, as MMSegmentation trains it: no published metrics; ResNeSt-101 has some.
 _base_ = [
     "../_base_/models/deeplabv3_mmseg.py",
     "../_base_/datasets/ade20k_512x512.py",

@@ -1,4 +1,4 @@
-# FCN, ResNeSt-50, ADE20K, as MMSegmentation trains it: no published figure; the row of ResNeSt-101 has one.
+# FCN, ResNeSt-50, ADE20K, as MMSegmentation trains it: no published metrics; ResNeSt-101 has some.
 _base_ = [
     "../_base_/models/fcn_mmseg.py",
     "../_base_/datasets/ade20k_512x512.py",

@@ -1,6 +1,6 @@
 # FCN, ResNeSt-50, ADE20K: published mIoU 42.94 and pixel accuracy 80.18, six scales and flip
 # (PyTorch-Encoding's docs/source/model_zoo/segmentation.rst).
-# The published scripts disagree; taken: lr 0.01 and 120 epochs of train_dist.py, the one of the time of these results,
+# The published scripts disagree; here: lr 0.01 and 120 epochs of train_dist.py, the script current at the time,
 # not 0.004 and 180 of train.py.
 _base_ = [
     "../_base_/models/fcn_paper.py",

@@ -1,4 +1,4 @@
-# Semantic FPN, ResNeSt-50, ADE20K, as MMSegmentation trains it: no published figure. Shows the framework's FPN as neck.
+# Semantic FPN, ResNeSt-50, ADE20K, as MMSegmentation trains it: no published metrics. Uses its FPN as neck.
 _base_ = [
     "../_base_/models/fpn_mmseg.py",
     "../_base_/datasets/ade20k_512x512.py",

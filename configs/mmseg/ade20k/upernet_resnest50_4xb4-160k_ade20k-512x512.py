@@ -1,4 +1,4 @@
-# UPerNet, ResNeSt-50, ADE20K, as MMSegmentation trains it: no published figure.
+# UPerNet, ResNeSt-50, ADE20K, as MMSegmentation trains it: no published metrics.
 _base_ = [
     "../_base_/models/upernet_mmseg.py",
     "../_base_/datasets/ade20k_512x512.py",

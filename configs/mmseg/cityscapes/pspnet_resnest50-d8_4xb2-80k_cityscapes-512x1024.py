@@ -1,4 +1,4 @@
-# PSPNet, ResNeSt-50, Cityscapes, as MMSegmentation trains it: no published figure; the row of ResNeSt-101 has one.
+# PSPNet, ResNeSt-50, Cityscapes, as MMSegmentation trains it: no published metrics; ResNeSt-101 has some.
 _base_ = [
     "../_base_/models/pspnet_mmseg.py",
     "../_base_/datasets/cityscapes_512x1024.py",

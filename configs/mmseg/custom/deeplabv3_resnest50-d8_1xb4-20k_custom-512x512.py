@@ -1,4 +1,4 @@
-# The paper's DeepLabV3 with ResNeSt-50 on a data set of one's own and one GPU: no published figure. Start it with
+# The paper's DeepLabV3 with ResNeSt-50 on a custom dataset and one GPU: no published metrics. Start it with
 # `python tools/train_seg.py FILE --data-root ROOT`; ROOT in ADE20K's layout, its classes named in ROOT/classes.txt.
 _base_ = [
     "../_base_/models/deeplabv3_paper.py",

@@ -1,4 +1,4 @@
-# Cascade Mask R-CNN as the rows of the original's d2/README.md: SyncBN everywhere, four convolutions in each box head.
+# Cascade Mask R-CNN as in the original's d2/README.md: SyncBN everywhere, four convolutions in each box head.
 from detectron2 import model_zoo
 
 from .backbone import bottom_up, pixels

@@ -1,4 +1,4 @@
-# A data set of one's own in ADE20K's layout (resnest_backbones.mmseg.datasets), trained and evaluated as in
+# A custom dataset in ADE20K's layout (resnest_backbones.mmseg.datasets), trained and evaluated as in
 # MMSegmentation's configs for ADE20K. `train_seg.py --data-root ROOT` replaces data_root, and num_classes by the number
 # of names in ROOT's class file.
 crop_size = (512, 512)

@@ -1,6 +1,6 @@
-# The label maps of `make demo`: background, and digits of every kind as one class, 160 x 160 pixels. Telling digits
-# apart from nothing takes a segmentor far longer than a demonstration may. `train_seg.py --data-root ROOT` puts the
-# folder in.
+# The label maps of `make demo`: background, and digits of every kind as one class, 160 x 160 pixels. Telling the
+# digits apart would take a segmentor far longer than a demonstration should. `train_seg.py --data-root ROOT` sets the
+# folder.
 crop_size = (96, 96)
 num_classes = 2
 train_pipeline = [

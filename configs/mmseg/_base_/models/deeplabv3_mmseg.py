@@ -1,4 +1,4 @@
-# MMSegmentation's DeepLabV3, as its configs have it: 512 channels and a 3x3 bottleneck. Not the paper's network, which
+# MMSegmentation's DeepLabV3, as in its configs: 512 channels and a 3x3 bottleneck. Not the paper's network, which
 # is in deeplabv3_paper.py.
 _base_ = "mmseg.py"
 model = dict(

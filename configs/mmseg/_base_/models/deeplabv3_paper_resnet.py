@@ -1,6 +1,6 @@
 # The baseline of the paper's tables: the same heads on a ResNet. PyTorch-Encoding calls its segmentation backbones
 # resnet50s and resnet101s: three 3x3 convolutions of 64, 64 and 128 channels in the stem. MMSegmentation's ResNetV1c
-# is that network with 32, 32 and 64, and the one whose ImageNet weights can be had, so it is taken here. Dilation
+# is that network with 32, 32 and 64, and its ImageNet weights are available, so it is used here. Dilation
 # agrees: with contract_dilation the first block of res4 has dilation 1 and that of res5 dilation 2.
 _base_ = "deeplabv3_paper.py"
 model = dict(

@@ -1,4 +1,4 @@
-# MMSegmentation's DeepLabV3+, as its configs have it.
+# MMSegmentation's DeepLabV3+, as in its configs.
 _base_ = "mmseg.py"
 model = dict(
     decode_head=dict(

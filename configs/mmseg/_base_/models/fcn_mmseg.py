@@ -1,4 +1,4 @@
-# MMSegmentation's FCN, as its configs have it.
+# MMSegmentation's FCN, as in its configs.
 _base_ = "mmseg.py"
 model = dict(
     decode_head=dict(

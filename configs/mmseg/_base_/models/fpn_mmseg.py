@@ -1,4 +1,4 @@
-# MMSegmentation's Semantic FPN, as its configs have it: the framework's FPN neck over an undilated backbone.
+# MMSegmentation's Semantic FPN, as in its configs: the framework's FPN neck over an undilated backbone.
 _base_ = "resnest.py"
 model = dict(
     backbone=dict(output_stride=32),

@@ -10,7 +10,7 @@ model = dict(
         # avg_non_ignore: the original's loss is the mean over the labelled pixels, not over all of them.
         loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=False, avg_non_ignore=True, loss_weight=0.2),
     ),
-    # The windows of the published evaluation. Validation in training looks at one scale; the published figures need
+    # The windows of the published evaluation. Validation in training looks at one scale; the published metrics need
     # six scales and flip, which tta_model adds.
     test_cfg=dict(mode="slide", crop_size=(480, 480), stride=(320, 320)),
 )

@@ -1,4 +1,4 @@
-# MMSegmentation's PSPNet, as its configs have it.
+# MMSegmentation's PSPNet, as in its configs.
 _base_ = "mmseg.py"
 model = dict(
     decode_head=dict(

@@ -1,4 +1,4 @@
-# MMSegmentation's UPerNet, as its configs have it: a pyramid of its own over an undilated backbone.
+# MMSegmentation's UPerNet, as in its configs: a pyramid of its own over an undilated backbone.
 _base_ = "mmseg.py"
 model = dict(
     backbone=dict(output_stride=32),

@@ -1,4 +1,4 @@
-# MMSegmentation's schedule of 160000 iterations, as its configs have it.
+# MMSegmentation's schedule of 160000 iterations, as in its configs.
 optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="SGD", lr=0.01, momentum=0.9, weight_decay=0.0005),

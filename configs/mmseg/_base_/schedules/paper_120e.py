@@ -6,7 +6,7 @@ optim_wrapper = dict(
     paramwise_cfg=dict(custom_keys={"decode_head": dict(lr_mult=10.0), "auxiliary_head": dict(lr_mult=10.0)}),
     clip_grad=None,
 )
-# Counted over the epochs of train_cfg, whatever the size of the data set. In iteration t of T the original has
+# Counted over the epochs of train_cfg, whatever the size of the dataset. In iteration t of T the original has
 # lr * (1 - t / T) ** 0.9 and MMEngine lr * (1 - t / (T - 1)) ** 0.9: MMEngine's last step has the rate 0.
 param_scheduler = [dict(type="PolyLR", eta_min=0.0, power=0.9, begin=0, by_epoch=True, convert_to_iter_based=True)]
 train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=120, val_interval=10)

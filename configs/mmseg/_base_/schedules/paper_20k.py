@@ -1,5 +1,5 @@
-# A short training on one GPU with the paper's optimizer. The learning rate follows the linear rule: 0.01 of the paper's
-# batch of 16 is 0.0025 for a batch of 4.
+# A short training on one GPU with the paper's optimizer. The learning rate follows the linear rule: the paper's 0.01
+# for a batch of 16 is 0.0025 for a batch of 4.
 optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="SGD", lr=0.0025, momentum=0.9, weight_decay=0.0001),

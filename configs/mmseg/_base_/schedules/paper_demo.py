@@ -1,4 +1,4 @@
-# The paper's optimizer and decay for some minutes on a CPU. A trunk that starts without pre-trained weights takes a
+# The paper's optimizer and decay for a few minutes on a CPU. A trunk without pre-trained weights needs a
 # higher learning rate.
 _base_ = "paper_20k.py"
 optim_wrapper = dict(optimizer=dict(lr=0.02))
