@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import builtins
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from resnest_backbones.errors import CheckpointError
+from resnest_backbones.errors import CheckpointError, ConfigError
 from resnest_backbones.weights import PUBLISHED, PublishedFile
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ __all__ = [
     "PublishedFileError",
     "Recipe",
     "config_root",
+    "framework_of",
     "get",
     "get_config",
     "get_config_file",
@@ -196,26 +199,27 @@ class Measurement:
 MEASURED: Mapping[str, Measurement] = MappingProxyType({})
 
 _PACKAGE = Path(__file__).parent
+_NOT_LISTED = {"_base_", "demo", "small"}  # bases of others, and what only a checkout trains
 
 
 def config_root() -> Path:
-    """The folder that holds ``detectron2/`` and ``mmseg/`` configs: in the installed package or in the checkout."""
+    """Return the folder that holds ``detectron2/`` and ``mmseg/``: in the installed package or in the checkout."""
     packaged = _PACKAGE / "configs"
     return packaged if packaged.is_dir() else _PACKAGE.parent / "configs"
 
 
 @cache
 def _config_files() -> dict[str, Path]:
-    """Short names -> config files that are no base of others, Detectron2's first."""
+    """Map the names of all packaged configs to their files, Detectron2's first."""
     root = config_root()
     files: builtins.list[Path] = []
-    for folder in ("detectron2", "mmseg"):
-        files += sorted(f for f in (root / folder).rglob("*") if f.suffix in (".yaml", ".py"))
-    return {file.stem: file for file in files if "_base_" not in file.relative_to(root).parts}
+    for framework in ("detectron2", "mmseg"):
+        files += sorted(f for f in (root / framework).rglob("*") if f.suffix in (".yaml", ".py"))
+    return {file.stem: file for file in files if not _NOT_LISTED & {*file.relative_to(root).parts}}
 
 
 def list() -> builtins.list[str]:
-    """Names of all packaged configs, Detectron2's first; those with published metrics are keys of ``RECIPES``.
+    """Return the names of all packaged configs, Detectron2's first; those with published metrics are in ``RECIPES``.
 
     Examples:
         >>> "faster_rcnn_resnest50_fpn_1x" in list()
@@ -224,8 +228,8 @@ def list() -> builtins.list[str]:
     return [*_config_files()]
 
 
-def get_config_file(name: str) -> str:
-    """The path of a packaged config by its short name, such as ``faster_rcnn_resnest50_fpn_1x``.
+def get_config_file(name: str | PathLike[str]) -> str:
+    """Return the path of a packaged config by its short name; the path of an existing config file as it is.
 
     Examples:
         >>> get_config_file("faster_rcnn_resnest50_fpn_1x").endswith("coco_detection/faster_rcnn_resnest50_fpn_1x.yaml")
@@ -234,31 +238,60 @@ def get_config_file(name: str) -> str:
         True
 
     Raises:
-        ValueError: no packaged config has that name; the message lists those there are.
+        ConfigError: no packaged config has that name, and no file that path; the message lists the names.
     """
-    files = _config_files()
-    if name not in files:
-        raise ValueError(f"name must be one of {', '.join(files)}, got {name!r}")
-    return str(files[name])
+    name = str(name)
+    if name in _config_files():
+        return str(_config_files()[name])
+    if name.endswith((".yaml", ".yml", ".py")) and Path(name).is_file():
+        return name
+    raise ConfigError(f"name must be a config file or one of {', '.join(_config_files())}, got {name!r}")
 
 
-def _framework(file: str) -> str:
-    return Path(file).relative_to(config_root()).parts[0]
+def framework_of(name: str | PathLike[str]) -> str:
+    """Return ``detectron2`` or ``mmseg``, whose config it is.
+
+    A YAML file is Detectron2's; of Python files, a LazyConfig imports what it changes.
+
+    Args:
+        name: of a packaged config, or the path of a config file.
+
+    Examples:
+        >>> framework_of("fcn_resnest50-d8_4xb4-paper_ade20k-480x480")
+        'mmseg'
+
+    Raises:
+        ConfigError: there is no such config, or the file is not Python.
+    """
+    file = Path(get_config_file(name))
+    if file.suffix != ".py":
+        return "detectron2"
+    try:
+        nodes = [*ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not a config: {error}") from error
+    modules = {node.module or "." * node.level for node in nodes if isinstance(node, ast.ImportFrom)}
+    names = {node.id for node in nodes if isinstance(node, ast.Name)}
+    of_mmengine = "_base_" in names or any(module.startswith(("mmengine", "mmseg")) for module in modules)
+    return "detectron2" if modules and not of_mmengine else "mmseg"
 
 
-def get_config(name: str) -> Any:
-    """A packaged config, resolved: what its framework works with.
+def get_config(name: str | PathLike[str]) -> Any:
+    """Return a config, resolved: what its framework works with.
+
+    Args:
+        name: of a packaged config, or the path of a config file.
 
     Returns:
         For Detectron2 a ``CfgNode`` with the keys of ``add_resnest_config`` (YAML), or the ``DictConfig`` of a
         LazyConfig (``.py``); for MMSegmentation an ``mmengine.config.Config``. It is the caller's own to change.
 
     Raises:
-        ValueError: no packaged config has that name.
+        ConfigError: there is no such config.
         ImportError: the config's framework is not installed.
     """
     file = get_config_file(name)
-    if _framework(file) == "mmseg":
+    if framework_of(name) == "mmseg":
         from mmengine.config import Config
 
         import resnest_backbones.mmseg  # noqa: F401  (registers what the config names)
@@ -276,24 +309,22 @@ def get_config(name: str) -> Any:
     return cfg
 
 
-def get(name: str, pretrained_backbone: bool = True) -> nn.Module:
-    """The model of a packaged config, in training mode; detectors on the GPU where there is one, all else on the CPU.
+def get(name: str | PathLike[str], pretrained_backbone: bool = True) -> nn.Module:
+    """Build the model of a config, in training mode; detectors on the GPU if there is one, all else on the CPU.
 
     Args:
-        name: of the config.
-        pretrained_backbone: fill the backbone with the weights that the recipe starts from, downloaded where they are
-            not in the cache; otherwise everything is random.
+        name: of a packaged config, or the path of a config file.
+        pretrained_backbone: fill the backbone with the weights that the recipe starts from, downloaded if they are
+            missing in the cache; otherwise everything is random.
 
     Raises:
-        ValueError: no packaged config has that name.
+        ConfigError: there is no such config.
         ImportError: the config's framework is not installed.
-        resnest_backbones.weights.WeightsError: the weights of a ResNeSt cannot be had.
-        resnest_backbones.checkpoint.CheckpointError: those of a ResNet baseline cannot be had.
+        WeightsError: the weights of a ResNeSt could not be downloaded.
+        CheckpointError: those of a ResNet baseline could not be read.
     """
-    cfg = get_config(name)
-    if _framework(get_config_file(name)) == "mmseg":
-        return _build_segmentor(cfg, pretrained_backbone)
-    return _build_detector(cfg, pretrained_backbone)
+    build = _build_segmentor if framework_of(name) == "mmseg" else _build_detector
+    return build(get_config(name), pretrained_backbone)
 
 
 def _build_segmentor(cfg: Any, pretrained_backbone: bool) -> nn.Module:

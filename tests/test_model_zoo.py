@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from resnest_backbones import build, model_zoo
-from resnest_backbones.errors import WeightsError
+from resnest_backbones.errors import ConfigError, WeightsError
 from resnest_backbones.model_zoo import RECIPES
 from tests.helpers import publishing
 
@@ -22,12 +22,49 @@ def test_every_config_is_listed_once_and_every_row_has_one():
     assert [file.stem for file in files] == names
     for name, recipe in RECIPES.items():
         assert Path(model_zoo.get_config_file(name)).relative_to(model_zoo.config_root()).parts[0] == recipe.framework
-    leaves = {
-        file
-        for file in model_zoo.config_root().rglob("*.*")
-        if file.suffix in (".yaml", ".py") and "_base_" not in str(file)
-    }
-    assert set(files) == leaves
+    leaves = {file for file in model_zoo.config_root().rglob("*.*") if file.suffix in (".yaml", ".py")}
+    assert {*files} == {file for file in leaves if not {"_base_", "demo", "small"} & {*file.parts}}
+    assert [model_zoo.framework_of(name) for name in names] == [
+        file.relative_to(model_zoo.config_root()).parts[0] for file in files
+    ]
+
+
+@pytest.mark.parametrize(
+    ("framework", "file"),
+    [
+        ("detectron2", "demo/faster_rcnn_resnest14_fpn_demo.yaml"),
+        ("detectron2", "coco_instance_segmentation/mask_cascade_rcnn_resnest50_fpn_1x_lazy.py"),
+        ("mmseg", "demo/deeplabv3_resnest14-d8_1xb8-demo_demo-96x96.py"),
+    ],
+)
+def test_a_config_file_serves_as_its_name_does(framework, file):
+    pytest.importorskip(framework)
+    path = model_zoo.config_root() / framework / file
+    assert model_zoo.get_config_file(path) == str(path) and model_zoo.framework_of(path) == framework
+    assert model_zoo.get(path, pretrained_backbone=False).training
+    with pytest.raises(ConfigError):
+        model_zoo.get_config_file(f"{path}.bak")
+
+
+@pytest.mark.parametrize(
+    ("text", "framework"),
+    [
+        ("from detectron2.config import LazyCall as L\nmodel = L(dict)()", "detectron2"),
+        ("from .base import model", "detectron2"),
+        ("from mmengine.config import read_base\nwith read_base():\n    from .base import *", "mmseg"),
+        ("_base_ = ['base.py']\nfrom os import path", "mmseg"),
+        ("model = dict(type='EncoderDecoder')", "mmseg"),
+    ],
+)
+def test_the_framework_of_a_python_config_shows_in_its_text(text, framework, tmp_path):
+    (tmp_path / "config.py").write_text(text)
+    assert model_zoo.framework_of(tmp_path / "config.py") == framework
+
+
+def test_a_file_that_is_not_python_is_not_a_config(tmp_path):
+    (tmp_path / "config.py").write_text("model = (")
+    with pytest.raises(ConfigError, match=r"config\.py is not a config: "):
+        model_zoo.framework_of(tmp_path / "config.py")
 
 
 def test_a_list_is_the_callers_own():
@@ -37,8 +74,10 @@ def test_a_list_is_the_callers_own():
 
 @pytest.mark.parametrize("call", [model_zoo.get_config_file, model_zoo.get_config, model_zoo.get])
 def test_an_unknown_name_is_answered_with_the_known_ones(call):
-    with pytest.raises(ValueError, match=f"name must be one of .*{DETECTOR}.*{SEGMENTOR}.*, got 'nothing'"):
-        call("nothing")
+    names = f"name must be a config file or one of .*{DETECTOR}.*{SEGMENTOR}.*, got "
+    for unknown in ("nothing", "faster_rcnn_resnest14_fpn_demo"):
+        with pytest.raises(ConfigError, match=f"{names}{unknown!r}"):
+            call(unknown)
 
 
 def test_a_config_is_of_its_framework_and_loaded_anew_each_time():
