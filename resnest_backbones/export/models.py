@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import json
 from collections.abc import Sequence
@@ -57,19 +56,8 @@ def config_file(model: str) -> str:
 
 
 def framework_of(model: str) -> str:
-    """Whose config it is: a YAML file is Detectron2's; of Python files, a LazyConfig imports what it changes."""
-    file = Path(config_file(model))
-    if file.suffix in (".yaml", ".yml"):
-        return DETECTRON2
-    try:
-        nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
-    except (SyntaxError, UnicodeDecodeError) as error:
-        raise ExportError(f"{file} is no config: {error}") from error
-    modules = {node.module or "." * node.level for node in nodes if isinstance(node, ast.ImportFrom)}
-    names = {node.id for node in nodes if isinstance(node, ast.Name)}
-    if any(module.startswith(("mmengine", "mmseg")) for module in modules) or "_base_" in names:
-        return MMSEG
-    return DETECTRON2 if modules else MMSEG
+    """Return ``detectron2`` or ``mmseg``, whose config it is."""
+    return model_zoo.framework_of(config_file(model))
 
 
 def build_model(
