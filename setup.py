@@ -58,6 +58,7 @@ EXTRAS = {
         "onedl-mmsegmentation>=1.4.2,<2",
     ],
     "demo": [
+        "jinja2>=3.1",  # the page of tools/visualize.py
         "matplotlib>=3.7",
         "opencv-python>=4.8",  # reads and writes the videos of tools/demo.py
         "pillow>=9.5",

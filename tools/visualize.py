@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Draw what a model finds beside what there is, its precision and confusion, and what its split attention does."""
+"""Draw what a model finds beside the ground truth, its precision and confusion, and its split attention."""
 
 from __future__ import annotations
 
 from resnest_backbones.cli import print_next
-from resnest_backbones.errors import CheckpointError, DatasetError, ExportError, one_line_errors
+from resnest_backbones.errors import one_line_errors
 from visualization.cli import build_argument_parser, check_arguments, visualize
 
 
@@ -16,11 +16,9 @@ def run(arguments: list[str] | None = None) -> None:
         check_arguments(args)
     except ValueError as error:
         parser.error(str(error))
-    with one_line_errors(
-        parser.prog, CheckpointError, ExportError, DatasetError, ImportError, OSError, verbose=args.verbose
-    ):
+    with one_line_errors(parser.prog, ImportError, verbose=args.verbose):
         page = visualize(args)
-    print(f"written: {page}, and its pictures beside it")
+    print(f"wrote {page}, and its pictures beside it")
     if args.config:
         print_next("write the model for other programs", "tools/export.py", args.config, args.checkpoint)
     else:

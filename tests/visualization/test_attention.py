@@ -39,7 +39,7 @@ def test_the_weights_are_those_that_the_blocks_give(name, monkeypatch):
 
 def test_it_is_drawn(tmp_path):
     weights = {"res2": [np.random.default_rng(0).dirichlet(np.ones(3), 8).T], "res3": [np.full((3, 16), 1 / 3)] * 2}
-    attention.draw(weights, tmp_path / "a.png", "an image")
+    attention.draw_attention(weights, tmp_path / "a.png", "an image")
     assert (tmp_path / "a.png").stat().st_size > 5000
 
 

@@ -1,53 +1,91 @@
-"""What of a detector's boxes is right, false or missed, and how it is drawn."""
+"""Which of a detector's boxes are right, false or missed, and how they are drawn."""
+
+import contextlib
+import io
 
 import numpy as np
 import pytest
-from PIL import Image
 
 pytest.importorskip("pycocotools")
 
-from visualization.detection import TITLES, draw, match
+from PIL import Image
+from pycocotools.coco import COCO
+
+from visualization.detection import draw_annotations, match
+from visualization.panels import Panel, draw_panels
 
 
 def box(category, *sides, **more):
-    return {"category_id": category, "bbox": list(map(float, sides)), **more}
+    return {"image_id": 1, "category_id": category, "bbox": list(map(float, sides)), **more}
+
+
+def matched(truth, results, min_iou=0.5):
+    """Return the boxes that are right, false and missed."""
+    coco = COCO()
+    coco.dataset = {
+        "info": {},
+        "images": [{"id": 1, "width": 100, "height": 100}],
+        "categories": [{"id": 1, "name": "one"}, {"id": 2, "name": "two"}],
+        "annotations": [
+            {"iscrowd": 0, **one, "id": number, "area": one["bbox"][2] * one["bbox"][3]}
+            for number, one in enumerate(truth, start=1)
+        ],
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    return [[one["bbox"] for one in boxes] for boxes in match(coco, results, [1], min_iou)]
 
 
 def test_boxes_are_matched_as_coco_does():
     truth = [box(1, 0, 0, 10, 10), box(1, 20, 0, 10, 10), box(2, 0, 20, 10, 10)]
-    sure, double, shifted = (
+    sure, double, shifted, wrong_class = (
         box(1, 0, 0, 10, 9, score=0.9),
         box(1, 0, 0, 10, 8, score=0.6),
-        box(1, 26, 0, 10, 10, score=0.8),
+        box(1, 26, 0, 10, 10, score=0.8),  # an IoU of 0.25
+        box(1, 0, 20, 10, 10, score=0.7),
     )
-    wrong_class = box(1, 0, 20, 10, 10, score=0.7)
-    found = match(truth, [double, sure, shifted, wrong_class], 0.5)
-    assert found.right == [sure]
-    assert found.false == [shifted, wrong_class, double]  # the surest first; the IoU of `shifted` is 0.25
-    assert found.missed == truth[1:]
-    assert match(truth, [shifted], 0.25).right == [shifted]
+    right, false, missed = matched(truth, [double, sure, shifted, wrong_class])
+    assert right == [sure["bbox"]]
+    assert false == [one["bbox"] for one in (shifted, wrong_class, double)]
+    assert missed == [one["bbox"] for one in truth[1:]]
+    assert matched(truth, [shifted], 0.25)[0] == [shifted["bbox"]]
 
 
-def test_a_crowd_takes_any_number_and_cannot_be_missed():
+def test_a_crowd_takes_any_number_and_is_never_missed():
     crowd = box(1, 0, 0, 100, 100, iscrowd=1)
-    found = match([crowd], [box(1, 0, 0, 10, 10, score=0.9), box(1, 50, 50, 10, 10, score=0.8)], 0.5)
-    assert found.right == found.false == found.missed == []
+    assert matched([crowd], [box(1, 0, 0, 10, 10, score=0.9), box(1, 50, 50, 10, 10, score=0.8)]) == [[], [], []]
+    assert matched([crowd], []) == [[], [], []]
 
 
 def test_without_objects_or_predictions_there_is_nothing_to_match():
-    assert match([], [], 0.5).missed == []
-    assert match([], [box(1, 0, 0, 1, 1, score=0.5)], 0.5).false
-    assert match([box(1, 0, 0, 1, 1)], [], 0.5).missed
+    one = box(1, 0, 0, 1, 1)
+    assert matched([], []) == [[], [], []]
+    assert matched([], [one | {"score": 0.5}]) == [[], [one["bbox"]], []]
+    assert matched([one], []) == [[], [], [one["bbox"]]]
 
 
-def test_four_panels_show_them():
-    image = Image.new("RGB", (100, 80), "white")
-    truth, false = [box(1, 10, 10, 30, 30)], [box(1, 50, 40, 30, 30, score=0.7)]
-    picture = draw(image, truth, false, match(truth, false, 0.5), {1: "thing"}, {1: (255, 0, 0)})
-    panels = np.split(np.asarray(picture)[:, : picture.width // 4 * 4], 4, axis=1)
-    red = [np.all(panel == (255, 0, 0), axis=-1).any() for panel in panels]
-    assert len(TITLES) == 4 and red == [True, True, True, True]
-    right = [box(1, 10, 10, 30, 30, score=0.7)]
-    picture = draw(image, truth, right, match(truth, right, 0.5), {1: "thing"}, {1: (255, 0, 0)})
-    panels = np.split(np.asarray(picture)[:, : picture.width // 4 * 4], 4, axis=1)
-    assert [np.all(panel == (255, 0, 0), axis=-1).any() for panel in panels] == [True, True, False, False]
+def test_boxes_are_drawn_with_scores_where_they_have_one():
+    image = np.full((480, 480, 3), 255, dtype=np.uint8)
+    names = {1: "thing", 7: "other"}
+    truth = draw_annotations(image, [box(7, 100, 100, 200, 200)], names)
+    found = draw_annotations(image, [box(7, 100, 100, 200, 200, score=0.7)], names)
+    assert (truth[110:290, 110:290] == 255).all() and (truth[100:103, 150:250] != 255).any()
+    assert (truth != found).any() and (truth[:295] == found[:295]).all()  # they differ in the label below the box
+    assert (draw_annotations(image, [], names) == 255).all()
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_panels_stand_side_by_side(columns, tmp_path):
+    colors = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (9, 90, 90)]
+    red, green, blue, teal = (np.full((30, 60, 3), color, dtype=np.uint8) for color in colors)
+    rows = [[Panel(red, "a"), Panel(green, "b")], [Panel(blue, "c"), Panel(teal, "d")]]
+    draw_panels(rows, tmp_path / "new" / "sheet.png", columns=columns, legend={"a class": (200, 0, 200)})
+    sheet = np.asarray(Image.open(tmp_path / "new" / "sheet.png").convert("RGB"))
+    places = [np.argwhere((sheet == color).all(axis=-1)) for color in colors]
+    width, height = (480, 240) if columns == 1 else (260, 130)
+    for place in places:
+        assert np.abs(np.ptp(place, axis=0) - (height, width)).max() <= 3
+    centres = np.array([place.mean(axis=0) for place in places])
+    assert centres[0, 1] < centres[1, 1] and centres[2, 1] < centres[3, 1]
+    assert (centres[2, 0] > centres[0, 0] + height) == (columns == 1)
+    assert (sheet == (200, 0, 200)).all(axis=-1).any()

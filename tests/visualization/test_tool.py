@@ -51,7 +51,7 @@ def test_a_detector(tmp_path, shared, capsys):
     run([*model, *options, "--attention", "1", "--output-dir", str(tmp_path / "out")])
     found = check_page(tmp_path / "out", pictures=2, attention=1)
     want = average_precision(Predictor.from_config(model[1], model[3]), truth, images)
-    assert found["AP"] == f"{want['box AP']:.1f}" and found["images looked at"] == "3"
+    assert found["AP"] == f"{want['box AP']:.1f}" and found["images"] == "3"
     objects = sum(not one["iscrowd"] for one in json.loads(truth.read_text())["annotations"])
     right = next(int(value) for name, value in found.items() if name.startswith("right boxes"))
     assert right + int(found["missed objects"]) == objects
@@ -95,7 +95,7 @@ def test_a_segmentor(tmp_path):
         ([], "either --config or --model must be given"),
         (["--config", "a"], "--config needs --checkpoint"),
         (["--model", "a"], "either --val-json or --val-label-maps must be given"),
-        (["--model", "a", "--val-json", "none.json"], "none.json is not there"),
+        (["--model", "a", "--val-json", "none.json"], "none.json does not exist"),
         (["--model", "a", "--val-json", ".", "--min-iou", "2"], "--min-iou must be from 0 to 1, got 2.0"),
         (["--model", "a", "--val-json", ".", "--max-images", "0"], "--max-images must be 1 or more, got 0"),
     ],

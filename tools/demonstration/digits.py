@@ -1,60 +1,57 @@
-"""A small seeded detection, instance, semantic and panoptic segmentation data set, made without any download.
+"""A small seeded dataset for detection and instance, semantic and panoptic segmentation, made without a download.
 
-Real handwritten digits (scikit-learn's ``load_digits``: 1797 scans from the UCI set of optical digits) are pasted, at
-random size, tilt and colour, on crops of photographs that ship inside the scikit-image and scikit-learn wheels. Train
-and validation share neither a scan nor a piece of a photograph.
+Handwritten digits (scikit-learn's ``load_digits``: 1797 scans of 8 x 8 pixels) are pasted, at random size, tilt and
+colour, on crops of the photographs that ship with scikit-image and scikit-learn. Training and validation share neither
+a scan nor a part of a photograph.
 
 One root serves the loaders of COCO (Detectron2) and of ADE20K (MMSegmentation)::
 
-    demo_data.json                                 arguments and generator version; decides whether a folder is reused
+    demo_data.json                                 arguments and generator version, which decide on reuse
     classes.txt                                    class names, line n is label n: background, zero .. nine
     images/{training,validation}/000001.jpg        RGB
     annotations/{training,validation}/000001.png   uint8, ADE20K labels: 1 background, 2..11 digits; 0 is unused
     annotations/instances_{train,val}.json         COCO instances: categories 1..10 are zero .. nine
-    annotations/panoptic_{train,val}.json          COCO panoptic: the ten things, and the stuff category 11, background
+    annotations/panoptic_{train,val}.json          COCO panoptic: ten things, and the stuff category 11, background
     panoptic_{train,val}/000001.png                RGB, segment id = R + 256 G + 65536 B
-    panoptic_stuff_{train,val}/000001.png          uint8, as made by prepare_panoptic_fpn.py: 0 things, 1 background
+    panoptic_stuff_{train,val}/000001.png          uint8, as prepare_panoptic_fpn.py writes it: 0 things, 1 background
 
-All of them are views of one map of owners, hence agree to the pixel. COCO polygons know no holes, so a digit owns what
-its strokes enclose (the inside of a zero) in every view, although the background shows through there. Polygons decode
-to exactly the visible mask: a later digit may cover up to 60% of an earlier one, never cut a hole into it.
+All files come from one map of owners and agree to the pixel. COCO polygons have no holes, so a digit owns what its
+strokes enclose (the inside of a zero) everywhere, although the background shows through. Polygons decode to exactly the
+visible mask: a later digit may cover up to 60% of an earlier one, but never cuts a hole into it.
 
 Shapes: S side of the square image in pixels, (h, w) digit, tight around its ink. Colours are RGB in 0..255.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageFilter
+from scipy import ndimage
+from skimage import data, measure
+from sklearn.datasets import load_digits, load_sample_images
+from tqdm import tqdm
 
-try:
-    from PIL import Image, ImageFilter
-    from scipy import ndimage
-    from skimage import data, measure
-    from sklearn.datasets import load_digits, load_sample_images
-    from tqdm import tqdm
-except ImportError as error:  # raised by make_demo_dataset: a tool may import this module without the extra
-    _MISSING: ImportError | None = error
-else:
-    _MISSING = None
+from resnest_backbones.errors import DatasetError
 
-GENERATOR_VERSION = 1  # raise it with every change of the files that one set of arguments gives
+GENERATOR_VERSION = 1  # raise it when the same arguments give other files
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CLASS_NAMES = ("background", *DIGIT_NAMES)
 BACKGROUND_CATEGORY = 11  # COCO categories: digit d is d + 1; ADE20K labels: background 1, digit d is d + 2
-BACKGROUND_SEGMENT = 0xFFFFFF  # the largest panoptic id; those of digits are the ids of their instance annotations
+BACKGROUND_SEGMENT = 0xFFFFFF  # the largest panoptic id; digits have the ids of their instance annotations
 
 _SPLITS = {"train": "training", "val": "validation"}  # COCO's names and ADE20K's
-_NUM_TRAIN_DIGITS = 1437  # 80%, in the order of the file, which keeps what one person wrote in a row on one side
-_TRAIN_WIDTH = 0.65  # train crops come from the left 65% of each photograph, validation crops from the rest
+# 80% for training, in the order of the file, which keeps the scans of one writer together.
+_SCANS = {"train": range(1437), "val": range(1437, 1797)}
+_TRAIN_WIDTH = 0.65  # training crops come from the left 65% of each photograph, validation crops from the rest
 _PHOTOS = ("astronaut", "chelsea", "coffee", "hubble_deep_field", "immunohistochemistry", "rocket")
+_LIMITS = {"num_train": (1, 100_000), "num_val": (1, 100_000), "image_size": (64, 1024), "seed": (0, 2**63 - 1)}
 _MIN_VISIBLE = 0.4
 _MAX_BOX_OVERLAP = 0.25  # intersection over the smaller box
 _MIN_CONTRAST = 75.0  # in luma (0..255), between the ink and 85% of the pixels under it
@@ -62,7 +59,7 @@ _MIN_CONTRAST = 75.0  # in luma (0..255), between the ink and 85% of the pixels 
 
 @dataclass(frozen=True)
 class DemoDataset:
-    """Where everything is; see the top of the module for what the files hold."""
+    """The paths of the dataset; the docstring of the module says what the files hold."""
 
     root: Path
     train_images: Path
@@ -78,30 +75,6 @@ class DemoDataset:
     train_stuff_root: Path
     val_stuff_root: Path
 
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the labels 1..11 of the label maps."""
-        return CLASS_NAMES
-
-    @property
-    def panoptic_metadata(self) -> dict[str, Any]:
-        """The ``metadata`` of Detectron2's ``register_coco_panoptic_separated``: contiguous ids and class names."""
-        return {
-            "thing_classes": list(DIGIT_NAMES),
-            "thing_dataset_id_to_contiguous_id": {digit + 1: digit for digit in range(10)},
-            "stuff_classes": ["things", "background"],
-            "stuff_dataset_id_to_contiguous_id": {0: 0, BACKGROUND_CATEGORY: 1},
-        }
-
-
-@dataclass(frozen=True)
-class _Material:
-    """What images are made of: digits (1797, 8, 8) in 0..1, their labels (1797,), photographs (H, W, 3) uint8."""
-
-    digits: np.ndarray
-    labels: np.ndarray
-    photos: tuple[np.ndarray, ...]
-
 
 def make_demo_dataset(
     root: str | Path,
@@ -113,27 +86,34 @@ def make_demo_dataset(
     seed: int = 0,
     progress: bool = True,
 ) -> DemoDataset:
-    """Write the data set to ``root``, or reuse it when the same call has written it before.
+    """Write the dataset to ``root``, or reuse it if the same call has written it before.
 
     The same arguments give byte-identical files (with the same versions of the libraries), and image n of a split does
-    not depend on how many there are. The files are built in a temporary sibling folder that is renamed to ``root`` at
-    the end: an interrupted run leaves nothing under that name, and two processes may make the same call at once.
+    not depend on the number of images. The files are written to a temporary sibling folder that is renamed at the end:
+    an interrupted call leaves nothing behind, and two processes may make the same call at once.
 
     Args:
-        root: the folder to create; its parents are created too.
+        root: the folder to create, with its parents.
         num_train: number of training images.
         num_val: number of validation images.
-        image_size: side of the square images in pixels; digits are a tenth (14 px at least) to two fifths as high.
-        digits_per_image: least and most digits in an image, both included; fewer where no free place is found.
+        image_size: side of the square images in pixels; digits are a tenth (at least 14 px) to two fifths as high.
+        digits_per_image: fewest and most digits in an image, both included; fewer where there is no room.
         seed: of all random choices.
         progress: show a progress bar.
 
     Raises:
-        ValueError: an argument is out of its range.
-        FileExistsError: ``root`` exists and is not this data set; it is left as it is.
-        ImportError: scikit-learn, scikit-image or another package of the extra ``demo`` is missing.
+        ValueError: an argument is out of range.
+        DatasetError: ``root`` exists and holds something else; it is left as it is.
     """
-    arguments = _check_arguments(num_train, num_val, image_size, digits_per_image, seed)
+    integers = {"num_train": num_train, "num_val": num_val, "image_size": image_size, "seed": seed}
+    for name, value in integers.items():
+        low, high = _LIMITS[name]
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
+            raise ValueError(f"{name} must be an integer from {low} to {high}, got {value!r}")
+    counts = list(digits_per_image)
+    if not (len(counts) == 2 and 1 <= counts[0] <= counts[1] <= 10):
+        raise ValueError(f"digits_per_image must be (low, high), 1 <= low <= high <= 10, got {digits_per_image!r}")
+    arguments = {name: int(value) for name, value in integers.items()} | {"digits_per_image": counts}
     manifest = {
         "generator": "demonstration.digits",
         "generator_version": GENERATOR_VERSION,
@@ -141,87 +121,54 @@ def make_demo_dataset(
     }
     root = Path(root).expanduser().absolute()
     if not _is_reusable(root, manifest):
-        if _MISSING is not None:
-            hint = "pip install 'resnest_backbones[demo]'"
-            raise ImportError(f"the demo data set needs a package that is missing ({_MISSING}): {hint}") from _MISSING
         _build(root, manifest, progress)
-    return _describe(root)
+    return _paths(root)
 
 
-def digit_split(split: str) -> range:
-    """Indices into ``load_digits`` that ``split``, "train" or "val", draws from."""
-    if split not in _SPLITS:
-        raise ValueError(f'split must be "train" or "val", got {split!r}')
-    return range(_NUM_TRAIN_DIGITS) if split == "train" else range(_NUM_TRAIN_DIGITS, 1797)
-
-
-def _check_arguments(
-    num_train: int, num_val: int, image_size: int, digits_per_image: tuple[int, int], seed: int
-) -> dict[str, Any]:
-    """The arguments by name, as they come back from json."""
-    integers = {"num_train": num_train, "num_val": num_val, "image_size": image_size, "seed": seed}
-    limits = {"num_train": (1, 100_000), "num_val": (1, 100_000), "image_size": (64, 1024), "seed": (0, 2**63 - 1)}
-    for name, value in integers.items():
-        low, high = limits[name]
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
-            raise ValueError(f"{name} must be an integer from {low} to {high}, got {value!r}")
-    counts = list(digits_per_image) if isinstance(digits_per_image, Sequence) else []
-    if not (len(counts) == 2 and all(isinstance(n, int) for n in counts) and 1 <= counts[0] <= counts[1] <= 10):
-        raise ValueError(f"digits_per_image must be (low, high), 1 <= low <= high <= 10, got {digits_per_image!r}")
-    return {name: int(value) for name, value in integers.items()} | {"digits_per_image": counts}
-
-
-def _describe(root: Path) -> DemoDataset:
-    folders: dict[str, Path] = {}
+def _paths(root: Path) -> DemoDataset:
+    paths: dict[str, Path] = {}
     for split, ade_name in _SPLITS.items():
-        folders[f"{split}_images"] = root / "images" / ade_name
-        folders[f"{split}_json"] = root / "annotations" / f"instances_{split}.json"
-        folders[f"{split}_label_maps"] = root / "annotations" / ade_name
-        folders[f"{split}_panoptic_json"] = root / "annotations" / f"panoptic_{split}.json"
-        folders[f"{split}_panoptic_root"] = root / f"panoptic_{split}"
-        folders[f"{split}_stuff_root"] = root / f"panoptic_stuff_{split}"
-    return DemoDataset(root=root, **folders)
+        paths[f"{split}_images"] = root / "images" / ade_name
+        paths[f"{split}_json"] = root / "annotations" / f"instances_{split}.json"
+        paths[f"{split}_label_maps"] = root / "annotations" / ade_name
+        paths[f"{split}_panoptic_json"] = root / "annotations" / f"panoptic_{split}.json"
+        paths[f"{split}_panoptic_root"] = root / f"panoptic_{split}"
+        paths[f"{split}_stuff_root"] = root / f"panoptic_stuff_{split}"
+    return DemoDataset(root=root, **paths)
 
 
 def _is_reusable(root: Path, manifest: dict[str, Any]) -> bool:
-    """True when ``root`` holds the data set of ``manifest``, False when nothing is there; raises otherwise."""
+    """Return True if ``root`` holds the dataset of ``manifest``, False if it does not exist; raise otherwise."""
     if not root.exists() and not root.is_symlink():
         return False
     try:
         found = json.loads((root / "demo_data.json").read_text())
-        what = f"holds the demo data set of other arguments or another version: {found['arguments']}"
+        what = f"holds the digits of other arguments or another version: {found['arguments']}"
     except (OSError, ValueError, LookupError, TypeError):
-        found, what = None, "is not a demo data set"
+        found, what = None, "is not a dataset of digits"
     if found != manifest:
-        raise FileExistsError(f"{root} exists and {what}; remove it yourself or choose another root")
+        raise DatasetError(f"{root} exists and {what}; remove it or choose another root")
     return True
 
 
 def _build(root: Path, manifest: dict[str, Any], progress: bool) -> None:
     root.parent.mkdir(parents=True, exist_ok=True)
-    material = _load_material()
     with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as temporary:
-        folder = Path(temporary) / "data"  # made by mkdir, for the usual permissions; temporary is private to the user
+        folder = Path(temporary) / "data"  # mkdir gives the usual permissions; temporary is private to the user
         folder.mkdir()
         for split in _SPLITS:
-            _write_split(_describe(folder), split, manifest["arguments"], material, progress)
+            _write_split(_paths(folder), split, manifest["arguments"], progress)
         (folder / "classes.txt").write_text("".join(f"{name}\n" for name in CLASS_NAMES))
         _write_json(folder / "demo_data.json", manifest)
         try:
             folder.rename(root)
         except OSError:
-            if not _is_reusable(root, manifest):  # fine when another process has made the same data set meanwhile
+            if not _is_reusable(root, manifest):  # another process may have written the same dataset meanwhile
                 raise
 
 
-def _load_material() -> _Material:
-    digits = load_digits()
-    photos = [getattr(data, name)() for name in _PHOTOS] + list(load_sample_images().images)
-    return _Material(digits.images / 16.0, digits.target, tuple(photos))
-
-
 def _draw_background(photos: Sequence[np.ndarray], split: str, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A square crop (S, S, 3) float32 of one photograph's part for ``split``, mirrored, brighter or darker."""
+    """Crop a square (S, S, 3) float32 from one photograph's part for ``split``, mirror it and change its brightness."""
     photo = photos[int(rng.integers(len(photos)))]
     border = int(photo.shape[1] * _TRAIN_WIDTH)
     region = photo[:, :border] if split == "train" else photo[:, border:]
@@ -233,7 +180,7 @@ def _draw_background(photos: Sequence[np.ndarray], split: str, size: int, rng: n
 
 
 def _draw_alpha(scan: np.ndarray, height: int, angle: float) -> np.ndarray:
-    """Opacity (h, w) in 0..1 of the ink of an 8 x 8 scan, ``height`` pixels high before a turn by ``angle`` degrees."""
+    """Return the opacity (h, w) in 0..1 of a scan's ink, ``height`` pixels high before a turn by ``angle`` degrees."""
     padded = np.pad(scan.astype(np.float32), 2)  # room for the corners to turn
     side = round(height * padded.shape[0] / scan.shape[0])
     large = Image.fromarray(padded).resize((side, side), Image.Resampling.BICUBIC)
@@ -244,8 +191,8 @@ def _draw_alpha(scan: np.ndarray, height: int, angle: float) -> np.ndarray:
     return alpha[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def _draw_colour(under: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random RGB ink (3,) that stands out from most of the pixels (n, 3) under it, or else as well as one can."""
+def _draw_color(under: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return a random RGB ink (3,) that stands out from most of the pixels (n, 3) under it, or the best of 35."""
     to_luma = np.array([0.299, 0.587, 0.114])
     inks = np.concatenate([rng.uniform(0, 255, (32, 3)), [[0.0] * 3, [127.0] * 3, [255.0] * 3]])
     contrasts = np.percentile(np.abs((inks @ to_luma)[:, None] - under @ to_luma), 15, axis=1)
@@ -256,10 +203,10 @@ def _draw_colour(under: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _place(
     owners: np.ndarray, mask: np.ndarray, placed: list[tuple[np.ndarray, int, int]], top: int, left: int
 ) -> bool:
-    """Give the pixels of ``mask`` (h, w) to a new owner, unless an earlier digit would suffer too much.
+    """Give the pixels of ``mask`` (h, w) to a new owner, unless it would hide too much of an earlier digit.
 
     ``owners`` (S, S), 0 for the background and k for the k-th digit, changes in place on success. ``placed`` holds the
-    box (x0, y0, x1, y1), the area of the whole mask, and the index into ``load_digits`` of each earlier digit.
+    box (x0, y0, x1, y1), the area of the whole mask, and the scan's index of each earlier digit.
     """
     height, width = mask.shape
     box = np.array([left, top, left + width, top + height])
@@ -278,20 +225,25 @@ def _place(
 
 
 def _compose(
-    material: _Material, split: str, size: int, digits_per_image: Sequence[int], rng: np.random.Generator
+    scans: np.ndarray,
+    photos: Sequence[np.ndarray],
+    split: str,
+    size: int,
+    digits_per_image: Sequence[int],
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """One image (S, S, 3) uint8, its owners (S, S), and the index into ``load_digits`` of owner 1, 2, ..."""
-    canvas = _draw_background(material.photos, split, size, rng)
+    """Return one image (S, S, 3) uint8, its owners (S, S), and the scan's index of owner 1, 2, ..."""
+    canvas = _draw_background(photos, split, size, rng)
     owners = np.zeros((size, size), dtype=np.uint8)
     placed: list[tuple[np.ndarray, int, int]] = []
     wanted = rng.integers(digits_per_image[0], digits_per_image[1] + 1)
     for attempt in range(200):
         if len(placed) == wanted:
             break
-        index = int(rng.choice(digit_split(split)))
+        index = int(rng.choice(_SCANS[split]))
         smallest, largest = max(14, size // 10), size * 2 // 5
         largest = max(smallest, largest - attempt * size // 200)  # a crowded image still has room for a small digit
-        alpha = _draw_alpha(material.digits[index], int(rng.integers(smallest, largest + 1)), rng.uniform(-15, 15))
+        alpha = _draw_alpha(scans[index], int(rng.integers(smallest, largest + 1)), rng.uniform(-15, 15))
         height, width = alpha.shape
         top, left = int(rng.integers(size - height + 1)), int(rng.integers(size - width + 1))
         mask = ndimage.binary_fill_holes(alpha > 0.5)
@@ -299,104 +251,74 @@ def _compose(
             continue
         placed.append((np.array([left, top, left + width, top + height]), int(mask.sum()), index))
         window = canvas[top : top + height, left : left + width]
-        window += alpha[..., None] * (_draw_colour(window[alpha > 0.5], rng) - window)
+        window += alpha[..., None] * (_draw_color(window[alpha > 0.5], rng) - window)
     soft = Image.fromarray(canvas.clip(0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.6)))
     noisy = np.asarray(soft) + rng.normal(0, rng.uniform(0, 6), (size, size, 3))
     return noisy.round().clip(0, 255).astype(np.uint8), owners, [index for _, _, index in placed]
 
 
 def _polygons(mask: np.ndarray) -> list[list[float]]:
-    """Outlines [x0, y0, x1, y1, ...] of a mask (S, S) without holes, in COCO's coordinates (pixel 0 spans 0..1).
+    """Return outlines [x0, y0, x1, y1, ...] of a mask (S, S) without holes, in COCO's coordinates (pixel 0 is 0..1).
 
-    They run half-way between the centres of the pixels in and out, so rasterising them gives the mask again.
+    They run half-way between the centres of the pixels inside and outside, so that they decode to the same mask.
     """
     outlines = measure.find_contours(np.pad(mask, 1).astype(float), 0.5, fully_connected="low")
     shifted = (measure.approximate_polygon(outline, 0)[:-1, ::-1] - 0.5 for outline in outlines)  # (row, col) to (x, y)
     return [outline.ravel().tolist() for outline in shifted]
 
 
-def _segments(owners: np.ndarray, labels: Sequence[int], first_id: int) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
-    """Visible mask (S, S) and COCO fields (id, category_id, area, bbox, iscrowd) of each digit, then the background."""
-    ids = [*range(first_id, first_id + len(labels)), BACKGROUND_SEGMENT]
-    categories = [*(label + 1 for label in labels), BACKGROUND_CATEGORY]
-    for owner, segment_id, category in zip([*range(1, len(labels) + 1), 0], ids, categories, strict=True):
-        mask = owners == owner
-        rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-        (x, right), (y, bottom) = columns[[0, -1]].tolist(), rows[[0, -1]].tolist()
-        box = [x, y, right - x + 1, bottom - y + 1]
-        fields = {"id": segment_id, "category_id": category, "area": int(mask.sum()), "bbox": box, "iscrowd": 0}
-        yield mask, fields
+def _segment(mask: np.ndarray, segment_id: int, category: int) -> dict[str, Any]:
+    """Return COCO's fields of a visible mask (S, S), which instances and panoptic segments share."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    (x, right), (y, bottom) = columns[[0, -1]].tolist(), rows[[0, -1]].tolist()
+    box = [x, y, right - x + 1, bottom - y + 1]
+    return {"id": segment_id, "category_id": category, "area": int(mask.sum()), "bbox": box, "iscrowd": 0}
 
 
-def _write_maps(paths: dict[str, Path], name: str, segments: Sequence[tuple[np.ndarray, dict[str, Any]]]) -> None:
-    """Write the label map, the panoptic map and the stuff map of one image."""
-    shape = segments[0][0].shape
-    labels, stuff = np.zeros(shape, dtype=np.uint8), np.full(shape, 255, dtype=np.uint8)
-    ids = np.zeros(shape, dtype=np.uint32)
-    for mask, fields in segments:
-        is_background = fields["category_id"] == BACKGROUND_CATEGORY
-        labels[mask] = 1 if is_background else fields["category_id"] + 1
-        stuff[mask] = 1 if is_background else 0
-        ids[mask] = fields["id"]
-    Image.fromarray(labels).save(paths["label_maps"] / name)
-    Image.fromarray(stuff).save(paths["stuff_root"] / name)
-    rgb = np.stack([ids & 255, ids >> 8 & 255, ids >> 16], axis=-1).astype(np.uint8)
-    Image.fromarray(rgb).save(paths["panoptic_root"] / name)
-
-
-def _write_split(
-    dataset: DemoDataset, split: str, arguments: dict[str, Any], material: _Material, progress: bool
-) -> None:
-    kinds = ("images", "label_maps", "panoptic_root", "stuff_root", "json", "panoptic_json")
-    paths: dict[str, Path] = {kind: getattr(dataset, f"{split}_{kind}") for kind in kinds}
-    for kind in kinds[:4]:
-        paths[kind].mkdir(parents=True)
-    size, count = arguments["image_size"], arguments[f"num_{split}"]
+def _write_split(dataset: DemoDataset, split: str, arguments: dict[str, Any], progress: bool) -> None:
+    images_root, label_maps, panoptic_root, stuff_root = folders = [
+        getattr(dataset, f"{split}_{kind}") for kind in ("images", "label_maps", "panoptic_root", "stuff_root")
+    ]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    digits = load_digits()
+    scans = digits.images / 16  # (1797, 8, 8) in 0..1
+    photos = [getattr(data, name)() for name in _PHOTOS] + list(load_sample_images().images)
+    size = arguments["image_size"]
     images: list[dict[str, Any]] = []
     instances: list[dict[str, Any]] = []
     panoptic: list[dict[str, Any]] = []
-    for image_id in tqdm(range(1, count + 1), desc=f"demo data, {split}", unit="image", disable=not progress):
+    numbers = range(1, arguments[f"num_{split}"] + 1)
+    for image_id in tqdm(numbers, desc=f"digits, {split}", unit="image", disable=not progress):
         rng = np.random.default_rng([arguments["seed"], list(_SPLITS).index(split), image_id])
-        pixels, owners, digits = _compose(material, split, size, arguments["digits_per_image"], rng)
-        segments = list(_segments(owners, material.labels[digits].tolist(), len(instances) + 1))
+        pixels, owners, indices = _compose(scans, photos, split, size, arguments["digits_per_image"], rng)
+        categories = digits.target[indices] + 1
+        segments = []
+        ids = np.full(owners.shape, BACKGROUND_SEGMENT)
+        for owner, (index, category) in enumerate(zip(indices, categories.tolist(), strict=True), start=1):
+            mask = owners == owner
+            segments.append(_segment(mask, len(instances) + 1, category))
+            ids[mask] = segments[-1]["id"]
+            more = {"image_id": image_id, "segmentation": _polygons(mask), "digit_index": index}
+            instances.append(segments[-1] | more)
+        segments.append(_segment(owners == 0, BACKGROUND_SEGMENT, BACKGROUND_CATEGORY))
+
         stem = f"{image_id:06d}"
-        Image.fromarray(pixels).save(paths["images"] / f"{stem}.jpg", quality=92)
-        _write_maps(paths, f"{stem}.png", segments)
+        Image.fromarray(pixels).save(images_root / f"{stem}.jpg", quality=92)
+        labels = np.array([1, *(categories + 1)], dtype=np.uint8)[owners]
+        Image.fromarray(labels).save(label_maps / f"{stem}.png")
+        Image.fromarray((owners == 0).astype(np.uint8)).save(stuff_root / f"{stem}.png")
+        rgb = np.stack([ids & 255, ids >> 8 & 255, ids >> 16], axis=-1).astype(np.uint8)
+        Image.fromarray(rgb).save(panoptic_root / f"{stem}.png")
         images.append({"id": image_id, "file_name": f"{stem}.jpg", "height": size, "width": size})
-        infos = [fields for _, fields in segments]
-        panoptic.append({"image_id": image_id, "file_name": f"{stem}.png", "segments_info": infos})
-        for (mask, fields), digit in zip(segments, digits, strict=False):  # the background, last, is no instance
-            more = {"image_id": image_id, "segmentation": _polygons(mask), "digit_index": digit}
-            instances.append(fields | more)
+        panoptic.append({"image_id": image_id, "file_name": f"{stem}.png", "segments_info": segments})
     things = [{"id": digit + 1, "name": name, "supercategory": "digit"} for digit, name in enumerate(DIGIT_NAMES)]
     stuff = {"id": BACKGROUND_CATEGORY, "name": "background", "supercategory": "background", "isthing": 0}
-    _write_json(paths["json"], {"images": images, "annotations": instances, "categories": things})
-    categories = [thing | {"isthing": 1} for thing in things] + [stuff]
-    _write_json(paths["panoptic_json"], {"images": images, "annotations": panoptic, "categories": categories})
+    content = {"images": images, "annotations": instances, "categories": things}
+    _write_json(getattr(dataset, f"{split}_json"), content)
+    content |= {"annotations": panoptic, "categories": [*(thing | {"isthing": 1} for thing in things), stuff]}
+    _write_json(getattr(dataset, f"{split}_panoptic_json"), content)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content) + "\n")
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line: ``python -m demonstration.digits ROOT``."""
-    parser = argparse.ArgumentParser(prog="demonstration.digits", description="Write the demo data set.")
-    parser.add_argument("root", type=Path, help="folder to create")
-    parser.add_argument("--num-train", type=int, default=400, help="training images (default: %(default)s)")
-    parser.add_argument("--num-val", type=int, default=80, help="validation images (default: %(default)s)")
-    parser.add_argument("--image-size", type=int, default=160, help="side in pixels (default: %(default)s)")
-    parser.add_argument("--digits-per-image", type=int, nargs=2, default=(1, 5), metavar=("LOW", "HIGH"))
-    parser.add_argument("--seed", type=int, default=0, help="of all random choices (default: %(default)s)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    options = vars(parser.parse_args(arguments))
-    quiet = options.pop("quiet")
-    try:
-        dataset = make_demo_dataset(**options, progress=not quiet)
-    except (ValueError, FileExistsError, ImportError) as error:
-        parser.error(str(error))
-    print(dataset.root)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""The weights that split attention gives to its splits, of one image, stage by stage."""
+"""The weights that split attention gives to its splits, for one image, stage by stage."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from resnest_backbones.models.resnest import ResNeSt
 from resnest_backbones.models.split_attention import SplitAttentionConv2d
 
 
-def find_trunk(module: nn.Module) -> ResNeSt | None:
-    """The ResNeSt in a model; None where there is none."""
-    return next((part for part in module.modules() if isinstance(part, ResNeSt)), None)
+def find_trunk(module: nn.Module | None) -> ResNeSt | None:
+    """Return the ResNeSt in a model, or None."""
+    return None if module is None else next((part for part in module.modules() if isinstance(part, ResNeSt)), None)
 
 
 @contextlib.contextmanager
 def recording(trunk: ResNeSt) -> Iterator[dict[str, list[np.ndarray]]]:
-    """What the attention of each block gives while the context lasts: stage -> weights (R, C) of its blocks, in order.
+    """Record what the attention of each block gives: stage -> weights (R, C) of its blocks, in order.
 
     Of a batch, the first image; of several forward passes, the last. The weights of the R splits of a channel sum to
     one; with radix 1 they are gates from 0 to 1.
@@ -49,12 +49,12 @@ def recording(trunk: ResNeSt) -> Iterator[dict[str, list[np.ndarray]]]:
             handle.remove()
 
 
-def draw(weights: dict[str, list[np.ndarray]], file: Path, title: str) -> None:
-    """A row for each block and split, a column for each channel, sorted by the weight of the first split.
+def draw_attention(weights: dict[str, list[np.ndarray]], file: Path, title: str) -> None:
+    """Draw a row for each block and split, a column for each channel, sorted by the weight of the first split.
 
     Args:
-        weights: what ``recording`` gives.
-        file: the PNG to write.
+        weights: from ``recording``.
+        file: the PNG to write; its folder is created.
         title: of the drawing.
     """
     heights = [sum(len(one) for one in blocks) for blocks in weights.values()]
@@ -65,9 +65,8 @@ def draw(weights: dict[str, list[np.ndarray]], file: Path, title: str) -> None:
         radix = len(blocks[0])
         rows = np.concatenate([one[:, np.argsort(one[0], kind="stable")] for one in blocks])
         drawn = axes.imshow(rows, aspect="auto", cmap="coolwarm", vmin=0, vmax=1, interpolation="nearest")
-        axes.set_yticks(
-            np.arange(len(blocks)) * radix + (radix - 1) / 2, [str(number + 1) for number in range(len(blocks))]
-        )
+        middles = np.arange(len(blocks)) * radix + (radix - 1) / 2
+        axes.set_yticks(middles, [str(number + 1) for number in range(len(blocks))])
         for number in range(1, len(blocks)):
             axes.axhline(number * radix - 0.5, color="white", linewidth=1)
         axes.set(xlabel="channels, sorted", ylabel="block", title=f"{stage}: weights of {radix} splits per block")
@@ -76,4 +75,5 @@ def draw(weights: dict[str, list[np.ndarray]], file: Path, title: str) -> None:
         spread.hist(first, bins=40, range=(0, 1), color="tab:blue")
         spread.axvline(1 / radix if radix > 1 else 0.5, color="black", linestyle=":", linewidth=1)
         spread.set(xlabel="weight of the first split" if radix > 1 else "gate", ylabel="channels", xlim=(0, 1))
+    file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)

@@ -1,89 +1,185 @@
-"""Detections held against ground truth: which are right, which are false, and what was missed."""
+"""A detector's boxes compared with the ground truth: right, false, missed; precision over recall."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import argparse
+import contextlib
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from matplotlib.figure import Figure
+from tqdm import tqdm
 
-from resnest_backbones.predict.pictures import draw_boxes, side_by_side
+from resnest_backbones.data import read_image
+from resnest_backbones.predict.draw import draw_detections
+from resnest_backbones.predict.evaluate import coco_results, read_truth
+from resnest_backbones.predict.predictor import Detections, Predictor
+from visualization.panels import Panel, draw_panels
 
 TITLES = ("ground truth", "predictions", "false positives", "misses")
 
+_MAX_CURVES = 20  # classes in one drawing
 
-@dataclass
-class Matches:
-    """Annotations of one image in COCO's format, by what became of them.
-
-    Attributes:
-        right: predictions that found an object of their class.
-        false: predictions that found none, or one that a surer prediction had found already.
-        missed: objects that no prediction found.
-    """
-
-    right: list[Mapping[str, Any]] = field(default_factory=list)
-    false: list[Mapping[str, Any]] = field(default_factory=list)
-    missed: list[Mapping[str, Any]] = field(default_factory=list)
+Boxes = Mapping[str, Any]  # an annotation or a result in COCO's format
+Section = tuple[str, str, list[tuple[Path, str]]]  # title, text, and pictures with captions
 
 
-def match(truth: Sequence[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any]], min_iou: float) -> Matches:
-    """Match as COCO does: the surest prediction first, each to the object of its class that it overlaps most.
+def visualize_detector(
+    args: argparse.Namespace, predictor: Predictor, look: Callable[[Path], Any]
+) -> tuple[list[Section], dict[str, str]]:
+    """Draw what the options of ``visualize.py`` ask for.
 
     Args:
-        truth: annotations of an image; crowds take any number of predictions, and cannot be missed.
-        predictions: results of the same image, with ``score``.
-        min_iou: overlap of boxes, from which on an object counts as found.
+        args: the options.
+        predictor: a detector.
+        look: file -> what the detector finds in it.
+
+    Returns:
+        Sections of the page, and facts for its table.
     """
-    from pycocotools import mask
+    truth, categories = read_truth(predictor, args.val_json)
+    names = {number: truth.cats[number]["name"] for number in categories}
+    entries = [truth.imgs[number] for number in sorted(truth.imgs)][: args.max_images]
+    images = [entry["id"] for entry in entries]
+    results: list[dict[str, Any]] = []
+    for entry in tqdm(entries, desc="predicting"):
+        results += coco_results(look(args.val_images / entry["file_name"]), entry["id"], categories)
+    likely = [one for one in results if one["score"] >= args.min_score]
+    right, false, missed = match(truth, likely, images, args.min_iou)
 
-    found = Matches()
-    free = {id(one) for one in truth if not one.get("iscrowd")}
-    for prediction in sorted(predictions, key=lambda one: -one["score"]):
-        objects = [one for one in truth if one["category_id"] == prediction["category_id"]]
-        crowds = [int(one.get("iscrowd", 0)) for one in objects]
-        overlaps = mask.iou([prediction["bbox"]], [one["bbox"] for one in objects], crowds)[0] if objects else []
-        ranked = sorted(zip(overlaps, range(len(objects)), strict=True), reverse=True)
-        near = [objects[number] for overlap, number in ranked if overlap >= min_iou]
-        taken = next((one for one in near if id(one) in free), None)
-        if taken is not None:
-            free.remove(id(taken))
-            found.right.append(prediction)
-        elif not any(one.get("iscrowd") for one in near):
-            found.false.append(prediction)
-    found.missed = [one for one in truth if id(one) in free]
-    return found
-
-
-def draw(
-    image: Image.Image,
-    truth: Sequence[Mapping[str, Any]],
-    predictions: Sequence[Mapping[str, Any]],
-    matches: Matches,
-    names: Mapping[int, str],
-    colours: Mapping[int, tuple[int, int, int]],
-) -> Image.Image:
-    """Four panels: ground truth, predictions, false positives, misses.
-
-    Args:
-        image: RGB.
-        truth: annotations.
-        predictions: results.
-        matches: what ``match`` found of them.
-        names: of the categories, by their ids.
-        colours: likewise.
-    """
-    panels = (truth, predictions, matches.false, matches.missed)
-    counts = (len(truth), len(predictions), len(matches.false), len(matches.missed))
-    titles = [f"{title}: {count}" for title, count in zip(TITLES, counts, strict=True)]
-    return side_by_side(
-        [draw_boxes(image, title, shown, names, colours) for title, shown in zip(titles, panels, strict=True)]
+    pictures = []
+    for entry in entries[: args.pictures]:
+        image = read_image(args.val_images / entry["file_name"])
+        shown = [_of_image(boxes, entry["id"]) for boxes in (truth.anns.values(), likely, false, missed)]
+        panels = [
+            Panel(draw_annotations(image, boxes, names), f"{title}: {len(boxes)}")
+            for title, boxes in zip(TITLES, shown, strict=True)
+        ]
+        pictures.append((args.output_dir / "pictures" / f"{Path(entry['file_name']).stem}.png", entry["file_name"]))
+        draw_panels([panels], pictures[-1][0])
+    text = (
+        f"Boxes with a score of at least {args.min_score:g}. A false positive overlaps no object of its class by an "
+        f"IoU of {args.min_iou:g}, or only one that a box with a higher score has already found."
     )
+    sections: list[Section] = [("Ground truth, predictions, false positives, misses", text, pictures)]
+    facts = {
+        "images": str(len(entries)),
+        f"right boxes (score {args.min_score:g}, IoU {args.min_iou:g})": str(len(right)),
+        "false positives": str(len(false)),
+        "missed objects": str(len(missed)),
+    }
+    if results:
+        evaluation = _evaluate(truth, results, images)
+        facts |= {name: f"{100 * evaluation.stats[n]:.1f}" for n, name in enumerate(("AP", "AP50", "AP75"))}
+        file = args.output_dir / "precision.png"
+        draw_precision(evaluation, [*names.values()], file)
+        text = "As COCO defines them, for boxes of any score."
+        sections.append(("Precision and recall", text, [(file, "precision over recall")]))
+    return sections, facts
 
 
-def precisions(evaluation: Any) -> np.ndarray:
-    """Precision (thresholds, 101 recalls, classes) of a ``COCOeval``, all areas; NaN for a class that is nowhere."""
-    found = evaluation.eval["precision"][:, :, :, 0, -1]
-    return np.where(found > -1, found, np.nan)
+def _evaluate(truth: Any, results: Sequence[Boxes], images: Sequence[int], **params: Any) -> Any:
+    """Return the ``COCOeval`` of boxes in some images; with other ``params`` than COCO's, only evaluated."""
+    from pycocotools.cocoeval import COCOeval
+
+    boxes = [{key: value for key, value in one.items() if key != "segmentation"} for one in results]
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(truth, truth.loadRes(boxes), "bbox")
+        vars(evaluation.params).update(imgIds=list(images), **params)
+        evaluation.evaluate()
+        if not params:
+            evaluation.accumulate()
+            evaluation.summarize()
+    return evaluation
+
+
+def match(
+    truth: Any, results: Sequence[Boxes], images: Sequence[int], min_iou: float
+) -> tuple[list[Boxes], list[Boxes], list[Boxes]]:
+    """Match results to objects as COCO's evaluation does; a crowd takes any number of results and is never missed.
+
+    Args:
+        truth: a ``pycocotools.coco.COCO``.
+        results: boxes in COCO's format.
+        images: ids of the images that count.
+        min_iou: overlap of boxes above which an object counts as found.
+
+    Returns:
+        Results that found an object of their class, results that found none (or one that was already taken), and
+        objects that none found.
+    """
+    if not results:
+        objects = truth.loadAnns(truth.getAnnIds(imgIds=images, iscrowd=False))
+        return [], [], objects
+    whole = {"iouThrs": np.array([min_iou]), "areaRng": [[0, 1e10]], "areaRngLbl": ["all"], "maxDets": [len(results)]}
+    evaluation = _evaluate(truth, results, images, **whole)
+    right, false, missed = [], [], []
+    for of_class in filter(None, evaluation.evalImgs):
+        for number, found, ignored in zip(
+            of_class["dtIds"], of_class["dtMatches"][0], of_class["dtIgnore"][0], strict=True
+        ):
+            if not ignored:
+                (right if found else false).append(evaluation.cocoDt.anns[number])
+        for number, found, ignored in zip(
+            of_class["gtIds"], of_class["gtMatches"][0], of_class["gtIgnore"], strict=True
+        ):
+            if not found and not ignored:
+                missed.append(truth.anns[number])
+    return right, false, missed
+
+
+def _of_image(boxes: Any, image: int) -> list[Boxes]:
+    return [one for one in boxes if one["image_id"] == image]
+
+
+def draw_annotations(image: np.ndarray, annotations: Sequence[Boxes], names: Mapping[int, str]) -> np.ndarray:
+    """Draw boxes in COCO's format, with their classes and, where they have one, their scores.
+
+    Args:
+        image: (H, W, 3), uint8 RGB.
+        annotations: annotations or results.
+        names: category -> name.
+    """
+    ordered = sorted(annotations, key=lambda one: -one.get("score", 1.0))
+    boxes = np.array([one["bbox"] for one in ordered], dtype=np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    labels = np.array([list(names).index(one["category_id"]) for one in ordered], dtype=np.int64)
+    scores = np.array([one.get("score", 1.0) for one in ordered])
+    found = Detections(boxes, labels, scores, None)
+    show_scores = any("score" in one for one in ordered)
+    return np.asarray(draw_detections(image, found, [*names.values()], show_scores=show_scores))
+
+
+def draw_precision(evaluation: Any, names: Sequence[str], file: Path) -> None:
+    """Draw precision over recall: of each class at the first IoU, and the mean of the classes at several.
+
+    Args:
+        evaluation: an accumulated ``COCOeval``.
+        names: of the classes. If they are more than 20, the ten best and the ten worst are drawn.
+        file: the PNG to write.
+    """
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, class) for all areas; -1: class is absent
+    recalls, thresholds = evaluation.params.recThrs, evaluation.params.iouThrs
+    means = precision[0].mean(axis=0)
+    present = [index for index in np.argsort(-means, kind="stable") if means[index] > -1]
+    half = _MAX_CURVES // 2
+    shown = present if len(present) <= _MAX_CURVES else [*present[:half], *present[-half:]]
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for index in shown:
+        left.plot(recalls, precision[0, :, index], label=f"{names[index]} {means[index]:.0%}")
+    for number in range(0, len(thresholds) if present else 0, 2):
+        mean = precision[number][:, present].mean(axis=1)
+        right.plot(recalls, mean, label=f"IoU {thresholds[number]:.2f}: {mean.mean():.0%}")
+    rest = f", {len(shown)} of {len(present)}" if len(shown) < len(present) else ""
+    left.set_title(f"per class at an IoU of {thresholds[0]:.2f}, with its AP{rest}")
+    right.set_title("mean of the classes, with its AP")
+    for axes in (left, right):
+        axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(fontsize="small")
+    figure.savefig(file, dpi=110)

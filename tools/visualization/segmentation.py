@@ -1,33 +1,111 @@
-"""Label maps held against ground truth."""
+"""A segmentor's label maps compared with the ground truth, and the confusion of classes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from matplotlib.figure import Figure
+from sklearn.metrics import ConfusionMatrixDisplay
+from tqdm import tqdm
 
-from resnest_backbones.predict.pictures import colour_labels, enlarge, side_by_side, with_title
+from resnest_backbones.data import make_palette, read_image, read_label_map
+from resnest_backbones.predict.evaluate import confusion_of, label_map_pairs, metrics_of
+from resnest_backbones.predict.predictor import Predictor
+from visualization.detection import Section
+from visualization.panels import Panel, draw_panels, paint_labels
 
 TITLES = ("image", "ground truth", "prediction", "false positives", "misses")
 
+_MAX_CLASSES = 20  # in one drawing
 
-def draw(
-    image: Image.Image, truth: np.ndarray, found: np.ndarray, colours: Mapping[int, tuple[int, int, int]]
-) -> Image.Image:
-    """Five panels: image, ground truth, prediction, and the wrong pixels by the class found and by the true one.
+
+def visualize_segmentor(
+    args: argparse.Namespace, predictor: Predictor, look: Callable[[Path], Any]
+) -> tuple[list[Section], dict[str, str]]:
+    """Draw what the options of ``visualize.py`` ask for.
 
     Args:
-        image: RGB.
-        truth: indices of classes (H, W); those without a colour, and -1, stay grey.
+        args: the options.
+        predictor: a segmentor.
+        look: file -> the label map that the segmentor predicts.
+
+    Returns:
+        Sections of the page, and facts for its table.
+    """
+    names = predictor.classes
+    pairs = label_map_pairs(args.val_images, args.val_label_maps)[: args.max_images]
+    confusion = np.zeros((len(names),) * 2, dtype=np.int64)
+    shown: list[tuple[Path, np.ndarray, np.ndarray]] = []
+    for file, label_map in tqdm(pairs, desc="predicting"):
+        found = look(file).labels
+        truth = read_label_map(label_map).astype(np.int64) - 1
+        confusion += confusion_of(truth, found, len(names))
+        if len(shown) < args.pictures:
+            shown.append((file, truth, found))
+
+    occurring = {label for _, truth, found in shown for label in np.union1d(truth, found).tolist()}
+    palette = make_palette(len(names))
+    legend = {names[label]: palette[label] for label in sorted(occurring) if 0 <= label < len(names)}
+    pictures = []
+    for file, truth, found in shown:
+        pictures.append((args.output_dir / "pictures" / f"{file.stem}.png", file.name))
+        draw_panels([compare(read_image(file), truth, found, palette)], pictures[-1][0], legend=legend)
+    confusion_file = args.output_dir / "confusion.png"
+    draw_confusion(confusion, names, confusion_file)
+    text = "The last two panels show the wrong pixels: by the class that was predicted, and by the true class."
+    sections: list[Section] = [
+        ("Ground truth, prediction, false positives, misses", text, pictures),
+        ("Confusion", "Of all labelled pixels.", [(confusion_file, "confusion of classes")]),
+    ]
+    metrics = {name: f"{value:.1f}" for name, value in metrics_of(confusion).items()}
+    return sections, {"images": str(len(pairs)), **metrics}
+
+
+def compare(image: np.ndarray, truth: np.ndarray, found: np.ndarray, palette: Sequence[Sequence[int]]) -> list[Panel]:
+    """Return five panels: image, ground truth, prediction, wrong pixels by the predicted and by the true class.
+
+    Args:
+        image: (H, W, 3), uint8 RGB.
+        truth: indices of classes (H, W), -1 where nothing is labelled.
         found: likewise.
-        colours: of classes.
+        palette: colour [R, G, B] of each class.
     """
     wrong = (truth != found) & (truth >= 0)
-    maps = (truth, found, np.where(wrong, found, -1), np.where(wrong, truth, -1))
-    panels = [with_title(enlarge(image, Image.Resampling.LANCZOS), TITLES[0])]
     share = wrong.sum() / max((truth >= 0).sum(), 1)
-    for title, labels in zip(TITLES[1:], maps, strict=True):
-        drawn = enlarge(colour_labels(image, labels, colours), Image.Resampling.NEAREST)
-        panels.append(with_title(drawn, f"{title}: {share:.1%} wrong" if title == TITLES[3] else title))
-    return side_by_side(panels)
+    maps = (truth, found, np.where(wrong, found, -1), np.where(wrong, truth, -1))
+    drawn = [image, *(paint_labels(image, labels, palette) for labels in maps)]
+    titles = [f"{title}: {share:.1%} wrong" if title == "false positives" else title for title in TITLES]
+    return [Panel(pixels, title) for pixels, title in zip(drawn, titles, strict=True)]
+
+
+def draw_confusion(confusion: np.ndarray, names: Sequence[str], file: Path) -> None:
+    """Draw which share of the pixels of each class went to each class.
+
+    Args:
+        confusion: pixels (true classes, predicted classes). If there are more than 20 classes, the 20 most frequent
+            are drawn.
+        names: of the classes.
+        file: the PNG to write.
+    """
+    shown = np.sort(np.argsort(-confusion.sum(axis=1), kind="stable")[:_MAX_CLASSES])
+    shares = (confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1))[np.ix_(shown, shown)]
+    side = max(4.5, 0.45 * len(shown) + 2.5)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    display = ConfusionMatrixDisplay(shares, display_labels=[names[index] for index in shown]).plot(
+        ax=axes,
+        cmap="Blues",
+        values_format=".0%",
+        xticks_rotation="vertical" if len(shown) > 4 else "horizontal",
+        im_kw={"vmin": 0, "vmax": 1},
+        text_kw={"fontsize": "small"},
+    )
+    for text in display.text_[shares < 0.005]:
+        text.set_text("")
+    rest = f" (the {len(shown)} most frequent of {len(names)})" if len(shown) < len(names) else ""
+    axes.set(xlabel="predicted", ylabel="true", title=f"shares of each class's pixels{rest}")
+    figure.savefig(file, dpi=110)
