@@ -46,5 +46,5 @@ def test_what_is_stored_was_run_in_order_and_names_no_machine(name):
 
 
 def test_a_parameter_that_a_notebook_has_not_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="parameter must be one that detection.ipynb assigns, got 'EPOCHS'"):
+    with pytest.raises(ValueError, match="a parameter must be a name that detection.ipynb assigns, got 'EPOCHS'"):
         run_notebooks.run(run_notebooks.NOTEBOOKS / "detection.ipynb", tmp_path, {"EPOCHS": 1})

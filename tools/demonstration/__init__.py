@@ -1,1 +1,1 @@
-"""The demonstration that `make demo` runs, on a small data set of digits that needs no download."""
+"""The demonstration: a detector and a segmentor that ``make demo`` trains on a small dataset of digits."""

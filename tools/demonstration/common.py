@@ -1,81 +1,66 @@
-"""What the demonstrations of the frameworks have in common: their data set, the files of figures, the report.
-
-Each is in its plugin, ``demonstration.detection`` and ``demonstration.segmentation``;
-``tools/make_demo.py`` runs them.
-"""
+"""What the demonstrations of both frameworks share: dataset, runs of tools, results, curves, report."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from demonstration.digits import DemoDataset, make_demo_dataset
-from resnest_backbones.cli import shorten
+from matplotlib.figure import Figure
 
+from demonstration.digits import DemoDataset, make_demo_dataset
+from reproduction.metrics import Curve
+from resnest_backbones.cli import shorten
+from visualization.cli import build_argument_parser, visualize
+
+ROOT = Path(__file__).resolve().parents[2]  # of the checkout
 NUM_TRAIN = 1000
 NUM_VAL = 100
-IMAGE_SIZE = 160  # what the configs are made for
-DIGITS_PER_IMAGE = (2, 7)  # the more there are to learn from in an image, the fewer images it takes
+PICTURES = 12  # held-out images to draw
+IMAGE_SIZE = 160  # the configs are made for it
+DIGITS_PER_IMAGE = (2, 7)  # with many digits in an image, fewer images suffice
 
 
 @dataclass(frozen=True)
-class Demo:
-    """What a demonstration leaves behind.
+class Demonstration:
+    """What a demonstration has written.
 
     Attributes:
-        folder: where all but the data set is.
-        results: name -> percent, None for what is not defined.
-        headline: names of the figures to tell first.
-        panels: what the pictures show, from left to right.
+        folder: for everything but the dataset.
         model: the trained weights.
         dataset: what it was trained on.
-        commands: what could be done next -> a command line that does it.
+        headline: names of the metrics to report.
+        panels: what the pictures show, from left to right.
+        commands: purpose -> a command line to run next.
     """
 
     folder: Path
-    results: Mapping[str, float | None]
-    headline: Sequence[str]
-    panels: Sequence[str]
     model: Path
     dataset: DemoDataset
+    headline: Sequence[str]
+    panels: Sequence[str]
     commands: Mapping[str, str]
 
     @property
-    def results_json(self) -> Path:
-        """The figures."""
-        return self.folder / "results.json"
-
-    @property
-    def curves(self) -> Path:
-        """Losses and figures over the iterations."""
-        return self.folder / "curves.png"
+    def results(self) -> dict[str, float | None]:
+        """Metrics in percent, None where undefined."""
+        return json.loads((self.folder / "results.json").read_text())
 
     @property
     def predictions(self) -> Path:
         """The sheet of pictures."""
         return self.folder / "predictions.png"
 
-    @property
-    def page(self) -> Path:
-        """What ``tools/visualize.py`` shows, in one file."""
-        return self.folder / "visualized" / "index.html"
-
-    @property
-    def pictures(self) -> Path:
-        """The folder of single pictures."""
-        return self.folder / "predictions"
-
 
 def make_dataset(output_dir: Path, *, num_train: int, num_val: int) -> DemoDataset:
-    """The data set of all demonstrations, below ``output_dir``; what is there is used again.
+    """Write the dataset of the demonstrations below ``output_dir``, or reuse it.
 
     Raises:
-        ValueError: a number is out of its range.
-        FileExistsError: the data set there has other arguments.
-        ImportError: a package of the extra ``demo`` is missing.
+        ValueError: a number is out of range.
+        DatasetError: the dataset there has other arguments.
     """
     return make_demo_dataset(
         output_dir / "data",
@@ -86,97 +71,123 @@ def make_dataset(output_dir: Path, *, num_train: int, num_val: int) -> DemoDatas
     )
 
 
-def draw_page(demo: Demo, *options: str | Path) -> None:
-    """Write what ``tools/visualize.py`` shows of the trained model.
+def check_iterations(iterations: int, folder: Path, found: int | None) -> None:
+    """Check a number of iterations, also against a training in ``folder``, whose learning rates depend on it.
 
     Args:
-        demo: what it is of; the page goes into its folder.
-        options: of that tool: the model and the held-out images.
-    """
-    from visualization.cli import build_argument_parser, visualize
-
-    visualize(build_argument_parser().parse_args([*map(str, options), "--output-dir", str(demo.page.parent)]))
-
-
-def check_iterations(iterations: int | None) -> None:
-    """Raise ValueError unless ``iterations`` is None or positive."""
-    if iterations is not None and iterations < 1:
-        raise ValueError(f"iterations must be a positive integer, got {iterations}")
-
-
-def check_same_length(folder: Path, iterations: int, found: int) -> None:
-    """Refuse to go on with a training of another length: its learning rates were others.
-
-    Args:
-        folder: that holds the training.
         iterations: asked for.
-        found: of the training there.
+        folder: of the training.
+        found: iterations of the training there; None if there is none.
 
     Raises:
-        ValueError: they differ.
+        ValueError: the number is not positive, or not that of the training.
     """
-    if found != iterations:
+    if iterations < 1:
+        raise ValueError(f"iterations must be a positive integer, got {iterations}")
+    if found not in (None, iterations):
         raise ValueError(
-            f"iterations must be {found}, as in the training that {folder} holds, got {iterations}; remove that folder "
-            "or choose another output folder"
+            f"iterations must be {found}, as in the training in {folder}, got {iterations}; remove that folder or "
+            "choose another output folder"
         )
 
 
-# Figures
+def is_finished(folder: Path, model: Path) -> bool:
+    """Return whether a training is finished, and print what happens otherwise."""
+    if (folder / "results.json").is_file() and model.is_file():
+        print(f"{folder} holds a finished training, which is reused; remove it to train again", flush=True)
+        return True
+    if (folder / "last_checkpoint").is_file():
+        print(f"{folder} holds an interrupted training, which resumes from its last checkpoint", flush=True)
+    return False
 
 
-def write_results(figures: Mapping[str, float], folder: Path, *, title: str) -> None:
-    """Write ``results.txt`` and, last, ``results.json``: percent, None for what is not defined (NaN).
+def run_tool(name: str, run: Callable[[list[str]], object], *arguments: str | Path) -> None:
+    """Run a tool in this process, after printing its command line."""
+    words = [shorten(word) if isinstance(word, Path) else word for word in arguments]
+    print(f"Running\n  {shlex.join([f'tools/{name}.py', *words])}", flush=True)
+    run(words)
+
+
+def draw_page(folder: Path, *options: str | Path) -> None:
+    """Run ``tools/visualize.py`` with ``options``, into ``folder/visualized``."""
+    visualize(build_argument_parser().parse_args([*map(str, options), "--output-dir", str(folder / "visualized")]))
+
+
+def draw_curves(
+    curves: Mapping[str, Curve],
+    file: Path,
+    *,
+    losses: Mapping[str, str],
+    metrics: Mapping[str, str],
+    title: str,
+) -> None:
+    """Draw losses, and metrics on held-out images, over the iterations.
 
     Args:
-        figures: name -> percent; names with a hyphen are those of a class.
+        curves: from ``read_metrics``; names below that it lacks are left out.
+        file: the PNG to write.
+        losses: names in ``curves`` -> names in the picture; the first is the main one.
+        metrics: likewise, in percent.
+        title: of the metrics.
+    """
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.set(title="training loss", xlabel="iteration")
+    right.set(title=f"{title} on held-out images", xlabel="iteration", ylabel="percent", ylim=(0, 100))
+    for axes, names, always_marked in ((left, losses, False), (right, metrics, True)):
+        for name in filter(curves.__contains__, names):
+            iterations, values = curves[name]
+            marker = "o" if always_marked or len(iterations) == 1 else ""  # a single point makes no line
+            axes.plot(iterations, values, marker=marker, linewidth=1 if axes.lines else 2, label=names[name])
+        axes.set_xlim(left=0)
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+    left.set_ylim(bottom=0)
+    figure.savefig(file, dpi=120)
+
+
+def write_results(metrics: Mapping[str, float], folder: Path, *, title: str) -> None:
+    """Write ``results.txt`` and, last, ``results.json``, with null for NaN.
+
+    Args:
+        metrics: name -> percent; names with a hyphen belong to one class and go last.
         folder: to write to.
         title: first line of the text.
     """
-    names = sorted(figures, key=lambda name: "-" in name)  # those of classes behind all others
-    rounded = {name: round(figures[name], 3) if math.isfinite(figures[name]) else None for name in names}
+    names = sorted(metrics, key=lambda name: "-" in name)
+    rounded = {name: round(metrics[name], 3) if math.isfinite(metrics[name]) else None for name in names}
     width = max(10, *map(len, names))
-    lines = [f"{name:<{width}} {show_figure(value):>6}\n" for name, value in rounded.items()]
+    lines = [f"{name:<{width}} {_percent(value):>6}\n" for name, value in rounded.items()]
     (folder / "results.txt").write_text(f"{title}\n" + "".join(lines))
     (folder / "results.json").write_text(json.dumps(rounded, indent=2) + "\n")
 
 
-def read_results(folder: Path) -> dict[str, float | None]:
-    """What ``write_results`` wrote."""
-    results: dict[str, float | None] = json.loads((folder / "results.json").read_text())
-    return results
-
-
-def show_figure(value: float | None) -> str:
-    """Percent with one decimal."""
+def _percent(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.1f}"
 
 
-# The report
-
-
-def report(demos: Mapping[str, Demo], seconds: float) -> str:
-    """What to tell a user when all is done: the figures, where everything is, and what to do next.
+def report(demonstrations: Mapping[str, Demonstration], seconds: float) -> str:
+    """Return the results, where the files are, and what to do next.
 
     Args:
-        demos: name -> what it left behind; not empty.
-        seconds: that all of it took.
+        demonstrations: by name; not empty.
+        seconds: that all of them took.
     """
-    dataset = next(iter(demos.values())).dataset
-    lines = [f"done in {seconds:.0f} seconds, all in all; data set: {shorten(dataset.root)}"]
-    for name, demo in demos.items():
-        figures = ", ".join(f"{figure} {show_figure(demo.results.get(figure))}" for figure in demo.headline)
-        count = sum(1 for _ in demo.dataset.val_images.iterdir())
-        panels = " | ".join(demo.panels)
+    dataset = next(iter(demonstrations.values())).dataset
+    lines = [f"finished after {seconds:.0f} seconds; dataset: {shorten(dataset.root)}"]
+    for name, one in demonstrations.items():
+        results, folder = one.results, shorten(one.folder)
+        metrics = ", ".join(f"{metric} {_percent(results.get(metric))}" for metric in one.headline)
         lines += [
             "",
-            f"{name}: {figures} on {count} held-out images",
-            f"  pictures   {shorten(demo.predictions)}: {panels}; one by one in {shorten(demo.pictures)}",
-            f"  page       {shorten(demo.page)}: false positives, misses, precision or confusion, split attention",
-            f"  curves     {shorten(demo.curves)}",
-            f"  figures    {shorten(demo.results_json)}",
-            f"  model      {shorten(demo.model)}",
+            f"{name}: {metrics} on {len(list(dataset.val_images.iterdir()))} held-out images",
+            f"  pictures   {folder}/predictions.png: {' | '.join(one.panels)}; singly in {folder}/predictions",
+            f"  page       {folder}/visualized/index.html: false positives, misses, precision, confusion, attention",
+            f"  curves     {folder}/curves.png",
+            f"  metrics    {folder}/results.json",
+            f"  model      {shorten(one.model)}",
         ]
-        for purpose, command in demo.commands.items():
+        for purpose, command in one.commands.items():
             lines += [f"  Next, {purpose}:", f"    {command}"]
     return "\n".join(lines)

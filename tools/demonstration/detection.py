@@ -1,162 +1,152 @@
-"""The demonstration that ``tools/make_demo.py`` runs: a small detector, trained from scratch on a CPU in minutes.
+"""The detection part of ``make demo``: a small Faster R-CNN, trained from scratch on a CPU in minutes.
 
-It is the way of a real training, made small: a COCO-format data set (``demonstration.digits``), a config, the
-procedure of ``tools/train_net.py``, COCO evaluation. It writes, under one folder::
+It takes the steps of a real training: a dataset in COCO's format (``demonstration.digits``), a config,
+``tools/train_net.py``, COCO's evaluation. It writes, under one folder::
 
-    data/                                 the data set
-    detection/model_final.pth             what was trained
-    detection/metrics.json, log.txt       what Detectron2 logged
+    data/                                 the dataset
+    detection/model_final.pth             the trained model
+    detection/metrics.json, log.txt       Detectron2's logs
     detection/results.json, results.txt   AP, AP50, ... in percent; null where COCO defines none
     detection/curves.png                  losses, and AP over the iterations
     detection/predictions.png             a sheet of the pictures in predictions/: ground truth | prediction
     detection/predictions/000001.png
     detection/visualized/index.html       what tools/visualize.py shows
 
-What is there is used again: the data set, the checkpoints of a training that was broken off, a finished training.
+Finished parts are reused: the dataset, the checkpoints of an interrupted training, a finished training.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import operator
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
+import train_net
 from demonstration.common import (
     NUM_TRAIN,
     NUM_VAL,
-    Demo,
+    PICTURES,
+    ROOT,
+    Demonstration,
     check_iterations,
-    check_same_length,
+    draw_curves,
     draw_page,
+    is_finished,
     make_dataset,
-    read_results,
+    run_tool,
     write_results,
 )
 from demonstration.digits import DemoDataset
-from resnest_backbones import model_zoo
-from resnest_backbones.cli import python_command, shorten
-from resnest_backbones.detectron2.config import add_resnest_config
-from resnest_backbones.detectron2.engine.train import build_argument_parser, main
-from resnest_backbones.predict.pictures import draw_predictions, plot_curves, read_metrics
+from reproduction.metrics import read_metrics
+from resnest_backbones.cli import python_command
+from resnest_backbones.data import read_image
+from resnest_backbones.detectron2 import add_resnest_config
+from visualization.detection import draw_annotations
+from visualization.panels import Panel, draw_panels
 
-DETECTION_CONFIG = "faster_rcnn_resnest14_fpn_demo"
+DETECTION_CONFIG = ROOT / "configs" / "detectron2" / "demo" / "faster_rcnn_resnest14_fpn_demo.yaml"
 
-_COCO_RESULTS = Path("inference", "coco_instances_results.json")
-_TITLE = "COCO box AP in percent"
+_SCALED = ("SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD")  # with the number of iterations
+_LOSSES = ("total_loss", "loss_box_reg", "loss_cls", "loss_rpn_cls", "loss_rpn_loc")
+_METRICS = {"bbox/AP50": "AP50", "bbox/AP": "AP", "bbox/AP75": "AP75"}
+_MIN_SCORE = 0.5  # of boxes that are drawn
+_PANELS = ("ground truth", "prediction")
 
 
-def run_detection_demo(
+def train_detector(
     output_dir: str | Path, *, iterations: int | None = None, num_train: int = NUM_TRAIN, num_val: int = NUM_VAL
-) -> Demo:
-    """Make the data, train, evaluate and draw; what an earlier call with the same arguments has done is used again.
+) -> Demonstration:
+    """Make the data, train, evaluate and draw, and reuse what an earlier call with the same arguments has finished.
 
     Args:
         output_dir: the folder to write to.
-        iterations: of training; the config's where None.
+        iterations: of training; the config's if None.
         num_train: training images.
         num_val: held-out images.
 
     Raises:
-        ValueError: an argument is out of its range, or the training in ``output_dir`` has another length.
-        FileExistsError: the data set in ``output_dir`` has other arguments.
-        ImportError: a package of the extra ``demo`` is missing.
+        ValueError: an argument is out of range, or the training in ``output_dir`` has another length.
+        DatasetError: the dataset in ``output_dir`` has other arguments.
     """
-    check_iterations(iterations)
     output_dir = Path(output_dir)
     folder = output_dir / "detection"
-    config_file = Path(model_zoo.get_config_file(DETECTION_CONFIG))
-    recipe = _load_recipe(config_file)
-    options = [] if iterations in (None, recipe.SOLVER.MAX_ITER) else _fit_schedule(recipe, iterations)
-    _check_same_length(folder, iterations or recipe.SOLVER.MAX_ITER)
-    dataset = make_dataset(output_dir, num_train=num_train, num_val=num_val)
-    _train(folder, dataset, config_file, options)
-    model = folder / "model_final.pth"
-    demo = Demo(
-        folder,
-        read_results(folder),
-        headline=("AP", "AP50", "AP75"),
-        panels=("ground truth", "prediction"),
-        model=model,
-        dataset=dataset,
-        commands={"evaluate the saved model": _evaluate_command(folder, dataset, config_file, model)},
-    )
-    draw_curves(read_metrics(folder / "metrics.json"), demo.curves)
-    draw_predictions(
-        dataset.val_json, dataset.val_images, folder / _COCO_RESULTS, sheet=demo.predictions, folder=demo.pictures
-    )
-    draw_page(
-        demo,
-        *("--config", folder / "config.yaml", "--checkpoint", model, "--classes", dataset.val_json),
-        *("--val-json", dataset.val_json, "--val-images", dataset.val_images),
-    )
-    return demo
-
-
-def _evaluate_command(folder: Path, dataset: DemoDataset, config_file: Path, model: Path) -> str:
-    return python_command(
-        *("tools/train_net.py", "--eval-only", "--config-file", config_file),
-        *("--val-json", dataset.val_json, "--val-images", dataset.val_images),
-        *("MODEL.WEIGHTS", model, "OUTPUT_DIR", folder / "evaluation"),
-    )
-
-
-def draw_curves(curves: Mapping[str, tuple[Sequence[int], Sequence[float]]], file: Path) -> None:
-    """Draw losses and AP, those that are there.
-
-    Args:
-        curves: what ``read_metrics`` returns.
-        file: the PNG to write.
-    """
-    losses = ["total_loss", *sorted(name for name in curves if name.startswith("loss_"))]
-    figures = {name: name.removeprefix("bbox/") for name in ("bbox/AP50", "bbox/AP", "bbox/AP75")}
-    plot_curves(curves, file, losses={name: name for name in losses}, figures=figures, title="box AP")
-
-
-# Training
-
-
-def _load_recipe(config_file: Path) -> CfgNode:
     cfg = get_cfg()
     add_resnest_config(cfg)
-    cfg.merge_from_file(str(config_file))
-    return cfg
-
-
-def _fit_schedule(cfg: CfgNode, iterations: int) -> list[str]:
-    """Options for another number of iterations: evaluation, checkpoints and warm-up keep their share of them."""
-    keys = ("SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD")
-    factor = iterations / cfg.SOLVER.MAX_ITER
-    values = {key: math.ceil(factor * operator.attrgetter(key)(cfg)) for key in keys}
-    return [str(word) for item in {"SOLVER.MAX_ITER": iterations, **values}.items() for word in item]
-
-
-def _check_same_length(folder: Path, iterations: int) -> None:
-    file = folder / "config.yaml"
-    if file.is_file():
-        check_same_length(folder, iterations, yaml.safe_load(file.read_text())["SOLVER"]["MAX_ITER"])
-
-
-def _train(folder: Path, dataset: DemoDataset, config_file: Path, options: Sequence[str]) -> None:
-    """Train from where the folder's training stands, unless it is finished, and write results.json and .txt."""
-    if (folder / "results.json").is_file() and (folder / "model_final.pth").is_file():
-        print(f"{folder} holds a finished training, used again; remove that folder to train anew", flush=True)
-        return
-    arguments = [
-        *("--resume", "--config-file", shorten(config_file)),
-        *("--train-json", shorten(dataset.train_json), "--train-images", shorten(dataset.train_images)),
-        *("--val-json", shorten(dataset.val_json), "--val-images", shorten(dataset.val_images)),
-        *("OUTPUT_DIR", shorten(folder), *options),
-    ]
-    command = shlex.join(["tools/train_net.py", *arguments])
-    if (folder / "last_checkpoint").is_file():
-        print(f"{folder} holds a training that was broken off: going on from its last checkpoint")
-    print(f"Training as this command does:\n  {command}", flush=True)
-    main(build_argument_parser().parse_args(arguments))
+    cfg.merge_from_file(str(DETECTION_CONFIG))
+    iterations = cfg.SOLVER.MAX_ITER if iterations is None else iterations
+    used = folder / "config.yaml"
+    found = yaml.safe_load(used.read_text())["SOLVER"]["MAX_ITER"] if used.is_file() else None
+    check_iterations(iterations, folder, found)
+    dataset = make_dataset(output_dir, num_train=num_train, num_val=num_val)
+    model = folder / "model_final.pth"
+    val = ("--val-json", dataset.val_json, "--val-images", dataset.val_images)
+    config = ("--config-file", DETECTION_CONFIG)
+    if not is_finished(folder, model):
+        train = ("--train-json", dataset.train_json, "--train-images", dataset.train_images)
+        options = ("OUTPUT_DIR", folder, *_scale_schedule(cfg, iterations))
+        run_tool("train_net", train_net.run, "--resume", *config, *train, *val, *options)
+        curves = read_metrics(folder / "metrics.json")
+        metrics = {name.removeprefix("bbox/"): v[-1] for name, (_, v) in curves.items() if name.startswith("bbox/")}
+        write_results(metrics, folder, title="COCO box AP in percent")
     curves = read_metrics(folder / "metrics.json")
-    figures = {name.removeprefix("bbox/"): v[-1] for name, (_, v) in curves.items() if name.startswith("bbox/")}
-    write_results(figures, folder, title=_TITLE)
+    draw_curves(
+        curves, folder / "curves.png", losses={name: name for name in _LOSSES}, metrics=_METRICS, title="box AP"
+    )
+    draw_predictions(dataset, folder / "inference" / "coco_instances_results.json", folder)
+    draw_page(folder, "--config", used, "--checkpoint", model, "--classes", dataset.val_json, *val)
+    evaluate = ("tools/train_net.py", "--eval-only", *config, *val)
+    return Demonstration(
+        folder,
+        model,
+        dataset,
+        headline=("AP", "AP50", "AP75"),
+        panels=_PANELS,
+        commands={
+            "evaluate the saved model": python_command(
+                *evaluate, "MODEL.WEIGHTS", model, "OUTPUT_DIR", folder / "evaluation"
+            )
+        },
+    )
+
+
+def _scale_schedule(cfg: CfgNode, iterations: int) -> list[str]:
+    """Return options for another number of iterations; evaluation, checkpoints and warm-up keep their share of them."""
+    factor = iterations / cfg.SOLVER.MAX_ITER
+    values = {"SOLVER.MAX_ITER": iterations}
+    values |= {key: math.ceil(factor * operator.attrgetter(key)(cfg)) for key in _SCALED}
+    return [] if factor == 1 else [str(word) for item in values.items() for word in item]
+
+
+def draw_predictions(dataset: DemoDataset, predictions: Path, folder: Path) -> None:
+    """Draw the predictions for the first held-out images beside the ground truth.
+
+    Args:
+        dataset: the dataset.
+        predictions: in COCO's result format, as ``COCOEvaluator`` writes them.
+        folder: for ``predictions.png`` and ``predictions/``.
+    """
+    content = json.loads(dataset.val_json.read_text())
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    likely = [one for one in json.loads(predictions.read_text()) if one["score"] >= _MIN_SCORE]
+    rows = []
+    for entry in content["images"][:PICTURES]:
+        image = read_image(dataset.val_images / entry["file_name"])
+        shown = (_of_image(content["annotations"], entry["id"]), _of_image(likely, entry["id"]))
+        rows.append(
+            [
+                Panel(draw_annotations(image, annotations, names), title)
+                for annotations, title in zip(shown, _PANELS, strict=True)
+            ]
+        )
+        draw_panels(rows[-1:], folder / "predictions" / f"{Path(entry['file_name']).stem}.png")
+    draw_panels(rows, folder / "predictions.png", columns=2)
+
+
+def _of_image(annotations: Sequence[Mapping[str, Any]], image_id: int) -> list[Mapping[str, Any]]:
+    return [one for one in annotations if one["image_id"] == image_id]
