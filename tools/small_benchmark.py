@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Train ResNeSt-50 and ResNet-50 on two small data sets, from scratch and pre-trained on digits, with several seeds.
+"""Train ResNeSt-50 and ResNet-50 with one recipe on two small datasets, from scratch and pre-trained on digits.
 
-The data are not part of this project; --data names a folder with bccd/ and nuclei/, see MODEL_ZOO.md. What the output
-folder holds is used again, so the same command goes on after an interruption. The figures go into small_benchmark.json
-there, beside those of other data sets.
+The pre-training on digits is one per network; from its checkpoint, every layer is taken but those of the classes. The
+datasets are not part of this project: --data names a folder with bccd/ and nuclei/, see MODEL_ZOO.md. The same command
+continues after an interruption. The metrics are written to small_benchmark.json in the output folder.
 
 python tools/small_benchmark.py --data data
 """
@@ -11,23 +11,26 @@ python tools/small_benchmark.py --data data
 from __future__ import annotations
 
 import argparse
+import itertools
 import shlex
 import sys
 from pathlib import Path
 
 import torch
 
-from benchmarks.small_benchmark import (
+from benchmarks.small_records import (
     DATASETS,
-    RECIPES,
-    BenchmarkError,
+    NETWORKS,
+    STARTS,
     SmallRecord,
+    SmallRun,
     read_records,
-    run_benchmark,
     small_table,
     write_record,
 )
+from benchmarks.small_training import data_options, pretrain, transfer
 from machine import describe_machine
+from resnest_backbones.errors import add_verbose, one_line_errors
 
 
 def build_argument_parser() -> argparse.ArgumentParser:
@@ -35,38 +38,42 @@ def build_argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="holds bccd/ and nuclei/")
     parser.add_argument("--output-dir", type=Path, default=Path("small_benchmark"), help="default: %(default)s")
     default = "gpu" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--recipe", choices=RECIPES, default=default, help="cpu is shorter (default here: %(default)s)")
+    parser.add_argument(
+        "--recipe", choices=("gpu", "cpu"), default=default, help="cpu is shorter (default here: %(default)s)"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="default: 1 2 3")
     parser.add_argument(
         "--datasets", nargs="+", choices=tuple(DATASETS), default=list(DATASETS), help="default: all of them"
     )
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="for the config of every training, behind --")
+    add_verbose(parser)
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="for the config of every training, after --")
     return parser
 
 
 def run(arguments: list[str] | None = None) -> None:
     parser = build_argument_parser()
     args = parser.parse_args(arguments)
-    about = describe_machine()
-    machine = f"{about['machine']}, {about['threads']} threads"
+    if min(args.seeds) < 0 or len(set(args.seeds)) < len(args.seeds):
+        parser.error(f"--seeds must be different numbers from 0 on, got {' '.join(map(str, args.seeds))}")
     command = shlex.join(["python", "tools/small_benchmark.py", *(sys.argv[1:] if arguments is None else arguments)])
-    file = args.output_dir / "small_benchmark.json"
-    try:
-        progress = run_benchmark(
-            args.data,
-            args.output_dir,
-            recipe=args.recipe,
-            seeds=args.seeds,
-            datasets=args.datasets,
-            options=args.opts,
-        )
-        for number, (dataset, pretraining, runs) in enumerate(progress, start=1):
-            date, versions = describe_machine()["date"], about["versions"]
-            record = SmallRecord(dataset, args.recipe, command, date, machine, versions, pretraining, tuple(runs))
-            write_record(record, file)
-            print(f"[{number}/{4 * len(args.datasets) * len(args.seeds)}] {dataset}: {runs[-1]}", flush=True)
-    except (BenchmarkError, ValueError) as error:
-        sys.exit(f"{parser.prog}: error: {error}")
+    with one_line_errors(parser.prog, verbose=args.verbose):
+        benchmark(args, command)
+
+
+def benchmark(args: argparse.Namespace, command: str) -> None:
+    """Pre-train, then train all combinations seed by seed, and write the record of a dataset after each training."""
+    file, how = args.output_dir / "small_benchmark.json", {"output_dir": args.output_dir, "recipe": args.recipe}
+    options = {name: [*data_options(args.data / name), *args.opts] for name in args.datasets}
+    pretraining = {network: pretrain(network, args.output_dir, args.recipe, args.opts) for network in NETWORKS}
+    runs: dict[str, list[SmallRun]] = {name: [] for name in args.datasets}
+    combinations = list(itertools.product(args.seeds, args.datasets, STARTS, NETWORKS))
+    for number, (seed, name, start, network) in enumerate(combinations, start=1):
+        runs[name].append(transfer(name, network, start, seed, options=options[name], **how))
+        about = describe_machine()
+        machine = f"{about['machine']}, {about['threads']} threads"
+        facts = (command, about["date"], machine, about["versions"])
+        write_record(SmallRecord(name, args.recipe, *facts, pretraining, tuple(runs[name])), file)
+        print(f"[{number}/{len(combinations)}] {name}: {runs[name][-1]}", flush=True)
     print(f"\n{small_table(read_records(file))}\nwritten: {file}")
 
 

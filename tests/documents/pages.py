@@ -55,6 +55,11 @@ def blocks(page: Path) -> list[Block]:
     return found
 
 
+def table_rows(table: str) -> list[list[str]]:
+    """The cells of a Markdown table below its head."""
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+
+
 def calls(block: Block) -> list[Call]:
     """The tools of this repository that a shell block calls, whatever launcher stands before them."""
     found = []

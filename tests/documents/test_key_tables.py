@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from documents import key_tables
+from tests.documents.pages import table_rows
 
 
 def rows(table: str) -> dict[str, str]:
-    return dict(re.findall(r"^\| `(\S+)` \| `(\S+)` \|$", table, re.MULTILINE))
+    return {old.strip("`"): new.strip("`") for old, new in table_rows(table)}
 
 
 def stands_for(pattern: str, key: str) -> bool:

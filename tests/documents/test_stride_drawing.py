@@ -1,33 +1,29 @@
 """The drawing of output strides says what networks compute."""
 
 import re
-from xml.etree import ElementTree
 
 import torch
+from matplotlib.patches import Rectangle
 
-from documents.stride_drawing import draw_output_strides
+from documents.stride_drawing import draw_figure, draw_output_strides
 from resnest_backbones import build
-
-SVG = "{http://www.w3.org/2000/svg}"
+from update_tables import labels
 
 
 def test_each_square_is_as_large_as_the_features_and_labelled_with_their_size():
-    root = ElementTree.fromstring(draw_output_strides("resnest14"))
-    squares = [float(node.get("width")) for node in root.iter(f"{SVG}rect") if node.get("class")]
-    labels = [
-        int(match[1]) for node in root.iter(f"{SVG}text") if (match := re.match(r"stride \d+: (\d+) x", node.text))
-    ]
+    (axes,) = draw_figure("resnest14").axes
+    squares = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
     with torch.device("meta"):
         features = [build("resnest14", output_stride=stride)(torch.zeros(2, 3, 512, 512)) for stride in (32, 16, 8)]
     sizes = [feature.shape[-1] for row in features for feature in row.values()]
-    assert labels == sizes
-    assert [side / squares[0] for side in squares] == [size / sizes[0] for size in sizes]
+    assert [square.get_width() for square in squares] == [square.get_height() for square in squares] == sizes
+    shown = [re.match(r"stride \d+: (\d+) x", text.get_text()) for text in axes.texts]
+    assert [int(match[1]) for match in shown if match] == sizes
 
 
 def test_dilated_stages_are_marked_and_their_dilations_named():
     text = draw_output_strides("resnest50")
-    assert text.count('class="dilated"') == 3
-    assert re.findall(r"dilation ([^<]+)<", text)[4:] == [
-        *("1", "1", "1", "1, then 2"),
-        *("1", "1", "1, then 2", "2, then 4"),
-    ]
+    assert text == draw_output_strides("resnest50"), "the same drawing is the same file"
+    assert text.count("#f9d9a8") == 3
+    dilations = [label.removeprefix("dilation ") for label in labels(text) if label.startswith("dilation")]
+    assert dilations[4:] == ["1", "1", "1", "1, then 2", "1", "1", "1, then 2", "2, then 4"]

@@ -8,127 +8,140 @@ import pytest
 import update_tables
 from documents import speed_tables, tables
 from documents.costs import costs
-from documents.tables import coco_table, detectron2_table, fill_tables, mmseg_table, variants_table
+from documents.tables import coco_table, detectron2_table, fill_tables, mmseg_table, percent, variants_table
+from markdown_table import markdown_table
 from resnest_backbones import model_zoo
 from resnest_backbones.model_zoo import RECIPES, Measurement
 from resnest_backbones.models.variants import VARIANTS
+from tests.documents.pages import table_rows
 
 
-@pytest.mark.parametrize("name", update_tables.FILES)
-def test_the_tables_of_the_documents_are_what_the_records_say(name):
-    text = (update_tables.ROOT / name).read_text(encoding="utf-8")
-    assert "<!-- table: " in text
-    assert fill_tables(text) == text
+def named_rows(table: str) -> dict[str, list[str]]:
+    return {first.strip("`"): cells for first, *cells in table_rows(table)}
 
 
-@pytest.mark.parametrize(("name", "draw"), update_tables.DRAWINGS.items())
-def test_the_drawings_of_the_documents_are_what_the_networks_say(name, draw):
-    assert (update_tables.ROOT / name).read_text(encoding="utf-8") == draw()
+def test_the_documents_are_up_to_date(capsys):
+    update_tables.run(["--check"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"{name}: up to date" for name in (*update_tables.FILES, *update_tables.DRAWINGS)]
+    for name in update_tables.FILES:
+        assert "<!-- table: " in (update_tables.ROOT / name).read_text(encoding="utf-8")
 
 
-def test_a_stale_table_is_replaced_and_the_rest_stays():
+def test_a_stale_document_is_named_by_the_check_and_rewritten_without_it(monkeypatch, tmp_path):
     text = "before\n<!-- table: variants -->\nold\n<!-- end of table -->\nafter\n"
-    assert fill_tables(text) == text.replace("old\n", variants_table())
-    assert fill_tables(fill_tables(text)) == fill_tables(text)
+    (tmp_path / "page.md").write_text(text)
+    monkeypatch.setattr(update_tables, "ROOT", tmp_path)
+    monkeypatch.setattr(update_tables, "FILES", ("page.md",))
+    monkeypatch.setattr(update_tables, "DRAWINGS", {"drawing.svg": lambda: "<text>label</text>\n"})
+    with pytest.raises(SystemExit, match=r"page\.md: not up to date; run tools/update_tables\.py"):
+        update_tables.run(["--check"])
+    assert (tmp_path / "page.md").read_text() == text
+    update_tables.run([])
+    assert (tmp_path / "page.md").read_text() == text.replace("old\n", variants_table())
+    update_tables.run(["--check"])
+    (tmp_path / "drawing.svg").write_text("<text>another</text>\n")
+    with pytest.raises(SystemExit, match=r"drawing\.svg: not up to date"):
+        update_tables.run(["--check"])
 
 
-def test_a_table_that_there_is_none_of_is_named():
-    with pytest.raises(
-        ValueError,
-        match="table must be one of variants, .*, small, .*, speed, speed_circumstances, memory, .*, got 'size'",
-    ):
+def test_an_unknown_table_is_named():
+    with pytest.raises(ValueError, match="table must be one of variants, .*, performance, .*, memory, .*, got 'size'"):
         fill_tables("<!-- table: size -->\n<!-- end of table -->")
 
 
+def test_cells_are_shown_as_they_are():
+    table = markdown_table(("a", "b", "c"), [("1", "2.50", ""), ("x", "007", "1e3")], "lr")
+    assert table_rows(table) == [["1", "2.50", ""], ["x", "007", "1e3"]]
+    assert table.splitlines()[1] == "|:----|-----:|----:|"
+
+
 def test_every_network_has_its_row():
-    table = variants_table()
-    assert all(f"| `{name}` |" in table for name in VARIANTS)
-    assert "| `resnest50` | 2 | 1 | 27.48 | 5.39 | 81.03 | 224 | `resnest50-528c19ca.pth` |" in table
+    rows = named_rows(variants_table())
+    assert list(rows) == list(VARIANTS)
+    assert rows["resnest50"] == ["2", "1", "27.48", "5.39", "81.03", "224", "`resnest50-528c19ca.pth`"]
 
 
-def test_every_recipe_has_its_row_its_published_figures_and_its_costs():
-    tables = {"detectron2": detectron2_table(), "mmseg": mmseg_table()}
+def test_every_recipe_has_its_published_metrics_and_its_costs():
+    found = {**named_rows(detectron2_table()), **named_rows(mmseg_table())}
     for name, recipe in RECIPES.items():
-        (row,) = (row for row in tables[recipe.framework].splitlines() if row.startswith(f"| `{name}` |"))
-        cells = [cell.strip() for cell in row.split("|")[1:-1]]
-        assert cells[4] == "", "nothing was measured"
-        assert cells[5] == f"{costs()[name].parameters / 1e6:.1f}"
-        assert cells[6] == f"{costs()[name].multiply_adds / 1e9:.0f}"
-        figures = [value for metric, value in recipe.metrics.items() if "test_dev" not in metric]
-        assert [float(cell.split()[0]) for cell in cells[1:4] if cell] == figures
-    assert "| `faster_rcnn_resnest50_fpn_1x` | 42.33 |  |  |" in tables["detectron2"]
-    assert "| `panoptic_fpn_resnest200_3x_tricks` | 51.00 | 43.68 | 47.90 |" in tables["detectron2"]
-    assert "_3x_all_tricks_test_dev` | 53.30 | 47.10 |  |" in tables["detectron2"]
-    assert "fcn_resnest50-d8_4xb4-paper_ade20k-480x480` |  | 42.94 | 80.18 |" in tables["mmseg"]
-    assert "fcn_resnest101-d8_4xb2-80k_cityscapes-512x1024` | 77.56 | 78.98 |  |" in tables["mmseg"]
-    unstated = "deeplabv3plus_resnest200-d8_4xb2-80k_cityscapes-512x1024` |  | 82.7 (scales not stated) |  |"
-    assert unstated in tables["mmseg"]
+        cells = found[name]
+        assert cells[3] == "", "nothing was measured"
+        assert cells[4] == f"{costs()[name].parameters / 1e6:.1f}"
+        assert cells[5] == f"{costs()[name].multiply_adds / 1e9:.0f}"
+        metrics = [percent(recipe, metric) for metric in recipe.metrics if "test_dev" not in metric]
+        assert [cell.split()[0] for cell in cells[:3] if cell] == metrics
+    assert found["faster_rcnn_resnest50_fpn_1x"][:3] == ["42.33", "", ""]
+    assert found["panoptic_fpn_resnest200_3x_tricks"][:3] == ["51.00", "43.68", "47.90"]
+    assert found["mask_cascade_rcnn_resnest200_dcnv2_fpn_3x_all_tricks_test_dev"][:3] == ["53.30", "47.10", ""]
+    assert found["fcn_resnest101-d8_4xb2-80k_cityscapes-512x1024"][:3] == ["77.56", "78.98", ""]
+    unstated = found["deeplabv3plus_resnest200-d8_4xb2-80k_cityscapes-512x1024"]
+    assert unstated[:3] == ["", "82.7 (scales not stated)", ""]
 
 
-def test_a_measured_figure_is_shown_with_machine_date_and_command(monkeypatch):
+def test_a_measured_recipe_is_shown_with_machine_date_and_command(monkeypatch):
     name = "mask_rcnn_resnest50_fpn_1x"
     run = Measurement(name, {"box_ap": 42.5, "mask_ap": 38.0}, "a machine", "2030-01-31", "reproduce.py run")
     monkeypatch.setattr(tables, "MEASURED", {name: run})
-    text = "| `mask_rcnn_resnest50_fpn_1x` | 42.81 | 38.14 |  | "
-    assert f"{text}box AP 42.50, mask AP 38.00; a machine, 2030-01-31, `reproduce.py run` |" in detectron2_table()
+    expected = "box AP 42.50, mask AP 38.00; a machine, 2030-01-31, `reproduce.py run`"
+    assert named_rows(detectron2_table())[name][:4] == ["42.81", "38.14", "", expected]
     assert model_zoo.MEASURED == {}, "a run in full goes there, and into this test"
 
 
-def test_the_short_table_has_the_1x_rows():
-    rows = {
-        row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[2:-1]] for row in coco_table().splitlines()
-    }
+def test_the_short_table_has_the_1x_recipes():
+    rows = named_rows(coco_table())
     assert rows["Faster R-CNN, box AP"] == ["39.25", "42.33", "41.37", "44.72", ""]
     assert rows["Cascade R-CNN, box AP"] == ["42.52", "45.41", "44.03", "47.50", "49.03"]
     assert rows["Mask R-CNN, box / mask AP"][:2] == ["39.97 / 36.05", "42.81 / 38.14"]
 
 
-def test_every_config_is_in_the_model_zoo():
+def test_every_packaged_config_is_in_the_model_zoo():
     text = (update_tables.ROOT / "MODEL_ZOO.md").read_text(encoding="utf-8")
-    named = {name for name in model_zoo.list() if f"| `{name}` |" in text}
-    assert {Path(model_zoo.get_config_file(name)).parent.name for name in set(model_zoo.list()) - named} == {
-        "demo",
-        "small",
-    }
+    missing = [name for name in model_zoo.list() if f"| `{name}` " not in text]
+    assert {Path(model_zoo.get_config_file(name)).parent.name for name in missing} <= {"demo", "small"}
 
 
-def test_the_table_of_speed_has_a_row_for_each_measured_case(monkeypatch, tmp_path):
-    about = {
-        "machine": "M",
-        "threads": 2,
-        "rounds": 3,
-        "date": "2026-01-02",
-        "versions": {"torch": "9"},
-        "command": "run",
-    }
+def test_the_tables_of_speed_have_a_row_for_each_measured_case(monkeypatch, tmp_path):
+    about = {"machine": "M", "threads": 2, "rounds": 3, "date": "2026-01-02", "versions": {"torch": "9"}}
     case = {"network": "resnest50", "height": 8, "width": 9, "batch": 2, "dtype": "float32", "what": "training"}
     times = {"ours": 1.4, "ours, channels_last": 2.0, "original": 3.0, "original, channels_last": 4.0, "limit": 0.9}
     results = [{"case": case, "milliseconds": times, "kept": {"ours": 5.2, "original": 9.0}}]
     (tmp_path / "one").mkdir()
-    (tmp_path / "one" / "benchmark.json").write_text(json.dumps({**about, "results": results}))
+    (tmp_path / "one" / "benchmark.json").write_text(json.dumps({**about, "command": "run", "results": results}))
     monkeypatch.setattr(speed_tables, "BENCHMARKS", tmp_path)
-    assert speed_tables.speed_table().splitlines()[2:] == [
-        "| training, resnest50, 2 x 8 x 9, float32 | 1 / 2 | 3 / 4 |  |  |  |  | 1 | 5 / 9 |"
+    what = "training, resnest50, 2 x 8 x 9, float32"
+    assert named_rows(speed_tables.speed_table()) == {what: ["1 / 2", "3 / 4", "", "", "", "", "1", "5 / 9"]}
+    assert table_rows(speed_tables.memory_table()) == [
+        ["resnest50, 2 x 8 x 9, float32: ours", "5"],
+        ["resnest50, 2 x 8 x 9, float32: original", "9"],
     ]
-    assert speed_tables.memory_table().splitlines()[2:] == [
-        "| resnest50, 2 x 8 x 9, float32: ours | 5 |",
-        "| resnest50, 2 x 8 x 9, float32: original | 9 |",
-    ]
-    assert speed_tables.ratios_table().splitlines()[2:] == [
-        "| training, resnest50, 2 x 8 x 9, float32 | 2.14 | 2.14 |  |  | 1.56 |"
-    ]
-    assert speed_tables.speed_circumstances_table().splitlines()[2:] == ["| `run` | M | 2 | 3 | 2026-01-02 | torch 9 |"]
+    assert named_rows(speed_tables.ratios_table()) == {what: ["2.14", "2.14", "", "", "1.56"]}
+    assert table_rows(speed_tables.circumstances_table()) == [["`run`", "M", "2", "3", "2026-01-02", "torch 9"]]
 
 
-def test_the_table_of_choices_has_each_network_with_its_cost_and_published_figures():
-    rows = {
-        cells[1].strip(" `"): cells[2:]
-        for cells in (line.split("|") for line in speed_tables.choosing_table().splitlines()[2:])
-    }
+def test_the_table_of_performance_compares_with_the_fastest_peer_and_with_resnet(monkeypatch, tmp_path):
+    times = {"ours": 2.0, "ours, compiled": 4.0, "timm": 3.0, "timm, compiled": 5.0, "mmseg, channels_last": 2.5,
+             "ResNet-50-D": 1.0, "ResNet-50-D, compiled": 0.5}  # fmt: skip
+    for what in ("inference", "training"):
+        case = {"network": "resnest50", "height": 8, "width": 9, "batch": 1, "dtype": "float32", "what": what}
+        (tmp_path / what).mkdir()
+        content = json.dumps({"results": [{"case": case, "milliseconds": times}]})
+        (tmp_path / what / "benchmark.json").write_text(content)
+    monkeypatch.setattr(speed_tables, "BENCHMARKS", tmp_path)
+    assert table_rows(speed_tables.performance_table()) == [
+        [f"{what}, 1 x 8 x 9, float32", *cells]
+        for what in ("inference", "training step")
+        for cells in (
+            ["fastest other ResNeSt", "2", "2", "1.25", "2.50"],  # ours is faster without the compiler
+            ["ResNet-50-D", "2", "1", "0.50", "0.25"],
+        )
+    ]
+
+
+def test_the_table_of_choices_has_each_network_with_its_cost_and_published_metrics():
+    rows = named_rows(speed_tables.choosing_table())
     assert list(rows) == list(VARIANTS)
-    parameters, multiply_adds, milliseconds, kept, top1, faster, cascade, ade20k = (
-        cell.strip() for cell in rows["resnest50"][:-1]
-    )
+    parameters, multiply_adds, milliseconds, kept, top1, faster, cascade, ade20k = rows["resnest50"]
     assert (parameters, multiply_adds, top1) == ("27.5", "5.4", "81.03")
     assert (faster, cascade, ade20k) == ("42.33", "46.19 / 39.55", "45.12")
     assert float(milliseconds) > 0 and float(kept) > 0

@@ -1,7 +1,7 @@
-"""Speed and memory side by side with the peers that are installed, in one run: what ``tools/benchmark.py`` does.
+"""Speed and memory side by side with the peers that are installed: the code of ``tools/benchmark.py``.
 
-``cases.py`` says what is measured; ``peers.py`` builds the other networks; ``trunks.py`` and ``detectors.py`` make of a
-case the contenders, each a function that runs once; ``measure.py`` runs them in turns, ``profiling.py`` says
-where their time goes; ``report.py`` writes what came
-out; ``cli.py`` is the command line.
+``cli.py`` is the command line; ``cases.py`` says what is measured; ``peers.py`` builds the other networks;
+``trunks.py`` and ``detectors.py`` turn a case into contenders, functions that ``measure.py`` runs in turns;
+``profiling.py`` tells where their time goes; ``report.py`` writes the results. ``small_training.py`` and
+``small_records.py`` belong to ``tools/small_benchmark.py``.
 """

@@ -1,4 +1,4 @@
-"""What is measured, and what came out."""
+"""What is measured, and the results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-WHAT = ("inference", "training", "detector inference", "detector training")
 LIMIT = "limit"
 
 
@@ -21,10 +20,10 @@ class Case:
         network: a ResNeSt.
         height: of the images, in pixels.
         width: of the images, in pixels.
-        batch: images at once.
+        batch: number of images.
         dtype: a key of ``DTYPES``; other than float32, peers run as they are and under autocast.
-        what: one of ``WHAT``.
-        compiled: compiled contenders take part beside the others.
+        what: "inference", "training", "detector inference" or "detector training".
+        compiled: whether compiled contenders take part, too.
     """
 
     network: str
@@ -50,8 +49,8 @@ class Contender:
 
     Attributes:
         run: does what the case says, on inputs that it holds.
-        forward: of a training step the forward pass alone, whose tensors kept for backward are counted; None where
-            that cannot be seen.
+        forward: the forward pass of a training step, for counting the tensors kept for backward; None where they cannot
+            be seen.
     """
 
     run: Callable[[], Any]
@@ -60,15 +59,15 @@ class Contender:
 
 @dataclass(frozen=True)
 class Result:
-    """What came out of a case, by the names of the contenders.
+    """The results of a case, by the names of the contenders.
 
     Attributes:
         case: what was measured.
         milliseconds: medians over the rounds, per batch.
         kept: mebibytes kept for backward, parameters included.
-        peak: mebibytes that a run takes at most beyond what it began with; on GPUs.
-        profile: where a run's milliseconds go, by kinds of operators; empty where that was not asked for.
-        gflops_per_second: best rate of the convolution that the limit is computed of.
+        peak: mebibytes that a run allocates at most beyond those it begins with; on GPUs.
+        profile: milliseconds of a run by kinds of operators; empty where that was not asked for.
+        gflops_per_second: best rate of the convolution that the limit is computed from.
         gigabytes_per_second: best rate at which a large tensor is copied, reading and writing counted.
     """
 

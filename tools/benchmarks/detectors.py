@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -11,51 +12,56 @@ import torch
 from torch import nn
 
 from benchmarks.cases import DTYPES, Case, Contender
-from benchmarks.peers import original
+from benchmarks.peers import peers
 from resnest_backbones.acceleration.inference import optimize_for_inference
 
 _NUM_BOXES = 8
 
 
-def detector_contenders(case: Case, device: torch.device) -> dict[str, Contender]:
-    """Name -> contender: ours, the original's blocks and Detectron2's ResNet-50, on the same images and boxes.
+def detector_contenders(case: Case, device: torch.device) -> dict[str, Callable[[], Contender]]:
+    """Return name -> builder: ours, the original's blocks and Detectron2's ResNet-50, on the same images and boxes.
 
     Raises:
-        ValueError: Detectron2 is not installed, or the network has no recipe of Faster R-CNN.
+        ValueError: Detectron2 is not installed.
     """
     if find_spec("detectron2") is None:
-        raise ValueError("detectors are Detectron2's, which is not installed")
+        raise ValueError("--detector needs Detectron2, which is not installed")
     images = _inputs(case, device)
     dtype = None if case.dtype == "float32" else DTYPES[case.dtype]
-    found: dict[str, Contender] = {}
-    for name, model in _models(case.network, device).items():
-        if case.trains:
-            found[name] = Contender(_step(model.train(), images, dtype))
-        else:
-            found[name] = Contender(_call(model.eval(), images, dtype))
-    if not case.trains:
-        ours = _models(case.network, device)["ours"].eval()
-        fast = optimize_for_inference(ours, dtype=dtype)
-        found = {"ours, optimised": Contender(_call(fast, images, dtype)), **found}
-    return found
+    contender = _step if case.trains else _call
+    ours = partial(_detector, case.network, device)
+    makers = {"ours": ours}
+    if original := peers(case.network).get("original"):
+        makers["original"] = partial(_detector, case.network, device, original)
+    makers["ResNet-50"] = partial(_detector, "resnet50", device)
+    found = {name: partial(_contender, contender, make, images, dtype) for name, make in makers.items()}
+    if case.trains:
+        return found
+    fast = partial(_contender, _call, lambda: optimize_for_inference(ours().eval(), dtype=dtype), images, dtype)
+    return {"ours, optimised": fast, **found}
 
 
-def _models(network: str, device: torch.device) -> dict[str, Any]:
-    model_zoo = importlib.import_module("resnest_backbones.model_zoo")
-    build_model = importlib.import_module("detectron2.modeling").build_model
-    models = {}
-    for name, recipe in (("ours", network), ("ResNet-50", "resnet50")):
-        cfg = model_zoo.get_config(f"faster_rcnn_{recipe}_fpn_1x")
-        cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = "", str(device)
-        for part in (cfg.MODEL.RESNETS, cfg.MODEL.FPN, cfg.MODEL.ROI_BOX_HEAD):
-            part.NORM = part.NORM.replace("SyncBN", "BN")  # one process
-        torch.manual_seed(0)
-        models[name] = build_model(cfg)
-        if name == "ours" and (trunk := original(network)) is not None:
-            models["original"] = build_model(cfg)
-            bottom_up = models["original"].backbone.bottom_up
-            models["original"].backbone.bottom_up = _Original(bottom_up, trunk).to(device)
-    return models
+def _contender(
+    contender: Callable[..., Callable[[], Any]],
+    make: Callable[[], Any],
+    images: list[dict[str, Any]],
+    dtype: torch.dtype | None,
+) -> Contender:
+    model = make()
+    return Contender(contender(model.train(contender is _step), images, dtype))
+
+
+def _detector(network: str, device: torch.device, original: Callable[[], nn.Module] | None = None) -> Any:
+    """Return a network's Faster R-CNN, with the original's blocks where these are given."""
+    cfg = importlib.import_module("resnest_backbones.model_zoo").get_config(f"faster_rcnn_{network}_fpn_1x")
+    cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = "", str(device)
+    for part in (cfg.MODEL.RESNETS, cfg.MODEL.FPN, cfg.MODEL.ROI_BOX_HEAD):
+        part.NORM = part.NORM.replace("SyncBN", "BN")  # one process
+    torch.manual_seed(0)
+    model = importlib.import_module("detectron2.modeling").build_model(cfg)
+    if original is not None:
+        model.backbone.bottom_up = _Original(model.backbone.bottom_up, original()).to(device)
+    return model
 
 
 class _Original(nn.Module):

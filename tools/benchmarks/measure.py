@@ -1,4 +1,4 @@
-"""Run contenders in turns, and take medians."""
+"""Run contenders in turns and take medians."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _COPIED = 1 << 26  # bytes of the tensor that is copied
 _MIB = 1 << 20
 
 
-def contenders(case: Case, device: torch.device) -> dict[str, Contender]:
-    """Name -> contender of a case, ours first."""
+def contenders(case: Case, device: torch.device) -> dict[str, Callable[[], Contender]]:
+    """Return name -> builder of the contenders of a case, ours first."""
     return (detector_contenders if case.what.startswith("detector") else trunk_contenders)(case, device)
 
 
@@ -40,17 +40,17 @@ def measure(
         rounds: that count.
         device: to run on.
         only: patterns of names; None for all contenders.
-        profiled: also find out where the time of one more run goes.
+        profiled: also profile one more run.
 
     Raises:
-        ValueError: no contender has such a name.
+        ValueError: no contender has such a name, or a network does not exist.
     """
-    found = contenders(case, device)
-    if only is not None:
-        chosen = {name: c for name, c in found.items() if any(fnmatchcase(name, pattern) for pattern in only)}
-        if not chosen:
-            raise ValueError(f"--only must name contenders ({'; '.join(found)}), got {' '.join(only)}")
-        found = chosen
+    limit = None if case.what.startswith("detector") else convolution_flops(case)
+    makers = contenders(case, device)
+    chosen = [name for name in makers if any(fnmatchcase(name, pattern) for pattern in only or ["*"])]
+    if not chosen:
+        raise ValueError(f"--only must name contenders ({'; '.join(makers)}), got {' '.join(only or ())}")
+    found = {name: makers[name]() for name in chosen}
     probe, probe_flops = _probe(DTYPES[case.dtype], device)
     copy, copied = _copy(device)
     runs = {**{name: contender.run for name, contender in found.items()}, LIMIT: probe, "copy": copy}
@@ -64,9 +64,9 @@ def measure(
     bandwidth = copied / min(seconds.pop("copy"))
     rate = probe_flops / min(seconds.pop(LIMIT))  # the best that the machine can do
     medians = {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
-    if not case.what.startswith("detector"):
+    if limit is not None:
         # Backward has two convolutions of the same cost for each.
-        medians[LIMIT] = 1e3 * convolution_flops(case) * (3 if case.trains else 1) / rate
+        medians[LIMIT] = 1e3 * limit * (3 if case.trains else 1) / rate
     return Result(
         case,
         medians,
@@ -79,9 +79,9 @@ def measure(
 
 
 def kept_for_backward(forward: Callable[[], Any]) -> int:
-    """Bytes of all storages that a forward pass keeps for backward, those of parameters included."""
+    """Return the bytes of all storages that a forward pass keeps for backward, those of parameters included."""
     storages: dict[int, int] = {}
-    kept: list[Tensor] = []  # no storage may take the place of another that was given back
+    kept: list[Tensor] = []  # alive, so that no storage takes the address of another
 
     def keep(tensor: Tensor) -> Tensor:
         storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
@@ -131,7 +131,7 @@ def _time(run: Callable[[], Any], device: torch.device) -> float:
 
 
 def convolution_flops(case: Case) -> float:
-    """Operations of the trunk's convolutions alone in a forward pass: two for each multiply-add."""
+    """Return the operations of the trunk's convolutions in a forward pass, two for each multiply-add."""
     with torch.device("meta"):
         net = build(case.network, norm_layer=None).eval()
         image = torch.zeros(1, 3, case.height, case.width)

@@ -1,4 +1,4 @@
-"""Where the time of a run goes, by kinds of operators, as PyTorch's profiler sees them."""
+"""The time of a run by kinds of operators, from PyTorch's profiler."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-# In this order: the first kind of which a word is in an operator's name.
+# The first kind with a word that is in an operator's name.
 _KINDS = {
     "convolutions": ("conv", "thnn", "cudnn"),
     "batch norm": ("batch_norm",),
@@ -21,7 +21,7 @@ KINDS = (*_KINDS, "sums and products")
 
 
 def profile_kinds(run: Callable[[], Any], device: torch.device, *, trains: bool) -> dict[str, float]:
-    """Milliseconds of one run by ``KINDS``: on a CPU the operators' own time, on a GPU that of their kernels."""
+    """Return milliseconds of one run by ``KINDS``: on a CPU the operators' own time, on a GPU that of their kernels."""
     on_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with nullcontext() if trains else torch.inference_mode():
@@ -38,7 +38,7 @@ def profile_kinds(run: Callable[[], Any], device: torch.device, *, trains: bool)
 
 
 def kind_of(operator: str) -> str:
-    """The kind of an operator by its name.
+    """Return the kind of an operator by its name.
 
     >>> kind_of("mkldnn::_convolution_pointwise"), kind_of("aten::native_batch_norm_backward"), kind_of("aten::lerp")
     ('convolutions', 'batch norm', 'sums and products')

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.cases import DTYPES, Case, Contender
-from benchmarks.peers import PEERS
+from benchmarks.peers import peers
 from resnest_backbones.acceleration.inference import optimize_for_inference
 from resnest_backbones.models.resnest import Bottleneck, DeepStem, build
 
@@ -17,45 +18,42 @@ OURS, OURS_TRAINING, KEEPING = "ours, optimised", "ours", "ours, keeping all"
 _FORMATS = {"": torch.contiguous_format, ", channels_last": torch.channels_last}
 
 
-def trunk_contenders(case: Case, device: torch.device) -> dict[str, Contender]:
-    """Name -> contender; ours first. Peers that are not installed are left out."""
+def trunk_contenders(case: Case, device: torch.device) -> dict[str, Callable[[], Contender]]:
+    """Return name -> builder of the contenders, ours first; peers that are not installed are left out."""
     images = torch.randn(case.batch, 3, case.height, case.width, device=device)
-    return (_training if case.trains else _inference)(case, images)
+    return dict((_training if case.trains else _inference)(case, images))
 
 
-def _inference(case: Case, images: Tensor) -> dict[str, Contender]:
+def _inference(case: Case, images: Tensor) -> Iterator[tuple[str, Callable[[], Contender]]]:
     dtype = None if case.dtype == "float32" else DTYPES[case.dtype]
-    net = build(case.network).eval().to(images.device)
-    found = {OURS: Contender(_bind(optimize_for_inference(net, dtype=dtype), images))}
+    yield OURS, partial(_optimized, case.network, images, dtype)
     if case.compiled:
-        found["ours, compiled"] = Contender(_bind(optimize_for_inference(net, dtype=dtype, compile=True), images))
-    found["ours, not optimised"] = Contender(_bind(net, images))
-    for name, suffix, memory_format, make in _peers(case):
-        peer = _on(make(case.network), images.device, memory_format).eval()
-        found[name + suffix] = Contender(_bind(peer, images, memory_format))
-        if dtype is not None:
-            found[f"{name}{suffix}, autocast"] = Contender(_bind(peer, images, memory_format, dtype))
-        if case.compiled:
-            peer = _on(make(case.network), images.device, memory_format).eval()
-            peer.compile()
-            found[f"{name}{suffix}, compiled"] = Contender(_bind(peer, images, memory_format, dtype))
-    return found
-
-
-def _training(case: Case, images: Tensor) -> dict[str, Contender]:
-    dtype = None if case.dtype == "float32" else DTYPES[case.dtype]
-    makers: list[tuple[str, Callable[[str], Any]]] = [(OURS_TRAINING, build), (KEEPING, _keeping)]
-    found = {}
-    for name, make in makers + [(name, PEERS[name]) for name in PEERS if PEERS[name](case.network) is not None]:
+        yield "ours, compiled", partial(_optimized, case.network, images, dtype, compile=True)
+    yield "ours, not optimised", partial(_contender, partial(build, case.network), images)
+    for name, make in peers(case.network).items():
         for suffix, memory_format in _FORMATS.items():
-            net = _on(make(case.network), images.device, memory_format).train()
-            forward = _bind(net, images, memory_format, dtype)
-            found[name + suffix] = Contender(_step(forward, net), forward)
+            peer = partial(_contender, make, images, memory_format)
+            yield name + suffix, peer
+            if dtype is not None:
+                yield f"{name}{suffix}, autocast", partial(peer, dtype=dtype)
+            if case.compiled:
+                yield f"{name}{suffix}, compiled", partial(peer, dtype=dtype, compiled=True)
+
+
+def _training(case: Case, images: Tensor) -> Iterator[tuple[str, Callable[[], Contender]]]:
+    dtype = None if case.dtype == "float32" else DTYPES[case.dtype]
+    ours = {OURS_TRAINING: partial(build, case.network), KEEPING: partial(_keeping, case.network)}
+    for name, make in {**ours, **peers(case.network)}.items():
+        for suffix, memory_format in _FORMATS.items():
+            contender = partial(_contender, make, images, memory_format, dtype=dtype, trains=True)
+            yield name + suffix, contender
             if case.compiled and name != KEEPING:
-                net = _on(make(case.network), images.device, memory_format).train()
-                net.compile()
-                found[f"{name}{suffix}, compiled"] = Contender(_step(_bind(net, images, memory_format, dtype), net))
-    return found
+                yield f"{name}{suffix}, compiled", partial(contender, compiled=True)
+
+
+def _optimized(network: str, images: Tensor, dtype: torch.dtype | None, *, compile: bool = False) -> Contender:
+    net = build(network).eval().to(images.device)
+    return Contender(_bind(optimize_for_inference(net, dtype=dtype, compile=compile), images))
 
 
 def _keeping(network: str) -> nn.Module:
@@ -66,24 +64,23 @@ def _keeping(network: str) -> nn.Module:
     return net
 
 
-def _peers(case: Case) -> list[tuple[str, str, torch.memory_format, Callable[[str], Any]]]:
-    names = [name for name in PEERS if PEERS[name](case.network) is not None]
-    return [(name, suffix, kind, PEERS[name]) for name in names for suffix, kind in _FORMATS.items()]
-
-
-def _on(net: Any, device: torch.device, memory_format: torch.memory_format) -> Any:
-    net.to(device, memory_format=memory_format)
-    # MMSegmentation's eval() and train() return None.
-    net.eval, net.train = _returning(net, net.eval), _returning(net, net.train)
-    return net
-
-
-def _returning(net: Any, method: Callable[..., Any]) -> Callable[..., Any]:
-    def call(*args: Any) -> Any:
-        method(*args)
-        return net
-
-    return call
+def _contender(
+    make: Callable[[], nn.Module],
+    images: Tensor,
+    memory_format: torch.memory_format = torch.contiguous_format,
+    *,
+    dtype: torch.dtype | None = None,
+    compiled: bool = False,
+    trains: bool = False,
+) -> Contender:
+    net = make()
+    net.to(images.device, memory_format=memory_format)
+    net.train(trains)
+    if compiled:
+        net.compile()
+    forward = _bind(net, images, memory_format, dtype)
+    # What a compiled network keeps for backward cannot be seen.
+    return Contender(_step(forward, net), None if compiled else forward) if trains else Contender(forward)
 
 
 def _bind(
@@ -92,7 +89,7 @@ def _bind(
     memory_format: torch.memory_format = torch.contiguous_format,
     dtype: torch.dtype | None = None,
 ) -> Callable[[], Any]:
-    """The features of the images, which come as they do from a data loader."""
+    """Return a function that computes the features of images that come as they do from a data loader."""
 
     def run() -> Any:
         with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):

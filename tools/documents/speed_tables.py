@@ -7,13 +7,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from checkout import BENCHMARKS
-from documents.markdown import head, row
+from markdown_table import markdown_table
 from resnest_backbones.model_zoo import RECIPES
 from resnest_backbones.models.variants import VARIANTS
 from resnest_backbones.weights import WEIGHTS
 
 _PEERS = ("original", "timm", "mmseg")
 _CONTENDERS = (*_PEERS, "ResNet-50-D", "ResNet-50", "limit")
+# Of README.md: name of the record, what its first case is called there.
+_PERFORMANCE = {"inference": "inference", "training": "training step"}
 
 
 def _records() -> Iterator[dict[str, Any]]:
@@ -22,20 +24,49 @@ def _records() -> Iterator[dict[str, Any]]:
 
 
 def _results(*, compared: bool) -> Iterator[dict[str, Any]]:
-    """Of all records, those with a peer, or those of our networks alone."""
+    """Yield the results with a peer, or those of our networks alone."""
     for record in _records():
         for result in record["results"]:
             if any(name in result["milliseconds"] for name in _PEERS) == compared:
                 yield result
 
 
+def _input(case: Mapping[str, Any]) -> str:
+    return f"{case['batch']} x {case['height']} x {case['width']}, {case['dtype']}"
+
+
 def _case(case: Mapping[str, Any]) -> str:
-    return f"{case['what']}, {case['network']}, {case['batch']} x {case['height']} x {case['width']}, {case['dtype']}"
+    return f"{case['what']}, {case['network']}, {_input(case)}"
+
+
+def _times(result: Mapping[str, Any], *names: str, compiled: bool = False) -> dict[str, float]:
+    """Return the milliseconds of the contenders whose names begin so, eager or compiled."""
+    times = result["milliseconds"].items()
+    return {key: time for key, time in times if key.startswith(names) and key.endswith("compiled") == compiled}
+
+
+def performance_table() -> str:
+    """Return inference and training of ResNeSt-50, each against the fastest peer and against ResNet-50-D."""
+    rows = []
+    for folder, title in _PERFORMANCE.items():
+        record = json.loads((BENCHMARKS / folder / "benchmark.json").read_text(encoding="utf-8"))
+        result = record["results"][0]
+        ours = min(_times(result, "ours").values())
+        # Compiled or not: our optimised network may be faster without the compiler.
+        ours_compiled = min([ours, *_times(result, "ours", compiled=True).values()])
+        for others, names in (("fastest other ResNeSt", _PEERS), ("ResNet-50-D", ("ResNet-50-D",))):
+            other = min(_times(result, *names).values())
+            compiled = min(_times(result, *names, compiled=True).values())
+            what = f"{title}, {_input(result['case'])}"
+            ratios = (f"{other / ours:.2f}", f"{compiled / ours_compiled:.2f}")
+            rows.append((what, others, f"{ours:.0f}", f"{other:.0f}", *ratios))
+    head = ("ResNeSt-50, res2 to res5", "compared with", "ours (ms)", "theirs (ms)", "speed-up", "speed-up, compiled")
+    return markdown_table(head, rows, "llr")
 
 
 def speed_table() -> str:
-    """Milliseconds of the cases in ``docs/benchmark``, ours and the peers'; and what is kept for backward."""
-    rows = head("ms; as shipped / channels_last", "ours", *_CONTENDERS, "kept for backward, ours / original (MiB)")
+    """Return the milliseconds of all compared cases, ours and the peers', and what is kept for backward."""
+    rows = []
     for result in _results(compared=True):
         times, kept = result["milliseconds"], result["kept"]
         ours = next(iter(times))
@@ -44,90 +75,92 @@ def speed_table() -> str:
             both = [times[key] for key in (name, f"{name}, channels_last") if key in times]
             cells.append(" / ".join(f"{value:.0f}" for value in both))
         memory = f"{kept[ours]:.0f} / {kept['original']:.0f}" if "original" in kept else ""
-        rows.append(row(_case(result["case"]), *cells, memory))
-    return "\n".join(rows) + "\n"
+        rows.append((_case(result["case"]), *cells, memory))
+    head = ("ms; as shipped / channels_last", "ours", *_CONTENDERS, "kept for backward, ours / original (MiB)")
+    return markdown_table(head, rows, "lr")
 
 
 def ratios_table() -> str:
-    """How many times faster ours is than each kind of peer in the cases in ``docs/benchmark``, and how near the limit.
-
-    Below 1 a peer is faster.
-    """
-    rows = head(
-        "how many times as fast, ours to", "peers as shipped", "the fastest peer in its best format and type, eager",
-        "the same of compiled ones", "ResNet-50(-D), eager", "time, to the limit's",
+    """Return the speed-ups over each kind of peer in all compared cases, and the distance to the limit."""
+    head = (
+        "speed-up of ours over", "peers as shipped", "the fastest peer in its best format and type, eager",
+        "the same, both compiled", "ResNet-50(-D), eager", "our time / the limit",
     )  # fmt: skip
-    for result in _results(compared=True):
-        rows.append(row(_case(result["case"]), *_ratios(result["milliseconds"])))
-    return "\n".join(rows) + "\n"
+    rows = [(_case(result["case"]), *_ratios(result)) for result in _results(compared=True)]
+    return markdown_table(head, rows, "lr")
 
 
-def _ratios(times: Mapping[str, float]) -> list[str]:
-    ours = min(time for name, time in times.items() if name.startswith("ours") and not name.endswith("compiled"))
-    ours_compiled = [time for name, time in times.items() if name.startswith("ours") and name.endswith("compiled")]
-    peers = {name: time for name, time in times.items() if name.startswith(_PEERS)}
-    compiled = [time for name, time in peers.items() if name.endswith("compiled")]
-    eager = [time for name, time in peers.items() if not name.endswith("compiled")]
-    resnets = [time for name, time in times.items() if name.startswith("ResNet") and not name.endswith("compiled")]
+def _ratios(result: Mapping[str, Any]) -> list[str]:
+    times = result["milliseconds"]
+    ours = min(_times(result, "ours").values())
+    ours_compiled = min([ours, *_times(result, "ours", compiled=True).values()])
     shipped = sorted(times[name] / ours for name in _PEERS if name in times)
-    cells = [" to ".join(dict.fromkeys([f"{shipped[0]:.2f}", f"{shipped[-1]:.2f}"])), f"{min(eager) / ours:.2f}"]
-    cells.append(f"{min(compiled) / min(ours_compiled + [ours]):.2f}" if compiled else "")
-    cells.append(f"{min(resnets) / ours:.2f}" if resnets else "")
-    cells.append(f"{ours / times['limit']:.2f}" if "limit" in times else "")
-    return cells
-
-
-def speed_circumstances_table() -> str:
-    """How the figures in ``docs/benchmark`` were taken."""
-    rows = [
-        row("command", "machine", "threads", "rounds", "date", "versions"),
-        row("---", "---", "---:", "---:", "---", "---"),
+    eager = min(_times(result, *_PEERS).values())
+    compiled = _times(result, *_PEERS, compiled=True).values()
+    resnets = _times(result, "ResNet").values()
+    return [
+        " to ".join(dict.fromkeys([f"{shipped[0]:.2f}", f"{shipped[-1]:.2f}"])),
+        f"{eager / ours:.2f}",
+        f"{min(compiled) / ours_compiled:.2f}" if compiled else "",
+        f"{min(resnets) / ours:.2f}" if resnets else "",
+        f"{ours / times['limit']:.2f}" if "limit" in times else "",
     ]
+
+
+def circumstances_table() -> str:
+    """Return how the metrics in ``docs/benchmark`` were taken."""
+    rows = []
     for about in _records():
         versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
         facts = (about["machine"], str(about["threads"]), str(about["rounds"]), about["date"], versions)
-        rows.append(row(f"`{about['command']}`", *facts))
-    return "\n".join(rows) + "\n"
+        rows.append((f"`{about['command']}`", *facts))
+    return markdown_table(("command", "machine", "threads", "rounds", "date", "versions"), rows, "llrrl")
 
 
 def memory_table() -> str:
-    """What one training step of the trunk keeps for backward, in each case of ``docs/benchmark`` with peers."""
-    rows = head("case, network", "kept for backward, parameters included (MiB)")
+    """Return what one training step of the trunk keeps for backward, in each case with peers."""
+    rows = []
     for result in _results(compared=True):
-        case = result["case"]
-        what = f"{case['network']}, {case['batch']} x {case['height']} x {case['width']}, {case['dtype']}"
-        kept = {name: value for name, value in result["kept"].items() if not name.endswith("channels_last")}
-        rows.extend(row(f"{what}: {name}", f"{value:.0f}") for name, value in kept.items())
-    return "\n".join(rows) + "\n"
+        what = f"{result['case']['network']}, {_input(result['case'])}"
+        for name, value in result["kept"].items():
+            if not name.endswith("channels_last"):
+                rows.append((f"{what}: {name}", f"{value:.0f}"))
+    return markdown_table(("case, network", "kept for backward, parameters included (MiB)"), rows, "lr")
 
 
 def choosing_table() -> str:
-    """Which network, what cost, what accuracy: the networks' own records, those of benchmarks and published figures."""
-    rows = head(
+    """Return each network's cost and accuracy: its own record, those of benchmarks, and published metrics."""
+    head = (
         "network", "parameters (M)", "multiply-adds (G, 224 x 224)", "inference, 512 x 512 (ms)",
         "kept for training, 2 x 512 x 512 (MiB)", "ImageNet top-1 (%)", "Faster R-CNN, COCO box AP (%)",
         "Cascade Mask R-CNN, COCO box / mask AP (%)", "DeepLabV3, ADE20K mIoU, several scales (%)",
     )  # fmt: skip
-    times: dict[str, Any] = {}
-    kept: dict[str, Any] = {}
+    times: dict[str, float] = {}
+    kept: dict[str, float] = {}
     for result in _results(compared=False):
-        (times if result["case"]["what"] == "inference" else kept)[result["case"]["network"]] = result
+        network = result["case"]["network"]
+        if result["case"]["what"] == "inference":
+            times[network] = next(iter(result["milliseconds"].values()))
+        else:
+            kept[network] = next(iter(result["kept"].values()))
+    rows = []
     for name, spec in VARIANTS.items():
-        top1 = f"{WEIGHTS[name].top1:.2f}" if name in WEIGHTS else ""
-        time = f"{next(iter(times[name]['milliseconds'].values())):.0f}" if name in times else ""
-        memory = f"{next(iter(kept[name]['kept'].values())):.0f}" if name in kept else ""
-        costs = (f"{(spec.params or 0) / 1e6:.1f}", f"{(spec.multiply_adds or 0) / 1e9:.1f}", time, memory)
-        figures = (
-            _figure(f"faster_rcnn_{name}_fpn_1x", "box_ap"),
-            _figure(f"mask_cascade_rcnn_{name}_fpn_1x", "box_ap", "mask_ap"),
-            _figure(f"deeplabv3_{name}-d8_4xb4-paper_ade20k-480x480", "miou_multi_scale"),
+        rows.append(
+            (
+                f"`{name}`",
+                f"{(spec.params or 0) / 1e6:.1f}",
+                f"{(spec.multiply_adds or 0) / 1e9:.1f}",
+                f"{times[name]:.0f}" if name in times else "",
+                f"{kept[name]:.0f}" if name in kept else "",
+                f"{WEIGHTS[name].top1:.2f}" if name in WEIGHTS else "",
+                _published(f"faster_rcnn_{name}_fpn_1x", "box_ap"),
+                _published(f"mask_cascade_rcnn_{name}_fpn_1x", "box_ap", "mask_ap"),
+                _published(f"deeplabv3_{name}-d8_4xb4-paper_ade20k-480x480", "miou_multi_scale"),
+            )
         )
-        rows.append(row(f"`{name}`", *costs, top1, *figures))
-    return "\n".join(rows) + "\n"
+    return markdown_table(head, rows, "lr")
 
 
-def _figure(recipe: str, *metrics: str) -> str:
-    if recipe not in RECIPES:
-        return ""
-    values = [RECIPES[recipe].figures.get(metric) for metric in metrics]
-    return " / ".join(f"{value:.2f}" for value in values if value is not None)
+def _published(recipe: str, *metrics: str) -> str:
+    published = RECIPES[recipe].metrics if recipe in RECIPES else {}
+    return " / ".join(f"{published[metric]:.2f}" for metric in metrics if metric in published)

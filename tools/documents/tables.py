@@ -7,17 +7,10 @@ from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
 
-from benchmarks.small_benchmark import circumstances_table, small_table
+from benchmarks.small_records import circumstances_table, small_table
+from documents import key_tables, speed_tables
 from documents.costs import costs
-from documents.key_tables import mmseg_keys_table, original_keys_table, wrapper_keys_table
-from documents.markdown import row as _row
-from documents.speed_tables import (
-    choosing_table,
-    memory_table,
-    ratios_table,
-    speed_circumstances_table,
-    speed_table,
-)
+from markdown_table import markdown_table
 from resnest_backbones.model_zoo import MEASURED, METRICS, RECIPES, Recipe, get_config_file
 from resnest_backbones.model_zoo import list as list_configs
 from resnest_backbones.models.variants import VARIANTS, ResNeStSpec
@@ -26,35 +19,62 @@ from resnest_backbones.weights import WEIGHTS
 _MARKED = re.compile(r"(<!-- table: (?P<name>\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
-def _variant_row(spec: ResNeStSpec) -> str:
-    record = WEIGHTS.get(spec.name)
-    published = (f"{record.top1:.2f}", str(record.crop), f"`{record.filename}`") if record else ("", "", "")
-    return _row(
-        f"`{spec.name}`",
-        str(spec.radix),
-        str(spec.cardinality),
-        f"{(spec.params or 0) / 1e6:.2f}",
-        f"{(spec.multiply_adds or 0) / 1e9:.2f}",
-        *published,
-    )
-
-
 def variants_table() -> str:
-    """Every network: radix, cardinality, cost, and what was published of its ImageNet weights."""
+    """Return every network with radix, cardinality, cost, and what was published of its ImageNet weights."""
     head = (
         "network", "radix", "cardinality", "parameters (M)", "multiply-adds (G, 224 x 224)", "published top-1 (%)",
         "crop", "published file",
     )  # fmt: skip
-    rows = [_row(*head), _row("---", *["---:"] * 6, "---"), *map(_variant_row, VARIANTS.values())]
-    return "\n".join(rows) + "\n"
+    return markdown_table(head, [_variant_row(spec) for spec in VARIANTS.values()], "lrrrrrrl")
 
 
-def _rows_of(framework: str) -> list[Recipe]:
+def _variant_row(spec: ResNeStSpec) -> tuple[str, ...]:
+    record = WEIGHTS.get(spec.name)
+    published = (f"{record.top1:.2f}", str(record.crop), f"`{record.filename}`") if record else ("", "", "")
+    costs = (f"{(spec.params or 0) / 1e6:.2f}", f"{(spec.multiply_adds or 0) / 1e9:.2f}")
+    return (f"`{spec.name}`", str(spec.radix), str(spec.cardinality), *costs, *published)
+
+
+def detectron2_table() -> str:
+    """Return every Detectron2 recipe with its published metrics, what it costs and what was measured."""
+    head = (
+        "recipe", "published box AP (%)", "mask AP (%)", "PQ (%)", "measured here", "parameters (M)",
+        "multiply-adds (G)", "published file",
+    )  # fmt: skip
+    rows = []
+    for recipe in _recipes("detectron2"):
+        metrics = (percent(recipe, metric) for metric in ("box_ap", "mask_ap", "pq"))
+        file = f"`{recipe.file.name}`" if recipe.file and recipe.file.name else ""
+        rows.append((f"`{recipe.name}`", *metrics, _measured(recipe), *_cost(recipe), file))
+        if "box_ap_test_dev" in recipe.metrics:
+            metrics = (percent(recipe, metric) for metric in ("box_ap_test_dev", "mask_ap_test_dev", "pq"))
+            rows.append((f"`{recipe.name}_test_dev`", *metrics, "", *_cost(recipe), "the same"))
+    return markdown_table(head, rows, "lrrrlrrl")
+
+
+def mmseg_table() -> str:
+    """Return every MMSegmentation recipe with its published metrics, what it costs and what was measured."""
+    head = (
+        "recipe", "published mIoU, one scale (%)", "mIoU, several scales and flip (%)", "pixel accuracy, likewise (%)",
+        "measured here", "parameters (M)", "multiply-adds (G)", "sha1 of the published file", "source",
+    )  # fmt: skip
+    rows = []
+    for recipe in _recipes("mmseg"):
+        multi = percent(recipe, "miou_multi_scale")
+        if unstated := percent(recipe, "miou_scales_not_stated"):
+            multi = f"{unstated} (scales not stated)"
+        metrics = (percent(recipe, "miou"), multi, percent(recipe, "pix_acc_multi_scale"))
+        digits = f"`{recipe.file.hash_prefix}`" if recipe.file else ""
+        rows.append((f"`{recipe.name}`", *metrics, _measured(recipe), *_cost(recipe), digits, recipe.source))
+    return markdown_table(head, rows, "lrrrlrrl")
+
+
+def _recipes(framework: str) -> list[Recipe]:
     return [recipe for recipe in RECIPES.values() if recipe.framework == framework]
 
 
-def _percent(recipe: Recipe, metric: str) -> str:
-    """A published figure as the sources print it; nothing where they give none."""
+def percent(recipe: Recipe, metric: str) -> str:
+    """Return a published metric as its source prints it; nothing where the source gives none."""
     value = recipe.metrics.get(metric)
     if value is None:
         return ""
@@ -62,12 +82,11 @@ def _percent(recipe: Recipe, metric: str) -> str:
 
 
 def _measured(recipe: Recipe) -> str:
-    """What a run gave, where, when and by which command; nothing where none was made."""
     run = MEASURED.get(recipe.name)
     if run is None:
         return ""
-    figures = ", ".join(f"{METRICS[metric]} {value:.2f}" for metric, value in run.metrics.items())
-    return f"{figures}; {run.machine}, {run.date}, `{run.command}`"
+    metrics = ", ".join(f"{METRICS[metric]} {value:.2f}" for metric, value in run.metrics.items())
+    return f"{metrics}; {run.machine}, {run.date}, `{run.command}`"
 
 
 def _cost(recipe: Recipe) -> tuple[str, str]:
@@ -75,66 +94,20 @@ def _cost(recipe: Recipe) -> tuple[str, str]:
     return f"{cost.parameters / 1e6:.1f}", f"{cost.multiply_adds / 1e9:.0f}"
 
 
-def _file(recipe: Recipe) -> str:
-    return f"`{recipe.file.name}`" if recipe.file and recipe.file.name else ""
+def others_table() -> str:
+    """Return every packaged config without a published metric, as the comment at its top describes it."""
+    names = [name for name in list_configs() if name.removesuffix("_test_dev") not in RECIPES]
+    rows = [(f"`{name}`", _description(name)) for name in names if _folder(name) not in ("demo", "small")]
+    return markdown_table(("recipe", "what it is"), rows, "l")
 
 
-def _detector_rows(recipe: Recipe) -> list[str]:
-    figures = (_percent(recipe, metric) for metric in ("box_ap", "mask_ap", "pq"))
-    rows = [_row(f"`{recipe.name}`", *figures, _measured(recipe), *_cost(recipe), _file(recipe))]
-    if "box_ap_test_dev" in recipe.metrics:
-        figures = (_percent(recipe, metric) for metric in ("box_ap_test_dev", "mask_ap_test_dev", "pq"))
-        rows.append(_row(f"`{recipe.name}_test_dev`", *figures, "", *_cost(recipe), "the same"))
-    return rows
+def _folder(name: str) -> str:
+    return Path(get_config_file(name)).parent.name
 
 
-def detectron2_table() -> str:
-    """Every Detectron2 recipe that has published figures, with them, what it costs and what was measured."""
-    head = (
-        "recipe", "published box AP (%)", "mask AP (%)", "PQ (%)", "measured here", "parameters (M)",
-        "multiply-adds (G)", "published file",
-    )  # fmt: skip
-    rows = [_row(*head), _row("---", *["---:"] * 3, "---", *["---:"] * 2, "---")]
-    rows += [row for recipe in _rows_of("detectron2") for row in _detector_rows(recipe)]
-    return "\n".join(rows) + "\n"
-
-
-def _segmentor_row(recipe: Recipe) -> str:
-    multi = _percent(recipe, "miou_multi_scale")
-    if "miou_scales_not_stated" in recipe.metrics:
-        multi = f"{_percent(recipe, 'miou_scales_not_stated')} (scales not stated)"
-    figures = (_percent(recipe, "miou"), multi, _percent(recipe, "pix_acc_multi_scale"))
-    digits = f"`{recipe.file.hash_prefix}`" if recipe.file else ""
-    return _row(f"`{recipe.name}`", *figures, _measured(recipe), *_cost(recipe), digits, recipe.source)
-
-
-def mmseg_table() -> str:
-    """Every MMSegmentation recipe that has a published figure, with it, what it costs and what was measured."""
-    head = (
-        "recipe", "published mIoU, one scale (%)", "mIoU, several scales and flip (%)", "pixel accuracy, likewise (%)",
-        "measured here", "parameters (M)", "multiply-adds (G)", "sha1 of the published file", "source",
-    )  # fmt: skip
-    rows = [_row(*head), _row("---", *["---:"] * 3, "---", *["---:"] * 2, "---", "---")]
-    rows += map(_segmentor_row, _rows_of("mmseg"))
-    return "\n".join(rows) + "\n"
-
-
-def _header(name: str) -> str:
-    """The comment that a config begins with."""
+def _description(name: str) -> str:
     lines = Path(get_config_file(name)).read_text(encoding="utf-8").splitlines()
     return " ".join(line.removeprefix("#").strip() for line in takewhile(lambda line: line.startswith("#"), lines))
-
-
-def others_table() -> str:
-    """Every config of a known data set that has no published figure of its own, as it describes itself."""
-    names = [name for name in list_configs() if name.removesuffix("_test_dev") not in RECIPES]
-    rows = [_row("recipe", "what it is"), _row("---", "---")]
-    rows += [
-        _row(f"`{name}`", _header(name))
-        for name in names
-        if Path(get_config_file(name)).parent.name not in ("demo", "small")
-    ]
-    return "\n".join(rows) + "\n"
 
 
 _METHODS = {
@@ -146,17 +119,15 @@ _METHODS = {
 
 
 def coco_table() -> str:
-    """The 1x rows on COCO at a glance: methods by networks."""
+    """Return the metrics of the 1x recipes on COCO: methods by networks."""
     networks = ("resnet50", "resnest50", "resnet101", "resnest101", "resnest200")
-    rows = [_row("published, COCO val2017, 1x (%)", *networks), _row("---", *["---:"] * len(networks))]
+    rows = []
     for method, title in _METHODS.items():
-        cells = []
-        for network in networks:
-            recipe = RECIPES.get(f"{method}_{network}_fpn_1x")
-            metrics = ("box_ap", "mask_ap") if method.startswith("mask") else ("box_ap",)
-            cells.append(" / ".join(_percent(recipe, metric) for metric in metrics) if recipe else "")
-        rows.append(_row(title, *cells))
-    return "\n".join(rows) + "\n"
+        metrics = ("box_ap", "mask_ap") if method.startswith("mask") else ("box_ap",)
+        recipes = (RECIPES.get(f"{method}_{network}_fpn_1x") for network in networks)
+        cells = (" / ".join(percent(recipe, metric) for metric in metrics) if recipe else "" for recipe in recipes)
+        rows.append((title, *cells))
+    return markdown_table(("published, COCO val2017, 1x (%)", *networks), rows, "lr")
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -167,22 +138,23 @@ TABLES: dict[str, Callable[[], str]] = {
     "others": others_table,
     "small": small_table,
     "small_circumstances": circumstances_table,
-    "choosing": choosing_table,
-    "ratios": ratios_table,
-    "speed": speed_table,
-    "speed_circumstances": speed_circumstances_table,
-    "memory": memory_table,
-    "keys_original": original_keys_table,
-    "keys_mmseg": mmseg_keys_table,
-    "keys_wrapper": wrapper_keys_table,
+    "choosing": speed_tables.choosing_table,
+    "performance": speed_tables.performance_table,
+    "ratios": speed_tables.ratios_table,
+    "speed": speed_tables.speed_table,
+    "speed_circumstances": speed_tables.circumstances_table,
+    "memory": speed_tables.memory_table,
+    "keys_original": key_tables.original_keys_table,
+    "keys_mmseg": key_tables.mmseg_keys_table,
+    "keys_wrapper": key_tables.wrapper_keys_table,
 }
 
 
 def fill_tables(text: str) -> str:
-    """Replace what stands between the markers of each table by the table as the records have it.
+    """Return a document with the table between each pair of markers as the records have it.
 
     Raises:
-        ValueError: a marker names a table that there is none of.
+        ValueError: a marker names a table that does not exist.
     """
 
     def table(match: re.Match[str]) -> str:

@@ -1,0 +1,143 @@
+"""The trainings of the small transfer benchmark, each a process of ``tools/train_net.py``."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.small_records import DATASETS, SmallRun
+from checkout import ROOT, TOOLS, environment_with_package
+from demonstration.common import make_dataset
+from resnest_backbones.checkpoint import write_atomically
+from resnest_backbones.errors import ConfigError, DatasetError, ResNeStError
+
+_NUM_DIGIT_IMAGES = (1000, 100)
+
+
+def config_file(method: str, network: str, dataset: str, recipe: str) -> Path:
+    """Return a config of the benchmark."""
+    suffix = "_cpu" if recipe == "cpu" else ""
+    return ROOT / "configs" / "detectron2" / "small" / f"{method}_{network}_fpn_{dataset}{suffix}.yaml"
+
+
+def data_options(folder: Path) -> list[str]:
+    """Return the options of ``tools/train_net.py`` for a dataset's folder.
+
+    Raises:
+        DatasetError: the folder lacks images or annotations.
+    """
+    files = {split: folder / "annotations" / f"instances_{split}.json" for split in ("train", "val")}
+    missing = [path for path in (folder / "images", *files.values()) if not path.exists()]
+    if missing:
+        raise DatasetError(
+            f"{folder} must hold images/ and annotations/instances_{{train,val}}.json, {missing[0]} does not exist"
+        )
+    return _options(files["train"], folder / "images", files["val"], folder / "images")
+
+
+def _options(train_json: Path, train_images: Path, val_json: Path, val_images: Path) -> list[str]:
+    options = {"train-json": train_json, "train-images": train_images, "val-json": val_json, "val-images": val_images}
+    return [word for name, path in options.items() for word in (f"--{name}", str(path))]
+
+
+def pretrain(network: str, output_dir: Path, recipe: str, options: Sequence[str] = ()) -> float:
+    """Train a network on digits, or use what ``output_dir`` holds of that; return its box AP on held-out digits."""
+    num_train, num_val = _NUM_DIGIT_IMAGES
+    digits = make_dataset(output_dir / "digits", num_train=num_train, num_val=num_val)
+    data = _options(digits.train_json, digits.train_images, digits.val_json, digits.val_images)
+    config = config_file("mask_rcnn", network, "digits", recipe)
+    metrics, _ = train(_pretrained(network, output_dir), config, [*data, *options, "SEED", "1"])
+    return _percent(metrics, "bbox/AP")
+
+
+def transfer(
+    dataset: str, network: str, start: str, seed: int, *, output_dir: Path, recipe: str, options: Sequence[str]
+) -> SmallRun:
+    """Train a network on a dataset, or use what ``output_dir`` holds of that.
+
+    Args:
+        dataset: a key of ``DATASETS``.
+        network: one of ``NETWORKS``.
+        start: one of ``STARTS``.
+        seed: of the training.
+        output_dir: holds a folder for each training.
+        recipe: ``gpu`` or ``cpu``.
+        options: those of ``data_options``, and keys and values for the config.
+    """
+    words = [*options, "SEED", str(seed)]
+    if start == "digits":
+        words += ["MODEL.WEIGHTS", str(_pretrained(network, output_dir) / "model_final.pth")]
+    config = config_file(DATASETS[dataset].method, network, dataset, recipe)
+    metrics, seconds = train(output_dir / f"{dataset}_{network}_{start}_{seed}", config, words)
+    percent = {name: _percent(metrics, name) for name in DATASETS[dataset].metrics}
+    return SmallRun(network, start, seed, percent, round(seconds))
+
+
+def _pretrained(network: str, output_dir: Path) -> Path:
+    return output_dir / f"digits_{network}"
+
+
+def train(folder: Path, config: Path, options: Sequence[str]) -> tuple[dict[str, float], float]:
+    """Train, unless the folder holds the finished training; return its metrics and its seconds.
+
+    Raises:
+        ConfigError: the folder holds a training with other settings.
+        ResNeStError: the training failed; the message names its log.
+    """
+    finished, log = folder / "finished.json", folder / "console.txt"
+    words = ["--resume", "--config-file", str(config), *options, "OUTPUT_DIR", str(folder)]
+    command = shlex.join(["train_net.py", *words])
+    _check_same_training(log, command)
+    if not finished.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        start = time.monotonic()
+        with open(log, "a") as stream:
+            print(command, file=stream, flush=True)
+            done = subprocess.run(
+                [sys.executable, TOOLS / "train_net.py", *words],
+                stdout=stream, stderr=subprocess.STDOUT, env=environment_with_package(os.environ),
+            )  # fmt: skip
+        if done.returncode:
+            raise ResNeStError(f"{config.stem} failed with status {done.returncode}; its log is {log}")
+        content = {"metrics": _last_metrics(folder / "metrics.json"), "seconds": time.monotonic() - start}
+        write_atomically(finished, lambda stream: stream.write(json.dumps(content).encode()))
+    content = json.loads(finished.read_text())
+    return content["metrics"], content["seconds"]
+
+
+def _check_same_training(log: Path, command: str) -> None:
+    if not log.is_file():
+        return
+    with open(log, encoding="utf-8", errors="replace") as stream:
+        earlier = stream.readline().strip()
+    # By names alone, since folders may have been moved.
+    one, other = ([Path(word).name for word in shlex.split(line)] for line in (earlier, command))
+    if one != other:
+        raise ConfigError(f"{log.parent} holds a training with other settings ({earlier}); choose another --output-dir")
+
+
+def _last_metrics(file: Path) -> dict[str, float]:
+    """Return the metrics of the last evaluation; a training that was killed may leave half a line."""
+    metrics: dict[str, float] = {}
+    for line in file.read_text().splitlines():
+        try:
+            found = {name: value for name, value in json.loads(line).items() if "/AP" in name}
+        except ValueError:
+            continue
+        metrics = found or metrics
+    if not metrics:
+        raise ResNeStError(f"{file} holds no metrics of an evaluation")
+    return metrics
+
+
+def _percent(metrics: Mapping[str, float], name: str) -> float:
+    """Return a metric; a detector that finds nothing has an AP of 0, which Detectron2 gives as NaN or not at all."""
+    value = metrics.get(name, math.nan)
+    return 0.0 if math.isnan(value) else round(value, 3)
