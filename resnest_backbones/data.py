@@ -69,7 +69,7 @@ def find_class_file(data_root: str | Path) -> Path:
     """
     root = Path(data_root)
     if not root.is_dir():
-        raise DatasetError(f"the data set's root {root} is no folder")
+        raise DatasetError(f"the root {root} of the dataset is not a folder")
     for name in CLASS_FILES:
         if (root / name).is_file():
             return root / name

@@ -9,21 +9,92 @@ label n is the n-th class.
 
 from __future__ import annotations
 
+import argparse
 import sys
+from pathlib import Path
 
-from resnest_backbones.errors import one_line_errors
+import numpy as np
+from mmengine.utils import track_iter_progress
+from PIL import Image
+
+from resnest_backbones.checkpoint import write_atomically
+from resnest_backbones.cli import print_next
+from resnest_backbones.data import IMAGE_SUFFIXES, find_class_file, read_image
+from resnest_backbones.errors import ConfigError, DatasetError, add_verbose, one_line_errors
 from resnest_backbones.mmseg.checkpoint import use_safe_loading
-from resnest_backbones.mmseg.engine.infer import build_infer_parser, infer
-from resnest_backbones.mmseg.engine.run_setup import RUN_ERRORS
+from resnest_backbones.mmseg.config import load_config
+from resnest_backbones.mmseg.engine.infer import Predictor
+from resnest_backbones.mmseg.engine.train import add_config_options
+from resnest_backbones.predict.draw import draw_label_map
+from resnest_backbones.predict.sources import find_files
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(
+        description="Predict label maps, and draw them over the images.",
+        epilog="example: python tools/infer_seg.py CONFIG CHECKPOINT photo.jpg folder/ --out-dir predictions",
+    )
+    add_verbose(parser)
+    parser.add_argument("config", help="the config file")
+    parser.add_argument("checkpoint", help="the checkpoint file")
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE_OR_FOLDER", help=f"folders: all {', '.join(IMAGE_SUFFIXES)}"
+    )
+    parser.add_argument("--out-dir", required=True, metavar="DIR", help="gets drawn/NAME.png and label_maps/NAME.png")
+    parser.add_argument("--opacity", type=float, default=0.5, help="of the colours, 0 to 1 (default: %(default)s)")
+    parser.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
+    parser.add_argument("--tta", action="store_true", help="test-time augmentation: tta_model and tta_pipeline")
+    add_config_options(parser)
+    return parser
+
+
+def infer(args: argparse.Namespace) -> list[str]:
+    """Predict and draw; return what went wrong with single images, one message each. All others are done.
+
+    Raises:
+        ConfigError: an option or the config does not allow it, or there are no images.
+        CheckpointError: the file is not a checkpoint, or does not fill the model.
+        DatasetError: an argument does not exist, two images have one name, or the class file is wrong.
+    """
+    if not 0 <= args.opacity <= 1:
+        raise ConfigError(f"--opacity must be from 0 to 1, got {args.opacity}")
+    cfg = load_config(args.config, args.cfg_options)
+    files, _ = find_files(args.images)
+    if not files:
+        raise ConfigError(f"there is no image ({', '.join(IMAGE_SUFFIXES)}) in {', '.join(args.images)}")
+    class_file = args.classes or (find_class_file(args.data_root) if args.data_root else None)
+    predict = Predictor(cfg, args.checkpoint, class_file=class_file, tta=args.tta, device=args.device)
+    folders = {name: Path(args.out_dir, name) for name in ("drawn", "label_maps")}
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    problems = []
+    for file in track_iter_progress(files):
+        try:
+            image = read_image(file)
+        except DatasetError as error:
+            problems.append(str(error))
+            continue
+        labels = predict(file)
+        drawn = draw_label_map(image, labels, predict.classes, predict.palette, opacity=args.opacity)
+        _save_png(drawn, folders["drawn"] / f"{file.stem}.png")
+        _save_png(Image.fromarray((labels + 1).astype(np.uint8)), folders["label_maps"] / f"{file.stem}.png")
+    print(f"\nwritten: {folders['drawn']}, {folders['label_maps']}")  # the progress bar stays in its line
+    return problems
+
+
+def _save_png(image: Image.Image, file: Path) -> None:
+    write_atomically(file, lambda stream: image.save(stream, "PNG"))
 
 
 def run(arguments: list[str] | None = None) -> None:
     """Parse the command line and predict; the status is 1 where an image could not be read."""
-    parser = build_infer_parser()
+    parser = build_parser()
     args = parser.parse_args(arguments)
-    with one_line_errors(parser.prog, *RUN_ERRORS, verbose=args.verbose):
+    with one_line_errors(parser.prog, verbose=args.verbose):
         use_safe_loading()
         problems = infer(args)
+        print_next("write the model for other programs", "tools/export.py", args.config, args.checkpoint)
     if problems:
         sys.exit("\n".join(f"{parser.prog}: error: {problem}" for problem in problems))
 

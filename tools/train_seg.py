@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train a segmentor: MMSegmentation's own command line, with a ResNeSt, a data set of your own, on any machine.
+"""Train a segmentor: MMSegmentation's own command line, with a ResNeSt, a custom dataset, on any machine.
 
 python tools/train_seg.py configs/mmseg/ade20k/deeplabv3_resnest50-d8_4xb4-paper_ade20k-480x480.py
 torchrun --nproc-per-node 4 tools/train_seg.py CONFIG --launcher pytorch
@@ -9,20 +9,22 @@ python tools/train_seg.py CONFIG --resume
 
 from __future__ import annotations
 
+from resnest_backbones.cli import print_next
 from resnest_backbones.errors import one_line_errors
 from resnest_backbones.mmseg.checkpoint import use_safe_loading
-from resnest_backbones.mmseg.engine.run_setup import RUN_ERRORS
-from resnest_backbones.mmseg.engine.train import build_train_parser, check_arguments, train
+from resnest_backbones.mmseg.engine.train import build_train_parser, train
 
 
 def run(arguments: list[str] | None = None) -> None:
     """Parse the command line and train."""
     parser = build_train_parser()
     args = parser.parse_args(arguments)
-    with one_line_errors(parser.prog, *RUN_ERRORS, verbose=args.verbose):
-        check_arguments(args)
+    with one_line_errors(parser.prog, verbose=args.verbose):
         use_safe_loading()
-        train(args)
+        checkpoint = train(args)
+    if checkpoint is not None:
+        data = ("--data-root", args.data_root) if args.data_root else ()
+        print_next("test what was trained", "tools/test_seg.py", args.config, checkpoint, *data)
 
 
 if __name__ == "__main__":

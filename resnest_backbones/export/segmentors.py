@@ -29,9 +29,8 @@ from resnest_backbones.errors import ExportError
 from resnest_backbones.export.exportable import SEGMENTATION, Exportable
 from resnest_backbones.export.models import BuiltModel
 from resnest_backbones.mmseg.checkpoint import check_fills, load_segmentor
-from resnest_backbones.mmseg.engine.infer import names_and_colours
-from resnest_backbones.mmseg.engine.own_data import fit_heads
-from resnest_backbones.mmseg.engine.run_setup import inner_datasets, type_name
+from resnest_backbones.mmseg.config import fit_heads, inner_datasets, type_name
+from resnest_backbones.mmseg.engine.infer import classes_and_palette, loads_labels
 
 _AXES = {0: "batch", 2: "height", 3: "width"}
 _SIZE = (512, 512)
@@ -154,7 +153,7 @@ def build(
         content = load_segmentor(model, checkpoint)
         check_fills(model, content["state_dict"], checkpoint)
         meta = content.get("meta", {})
-    names, palette = (classes, make_palette(len(classes))) if classes else names_and_colours(None, cfg, meta)
+    names, palette = (classes, make_palette(len(classes))) if classes else classes_and_palette(None, cfg, meta)
     if len(names) != model.num_classes:
         raise ExportError(f"the model has {model.num_classes} classes, {len(names)} are named: name them by --classes")
     facts = {
@@ -186,7 +185,7 @@ def _resize_of(pipeline: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     found: dict[str, Any] | None = None
     for step in pipeline:
         name = type_name(step)
-        if name in _NEUTRAL or (name.startswith("Load") and name.endswith("Annotations")):
+        if name in _NEUTRAL or loads_labels(step):
             continue
         if name != "Resize" or found or "scale" not in step or set(step) - set(_RESIZE_KEYS):
             raise ExportError(f"the test pipeline has a step that is not exported: {dict(step)}")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from resnest_backbones.acceleration import accelerate
+from resnest_backbones.checkpoint.fit import compare
 from resnest_backbones.checkpoint.layouts import COUNTER, split_trunk, summarize_keys
 from resnest_backbones.errors import CheckpointError
 from resnest_backbones.models import resnest
@@ -110,9 +111,10 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
         accelerate(self, channels_last=channels_last, compile=compile)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        """The features of ``out_indices``: (N, in_channels, H, W) -> ((N, 256, H/4, W/4), ..., (N, 2048, H/S, W/S)).
+        """Return the features of ``out_indices``.
 
-        S is the output stride; sizes are rounded up. Images are normalised as the weights expect.
+        (N, in_channels, H, W) -> ((N, 256, H/4, W/4), ..., (N, 2048, H/S, W/S)), where S is the output stride;
+        sizes are rounded up. Images are normalised as the weights expect.
         """
         features = super().forward(x)
         return tuple(features[STAGES[i]] for i in self.out_indices)
@@ -137,7 +139,7 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
 
         Raises:
             CheckpointError: a pretrained checkpoint cannot be read or does not fit; the message names the file.
-            WeightsError: published weights could not be had.
+            WeightsError: published weights could not be downloaded.
         """
         try:
             super().init_weights()
@@ -157,7 +159,7 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def fitting_trunk(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What of a state dict, in any published layout, this trunk loads, under its own names.
+        """Return what this trunk loads of a state dict in any published layout, under its own names.
 
         Only counters of batch norms, which not all frameworks save, and offsets of deformable convolutions may be
         absent, and the first convolution may have another shape, which loading then reports.
@@ -167,7 +169,10 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
         """
         own = self.state_dict()
         trunk = {key: value for key, value in _trunk(state_dict, own).items() if _is_built(key, own)}
-        _check_fits(trunk, own)
+        of_any_image = {_IMAGE_KEY: own[_IMAGE_KEY]} if _IMAGE_KEY in trunk and _IMAGE_KEY in own else {}
+        fit = compare({**trunk, **of_any_image}, own, optional=lambda key: _OFFSETS in key)
+        if not fit.is_exact:
+            raise CheckpointError(f"the checkpoint is of another network: {fit.describe()}")
         for key in own:
             if key.endswith(COUNTER):
                 trunk.setdefault(key, own[key])
@@ -175,7 +180,7 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
 
 
 def _trunk(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The trunk in a state dict under the core's names; a model with norms of its own knows its names itself."""
+    """Return the trunk in a state dict under the core's names; a model with norms of its own knows its names itself."""
     try:
         layout, trunk, others = split_trunk(given)
     except ValueError as error:
@@ -191,25 +196,9 @@ def _trunk(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[st
 
 
 def _is_built(key: str, own: Mapping[str, Tensor]) -> bool:
-    """Whether a key is of a part that this trunk has: no classifier, no stage that was not asked for."""
+    """Return whether a key is of a part that this trunk has: no classifier, no stage that was not asked for."""
     part = key.partition(".")[0]
     return any(name.startswith(f"{part}.") for name in own)
-
-
-def _check_fits(trunk: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    missing = [key for key in own if key not in trunk and not key.endswith(COUNTER) and _OFFSETS not in key]
-    unexpected = [key for key in trunk if key not in own and not key.endswith(COUNTER)]
-    shapes = [
-        f"{key} is {tuple(trunk[key].shape)} in the checkpoint and {tuple(own[key].shape)} in the network"
-        for key in own
-        if key in trunk and key != _IMAGE_KEY and trunk[key].shape != own[key].shape
-    ]
-    if missing or unexpected or shapes:
-        raise CheckpointError(
-            f"the checkpoint is of another network: {len(missing)} of this one's {len(own)} tensors are not there "
-            f"({summarize_keys(missing)}), {len(unexpected)} have no place in it ({summarize_keys(unexpected)}), "
-            f"{len(shapes)} have another shape ({summarize_keys(shapes, 2)})"
-        )
 
 
 def _check_out_indices(indices: Sequence[int]) -> tuple[int, ...]:
@@ -221,7 +210,7 @@ def _check_out_indices(indices: Sequence[int]) -> tuple[int, ...]:
 
 
 def _check_dcn(dcn: Mapping[str, Any] | None) -> tuple[bool, int]:
-    """Whether deformable convolution is modulated, and its offset groups."""
+    """Return whether deformable convolution is modulated, and its offset groups."""
     if dcn is None:
         return False, 1
     if not isinstance(dcn, Mapping) or dcn.get("type") not in _DCN_TYPES:

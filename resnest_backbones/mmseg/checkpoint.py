@@ -21,7 +21,8 @@ from torch import nn
 
 from resnest_backbones.checkpoint import extract_state_dict, read_checkpoint
 from resnest_backbones.checkpoint.array_pickle import History
-from resnest_backbones.checkpoint.layouts import COUNTER, convert_state_dict, summarize_keys
+from resnest_backbones.checkpoint.fit import compare
+from resnest_backbones.checkpoint.layouts import convert_state_dict
 from resnest_backbones.errors import CheckpointError
 from resnest_backbones.mmseg.backbone import ResNeStBackbone
 from resnest_backbones.weights import SCHEME, fetch, fetch_url, get_record
@@ -34,7 +35,7 @@ _AUXILIARY = "auxiliary_head."
 
 @CheckpointLoader.register_scheme(prefixes=SCHEME, force=True)
 def load_from_resnest(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """What MMEngine calls for ``resnest://NAME``: the published file, downloaded, verified and read.
+    """Return the published file of ``resnest://NAME``, downloaded, verified and read; MMEngine calls this.
 
     Args:
         filename: ``resnest://NAME``.
@@ -42,20 +43,20 @@ def load_from_resnest(filename: str, map_location: Any = None) -> dict[str, Any]
 
     Raises:
         ValueError: no weights were published under that name.
-        WeightsError: the file could not be had.
+        WeightsError: the file could not be downloaded.
     """
     return read_checkpoint(fetch(get_record(filename)))
 
 
 def load_from_file(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """A checkpoint file, of a training with MMEngine too, read without running any code that it may hold.
+    """Return a checkpoint file, of a training with MMEngine too, read without running any code that it may hold.
 
     Args:
         filename: a path.
         map_location: ignored, as above.
 
     Raises:
-        CheckpointError: there is no such file, it is no checkpoint, or holds objects that could run code.
+        CheckpointError: the file does not exist, is not a checkpoint, or holds objects that could run code.
     """
     content = read_checkpoint(os.path.expanduser(filename))
     scalars = content.get("message_hub", {}).get("log_scalars", {})
@@ -68,7 +69,7 @@ def load_from_file(filename: str, map_location: Any = None) -> dict[str, Any]:
 
 
 def load_from_url(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """A checkpoint at a URL, downloaded into PyTorch Hub's cache where it is not there, and read as ``load_from_file``.
+    """Return a checkpoint at a URL, downloaded into PyTorch Hub's cache unless it is there, read as ``load_from_file``.
 
     Args:
         filename: a URL of HTTP or HTTPS.
@@ -117,7 +118,7 @@ class ResNeStCheckpointHook(Hook):
 
 
 def _file_of(runner: Runner) -> str:
-    """The checkpoint that a runner loads."""
+    """Return the checkpoint that a runner loads."""
     return str(runner._load_from or find_latest_checkpoint(runner.work_dir))
 
 
@@ -151,7 +152,7 @@ def _read(file: str) -> dict[str, Any]:
 
 
 def _for_segmentor(content: Mapping[str, Any], backbone: ResNeStBackbone, file: str) -> dict[str, Any]:
-    """The state dict in a checkpoint under MMSegmentation's names; the backbone renames its own part as it loads."""
+    """Return the state dict in a checkpoint under MMSegmentation's names; the backbone renames its own part."""
     try:
         state = {key.removeprefix("module."): value for key, value in extract_state_dict(content).items()}
         if any(key.startswith(_OWN) and not key.startswith(_DETECTRON2_FPN) for key in state):
@@ -192,23 +193,11 @@ def check_fills(model: nn.Module, state_dict: Any, file: str) -> None:
     Raises:
         CheckpointError: as in ``RequireWholeCheckpointHook``.
     """
-    given = {key.removeprefix("module."): value for key, value in state_dict.items()}
     left_out = [_AUXILIARY]
     if isinstance(getattr(model, "backbone", None), ResNeStBackbone):
         left_out.append(_OWN)
-    wanted = {
-        key: value
-        for key, value in model.state_dict().items()
-        if not key.startswith(tuple(left_out)) and not key.endswith(COUNTER)
-    }
-    missing = [key for key in wanted if key not in given]
-    shapes = [
-        f"{key} is {tuple(given[key].shape)} in the file and {tuple(value.shape)} in the model"
-        for key, value in wanted.items()
-        if key in given and given[key].shape != value.shape
-    ]
-    if missing or shapes:
-        raise CheckpointError(
-            f"{file} does not fit the model of the config: {len(missing)} of its {len(wanted)} tensors are missing "
-            f"({summarize_keys(missing)}) and {len(shapes)} have another shape ({summarize_keys(shapes, 2)})"
-        )
+    wanted = {key: value for key, value in model.state_dict().items() if not key.startswith(tuple(left_out))}
+    given = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    fit = compare({key: given[key] for key in wanted if key in given}, wanted)
+    if not fit.is_whole:
+        raise CheckpointError(f"{file} does not fit the model of the config: {fit.describe()}")

@@ -1,8 +1,8 @@
-"""A data set of one's own in ADE20K's layout, its classes named in a text file.
+"""A custom dataset in ADE20K's layout, its classes named in a text file.
 
 ::
 
-    ROOT/images/{training,validation}/NAME.jpg         or .jpeg, .png; folders below are searched too
+    ROOT/images/{training,validation}/NAME.jpg         or another image format; sub-folders are searched too
     ROOT/annotations/{training,validation}/NAME.png    uint8: 0 not labelled, n the n-th class
     ROOT/classes.txt                                   one name per line; or ADE20K's own objectInfo150.txt
 """
@@ -18,10 +18,8 @@ from typing import Any
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
-from resnest_backbones.data import find_class_file, make_palette, read_classes
+from resnest_backbones.data import IMAGE_SUFFIXES, find_class_file, make_palette, read_classes
 from resnest_backbones.errors import DatasetError
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 _ANNOTATION_SUFFIX = ".png"
 _MOST = 3  # names given in an error
@@ -29,10 +27,11 @@ _MOST = 3  # names given in an error
 
 @DATASETS.register_module()
 class LabelMapDataset(BaseSegDataset):
-    """A data set in ADE20K's layout.
+    """A dataset in ADE20K's layout.
 
-    Label 0 of the files is ignored and label n becomes n - 1 (``reduce_zero_label``). Beside what MMSegmentation's data
-    sets put into a sample's record, there is ``num_classes``, by which ``LoadCheckedAnnotations`` checks the labels.
+    Label 0 of the files is ignored and label n becomes n - 1 (``reduce_zero_label``). A sample's record
+    has what MMSegmentation's datasets put there, and ``num_classes``, by which ``LoadCheckedAnnotations`` checks
+    labels.
 
     Args:
         data_root: ROOT above.
@@ -69,7 +68,7 @@ class LabelMapDataset(BaseSegDataset):
             raise DatasetError(f"data_prefix must be a dict of img_path and seg_map_path, got {data_prefix!r}")
         classes = read_classes(find_class_file(data_root) if class_file is None else class_file)
         if not Path(data_root).is_dir():
-            raise DatasetError(f"the data set's root {data_root} is no folder")
+            raise DatasetError(f"the root {data_root} of the dataset is not a folder")
         super().__init__(
             data_root=str(data_root),
             data_prefix=dict(data_prefix),
@@ -94,7 +93,7 @@ class LabelMapDataset(BaseSegDataset):
         image_folder, annotation_folder = (Path(self.data_prefix[key]) for key in ("img_path", "seg_map_path"))
         for folder, what in ((image_folder, "images"), (annotation_folder, "annotations")):
             if not folder.is_dir():
-                raise DatasetError(f"the folder of {what} {folder} is not there")
+                raise DatasetError(f"the folder of {what} {folder} does not exist")
         images = _find(image_folder, IMAGE_SUFFIXES)
         if not images:
             raise DatasetError(f"the folder of images {image_folder} has none ({', '.join(IMAGE_SUFFIXES)})")
@@ -116,8 +115,7 @@ class LabelMapDataset(BaseSegDataset):
         """Load a sample.
 
         Raises:
-            DatasetError: its label map is wrong.
-            DatasetError: the image cannot be used; the message names it.
+            DatasetError: its image or label map cannot be used; the message names it.
         """
         with errors_that_name(self, idx):
             return super().prepare_data(idx)
@@ -141,7 +139,7 @@ def errors_that_name(dataset: Any, index: int) -> Iterator[None]:
 
 
 def _find(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """Files below a folder, relative to it; hidden ones are left out."""
+    """Return the files below a folder, relative to it, without hidden ones."""
     files = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and not path.name.startswith("."))
     return sorted(path.relative_to(folder) for path in files)
 

@@ -5,7 +5,6 @@ What else the paper's training needs, MMCV's and MMSegmentation's own transforms
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +12,8 @@ import numpy as np
 from mmengine import fileio
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
-from PIL import Image
 
+from resnest_backbones.data import read_label_map
 from resnest_backbones.errors import DatasetError
 
 _IGNORED = 255  # MMSegmentation's; a label map is 8 bits deep there
@@ -31,8 +30,8 @@ class LoadCheckedAnnotations(LoadAnnotations):
     and 255 for what is ignored.
 
     Args:
-        num_classes: number of classes in the files, where the data set does not put ``num_classes`` into its data
-            infos; MMSegmentation's own data sets do not.
+        num_classes: number of classes in the files, where the dataset does not put ``num_classes`` into its data
+            infos; MMSegmentation's own datasets do not.
         backend_args: MMEngine's file backend.
 
     Raises:
@@ -46,7 +45,7 @@ class LoadCheckedAnnotations(LoadAnnotations):
         self.num_classes = num_classes
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Add ``gt_seg_map`` to a data info of a data set; an image that is of none, in inference, stays as it is.
+        """Add ``gt_seg_map`` to a data info of a dataset; an image that is of none, in inference, stays as it is.
 
         MMSegmentation's inference takes its own ``LoadAnnotations`` out of a test pipeline, by name.
 
@@ -66,38 +65,30 @@ class LoadCheckedAnnotations(LoadAnnotations):
         """
         file = results.get("seg_map_path")
         if file is None:
-            raise DatasetError(f"the data set names no label map for the image {results.get('img_path')}")
+            raise DatasetError(f"the dataset names no label map for the image {results.get('img_path')}")
         labels = self._read(file)
-        _check_shape(file, labels, results)
+        _check_size(file, labels, results)
         _check_labels(file, labels, self._num_classes(results), bool(results["reduce_zero_label"]))
-        if 1 not in labels.shape:
-            super()._load_seg_map(results)
-            return
-        # MMSegmentation squeezes a map of one row or column to fewer dimensions; what it does beside that:
-        loaded = labels.astype(np.uint8)
+        labels = labels.astype(np.uint8)
         if results["reduce_zero_label"]:
-            loaded = np.where((loaded == 0) | (loaded == _IGNORED), _IGNORED, loaded - 1).astype(np.uint8)
-        before = loaded.copy()
+            labels = np.where((labels == 0) | (labels == _IGNORED), _IGNORED, labels - 1).astype(np.uint8)
+        before = labels.copy()
         for old, new in (results.get("label_map") or {}).items():
-            loaded[before == old] = new
-        results["gt_seg_map"] = loaded
+            labels[before == old] = new
+        results["gt_seg_map"] = labels
         results["seg_fields"].append("gt_seg_map")
 
     def _read(self, file: str) -> np.ndarray:
-        """The file's own values, (H, W) or (H, W, C)."""
         try:
-            with Image.open(io.BytesIO(fileio.get(file, backend_args=self.backend_args))) as image:
-                return np.asarray(image)
+            return read_label_map(file, fileio.get(file, backend_args=self.backend_args))
         except FileNotFoundError as error:
             raise DatasetError(f"the label map {file} does not exist") from error
-        except (OSError, SyntaxError, ValueError) as error:  # PIL raises each of them for a broken file
-            raise DatasetError(f"the label map {file} cannot be read as an image: {error}") from error
 
     def _num_classes(self, results: Mapping[str, Any]) -> int:
         number = results.get("num_classes", self.num_classes)
         if number is None:
             raise ValueError(
-                "num_classes must be given to LoadCheckedAnnotations where the data set does not say it, got None"
+                "num_classes must be given to LoadCheckedAnnotations where the dataset does not say it, got None"
             )
         return _check_num_classes(number)
 
@@ -111,12 +102,7 @@ def _check_num_classes(number: int) -> int:
     return number
 
 
-def _check_shape(file: str, labels: np.ndarray, results: Mapping[str, Any]) -> None:
-    if labels.ndim != 2:
-        raise DatasetError(
-            f"the label map {file} must have one channel with the number of a class at each pixel, got a colour image "
-            f"of {labels.shape[2]} channels"
-        )
+def _check_size(file: str, labels: np.ndarray, results: Mapping[str, Any]) -> None:
     image_size = results.get("ori_shape")
     if image_size is not None and labels.shape != tuple(image_size[:2]):
         raise DatasetError(

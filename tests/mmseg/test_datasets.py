@@ -94,7 +94,7 @@ def empty_images(root):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda root: shutil.rmtree(root), ["{root}", "is no folder"]),
+        (lambda root: shutil.rmtree(root), ["{root}", "is not a folder"]),
         (remove("images"), ["{root}/images/training", "not there"]),
         (remove("annotations"), ["{root}/annotations/training", "not there"]),
         (lambda root: (root / "classes.txt").unlink(), ["{root}", "classes.txt or objectInfo150.txt"]),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from mmseg.apis import MMSegInferencer, inference_model, init_model
 from mmseg.registry import MODELS
 from PIL import Image
@@ -16,7 +17,6 @@ import infer_seg
 import test_seg
 from resnest_backbones.data import make_palette
 from resnest_backbones.mmseg import use_safe_loading
-from resnest_backbones.mmseg.engine import infer
 from tests.helpers import run_tool
 from tests.mmseg.helpers import as_in_a_new_process, last_figures, make_label_map_dataset, run_here, write_config
 
@@ -37,7 +37,7 @@ def checkpoint(config, tmp_path_factory):
     file = tmp_path_factory.mktemp("checkpoint") / "random.pth"
     torch.manual_seed(0)
     with as_in_a_new_process():
-        infer.init_default_scope("mmseg")
+        init_default_scope("mmseg")
         model = MODELS.build(Config.fromfile(config).model)
     meta = {"dataset_meta": {"classes": ("rot", "grün", "blau"), "palette": [[255, 0, 0], [0, 255, 0], [0, 0, 255]]}}
     torch.save({"state_dict": model.state_dict(), "meta": meta}, file)
@@ -95,7 +95,7 @@ def test_the_drawing_mixes_colours_into_the_image_and_names_what_is_there():
     labels[:, 100:] = 2
     labels[:, 250:] = 255  # no class
     classes, palette = ["wall", "never seen", "a sea of a name that is far too long for any legend"], make_palette(3)
-    drawn = np.asarray(infer.draw_label_map(image, labels, classes, palette, opacity=0.25))
+    drawn = np.asarray(infer_seg.draw_label_map(image, labels, classes, palette, opacity=0.25))
     assert np.abs(drawn[50, 50] - (0.75 * 200 + 0.25 * np.array(palette[0]))).max() <= 0.5
     assert np.abs(drawn[50, 200] - (0.75 * 200 + 0.25 * np.array(palette[2]))).max() <= 0.5
     assert np.array_equal(drawn[50, 280], [200, 200, 200])
@@ -140,9 +140,9 @@ def test_odd_images_are_read_as_the_pipelines_read_them_and_broken_ones_are_name
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{own}/nowhere.jpg"], "IMAGE_OR_FOLDER must be there, got {own}/nowhere.jpg"),
-        (["{own}"], "IMAGE_OR_FOLDER must have images"),
-        (["{own}/images/validation", "{own}/images/validation/001.jpg"], "the names of images must differ, got"),
+        (["{own}/nowhere.jpg"], "{own}/nowhere.jpg"),
+        (["{own}"], "there is no image"),
+        (["{own}/images/validation", "{own}/images/validation/001.jpg"], "must differ, got"),
         (["{own}/images/validation", "--opacity", "1.5"], "--opacity must be from 0 to 1, got 1.5"),
         (["{own}/images/validation", "--classes", "{own}/two.txt"], "does not fit the model of the config"),
         (["{own}/images/validation", "--cfg-options", "tta_model=None", "--tta"], "--tta needs tta_model"),

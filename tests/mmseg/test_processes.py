@@ -22,7 +22,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from resnest_backbones.mmseg.engine.run_setup import _replace_sync_norms
+from resnest_backbones.mmseg.engine.train import _replace_sync_norms
 from tests.helpers import ROOT, environment
 from tests.mmseg.helpers import logged, make_label_map_dataset, write_config
 from tests.models.process_group import run_processes

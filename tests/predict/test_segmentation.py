@@ -12,8 +12,8 @@ from PIL import Image
 from resnest_backbones.export.models import build_model
 from resnest_backbones.export.preprocess import resize_as_pipeline
 from resnest_backbones.export.segmentors import export_segmentor
+from resnest_backbones.mmseg.config import load_config
 from resnest_backbones.mmseg.engine.infer import Predictor as FrameworkPredictor
-from resnest_backbones.mmseg.engine.infer import build_infer_parser
 from resnest_backbones.predict import Predictor
 from resnest_backbones.predict.draw import draw_label_map
 from resnest_backbones.predict.predictor import scores_by_windows
@@ -60,8 +60,8 @@ def test_label_maps_are_those_of_the_framework(tmp_path):
     torch.save({"state_dict": model.state_dict(), "meta": {}}, tmp_path / "model.pth")
     image = np.random.default_rng(0).integers(0, 256, (75, 99, 3), dtype=np.uint8)
     Image.fromarray(image).save(tmp_path / "photo.png")
-    arguments = [str(config), str(tmp_path / "model.pth"), "photo.png", "--out-dir", "x", "--classes", names]
-    wanted = FrameworkPredictor(build_infer_parser().parse_args(arguments))(tmp_path / "photo.png")
+    framework = FrameworkPredictor(load_config(config), str(tmp_path / "model.pth"), class_file=names)
+    wanted = framework(tmp_path / "photo.png")
     found = Predictor.from_config(str(config), str(tmp_path / "model.pth"), classes=names)
     labels = found(image).labels
     assert labels.shape == (75, 99) and np.mean(labels == wanted) > 0.999 and len(np.unique(labels)) > 1

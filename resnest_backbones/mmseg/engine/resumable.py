@@ -27,8 +27,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from resnest_backbones.checkpoint import write_atomically
 from resnest_backbones.data import derive_seed
 from resnest_backbones.errors import CheckpointError, ConfigError, check_finite
+from resnest_backbones.mmseg.config import add_hook, type_name
 from resnest_backbones.mmseg.datasets import errors_that_name
-from resnest_backbones.mmseg.engine.run_setup import add_hook, type_name
 from resnest_backbones.models.split_attention import SplitAttentionConv2d
 from resnest_backbones.models.sync_batch_norm import CpuSyncBatchNorm
 

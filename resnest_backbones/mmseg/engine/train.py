@@ -1,46 +1,49 @@
 """What ``tools/train_seg.py`` and ``tools/test_seg.py`` do: MMSegmentation's training and testing from a config.
 
-The command lines are MMSegmentation's own. Added are: a machine without GPUs runs on its CPU, ``--data-root`` puts a
-data set of one's own into any config, checkpoints of every published layout load, a checkpoint that does not fill the
-model is refused, files are whole or not there, and a training that was broken off goes on as if it had not been.
+The command lines are MMSegmentation's own. Added to them: a machine without GPUs runs on its CPU, ``--data-root`` puts
+a custom dataset into any config, checkpoints of every published layout load, a checkpoint that does not fill the model
+is refused, files are never half-written, and an interrupted training resumes as if it had not been interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import subprocess
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, DictAction
+from mmengine.device import get_device
 from mmengine.dist import is_main_process
 from mmengine.runner import CheckpointLoader, Runner
 from mmseg.registry import RUNNERS
 from torch import distributed
 
 from resnest_backbones.checkpoint import remove_unfinished
-from resnest_backbones.cli import print_next
 from resnest_backbones.errors import CheckpointError, ConfigError, add_verbose, check_writable
-from resnest_backbones.mmseg.engine.own_data import as_list, use_data_root
-from resnest_backbones.mmseg.engine.resumable import make_resumable, repair_last_checkpoint
-from resnest_backbones.mmseg.engine.run_setup import (
-    adapt_to_cpu,
-    add_checkpoint_hook,
-    inner_datasets,
-    require_whole_checkpoint,
-    start_processes_on_cpu,
+from resnest_backbones.mmseg.config import (
+    add_hook,
+    as_list,
+    load_config,
     type_name,
+    use_custom_dataset,
+    use_test_time_augmentation,
 )
+from resnest_backbones.mmseg.engine.resumable import make_resumable, repair_last_checkpoint
 
 _PLUGIN = "resnest_backbones.mmseg"
+_SYNC_NORMS = ("SyncBN", "MMSyncBN")
+_AMP_KEYS = ("loss_scale", "dtype", "use_fsdp")
 
 
 # The command lines
 
 
 def build_train_parser() -> argparse.ArgumentParser:
-    """MMSegmentation's command line of training, and the options for a data set of one's own."""
+    """Return MMSegmentation's command line of training, and the options for a custom dataset."""
     parser = argparse.ArgumentParser(
         description="Train a segmentor, as MMSegmentation's own tool does.",
         epilog="""
@@ -50,7 +53,7 @@ Examples:
   torchrun --nproc-per-node 4 tools/train_seg.py CONFIG --launcher pytorch
   python tools/train_seg.py CONFIG --data-root my_data --cfg-options train_dataloader.batch_size=2
 
-  Go on after an interruption: the same command with --resume
+  Resume after an interruption: the same command with --resume
 """,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -59,21 +62,23 @@ Examples:
         "--work-dir", help="folder for logs and checkpoints (default: work_dirs/ and the config's name)"
     )
     parser.add_argument(
-        "--resume", action="store_true", help="go on from the last checkpoint in the work dir, or from load_from if set"
+        "--resume",
+        action="store_true",
+        help="resume from the last checkpoint in the work dir, or from load_from if set",
     )
     parser.add_argument("--amp", action="store_true", help="train with automatic mixed precision")
     parser.add_argument(
         "--tensorboard",
         type=int,
         metavar="N",
-        help="also write TensorBoard's files, and each N-th validation image drawn",
+        help="also write TensorBoard's files, with every N-th validation image drawn",
     )
     _add_common_options(parser)
     return parser
 
 
 def build_test_parser() -> argparse.ArgumentParser:
-    """MMSegmentation's command line of testing, and the options for a data set of one's own."""
+    """Return MMSegmentation's command line of testing, and the options for a custom dataset."""
     parser = argparse.ArgumentParser(
         description="Test a segmentor, as MMSegmentation's own tool does.",
         epilog="""
@@ -87,8 +92,8 @@ Examples:
     )
     parser.add_argument("config", help="the config file")
     parser.add_argument("checkpoint", help="the checkpoint file")
-    parser.add_argument("--work-dir", help="folder for logs and figures (default: work_dirs/ and the config's name)")
-    parser.add_argument("--out", metavar="DIR", help="write the predicted label maps there, for evaluation elsewhere")
+    parser.add_argument("--work-dir", help="folder for logs and metrics (default: work_dirs/ and the config's name)")
+    parser.add_argument("--out", metavar="DIR", help="write the predicted label maps to DIR, for evaluation elsewhere")
     parser.add_argument("--show", action="store_true", help="show the predictions in windows")
     parser.add_argument(
         "--show-dir", metavar="DIR", help="draw the predictions beside the annotations, in DIR/vis_data/vis_image"
@@ -118,7 +123,7 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help='change settings of the config: a.b=1 a.c="[1,2]" a.d="[(1,2),(3,4)]", without blanks in a value',
     )
-    group = parser.add_argument_group("a data set of your own, in ADE20K's layout, instead of the config's")
+    group = parser.add_argument_group("a custom dataset in ADE20K's layout, instead of the config's")
     group.add_argument(
         "--data-root", metavar="DIR", help="holds images/{training,validation} and annotations/{training,validation}"
     )
@@ -127,58 +132,36 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_arguments(args: argparse.Namespace) -> None:
-    """Check what the parser cannot.
-
-    Raises:
-        ConfigError: the config file is not there, or an option lacks another one.
-        CheckpointError: the checkpoint is not there.
-    """
-    if not os.path.isfile(args.config):
-        raise ConfigError(f"config must be a file, got {args.config}")
-    if hasattr(args, "launcher") and args.classes and not args.data_root:
-        raise ConfigError("--classes goes with --data-root, which is not given")
-    if hasattr(args, "checkpoint"):
-        _check_file("checkpoint", args.checkpoint)
-
-
-def _check_file(name: str, file: str) -> None:
-    """A URL or scheme of MMEngine's may be anything."""
-    if "://" not in file and not os.path.isfile(file):
-        raise CheckpointError(f"{name} must be a file, got {file}")
-
-
 # Training and testing
 
 
-def train(args: argparse.Namespace) -> None:
+def train(args: argparse.Namespace) -> str | None:
     """Train as the options of ``build_train_parser`` say.
 
+    Returns:
+        The last checkpoint; None where none was saved, and in processes other than the main one.
+
     Raises:
-        ConfigError: the config is not there, or does not allow it.
-        DatasetError: the data set is not whole.
-        DatasetError: a label map is wrong.
-        CheckpointError: a checkpoint is no such, or does not fit.
-        WeightsError: published weights could not be had.
+        ConfigError: the config does not exist, or does not allow it.
+        DatasetError: an image, a label map or the class file is missing or wrong.
+        CheckpointError: a file is not a checkpoint, or does not fit.
+        WeightsError: published weights could not be downloaded.
         DivergedError: the loss became NaN or infinite.
         OSError: the work dir cannot be written, or the disk is full.
     """
-    check_arguments(args)
-    cfg = _config_of_run(args)
+    cfg = _setup_config(args)
     if args.amp:
         _turn_on_amp(cfg)
     if args.tensorboard is not None:
         _turn_on_tensorboard(cfg, args.tensorboard)
-    cfg.resume = args.resume
-    add_checkpoint_hook(cfg)
     if cfg.get("load_from"):
         _check_file("load_from", cfg.load_from)
+    cfg.resume = args.resume
     if cfg.resume:
-        _take_seed_of_broken_run(cfg)
-        require_whole_checkpoint(cfg)
+        _restore_seed(cfg)
+        add_hook(cfg, "RequireWholeCheckpointHook")
     messages = [*adapt_to_cpu(cfg), *make_resumable(cfg)]
-    _set_local_rank(args)
-    start_processes_on_cpu(cfg.launcher, _timeout(cfg))
+    setup_run(cfg, args)
     if is_main_process():
         check_writable(cfg.work_dir)
         remove_unfinished(cfg.work_dir)
@@ -186,30 +169,25 @@ def train(args: argparse.Namespace) -> None:
     for message in messages:
         runner.logger.warning(message)
     runner.train()
-    if is_main_process():
-        model = Path(cfg.work_dir, "last_checkpoint")
-        print_next(
-            "test what was trained",
-            *("tools/test_seg.py", args.config, model.read_text().strip() if model.is_file() else "CHECKPOINT"),
-            *(("--data-root", args.data_root) if args.data_root else ()),
-        )
+    last = Path(cfg.work_dir, "last_checkpoint")
+    checkpoint = last.read_text().strip() if is_main_process() and last.is_file() else None
     _end_processes()
+    return checkpoint
 
 
 def test(args: argparse.Namespace) -> dict[str, float]:
-    """Test as the options of ``build_test_parser`` say, and print the figures in one line at the end.
+    """Test as the options of ``build_test_parser`` say.
 
     Returns:
-        The figures, mIoU, aAcc and mAcc in percent for ``IoUMetric``.
+        The metrics, mIoU first, in percent for ``IoUMetric``; nothing in processes other than the main one.
 
     Raises:
-        ConfigError, DatasetError, CheckpointError: as ``train``; also where the checkpoint does not fill
-            the model.
+        ConfigError, DatasetError, CheckpointError: as ``train``; also where the checkpoint does not fill the model.
     """
-    check_arguments(args)
-    cfg = _config_of_run(args)
+    cfg = _setup_config(args)
+    _check_file("checkpoint", args.checkpoint)
     cfg.load_from, cfg.resume = args.checkpoint, False
-    require_whole_checkpoint(cfg)
+    add_hook(cfg, "RequireWholeCheckpointHook")
     if args.show or args.show_dir:
         _turn_on_drawing(cfg, args)
     if args.tta:
@@ -218,60 +196,44 @@ def test(args: argparse.Namespace) -> dict[str, float]:
         for evaluator in as_list(cfg.test_evaluator):
             evaluator.update(output_dir=args.out, keep_results=True)
     messages = adapt_to_cpu(cfg)
-    _set_local_rank(args)
-    start_processes_on_cpu(cfg.launcher, _timeout(cfg))
+    setup_run(cfg, args)
     runner = Runner.from_cfg(cfg)
     for message in messages:
         runner.logger.warning(message)
     if args.out is not None:
         _check_names_differ(runner.test_loop.dataloader.dataset)
-    figures = runner.test()
-    if is_main_process() and figures:
-        order = sorted(figures, key=lambda name: not name.endswith("mIoU"))  # the main figure first, else as they come
-        print_next("see what it finds", "tools/infer_seg.py", args.config, args.checkpoint, "IMAGE_OR_FOLDER")
-        print(", ".join(f"{name} {figures[name]:.2f}" for name in order), flush=True)
+    metrics = runner.test()
+    in_main_process = is_main_process()
     _end_processes()
-    return figures
+    return dict(sorted(metrics.items(), key=lambda item: not item[0].endswith("mIoU"))) if in_main_process else {}
 
 
-def _check_names_differ(dataset: Any) -> None:
-    """MMSegmentation names the label maps that it writes by their images alone, without folders."""
-    first: dict[str, str] = {}
-    for image in (dataset.get_data_info(i)["img_path"] for i in range(len(dataset))):
-        if first.setdefault(Path(image).stem, image) != image:
-            raise ConfigError(f"--out needs images of different names, got {first[Path(image).stem]} and {image}")
+# Their steps, in order
 
 
-def load_config(args: argparse.Namespace) -> Config:
-    """The config file with ``--cfg-options``.
-
-    Raises:
-        ConfigError: a file that it builds on is not there.
-    """
-    try:
-        cfg = Config.fromfile(args.config)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{args.config}: {error}") from error
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
-    return cfg
-
-
-def _config_of_run(args: argparse.Namespace) -> Config:
-    """The config with what the command line changes in it: options, data set, launcher, work dir."""
-    cfg = load_config(args)
+def _setup_config(args: argparse.Namespace) -> Config:
+    """Return the config with what the command line changes in it: options, dataset, launcher, work dir."""
+    cfg = load_config(args.config, args.cfg_options)
     if args.data_root:
-        use_data_root(cfg, args.data_root, args.classes)
+        use_custom_dataset(cfg, args.data_root, args.classes)
+    elif args.classes:
+        raise ConfigError("--classes goes with --data-root, which is not given")
     # Also for a config without this package in it: the run's dumped config names modules of it.
     imports = cfg.get("custom_imports") or {"imports": []}
-    modules = [imports["imports"]] if isinstance(imports["imports"], str) else list(imports["imports"])
-    cfg.custom_imports = {**imports, "imports": [*modules, *({_PLUGIN} - set(modules))]}
+    cfg.custom_imports = {**imports, "imports": [*dict.fromkeys([*as_list(imports["imports"]), _PLUGIN])]}
     cfg.launcher = args.launcher
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get("work_dir") is None:
         cfg.work_dir = os.path.join("work_dirs", Path(args.config).stem)
+    add_hook(cfg, "ResNeStCheckpointHook")
     return cfg
+
+
+def _check_file(name: str, file: str) -> None:
+    """Check that a checkpoint exists; a URL or a scheme of MMEngine's may be anything."""
+    if "://" not in file and not os.path.isfile(file):
+        raise CheckpointError(f"{name} must be a file, got {file}")
 
 
 def _turn_on_amp(cfg: Config) -> None:
@@ -283,16 +245,6 @@ def _turn_on_amp(cfg: Config) -> None:
     if kind == "OptimWrapper":
         cfg.optim_wrapper.type = "AmpOptimWrapper"
         cfg.optim_wrapper.loss_scale = "dynamic"
-
-
-def _take_seed_of_broken_run(cfg: Config) -> None:
-    """MMEngine restores the seed after the loader of the training data was made, which needs it."""
-    file = cfg.get("load_from") or repair_last_checkpoint(cfg.work_dir)
-    if file and (cfg.get("randomness") or {}).get("seed") is None:
-        checkpoint = CheckpointLoader.load_checkpoint(str(file), map_location="cpu")
-        seed = checkpoint.get("meta", {}).get("seed")
-        if seed is not None:
-            cfg.randomness = {**(cfg.get("randomness") or {}), "seed": seed}
 
 
 def _visualization_hook(cfg: Config, options: str) -> Any:
@@ -319,9 +271,19 @@ def _turn_on_tensorboard(cfg: Config, interval: int) -> None:
         cfg.visualizer.vis_backends = [*backends, {"type": "TensorboardVisBackend"}]
 
 
+def _restore_seed(cfg: Config) -> None:
+    """Take the seed of the run to resume: MMEngine restores it after it made the data loader, which needs it."""
+    file = cfg.get("load_from") or repair_last_checkpoint(cfg.work_dir)
+    if file and (cfg.get("randomness") or {}).get("seed") is None:
+        checkpoint = CheckpointLoader.load_checkpoint(str(file), map_location="cpu")
+        seed = checkpoint.get("meta", {}).get("seed")
+        if seed is not None:
+            cfg.randomness = {**(cfg.get("randomness") or {}), "seed": seed}
+
+
 def _turn_on_drawing(cfg: Config, args: argparse.Namespace) -> None:
     hook = _visualization_hook(cfg, "--show and --show-dir need")
-    hook.draw, hook.interval = True, 1  # some releases would draw each fiftieth image only
+    hook.draw, hook.interval = True, 1  # some releases would draw every fiftieth image only
     if args.show:
         hook.show = True
         hook.wait_time = args.wait_time
@@ -331,29 +293,90 @@ def _turn_on_drawing(cfg: Config, args: argparse.Namespace) -> None:
         cfg.visualizer.save_dir = args.show_dir
 
 
-def use_test_time_augmentation(cfg: Config) -> None:
-    """Make the config's model and test pipeline those of its ``tta_model`` and ``tta_pipeline``.
+def _check_names_differ(dataset: Any) -> None:
+    """Refuse images of one name in several folders: MMSegmentation names label maps without them."""
+    first: dict[str, str] = {}
+    for image in (dataset.get_data_info(i)["img_path"] for i in range(len(dataset))):
+        if first.setdefault(Path(image).stem, image) != image:
+            raise ConfigError(f"--out needs images of different names, got {first[Path(image).stem]} and {image}")
+
+
+def adapt_to_cpu(cfg: Config) -> list[str]:
+    """Change what needs a GPU in a config, where there is none.
+
+    Returns:
+        What was changed, for the user.
+    """
+    if get_device() != "cpu":
+        return []
+    messages = ["There is no GPU here: running on the CPU"]
+    wrapper = cfg.get("optim_wrapper")
+    if wrapper and type_name(wrapper) == "AmpOptimWrapper":
+        wrapper.type = "CPUAmpOptimWrapper"
+        for key in _AMP_KEYS:
+            wrapper.pop(key, None)
+        messages.append("Mixed precision on the CPU is of float32 and bfloat16, which needs no scaling of losses")
+    if cfg.get("launcher", "none") != "none":
+        if _replace_sync_norms(cfg.model):
+            messages.append("SyncBN exchanges its statistics by gloo: CpuSyncBN of this package takes its place")
+        if cfg.pop("sync_bn", None) is not None:
+            messages.append("sync_bn is left out: MMEngine converts norms for GPUs only; name SyncBN in the norm_cfg")
+        usual = {
+            "type": "MMDistributedDataParallel",
+            "broadcast_buffers": False,
+            "find_unused_parameters": cfg.get("find_unused_parameters", False),
+        }
+        cfg.model_wrapper_cfg = {**(cfg.get("model_wrapper_cfg") or usual), "device_ids": None}
+    return messages
+
+
+def _replace_sync_norms(settings: Any) -> bool:
+    """Replace SyncBN by one that works on CPUs everywhere below; return whether there was any."""
+    if isinstance(settings, dict):
+        found = type_name(settings) in _SYNC_NORMS
+        if found:
+            settings["type"] = "CpuSyncBN"
+        return any([found, *(_replace_sync_norms(value) for value in settings.values())])
+    return isinstance(settings, (list, tuple)) and any([_replace_sync_norms(value) for value in settings])
+
+
+def setup_run(cfg: Config, args: argparse.Namespace) -> None:
+    """Join the processes of the launcher by gloo where there is no GPU; MMEngine itself gives each process one.
 
     Raises:
-        ConfigError: it has none.
+        ConfigError: an environment variable that the launcher sets is missing.
     """
-    missing = [name for name in ("tta_model", "tta_pipeline") if not cfg.get(name)]
-    if missing:
-        raise ConfigError(f"--tta needs {' and '.join(missing)} in the config")
-    for dataset in inner_datasets(cfg.test_dataloader.dataset):
-        dataset.pipeline = cfg.tta_pipeline
-    cfg.tta_model.module = cfg.model
-    cfg.model = cfg.tta_model
+    if args.launcher == "none":
+        return
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    if get_device() != "cpu" or distributed.is_initialized():
+        return
+    try:
+        _set_environment(args.launcher)
+    except KeyError as error:
+        raise ConfigError(f"--launcher {args.launcher} needs the environment variable {error.args[0]}") from error
+    timeout = cfg.get("env_cfg", {}).get("dist_cfg", {}).get("timeout")
+    distributed.init_process_group("gloo", timeout=None if timeout is None else timedelta(seconds=timeout))
 
 
-def _timeout(cfg: Config) -> float | None:
-    """The config's seconds until a process that waits for another one fails, as MMEngine reads them."""
-    return cfg.get("env_cfg", {}).get("dist_cfg", {}).get("timeout")
-
-
-def _set_local_rank(args: argparse.Namespace) -> None:
-    if args.launcher != "none":
-        os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+def _set_environment(launcher: str) -> None:
+    """Set what PyTorch reads, from what the launcher set, as MMEngine does for processes with a GPU each."""
+    if launcher == "slurm":
+        ranks = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
+        host = ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]]
+        if "MASTER_ADDR" not in os.environ:
+            found = subprocess.run(host, capture_output=True, text=True, check=True)
+            os.environ["MASTER_ADDR"] = found.stdout.split()[0]
+    elif launcher == "mpi":
+        ranks = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK")
+    else:
+        ranks = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    values = [os.environ[name] for name in ranks]
+    os.environ.update(zip(("RANK", "WORLD_SIZE", "LOCAL_RANK"), values, strict=True))
+    if launcher != "pytorch":
+        os.environ.setdefault("MASTER_PORT", "29500")
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        os.environ[name]
 
 
 def _end_processes() -> None:

@@ -1,0 +1,159 @@
+"""Reading and changing MMSegmentation's configs: another dataset, test-time augmentation, more hooks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from resnest_backbones.data import find_class_file, read_classes
+from resnest_backbones.errors import ConfigError
+
+_SPLITS = {"train": "training", "val": "validation", "test": "validation"}
+_LABEL_LOADERS = ("LoadAnnotations", "LoadCheckedAnnotations")
+_KEPT_OF_A_DATASET = ("pipeline", "test_mode", "ignore_index")
+_KEPT_OF_A_LABEL_LOADER = ("backend_args",)
+_DROPPED_OF_AN_EVALUATOR = ("format_only", "output_dir")
+
+
+def load_config(file: str | Path, options: Mapping[str, Any] | None = None) -> Config:
+    """Return a config file with some of its settings changed.
+
+    Args:
+        file: the config file.
+        options: what MMEngine's ``DictAction`` makes of ``--cfg-options``.
+
+    Raises:
+        ConfigError: the file, or one that it builds on, does not exist.
+    """
+    if not os.path.isfile(file):
+        raise ConfigError(f"config must be a file, got {file}")
+    try:
+        cfg = Config.fromfile(file)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{file}: {error}") from error
+    if options is not None:
+        cfg.merge_from_dict(dict(options))
+    return cfg
+
+
+# Reading
+
+
+def type_name(settings: Any) -> str:
+    """Return the name of what a config builds, given as ``Name``, ``scope.Name`` or the class."""
+    kind = settings.get("type", "")
+    return kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__
+
+
+def as_list(settings: Any) -> list[Any]:
+    """Return a list of settings, also where there is a single one."""
+    return list(settings) if isinstance(settings, (list, tuple)) else [settings]
+
+
+def inner_datasets(settings: Any) -> Sequence[Any]:
+    """Return the configs of the datasets below wrappers such as ``RepeatDataset`` and ``ConcatDataset``."""
+    if settings.get("dataset") is not None:
+        return inner_datasets(settings.dataset)
+    if settings.get("datasets") is not None:
+        return [inner for one in settings.datasets for inner in inner_datasets(one)]
+    return [settings]
+
+
+# Changes
+
+
+def add_hook(cfg: Config, name: str) -> None:
+    """Add a custom hook without arguments, unless the config has it."""
+    hooks = list(cfg.get("custom_hooks") or [])
+    if all(type_name(hook) != name for hook in hooks if isinstance(hook, dict)):
+        cfg.custom_hooks = [*hooks, {"type": name}]
+
+
+def use_test_time_augmentation(cfg: Config) -> None:
+    """Replace the model and the test pipeline of a config by its ``tta_model`` and ``tta_pipeline``.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    missing = [name for name in ("tta_model", "tta_pipeline") if not cfg.get(name)]
+    if missing:
+        raise ConfigError(f"--tta needs {' and '.join(missing)} in the config")
+    for dataset in inner_datasets(cfg.test_dataloader.dataset):
+        dataset.pipeline = cfg.tta_pipeline
+    cfg.tta_model.module = cfg.model
+    cfg.model = cfg.tta_model
+
+
+def use_custom_dataset(cfg: Config, data_root: str | Path, class_file: str | Path | None = None) -> None:
+    """Replace the datasets of a config by one in ADE20K's layout, and fit heads and evaluators to its classes.
+
+    Pipelines and wrappers of the datasets stay; only the loading of labels becomes one that checks them.
+
+    Args:
+        cfg: a config of MMSegmentation; it is changed.
+        data_root: root of the dataset.
+        class_file: names of its classes; the one in the root where None.
+
+    Raises:
+        DatasetError: the class file is missing or wrong.
+    """
+    found = find_class_file(data_root) if class_file is None else class_file
+    num_classes = len(read_classes(found))
+    for name, split in _SPLITS.items():
+        if cfg.get(f"{name}_dataloader"):
+            loader = cfg[f"{name}_dataloader"]
+            loader.dataset = _custom_dataset(loader.dataset, split, str(data_root), str(found))
+        if cfg.get(f"{name}_evaluator"):
+            cfg[f"{name}_evaluator"] = _evaluators_of_label_maps(cfg[f"{name}_evaluator"])
+    if cfg.get("tta_pipeline"):
+        cfg.tta_pipeline = _with_checked_labels(cfg.tta_pipeline)
+    fit_heads(cfg, num_classes)
+
+
+def fit_heads(cfg: Config, num_classes: int) -> None:
+    """Give the heads of a config's model another number of classes, and drop class weights that do not fit."""
+    heads = [cfg.model.get(name) for name in ("decode_head", "auxiliary_head")]
+    for head in [one for some in heads if some for one in as_list(some)]:
+        head["num_classes"] = num_classes
+        head.pop("out_channels", None)  # a single channel is for two classes only; the head's default is one per class
+        for loss in as_list(head.get("loss_decode") or []):
+            weight = loss.get("class_weight")
+            if weight is not None and (isinstance(weight, str) or len(weight) != num_classes):
+                del loss["class_weight"]
+
+
+def _custom_dataset(settings: Any, split: str, data_root: str, class_file: str) -> dict[str, Any]:
+    """Return the dataset's config; a wrapper of a single dataset stays around it, a concatenation becomes one."""
+    if settings.get("dataset") is not None:
+        wrapper = {key: _with_checked_labels(settings[key]) for key in settings if key != "dataset"}
+        return {**wrapper, "dataset": _custom_dataset(settings.dataset, split, data_root, class_file)}
+    first = inner_datasets(settings)[0]
+    kept = {key: _with_checked_labels(first[key]) for key in _KEPT_OF_A_DATASET if key in first}
+    folders = {"img_path": f"images/{split}", "seg_map_path": f"annotations/{split}"}
+    return {"type": "LabelMapDataset", "data_root": data_root, "data_prefix": folders, "class_file": class_file, **kept}
+
+
+def _with_checked_labels(settings: Any) -> Any:
+    """Return a pipeline whose label maps are read by ``LoadCheckedAnnotations``, as the dataset says they are."""
+    if isinstance(settings, Mapping):
+        if type_name(settings) in _LABEL_LOADERS:
+            kept = {key: settings[key] for key in _KEPT_OF_A_LABEL_LOADER if key in settings}
+            return {"type": "LoadCheckedAnnotations", **kept}
+        return {key: _with_checked_labels(value) for key, value in settings.items()}
+    if isinstance(settings, (list, tuple)):  # transforms tell them from each other
+        return type(settings)(map(_with_checked_labels, settings))
+    return settings
+
+
+def _evaluators_of_label_maps(settings: Any) -> list[dict[str, Any]]:
+    """Return those that need nothing but label maps; others, such as Cityscapes', know their own dataset only."""
+    kept = [
+        {key: value for key, value in evaluator.items() if key not in _DROPPED_OF_AN_EVALUATOR}
+        for evaluator in as_list(settings)
+        if type_name(evaluator) == "IoUMetric"
+    ]
+    return kept or [{"type": "IoUMetric", "iou_metrics": ["mIoU"]}]
