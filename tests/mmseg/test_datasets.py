@@ -95,8 +95,8 @@ def empty_images(root):
     ("damage", "words"),
     [
         (lambda root: shutil.rmtree(root), ["{root}", "is not a folder"]),
-        (remove("images"), ["{root}/images/training", "not there"]),
-        (remove("annotations"), ["{root}/annotations/training", "not there"]),
+        (remove("images"), ["{root}/images/training", "does not exist"]),
+        (remove("annotations"), ["{root}/annotations/training", "does not exist"]),
         (lambda root: (root / "classes.txt").unlink(), ["{root}", "classes.txt or objectInfo150.txt"]),
         (empty_images, ["{root}/images/training", "has none", ".jpg"]),
         (remove_annotations, ["4 of 4", "{root}/annotations/training", "000.jpg, 001.jpg, 002.jpg and 1 more"]),

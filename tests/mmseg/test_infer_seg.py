@@ -90,16 +90,16 @@ def test_mmsegmentations_own_inference_takes_the_configs(as_array, own_data, con
 
 
 def test_the_drawing_mixes_colours_into_the_image_and_names_what_is_there():
-    image = np.full((100, 300, 3), 200, dtype=np.uint8)
-    labels = np.zeros((100, 300), dtype=int)
-    labels[:, 100:] = 2
-    labels[:, 250:] = 255  # no class
+    image = np.full((160, 480, 3), 200, dtype=np.uint8)
+    labels = np.zeros((160, 480), dtype=int)
+    labels[:, 160:] = 2
+    labels[:, 400:] = 255  # no class
     classes, palette = ["wall", "never seen", "a sea of a name that is far too long for any legend"], make_palette(3)
     drawn = np.asarray(infer_seg.draw_label_map(image, labels, classes, palette, opacity=0.25))
-    assert np.abs(drawn[50, 50] - (0.75 * 200 + 0.25 * np.array(palette[0]))).max() <= 0.5
-    assert np.abs(drawn[50, 200] - (0.75 * 200 + 0.25 * np.array(palette[2]))).max() <= 0.5
-    assert np.array_equal(drawn[50, 280], [200, 200, 200])
-    legend = drawn[100:]
+    assert np.abs(drawn[50, 50] - (0.75 * 200 + 0.25 * np.array(palette[0]))).max() <= 1
+    assert np.abs(drawn[50, 200] - (0.75 * 200 + 0.25 * np.array(palette[2]))).max() <= 1
+    assert np.array_equal(drawn[50, 460], [200, 200, 200])
+    legend = drawn[160:]
     colours = {tuple(pixel) for pixel in legend.reshape(-1, 3)}
     assert tuple(palette[0]) in colours and tuple(palette[2]) in colours and tuple(palette[1]) not in colours
     rows = [np.flatnonzero((legend == palette[label]).all(axis=2).any(axis=1))[0] for label in (2, 0)]
@@ -112,10 +112,11 @@ def test_names_and_colours_come_from_the_checkpoint_or_from_a_file(own_data, con
         options = ["--opacity", 1, "--device", "cpu", *more]
         run_here(infer_seg.run, config, checkpoint, image, "--out-dir", tmp_path / str(number), *options)
     pictures = [read(tmp_path / str(number) / "drawn" / "000.png") for number in range(3)]
-    labels = read(tmp_path / "0" / "label_maps" / "000.png")
-    assert np.array_equal(pictures[0][:96, :128], np.eye(3, dtype=np.uint8)[labels - 1] * 255)
+    assert pictures[0].shape[1] == 512  # four times as large, so that names can be read
+    labels = np.kron(read(tmp_path / "0" / "label_maps" / "000.png"), np.ones((4, 4), dtype=np.uint8))
+    assert np.array_equal(pictures[0][:384], np.eye(3, dtype=np.uint8)[labels - 1] * 255)
     assert np.array_equal(pictures[1], pictures[2])
-    assert np.array_equal(pictures[1][:96, :128], np.array(make_palette(3), dtype=np.uint8)[labels - 1])
+    assert np.array_equal(pictures[1][:384], np.array(make_palette(3), dtype=np.uint8)[labels - 1])
 
 
 def test_odd_images_are_read_as_the_pipelines_read_them_and_broken_ones_are_named(config, checkpoint, tmp_path):

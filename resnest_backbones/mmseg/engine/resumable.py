@@ -235,7 +235,7 @@ class StopAtInvalidLossHook(Hook):
         rates = runner.optim_wrapper.get_lr()
         rates = rates if "lr" in rates else {key: value for inner in rates.values() for key, value in inner.items()}
         check_finite(
-            {name: float(value) for name, value in (outputs or {}).items() if "loss" in name},
+            {name: float(torch.as_tensor(value).detach()) for name, value in (outputs or {}).items() if "loss" in name},
             iteration=runner.iter,
             images=[str(getattr(sample, "img_path", "?")) for sample in samples],
             rates=rates["lr"],
