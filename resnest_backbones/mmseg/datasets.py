@@ -18,7 +18,7 @@ from typing import Any
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
-from resnest_backbones.data import IMAGE_SUFFIXES, find_class_file, make_palette, read_classes
+from resnest_backbones.data import IMAGE_SUFFIXES, files_below, find_class_file, make_palette, read_classes
 from resnest_backbones.errors import DatasetError
 
 _ANNOTATION_SUFFIX = ".png"
@@ -94,10 +94,10 @@ class LabelMapDataset(BaseSegDataset):
         for folder, what in ((image_folder, "images"), (annotation_folder, "annotations")):
             if not folder.is_dir():
                 raise DatasetError(f"the folder of {what} {folder} does not exist")
-        images = _find(image_folder, IMAGE_SUFFIXES)
+        images = files_below(image_folder, IMAGE_SUFFIXES)
         if not images:
             raise DatasetError(f"the folder of images {image_folder} has none ({', '.join(IMAGE_SUFFIXES)})")
-        annotations = {path.with_suffix(""): path for path in _find(annotation_folder, (_ANNOTATION_SUFFIX,))}
+        annotations = {path.with_suffix(""): path for path in files_below(annotation_folder, (_ANNOTATION_SUFFIX,))}
         _check_pairs(images, annotations, image_folder, annotation_folder)
         return [
             {
@@ -136,12 +136,6 @@ def errors_that_name(dataset: Any, index: int) -> Iterator[None]:
         image = dataset.get_data_info(index).get("img_path", f"number {index}")
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DatasetError(f"the image {image} cannot be used: {reason}") from error
-
-
-def _find(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """Return the files below a folder, relative to it, without hidden ones."""
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and not path.name.startswith("."))
-    return sorted(path.relative_to(folder) for path in files)
 
 
 def _check_pairs(
