@@ -3,27 +3,27 @@
 
 from __future__ import annotations
 
-import sys
-import traceback
+import argparse
 from datetime import timedelta
+from pathlib import Path
 
 from detectron2.engine import launch
 from torch.multiprocessing import ProcessRaisedException
 
-from resnest_backbones.detectron2.engine.train import build_argument_parser, check_arguments, main
-from resnest_backbones.errors import CheckpointError, ConfigError, DatasetError, DivergedError, WeightsError, message_of
+from resnest_backbones.cli import print_next
+from resnest_backbones.detectron2.engine.train import build_argument_parser, check_arguments, is_lazy, load_yaml, main
+from resnest_backbones.errors import one_line_errors
 
 
 def run(arguments: list[str] | None = None) -> None:
-    """Parse the command line and start the processes."""
+    """Parse the command line and run it in as many processes as it wants."""
     parser = build_argument_parser()
     args = parser.parse_args(arguments)
     try:
         check_arguments(args)
     except ValueError as error:
         parser.error(str(error))
-    ours = (CheckpointError, ConfigError, DatasetError, DivergedError, OSError, WeightsError)
-    try:
+    with one_line_errors(parser.prog, ProcessRaisedException, verbose=args.verbose):
         launch(
             main,
             args.num_gpus,
@@ -33,12 +33,18 @@ def run(arguments: list[str] | None = None) -> None:
             timeout=timedelta(seconds=args.dist_timeout),
             args=(args,),
         )
-    except (*ours, ProcessRaisedException) as error:
-        if not isinstance(error, ours) and message_of(error) == str(error).strip():  # of a worker, and not one of ours
-            raise
-        if args.verbose:
-            traceback.print_exc()
-        sys.exit(f"{parser.prog}: error: {message_of(error)}")
+    if not args.eval_only and not is_lazy(args) and args.machine_rank == 0:
+        _print_how_to_predict(args)
+
+
+def _print_how_to_predict(args: argparse.Namespace) -> None:
+    folder = Path(load_yaml(args).OUTPUT_DIR)
+    print_next(
+        "see what it finds",
+        *("tools/demo.py", "--config", folder / "config.yaml", "--checkpoint", folder / "model_final.pth"),
+        *(("--classes", args.train_json) if args.train_json else ()),
+        "IMAGE_OR_FOLDER",
+    )
 
 
 if __name__ == "__main__":

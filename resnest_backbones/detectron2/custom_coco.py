@@ -1,4 +1,4 @@
-"""A data set of one's own in COCO format, put into any config without writing code."""
+"""A custom dataset in COCO format, put into any config without writing code."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from omegaconf import DictConfig
 from PIL import Image
 
 from resnest_backbones.errors import DatasetError
 
-_MOST = 3
+_MAX_NAMED = 3  # in a message, of each problem
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class CocoSource:
         class_names: names of the categories, in the order of their ids.
         num_images: number of images listed.
         num_annotations: number of annotations.
-        num_objects: number of those that are of single objects, no crowds.
+        num_objects: number of annotations of single objects, not crowds.
         has_masks: whether every annotation has a segmentation.
     """
 
@@ -46,14 +48,14 @@ def check_coco_json(json_file: str | Path, image_root: str | Path) -> CocoSource
     """Read a COCO instances file and check that it is whole and fits its images.
 
     Raises:
-        DatasetError: it is no COCO json, images are missing on disk or have another size, annotations name images or
-            categories that are not there, or lack what COCO's evaluation needs; the message names the file and the
+        DatasetError: it is not a COCO json, images are missing on disk or have another size, annotations name images
+            or categories that are missing, or lack what COCO's evaluation needs; the message names the file and the
             first of each.
     """
     json_file, image_root = Path(json_file), Path(image_root)
     content = _read_json(json_file)
     if not image_root.is_dir():
-        raise DatasetError(f"{image_root} is no folder of images (for {json_file})")
+        raise DatasetError(f"{image_root} is not a folder of images (for {json_file})")
     problems = _check_categories(content["categories"]) or [
         *_check_images(content["images"], image_root),
         *_check_annotations(content),
@@ -78,11 +80,11 @@ def _read_json(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise DatasetError(f"{file} cannot be read: {error.strerror}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{file} is no json: {error}") from error
+        raise DatasetError(f"{file} is not json: {error}") from error
     wrong = [key for key in ("images", "annotations", "categories") if not _is_list_of_dicts(content, key)]
     if wrong:
         raise DatasetError(
-            f"{file} is no COCO instances file: it has no list of objects {' and none '.join(map(repr, wrong))}"
+            f"{file} is not a COCO instances file: it has no list of objects {' and '.join(map(repr, wrong))}"
         )
     if not content["images"] or not content["categories"]:
         empty = "images" if not content["images"] else "categories"
@@ -99,7 +101,7 @@ def _check_categories(categories: list[dict[str, Any]]) -> list[str]:
     whole = [c for c in categories if isinstance(c.get("id"), int) and isinstance(c.get("name"), str)]
     if len(whole) < len(categories):
         return ["a category lacks an integer id or a name"]
-    return ["category ids are there more than once"] if len({c["id"] for c in whole}) < len(whole) else []
+    return ["category ids are not unique"] if len({c["id"] for c in whole}) < len(whole) else []
 
 
 def _check_images(images: list[dict[str, Any]], root: Path) -> list[str]:
@@ -112,7 +114,7 @@ def _check_images(images: list[dict[str, Any]], root: Path) -> list[str]:
         return [_problem("images lack id, file_name, width or height", incomplete)]
     problems = []
     if twice := [str(key) for key, count in Counter(i["id"] for i in images).items() if count > 1]:
-        problems.append(_problem("image ids are there more than once", twice))
+        problems.append(_problem("image ids are not unique", twice))
     if absent := [i["file_name"] for i in images if not (root / i["file_name"]).is_file()]:
         return [*problems, _problem(f"of {len(images)} images are not in {root}", absent)]
     if resized := [text for image in images if (text := _other_size(image, root))]:
@@ -139,9 +141,9 @@ def _check_annotations(content: dict[str, Any]) -> list[str]:
     ids = [a.get("id") for a in annotations]
     # pycocotools takes the id of a match for a truth value: with an id of 0, a found object counts as missed.
     if wrong := [str(key) for key in ids if not isinstance(key, int) or key < 1]:
-        problems.append(_problem("annotation ids are no positive integers, as COCO's evaluation needs", wrong))
+        problems.append(_problem("annotation ids are not positive integers, which COCO's evaluation needs", wrong))
     elif twice := [str(key) for key, count in Counter(ids).items() if count > 1]:
-        problems.append(_problem("annotation ids are there more than once", twice))
+        problems.append(_problem("annotation ids are not unique", twice))
     for key, owners in (("image_id", "images"), ("category_id", "categories")):
         known = {item["id"] for item in content[owners] if isinstance(item.get("id"), (int, str))}
         lost = [a for a in annotations if not isinstance(a.get(key), (int, str)) or a[key] not in known]
@@ -162,27 +164,27 @@ def _is_box(box: Any) -> bool:
 
 
 def _problem(what: str, which: list[str]) -> str:
-    more = f" and {len(which) - _MOST} more" if len(which) > _MOST else ""
-    return f"{len(which)} {what}: {', '.join(which[:_MOST])}{more}"
+    more = f" and {len(which) - _MAX_NAMED} more" if len(which) > _MAX_NAMED else ""
+    return f"{len(which)} {what}: {', '.join(which[:_MAX_NAMED])}{more}"
 
 
 def register_custom_coco(
     train_json: str | Path | None, train_images: str | Path | None, val_json: str | Path, val_images: str | Path
 ) -> tuple[str | None, str, CocoSource]:
-    """Check and register a data set of one's own with Detectron2, under names made from its files.
+    """Check a custom dataset and register it with Detectron2, under names made from its files.
 
     Args:
-        train_json: annotations to train on; None where only an evaluation is wanted.
+        train_json: annotations to train on; None for an evaluation only.
         train_images: folder of their images.
         val_json: annotations to evaluate on.
         val_images: folder of their images.
 
     Returns:
-        Detectron2's name of the training set (None without one), that of the validation set, and what is known of the
-        set that gives the classes (the training set where there is one); it has masks where both have.
+        Detectron2's name of the training set (None without one), that of the validation set, and the source of the
+        classes (the training set where there is one); it has masks where both sets have.
 
     Raises:
-        DatasetError: a file does not hold up (``check_coco_json``), or the two have other categories.
+        DatasetError: a file cannot be used (``check_coco_json``), or the categories of the two differ.
     """
     val = check_coco_json(val_json, val_images)
     if train_json is None or train_images is None:
@@ -212,3 +214,57 @@ def _register(source: CocoSource) -> str:
         register_coco_instances(name, {}, str(source.json_file), str(source.image_root))
     MetadataCatalog.get(name).thing_classes = list(source.class_names)
     return name
+
+
+def use_custom_dataset(
+    cfg: CfgNode | DictConfig,
+    train_json: str | None,
+    train_images: str | None,
+    val_json: str,
+    val_images: str,
+) -> None:
+    """Let a config, in place, train and evaluate on a custom dataset, and give its heads the number of classes.
+
+    Args:
+        cfg: of YAML, or a LazyConfig.
+        train_json: as in ``register_custom_coco``, like the other three.
+        train_images: folder of the images to train on.
+        val_json: annotations to evaluate on.
+        val_images: folder of their images.
+
+    Raises:
+        DatasetError: the dataset cannot be used, or lacks annotations that the config's model needs.
+    """
+    names = register_custom_coco(train_json, train_images, val_json, val_images)
+    (_use_in_lazy if isinstance(cfg, DictConfig) else _use_in_yaml)(cfg, *names)
+
+
+def _use_in_yaml(cfg: CfgNode, train: str | None, val: str, source: CocoSource) -> None:
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    if architecture not in ("GeneralizedRCNN", "RetinaNet", "FCOS"):
+        raise DatasetError(f"{source.json_file} has boxes and masks, but {architecture} needs other annotations too")
+    if cfg.MODEL.KEYPOINT_ON:
+        raise DatasetError(f"{source.json_file}: a custom dataset cannot be used with a keypoint model")
+    if cfg.MODEL.MASK_ON and source.num_annotations and not source.has_masks:
+        raise DatasetError(
+            f"{source.json_file} lacks the segmentation of some annotations, which a model with MODEL.MASK_ON needs; "
+            "take a detection config, or turn the key off"
+        )
+    cfg.DATASETS.TRAIN = (train,) if train is not None else ()
+    cfg.DATASETS.TEST = (val,)
+    for head in ("ROI_HEADS", "RETINANET", "FCOS"):
+        if head in cfg.MODEL:
+            cfg.MODEL[head].NUM_CLASSES = len(source.class_names)
+
+
+def _use_in_lazy(cfg: DictConfig, train: str | None, val: str, source: CocoSource) -> None:
+    heads = [node for node in (cfg.model.get("roi_heads"), cfg.model) if node is not None and "num_classes" in node]
+    if not heads:
+        raise DatasetError("the config has neither model.roi_heads.num_classes nor model.num_classes to set")
+    heads[0].num_classes = len(source.class_names)
+    if "mask_head" in heads[0] and source.num_annotations and not source.has_masks:
+        raise DatasetError(f"{source.json_file} lacks the segmentation of some annotations, which a mask head needs")
+    if train is not None:
+        cfg.dataloader.train.dataset.names = train
+    cfg.dataloader.test.dataset.names = val
+    cfg.dataloader.evaluator.dataset_name = val

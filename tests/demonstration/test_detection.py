@@ -12,6 +12,8 @@ pytest.importorskip("detectron2")
 pytest.importorskip("skimage")
 pytest.importorskip("sklearn")
 
+from detectron2.engine import SimpleTrainer
+
 import make_demo
 import train_net
 from demonstration import common
@@ -29,7 +31,7 @@ DETECTION = ["--only", "detection", *TINY]
 def finished(tmp_path_factory):
     """Return the folder of a demonstration that was interrupted and repeated, and the iterations that were started."""
     root = tmp_path_factory.mktemp("demonstration") / "out"
-    step, started = engine.Trainer.run_step, []
+    step, started = SimpleTrainer.run_step, []
 
     def run_step(self):
         started.append(self.iter)
@@ -38,7 +40,7 @@ def finished(tmp_path_factory):
         step(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine.Trainer, "run_step", run_step)
+        patch.setattr(SimpleTrainer, "run_step", run_step)
         with pytest.raises(SystemExit, match="the same command resumes from the last checkpoint"):
             make_demo.run([*DETECTION, "--output-dir", str(root)])
         assert not (root / "detection" / "results.json").exists()

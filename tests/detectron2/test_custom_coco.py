@@ -58,7 +58,7 @@ def test_a_registered_set_is_read_by_detectron2_with_contiguous_classes(shared, 
     ("change", "message"),
     [
         (lambda c: c["images"].append({**c["images"][0], "id": -1, "file_name": "gone.jpg"}), r"not in .*gone\.jpg"),
-        (lambda c: c["images"].append(c["images"][0]), "image ids are there more than once"),
+        (lambda c: c["images"].append(c["images"][0]), "image ids are not unique"),
         (lambda c: c["images"][0].pop("height"), "lack id, file_name, width or height"),
         (lambda c: c["annotations"][0].update(image_id=10**9), r"image_id that is not in the file: .*1000000000"),
         (lambda c: c["annotations"][0].update(category_id=77), r"category_id that is not in the file: .*77"),
@@ -66,9 +66,9 @@ def test_a_registered_set_is_read_by_detectron2_with_contiguous_classes(shared, 
         (lambda c: c["annotations"][0].pop("bbox"), "no bbox of four numbers"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, -3, 4]), "no bbox of four numbers"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, float("nan"), 4]), "no bbox of four numbers"),
-        (lambda c: c["annotations"][0].update(id=0), "1 annotation ids are no positive integers, .*: 0"),
-        (lambda c: c["annotations"][0].pop("id"), "1 annotation ids are no positive integers, .*: None"),
-        (lambda c: c["annotations"][0].update(id=c["annotations"][1]["id"]), "annotation ids are there more than once"),
+        (lambda c: c["annotations"][0].update(id=0), "1 annotation ids are not positive integers, .*: 0"),
+        (lambda c: c["annotations"][0].pop("id"), "1 annotation ids are not positive integers, .*: None"),
+        (lambda c: c["annotations"][0].update(id=c["annotations"][1]["id"]), "annotation ids are not unique"),
         (lambda c: c["annotations"][0].pop("iscrowd"), "1 annotations lack area or iscrowd"),
         (lambda c: c["annotations"][0].pop("area"), "1 annotations lack area or iscrowd"),
         (lambda c: c["annotations"][0].update(image_id=[1]), "image_id that is not in the file"),
@@ -76,7 +76,7 @@ def test_a_registered_set_is_read_by_detectron2_with_contiguous_classes(shared, 
         (lambda c: c["images"][0].update(file_name=None), "lack id, file_name, width or height"),
         (lambda c: c["categories"][0].update(name=3), "category lacks an integer id or a name"),
         (lambda c: c["categories"][0].update(id="1"), "category lacks an integer id or a name"),
-        (lambda c: c["categories"].append(c["categories"][0]), "category ids are there more than once"),
+        (lambda c: c["categories"].append(c["categories"][0]), "category ids are not unique"),
         (lambda c: c["categories"][0].pop("name"), "category lacks an integer id or a name"),
         (lambda c: c.pop("annotations"), "no list of objects 'annotations'"),
         (lambda c: c.update(images=[]), "has no images"),
@@ -95,14 +95,14 @@ def test_what_does_not_fit_is_refused_by_name(bccd, change, message):
 def test_a_file_that_is_no_coco_json_is_refused(tmp_path, content):
     file = tmp_path / "x.json"
     file.write_text(content)
-    with pytest.raises(DatasetError, match=r"x\.json is no (json|COCO instances file)"):
+    with pytest.raises(DatasetError, match=r"x\.json is not (json|a COCO instances file)"):
         check_coco_json(file, tmp_path)
 
 
 def test_missing_files_and_folders_are_named(bccd, tmp_path):
     with pytest.raises(DatasetError, match=r"none\.json cannot be read: No such file"):
         check_coco_json(tmp_path / "none.json", tmp_path)
-    with pytest.raises(DatasetError, match="nowhere is no folder of images"):
+    with pytest.raises(DatasetError, match="nowhere is not a folder of images"):
         check_coco_json(bccd[0], tmp_path / "nowhere")
 
 

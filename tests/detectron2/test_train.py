@@ -30,8 +30,9 @@ from torch._dynamo.utils import counters
 
 from resnest_backbones import model_zoo
 from resnest_backbones.detectron2.engine import run_setup, train
-from resnest_backbones.detectron2.engine.train import build_argument_parser, build_evaluator, check_arguments
-from resnest_backbones.errors import ConfigError
+from resnest_backbones.detectron2.engine.data import build_evaluator
+from resnest_backbones.detectron2.engine.train import build_argument_parser, check_arguments
+from resnest_backbones.errors import ConfigError, DatasetError
 from tests.helpers import ROOT, TINY_DETECTOR, run_tool, start_tool, subset_of_coco
 
 CONFIG = ROOT / "configs" / "detectron2" / "coco_detection" / "faster_rcnn_resnest50_fpn_1x.yaml"
@@ -195,7 +196,7 @@ def losses(metrics: Path) -> dict[int, float]:
 def test_a_run_without_a_seed_of_its_own_resumes_with_the_seed_it_drew(bccd, tmp_path):
     arguments = ["--config-file", CONFIG, *bccd, *tiny(tmp_path / "run", 1), "SEED", -1]
     first, again, fresh = (
-        train.setup(build_argument_parser().parse_args([*more, *map(str, arguments)])).SEED
+        train.YamlRun(build_argument_parser().parse_args([*more, *map(str, arguments)])).seed
         for more in ([], ["--resume"], [])
     )
     assert first == again >= 0 and fresh != first
@@ -299,7 +300,7 @@ def test_mixed_precision_trains_in_bfloat16_on_the_cpu_and_resumes_without_it(bc
     arguments = ["--config-file", CONFIG, *bccd, *tiny(tmp_path / "run", 2, **{"TEST.PRECISE_BN.ENABLED": False})]
     in_this_process(*arguments, "SOLVER.AMP.ENABLED", True)
     assert types_of_convolutions == IN_BFLOAT16
-    assert "Mixed precision on the CPU is of float32 and bfloat16" in (tmp_path / "run" / "log.txt").read_text()
+    assert "Mixed precision on the CPU uses float32 and bfloat16" in (tmp_path / "run" / "log.txt").read_text()
     state = load(tmp_path / "run" / "model_final.pth")
     assert {value.dtype for value in state["model"].values() if value.is_floating_point()} == {torch.float32}
     types_of_convolutions.clear()
@@ -338,7 +339,7 @@ def test_a_compiled_trunk_trains_and_goes_on_uncompiled(bccd, tmp_path):
 
 def test_the_seed_of_a_config_comes_before_the_seed_that_was_drawn(tmp_path):
     def seed_of(seed, *options):
-        return run_setup.seed_of_run(seed, str(tmp_path / "new"), build_argument_parser().parse_args(options))
+        return run_setup.resolve_seed(seed, str(tmp_path / "new"), build_argument_parser().parse_args(options))
 
     drawn = seed_of(-1)
     assert seed_of(-1, "--resume") == drawn >= 0
@@ -393,7 +394,7 @@ def test_an_evaluator_without_its_package_is_missed_before_the_training(name, pa
     monkeypatch.setattr(importlib.util, "find_spec", lambda wanted: None if wanted == package else object())
     arguments = ["--config-file", str(CONFIG), "DATASETS.TEST", f"('{name}',)"]
     with pytest.raises(ConfigError, match=f"DATASETS.TEST has {name}, whose evaluation needs the package {package}"):
-        train.setup(build_argument_parser().parse_args(arguments))
+        train.YamlRun(build_argument_parser().parse_args(arguments))
 
 
 @pytest.mark.parametrize(
@@ -408,7 +409,7 @@ def test_what_crops_masks_is_missed_before_the_training(name, monkeypatch):
 
 def test_a_data_set_of_no_known_kind_is_refused():
     with pytest.raises(
-        ValueError, match="the data set of_no_kind must have an evaluator_type of sem_seg, coco, .*got None"
+        ConfigError, match="the dataset of_no_kind needs an evaluator_type of sem_seg, coco, .*got None"
     ):
         build_evaluator("of_no_kind", ".")
 
@@ -461,7 +462,7 @@ def test_a_mistake_is_one_line_from_several_processes_too(bccd, tmp_path):
 def test_a_bad_key_is_a_config_error(keys, message, bccd, tmp_path):
     arguments = ["--config-file", CONFIG, *bccd, *tiny(tmp_path / "run", 1), *keys]
     with pytest.raises(ConfigError, match=message):
-        train.Trainer.build_model(train.setup(build_argument_parser().parse_args(list(map(str, arguments)))))
+        train.YamlRun(build_argument_parser().parse_args(list(map(str, arguments)))).build_model()
 
 
 def test_single_images_are_fine_where_nothing_is_normalised_over_the_batch(bccd, tmp_path):
@@ -475,11 +476,11 @@ def test_single_images_are_fine_where_nothing_is_normalised_over_the_batch(bccd,
 def test_masks_are_asked_for_where_the_model_has_them_in_the_end(bccd, tmp_path):
     def setup(*keys):
         arguments = ["--config-file", CONFIG, *bccd, *tiny(tmp_path / "run", 1), *keys]
-        return train.setup(build_argument_parser().parse_args(list(map(str, arguments))))
+        return train.YamlRun(build_argument_parser().parse_args(list(map(str, arguments)))).cfg
 
-    with pytest.raises(train.DatasetError, match=r"train\.json lacks the segmentation .* MODEL\.MASK_ON"):
+    with pytest.raises(DatasetError, match=r"train\.json lacks the segmentation .* MODEL\.MASK_ON"):
         setup("MODEL.MASK_ON", True)
-    with pytest.raises(train.DatasetError, match="PanopticFPN needs other annotations too"):
+    with pytest.raises(DatasetError, match="PanopticFPN needs other annotations too"):
         setup("MODEL.META_ARCHITECTURE", "PanopticFPN")
     cfg = setup()
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == cfg.MODEL.RETINANET.NUM_CLASSES == 3

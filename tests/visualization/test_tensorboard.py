@@ -41,7 +41,7 @@ def test_detectron2s_outputs_are_drawn(kind):
     from detectron2.data import Metadata
     from detectron2.structures import Boxes, Instances
 
-    from resnest_backbones.detectron2.engine.drawing import draw_output
+    from resnest_backbones.detectron2.engine.hooks import draw_output
 
     grey = (9, 9, 9)
     metadata = Metadata(thing_classes=["a"], stuff_classes=["b", "c"], thing_colors=[grey], stuff_colors=[grey] * 2)

@@ -1,38 +1,67 @@
-"""A training loader whose stream of batches can be entered at any iteration.
+"""What becomes of a config's datasets: training loaders that can resume at any batch, test loaders, evaluators.
 
-Detectron2's loader starts its random stream anew when a training is resumed. Here a batch is a function of the seed and
-its number alone, whatever the number of worker processes, so a resumed training sees the batches that an unbroken one
-would have seen. Datasets, mappers and samplers are Detectron2's.
+Detectron2's training loader starts its random stream anew when a training is resumed. Here a batch is a function of the
+seed and its number alone, whatever the number of worker processes, so a resumed training sees the batches that an
+unbroken one would have seen. Datasets, mappers and samplers are Detectron2's.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, MapDataset, build_detection_train_loader
+from detectron2.data import (
+    DatasetFromList,
+    DatasetMapper,
+    MapDataset,
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+)
 from detectron2.data.build import _train_loader_from_config, trivial_batch_collator, worker_init_reset_seed
 from detectron2.data.common import AspectRatioGroupedDataset
 from detectron2.data.samplers import TrainingSampler
+from detectron2.evaluation import (
+    CityscapesInstanceEvaluator,
+    CityscapesSemSegEvaluator,
+    COCOEvaluator,
+    COCOPanopticEvaluator,
+    DatasetEvaluator,
+    DatasetEvaluators,
+    LVISEvaluator,
+    PascalVOCDetectionEvaluator,
+    SemSegEvaluator,
+)
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from resnest_backbones.data import derive_seed
-from resnest_backbones.errors import DatasetError
+from resnest_backbones.errors import ConfigError, DatasetError
 
 logger = logging.getLogger(__name__)
+
+# evaluator_type -> what Detectron2's evaluator imports only when it evaluates
+_EVALUATOR_PACKAGES = {
+    "coco_panoptic_seg": "panopticapi",
+    "lvis": "lvis",
+    "cityscapes_instance": "cityscapesscripts",
+    "cityscapes_sem_seg": "cityscapesscripts",
+}
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the generators of Python, numpy and torch (CPU) for a while, then put them back as they were."""
+    """Seed the generators of Python, numpy and torch (CPU) inside a block, and restore their states after it."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         random.seed(seed)
@@ -46,7 +75,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 class NamingMapper:
-    """A mapper whose errors name the image: those of PIL and of augmentations say what is wrong, but not where.
+    """A mapper whose errors name the image, which those of PIL and of augmentations do not.
 
     Args:
         mapper: dataset dict -> what the model takes.
@@ -94,7 +123,7 @@ class _BatchStream(Sampler[list[int]]):
     """Endless batches of places in a sampler's stream, from the batch numbered ``start`` on.
 
     Attributes:
-        start: number of the first batch; to be set before iterating.
+        start: number of the first batch; set it before iterating.
     """
 
     def __init__(self, sampler: Sampler[int], shapes: Sequence[tuple[int, int]], batch_size: int, group: bool) -> None:
@@ -127,9 +156,9 @@ def build_resumable_train_loader(
     collate_fn: Callable[[list[Any]], Any] | None = None,
     seed: int,
 ) -> DataLoader[Any]:
-    """``detectron2.data.build_detection_train_loader`` with the same meaning of its arguments, and a seed.
+    """Build what ``detectron2.data.build_detection_train_loader`` builds, from a seed.
 
-    ``loader.batch_sampler.start = n``, before iterating, makes the batch numbered ``n`` the first.
+    ``set_first_batch(loader, n)``, before iterating, makes the batch numbered ``n`` the first.
 
     Args:
         dataset: list of Detectron2 dataset dicts, or a map-style dataset of them.
@@ -167,19 +196,19 @@ def build_resumable_train_loader(
 
 
 def build_train_loader_from_config(cfg: CfgNode) -> Any:
-    """The training loader of a config: resumable, except for datasets that are streams themselves."""
+    """Build the training loader of a config: resumable, unless the dataset is a stream itself."""
     seed = max(cfg.SEED, 0)
     with seeded(derive_seed(seed)):
         # Detectron2's samplers draw their seed, shared among processes, from numpy's generator.
         arguments = _train_loader_from_config(cfg)
     if isinstance(arguments["dataset"], IterableDataset):
-        logger.warning("The training set is a stream of its own: a resumed training will start it anew")
+        logger.warning("The training set is an iterable dataset: resuming starts it anew")
         return build_detection_train_loader(**arguments)
     return build_resumable_train_loader(**arguments, seed=seed)
 
 
 def set_first_batch(loader: Any, number: int) -> None:
-    """Let a loader of ``build_resumable_train_loader`` begin with the batch of that number; others stay as they are."""
+    """Let a loader of ``build_resumable_train_loader`` begin with the batch of that number; leave others alone."""
     batches = getattr(loader, "batch_sampler", None)
     if isinstance(batches, _BatchStream):
         batches.start = number
@@ -188,3 +217,58 @@ def set_first_batch(loader: Any, number: int) -> None:
 def seed_iteration(seed: int, iteration: int) -> None:
     """Make the random numbers of an iteration a function of the seed, the process, and its number alone."""
     seed_all_rng(derive_seed(seed, comm.get_rank(), iteration))
+
+
+def build_test_loader(cfg: CfgNode, dataset_name: str) -> Any:
+    """Build Detectron2's test loader; its errors name the image that cannot be loaded."""
+    mapper = NamingMapper(DatasetMapper(cfg, is_train=False))
+    return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+
+
+def check_evaluator(dataset_name: str) -> None:
+    """Check that the package of a dataset's evaluator is installed, before the training rather than after it.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    package = _EVALUATOR_PACKAGES.get(MetadataCatalog.get(dataset_name).get("evaluator_type", ""))
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise ConfigError(f"DATASETS.TEST has {dataset_name}, whose evaluation needs the package {package}: install it")
+
+
+def build_evaluator(dataset_name: str, output_folder: str) -> DatasetEvaluator:
+    """Build the evaluator of a dataset's ``evaluator_type``, as Detectron2's own ``train_net.py`` does.
+
+    Raises:
+        ConfigError: Detectron2 has no evaluator for that type.
+    """
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type", None)
+
+    def semantic() -> DatasetEvaluator:
+        return SemSegEvaluator(dataset_name, distributed=True, output_dir=output_folder)
+
+    def instances() -> DatasetEvaluator:
+        return COCOEvaluator(dataset_name, output_dir=output_folder)
+
+    builders: dict[str, Callable[[], DatasetEvaluator]] = {
+        "sem_seg": semantic,
+        "coco": instances,
+        "coco_panoptic_seg": lambda: DatasetEvaluators(
+            [semantic(), instances(), COCOPanopticEvaluator(dataset_name, output_folder)]
+        ),
+        "cityscapes_instance": lambda: CityscapesInstanceEvaluator(dataset_name),
+        "cityscapes_sem_seg": lambda: CityscapesSemSegEvaluator(dataset_name),
+        "pascal_voc": lambda: PascalVOCDetectionEvaluator(dataset_name),
+        "lvis": lambda: _lvis_evaluator(dataset_name, output_folder),
+    }
+    if kind not in builders:
+        raise ConfigError(f"the dataset {dataset_name} needs an evaluator_type of {', '.join(builders)}, got {kind}")
+    return builders[kind]()
+
+
+def _lvis_evaluator(dataset_name: str, output_folder: str) -> LVISEvaluator:
+    # The last release of lvis, 0.5.3, names numpy.float, which numpy 1.24 dropped. Only it sees this stand-in.
+    evaluation: Any = importlib.import_module("lvis.eval")
+    if not hasattr(evaluation.np, "float"):
+        evaluation.np = SimpleNamespace(**{**vars(evaluation.np), "float": float})
+    return LVISEvaluator(dataset_name, output_dir=output_folder)

@@ -1,89 +1,76 @@
 """What ``tools/train_net.py`` does: training and evaluation from a YAML config or a LazyConfig.
 
-It is Detectron2's own procedure (``train_net.py`` and ``lazyconfig_train_net.py`` of its tools), with four additions: a
-machine without a GPU trains on its CPU, a data set of one's own goes into any config, checkpoints of every published
-layout load, and a training that was broken off goes on as if it had not been.
+It is Detectron2's own procedure (``train_net.py`` and ``lazyconfig_train_net.py`` of its tools) with four additions: it
+runs on CPUs, puts a custom dataset into any config, loads checkpoints of every published layout, and resumes a training
+bit for bit. ``main`` and ``train`` are that procedure; a ``YamlRun`` or a ``LazyRun`` makes what they need of a config.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
+import inspect
 import logging
 import os
-import weakref
-from collections import OrderedDict
-from collections.abc import Callable
-from pathlib import Path
-from types import SimpleNamespace
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import yaml
-from detectron2.config import CfgNode, get_cfg
-from detectron2.data import DatasetMapper, MetadataCatalog, build_detection_test_loader
+from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
+from detectron2.data import MetadataCatalog, build_detection_train_loader
 from detectron2.engine import (
     DefaultTrainer,
     HookBase,
-    TrainerBase,
+    SimpleTrainer,
     default_argument_parser,
+    default_writers,
     hooks,
 )
 from detectron2.engine.launch import DEFAULT_TIMEOUT
-from detectron2.evaluation import (
-    CityscapesInstanceEvaluator,
-    CityscapesSemSegEvaluator,
-    COCOEvaluator,
-    COCOPanopticEvaluator,
-    DatasetEvaluator,
-    DatasetEvaluators,
-    LVISEvaluator,
-    PascalVOCDetectionEvaluator,
-    SemSegEvaluator,
-    verify_results,
-)
+from detectron2.evaluation import inference_on_dataset, print_csv_format, verify_results
 from detectron2.modeling import GeneralizedRCNNWithTTA
+from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
+from detectron2.utils.registry import locate
+from fvcore.nn.precise_bn import get_bn_modules
+from omegaconf import OmegaConf
 from torch import nn
+from torch.optim import Optimizer
 
-from resnest_backbones.cli import print_next
 from resnest_backbones.detectron2.checkpoint import ResNeStCheckpointer
 from resnest_backbones.detectron2.config import add_resnest_config
-from resnest_backbones.detectron2.custom_coco import CocoSource
-from resnest_backbones.detectron2.engine.data import NamingMapper, build_train_loader_from_config, set_first_batch
-from resnest_backbones.detectron2.engine.drawing import DrawPredictions
-from resnest_backbones.detectron2.engine.run_setup import (
+from resnest_backbones.detectron2.custom_coco import use_custom_dataset
+from resnest_backbones.detectron2.engine.data import (
+    build_evaluator,
+    build_resumable_train_loader,
+    build_test_loader,
+    build_train_loader_from_config,
+    check_evaluator,
+    set_first_batch,
+)
+from resnest_backbones.detectron2.engine.hooks import (
+    DrawPredictions,
+    RepeatablePreciseBN,
     SaveMissedFinal,
     SeedIterations,
     StopAtInvalidLoss,
+)
+from resnest_backbones.detectron2.engine.run_setup import (
+    NestedState,
     build_step_trainer,
     check_cropped_polygons,
-    custom_data,
-    device_here,
+    fallback_messages,
     parallel,
-    seed_of_run,
-    set_up,
-    what_was_adapted,
+    resolve_device,
+    resolve_seed,
+    setup_run,
 )
-from resnest_backbones.detectron2.engine.train_lazy import main_lazy
-from resnest_backbones.errors import ConfigError, DatasetError, add_verbose
+from resnest_backbones.errors import ConfigError, add_verbose
 
 logger = logging.getLogger(__name__)
 
-# What Detectron2's evaluators import only when they evaluate.
-_EVALUATOR_PACKAGES = {
-    "coco_panoptic_seg": "panopticapi",
-    "lvis": "lvis",
-    "cityscapes_instance": "cityscapesscripts",
-    "cityscapes_sem_seg": "cityscapesscripts",
-}
-_CUSTOM_DATA = ("train_json", "train_images", "val_json", "val_images")
-
-
-def build_argument_parser() -> argparse.ArgumentParser:
-    """Detectron2's command line, options for a data set of one's own, and how long to wait for a silent process."""
-    parser = default_argument_parser(
-        epilog="""
+_CUSTOM_DATASET = ("train_json", "train_images", "val_json", "val_images")
+_EPILOG = """
 Examples:
 
   Train a recipe on 8 GPUs, COCO in $DETECTRON2_DATASETS:
@@ -95,19 +82,23 @@ Examples:
         --train-json train.json --train-images images/ --val-json val.json --val-images images/ \\
         SOLVER.IMS_PER_BATCH 2 SOLVER.BASE_LR 0.0025
 
-  Go on after an interruption: the same command with --resume
+  Resume after an interruption: the same command with --resume
   Evaluate: the same command with --eval-only MODEL.WEIGHTS output/model_final.pth
 """
-    )
+
+
+def build_argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of Detectron2's command line, with options for a custom dataset and a time-out."""
+    parser = default_argument_parser(epilog=_EPILOG)
     add_verbose(parser)
     parser.add_argument(
         "--dist-timeout",
         type=float,
         default=DEFAULT_TIMEOUT.total_seconds(),
         metavar="SECONDS",
-        help="how long a process waits for one that does not answer, then ends with an error (default: %(default)g)",
+        help="how long to wait for a process that does not answer before ending with an error (default: %(default)g)",
     )
-    group = parser.add_argument_group("a data set of your own, in COCO format, instead of the config's")
+    group = parser.add_argument_group("a custom dataset in COCO format, instead of the config's")
     group.add_argument("--train-json", metavar="FILE", help="annotations to train on; they give the classes")
     group.add_argument("--train-images", metavar="DIR", help="folder of their images")
     group.add_argument("--val-json", metavar="FILE", help="annotations to evaluate on")
@@ -119,8 +110,8 @@ def check_arguments(args: argparse.Namespace) -> None:
     """Check what the parser cannot.
 
     Raises:
-        ValueError: the config file is not there, only some of the options of one's own data are, or the time-out is not
-            above 0; the message names them.
+        ValueError: the config file does not exist, only some of the options of a custom dataset are given, or the
+            time-out is not above 0; the message names them.
     """
     if not args.config_file:
         raise ValueError("--config-file must name a config, got none")
@@ -128,150 +119,93 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError(f"--config-file must be a file, got {args.config_file}")
     if not 0 < args.dist_timeout < float("inf"):
         raise ValueError(f"--dist-timeout must be above 0, got {args.dist_timeout:g}")
-    given = [name for name in _CUSTOM_DATA if getattr(args, name)]
-    needed = _CUSTOM_DATA[2:] if args.eval_only else _CUSTOM_DATA
+    given = [name for name in _CUSTOM_DATASET if getattr(args, name)]
+    needed = _CUSTOM_DATASET[2:] if args.eval_only else _CUSTOM_DATASET
     if given and not set(needed) <= set(given):
         options = ["--" + name.replace("_", "-") for name in needed]
         missing = [option for option, name in zip(options, needed, strict=True) if name not in given]
         raise ValueError(f"{', '.join(options)} must be given together, {', '.join(missing)} are missing")
 
 
-def main(args: argparse.Namespace) -> Any:
-    """Train or evaluate as the arguments say; run in each process by ``detectron2.engine.launch``.
+def main(args: argparse.Namespace) -> dict[str, Any]:
+    """Train or evaluate as the arguments say; ``detectron2.engine.launch`` calls it in each process.
 
     Returns:
-        The evaluation's results, a dict of dicts of figures in percent, on the main process.
-    """
-    return main_lazy(args) if args.config_file.endswith(".py") else _main_yaml(args)
-
-
-def build_evaluator(dataset_name: str, output_folder: str) -> DatasetEvaluator:
-    """The evaluator that fits a data set's ``evaluator_type``, as in Detectron2's own tool.
+        The results of the last evaluation on the main process: task -> metric -> percent.
 
     Raises:
-        ValueError: Detectron2 has no evaluator for that type.
+        ConfigError: the config cannot be read, or asks for something that cannot be built.
+        CheckpointError: the weights cannot be read, or, in an evaluation, do not fill the model.
+        DatasetError: the custom dataset, or one of the images, cannot be used.
+        DivergedError: a loss is not finite.
+        OSError: the output folder cannot be written.
     """
-    kind = MetadataCatalog.get(dataset_name).get("evaluator_type", None)
-    single: dict[str, Callable[[], DatasetEvaluator]] = {
-        "sem_seg": lambda: SemSegEvaluator(dataset_name, distributed=True, output_dir=output_folder),
-        "coco": lambda: COCOEvaluator(dataset_name, output_dir=output_folder),
-        "coco_panoptic_seg": lambda: DatasetEvaluators(
-            [
-                SemSegEvaluator(dataset_name, distributed=True, output_dir=output_folder),
-                COCOEvaluator(dataset_name, output_dir=output_folder),
-                COCOPanopticEvaluator(dataset_name, output_folder),
-            ]
-        ),
-        "cityscapes_instance": lambda: CityscapesInstanceEvaluator(dataset_name),
-        "cityscapes_sem_seg": lambda: CityscapesSemSegEvaluator(dataset_name),
-        "pascal_voc": lambda: PascalVOCDetectionEvaluator(dataset_name),
-        "lvis": lambda: _lvis_evaluator(dataset_name, output_folder),
-    }
-    if kind not in single:
-        raise ValueError(f"the data set {dataset_name} must have an evaluator_type of {', '.join(single)}, got {kind}")
-    return single[kind]()
+    run = LazyRun(args) if is_lazy(args) else YamlRun(args)
+    model = run.build_model()
+    if not args.eval_only:
+        return train(run, model, resume=args.resume)
+    checkpointer = ResNeStCheckpointer(model, save_dir=run.output_dir)
+    checkpointer.require_whole = True
+    checkpointer.resume_or_load(run.weights, resume=args.resume)
+    results = run.evaluate(model)
+    if run.evaluate_augmented:
+        results.update(run.evaluate_augmented(model))
+    run.verify(results)
+    return results
 
 
-def _check_evaluator(dataset_name: str) -> None:
-    """Miss an evaluator's package before the training, not after it."""
-    kind = MetadataCatalog.get(dataset_name).get("evaluator_type", "")
-    package = _EVALUATOR_PACKAGES.get(kind)
-    if package is not None and importlib.util.find_spec(package) is None:
-        raise ConfigError(f"DATASETS.TEST has {dataset_name}, whose evaluation needs the package {package}: install it")
+def train(run: YamlRun | LazyRun, model: nn.Module, *, resume: bool) -> dict[str, Any]:
+    """Train a model, with ``resume`` from its last checkpoint on; return the results of the last evaluation."""
+    optimizer = run.build_optimizer(model)
+    loader = run.build_train_loader()
+    model = parallel(model, run.device, **run.ddp)
+    trainer = build_step_trainer(model, loader, optimizer, device=run.device, amp=run.amp)
+    checkpointer = ResNeStCheckpointer(model, run.output_dir, trainer=run.checkpointed(trainer))
+    results: dict[str, Any] = {}
+
+    def evaluate() -> dict[str, Any]:
+        results.update(run.evaluate(model))
+        return dict(results)
+
+    stop = StopAtInvalidLoss(model, optimizer)
+    trainer.register_hooks(
+        [
+            SeedIterations(run.seed),
+            stop,
+            SaveMissedFinal(checkpointer),
+            hooks.IterationTimer(),
+            hooks.LRScheduler(scheduler=run.build_lr_scheduler(optimizer)),
+            *run.build_more_hooks(model),  # before the checkpoint, which is to have precise BN's statistics
+        ]
+    )
+    is_main = comm.is_main_process()
+    if is_main:
+        trainer.register_hooks([hooks.PeriodicCheckpointer(checkpointer, **run.checkpoints)])
+    trainer.register_hooks([hooks.EvalHook(run.eval_period, evaluate)])
+    if is_main:
+        writers = default_writers(run.output_dir, run.max_iter)
+        trainer.register_hooks([hooks.PeriodicWriter(writers, period=run.log_period)])
+    if run.evaluate_augmented:
+        trainer.register_hooks([hooks.EvalHook(0, partial(run.evaluate_augmented, model))])
+    checkpointer.resume_or_load(run.weights, resume=resume)
+    start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
+    set_first_batch(loader, start)
+    with stop.explain(trainer):
+        trainer.train(start, run.max_iter)
+    run.verify(results)
+    return results
 
 
-def _lvis_evaluator(dataset_name: str, output_folder: str) -> LVISEvaluator:
-    # The last release of lvis, 0.5.3, names numpy.float, which numpy 1.24 dropped. It alone sees this stand-in.
-    evaluation: Any = importlib.import_module("lvis.eval")
-    if not hasattr(evaluation.np, "float"):
-        evaluation.np = SimpleNamespace(**{**vars(evaluation.np), "float": float})
-    return LVISEvaluator(dataset_name, output_dir=output_folder)
+def is_lazy(args: argparse.Namespace) -> bool:
+    """Tell whether the config file is a LazyConfig."""
+    return bool(args.config_file.endswith(".py"))
 
 
-class Trainer(DefaultTrainer):
-    """Detectron2's ``DefaultTrainer`` with the evaluators of its own tool, CPU training and exact resumption."""
-
-    def __init__(self, cfg: CfgNode) -> None:
-        # Not DefaultTrainer's: that one needs a GPU for each process, and makes the stock checkpointer.
-        TrainerBase.__init__(self)
-        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
-        model = self.build_model(cfg)
-        optimizer = self.build_optimizer(cfg, model)
-        loader = self.build_train_loader(cfg)
-        model = parallel(model, cfg.MODEL.DEVICE, broadcast_buffers=False)
-        amp = cfg.SOLVER.AMP.ENABLED
-        self._trainer = build_step_trainer(model, loader, optimizer, device=cfg.MODEL.DEVICE, amp=amp)
-        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = ResNeStCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-        self.start_iter = 0
-        self.max_iter = cfg.SOLVER.MAX_ITER
-        self.cfg = cfg
-        self.register_hooks(self.build_hooks())
-
-    def build_hooks(self) -> list[HookBase | None]:
-        """Detectron2's hooks behind one that seeds each iteration, and one that looks at its loss."""
-        stock = super().build_hooks()
-        precise_bn = next((hook for hook in stock if isinstance(hook, hooks.PreciseBN)), None)
-        self._stop = StopAtInvalidLoss(self._trainer.model, self._trainer.optimizer)
-        seed = SeedIterations(max(self.cfg.SEED, 0), precise_bn)
-        drawn = []
-        if self.cfg.VIS_PERIOD > 0 and self.cfg.DATASETS.TEST and comm.is_main_process():
-            drawn.append(DrawPredictions(self.cfg, self.build_test_loader))
-        return [seed, self._stop, SaveMissedFinal(self.checkpointer), *drawn, *stock]
-
-    def train(self) -> Any:
-        """Train from ``start_iter`` on, with the batches that belong there; returns the last evaluation's results."""
-        set_first_batch(self.data_loader, self.start_iter)
-        with self._stop.explain(self):
-            super().train()
-        return getattr(self, "_last_eval_results", {})
-
-    @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> Any:
-        """Detectron2's training loader, made resumable."""
-        return build_train_loader_from_config(cfg)
-
-    @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
-        """Detectron2's loader for evaluation, which names the image that it cannot load."""
-        mapper = NamingMapper(DatasetMapper(cfg, is_train=False))
-        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
-
-    @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
-        """The evaluator that fits a data set."""
-        return build_evaluator(dataset_name, output_folder or os.path.join(cfg.OUTPUT_DIR, "inference"))
-
-    @classmethod
-    def test_with_tta(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
-        """Evaluate with Detectron2's test-time augmentation; its results have ``_TTA`` behind their names.
-
-        Only plain R-CNN models have it in Detectron2; others are left out with a warning.
-        """
-        if cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN" or cfg.MODEL.KEYPOINT_ON or cfg.MODEL.LOAD_PROPOSALS:
-            logger.warning(
-                "TEST.AUG.ENABLED has no effect: Detectron2 has no test-time augmentation for %s%s",
-                cfg.MODEL.META_ARCHITECTURE,
-                " with keypoints or proposals" if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN" else "",
-            )
-            return {}
-        logger.info("Evaluating with test-time augmentation ...")
-        folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
-        evaluators = [cls.build_evaluator(cfg, name, folder) for name in cfg.DATASETS.TEST]
-        results = cls.test(cfg, GeneralizedRCNNWithTTA(cfg, _unwrapped(model)), evaluators)
-        return OrderedDict((f"{name}_TTA", value) for name, value in results.items())
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-
-
-def setup(args: argparse.Namespace) -> CfgNode:
-    """The full config of a run: the file's keys, one's own data, the command line's keys, and what the machine needs.
+def load_yaml(args: argparse.Namespace) -> CfgNode:
+    """Read the config file and the keys of the command line.
 
     Raises:
-        ConfigError: a key is unknown, or has a value that it cannot have.
-        DatasetError: one's own data do not hold up, or do not fit the config.
+        ConfigError: a key is unknown, or has a value of another type.
     """
     cfg = get_cfg()
     add_resnest_config(cfg)
@@ -280,40 +214,121 @@ def setup(args: argparse.Namespace) -> CfgNode:
         cfg.merge_from_list(args.opts)
     except (AssertionError, KeyError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{args.config_file} and the command line's keys cannot be used: {error}") from error
-    custom = custom_data(args)
-    if custom is not None:
-        _use_custom_data(cfg, *custom)
-        cfg.merge_from_list(args.opts)  # what the command line says has the last word
-    wanted_device = cfg.MODEL.DEVICE
-    cfg.MODEL.DEVICE = device_here(wanted_device)
-    if not args.eval_only:  # which takes images one by one
-        _check_batch(cfg)
-    for name in cfg.DATASETS.TEST:
-        _check_evaluator(name)
-    if cfg.INPUT.CROP.ENABLED and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon" and not args.eval_only:
-        check_cropped_polygons()
-    cfg.SEED = seed_of_run(cfg.SEED, cfg.OUTPUT_DIR, args)
-    cfg.freeze()
-    set_up(cfg, args, cfg.OUTPUT_DIR, what_was_adapted(cfg.MODEL.DEVICE, wanted_device, cfg.SOLVER.AMP.ENABLED))
     return cfg
 
 
-def _use_custom_data(cfg: CfgNode, train: str | None, val: str, source: CocoSource) -> None:
-    architecture = cfg.MODEL.META_ARCHITECTURE
-    if architecture not in ("GeneralizedRCNN", "RetinaNet", "FCOS"):
-        raise DatasetError(f"{source.json_file} has boxes and masks, but {architecture} needs other annotations too")
-    if cfg.MODEL.KEYPOINT_ON:
-        raise DatasetError(f"{source.json_file}: options for data of one's own do not serve keypoint models")
-    if cfg.MODEL.MASK_ON and source.num_annotations and not source.has_masks:
-        raise DatasetError(
-            f"{source.json_file} lacks the segmentation of some annotations, which a model with MODEL.MASK_ON needs; "
-            "take a detection config, or turn the key off"
-        )
-    cfg.DATASETS.TRAIN = (train,) if train is not None else ()
-    cfg.DATASETS.TEST = (val,)
-    for head in ("ROI_HEADS", "RETINANET", "FCOS"):
-        if head in cfg.MODEL:
-            cfg.MODEL[head].NUM_CLASSES = len(source.class_names)
+class YamlRun:
+    """What a YAML config makes of a run, as Detectron2's ``DefaultTrainer`` does; its logs are set up.
+
+    Attributes:
+        cfg: the file's keys, the custom dataset, the command line's keys, and what this machine needs; frozen.
+        evaluate_augmented: evaluates a model with test-time augmentation, where the config wants that.
+
+    Raises:
+        ConfigError: a key is unknown, or has a value that it cannot have.
+        DatasetError: the custom dataset cannot be used, or does not fit the config.
+    """
+
+    log_period = 20
+    ddp: Mapping[str, Any] = {"broadcast_buffers": False}
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        cfg = load_yaml(args)
+        if args.val_json:
+            use_custom_dataset(cfg, *(getattr(args, name) for name in _CUSTOM_DATASET))
+            cfg.merge_from_list(args.opts)  # the command line has the last word
+        wanted_device, cfg.MODEL.DEVICE = cfg.MODEL.DEVICE, resolve_device(cfg.MODEL.DEVICE)
+        if not args.eval_only:  # which takes images one by one
+            _check_batch(cfg)
+        for name in cfg.DATASETS.TEST:
+            check_evaluator(name)
+        if cfg.INPUT.CROP.ENABLED and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon" and not args.eval_only:
+            check_cropped_polygons()
+        cfg.SEED = resolve_seed(cfg.SEED, cfg.OUTPUT_DIR, args)
+        cfg.freeze()
+        setup_run(cfg, args, cfg.OUTPUT_DIR, fallback_messages(cfg.MODEL.DEVICE, wanted_device, cfg.SOLVER.AMP.ENABLED))
+        if not args.eval_only:
+            cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        self.cfg = cfg
+        self.device: str = cfg.MODEL.DEVICE
+        self.amp: bool = cfg.SOLVER.AMP.ENABLED
+        self.seed = max(cfg.SEED, 0)
+        self.output_dir: str = cfg.OUTPUT_DIR
+        self.weights: str = cfg.MODEL.WEIGHTS
+        self.max_iter: int = cfg.SOLVER.MAX_ITER
+        self.eval_period: int = cfg.TEST.EVAL_PERIOD
+        self.checkpoints = {"period": cfg.SOLVER.CHECKPOINT_PERIOD}
+        self.evaluate_augmented = self._evaluate_augmented if cfg.TEST.AUG.ENABLED else None
+
+    def build_model(self) -> nn.Module:
+        """Build the model, and log it."""
+        model: nn.Module = DefaultTrainer.build_model(self.cfg)
+        return model
+
+    def build_optimizer(self, model: nn.Module) -> Optimizer:
+        """Build the optimizer of ``SOLVER``."""
+        return build_optimizer(self.cfg, model)
+
+    def build_lr_scheduler(self, optimizer: Optimizer) -> Any:
+        """Build the schedule of ``SOLVER``."""
+        return build_lr_scheduler(self.cfg, optimizer)
+
+    def build_train_loader(self) -> Any:
+        """Build the loader of ``DATASETS.TRAIN``."""
+        return build_train_loader_from_config(self.cfg)
+
+    def build_more_hooks(self, model: nn.Module) -> list[HookBase]:
+        """Build the hooks of ``VIS_PERIOD`` and ``TEST.PRECISE_BN``."""
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.DATALOADER.NUM_WORKERS = 0  # as DefaultTrainer has it for precise BN
+        found: list[HookBase] = []
+        if cfg.VIS_PERIOD > 0 and cfg.DATASETS.TEST and comm.is_main_process():
+            name = cfg.DATASETS.TEST[0]
+            batches, metadata = build_test_loader(self.cfg, name), MetadataCatalog.get(name)
+            found.append(DrawPredictions(batches, metadata, image_format=cfg.INPUT.FORMAT, period=cfg.VIS_PERIOD))
+        if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(model):
+            loader = build_train_loader_from_config(cfg)
+            found.append(RepeatablePreciseBN(self.eval_period, model, loader, cfg.TEST.PRECISE_BN.NUM_ITER))
+        return found
+
+    def checkpointed(self, trainer: SimpleTrainer) -> Any:
+        """Return what checkpoints hold of the trainer."""
+        return NestedState(trainer)
+
+    def evaluate(self, model: nn.Module, folder: str = "inference") -> dict[str, Any]:
+        """Evaluate a model on ``DATASETS.TEST``; results of several datasets have their names above them."""
+        results = {}
+        for name in self.cfg.DATASETS.TEST:
+            evaluator = build_evaluator(name, os.path.join(self.output_dir, folder))
+            results[name] = inference_on_dataset(model, build_test_loader(self.cfg, name), evaluator)
+            if comm.is_main_process():
+                logger.info("Evaluation results for %s in csv format:", name)
+                print_csv_format(results[name])
+        return next(iter(results.values())) if len(results) == 1 else results
+
+    def _evaluate_augmented(self, model: nn.Module) -> dict[str, Any]:
+        """Evaluate with Detectron2's test-time augmentation; results have ``_TTA`` behind their names.
+
+        Detectron2 has it only for plain R-CNN models; others are left out with a warning.
+        """
+        cfg = self.cfg
+        if cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN" or cfg.MODEL.KEYPOINT_ON or cfg.MODEL.LOAD_PROPOSALS:
+            logger.warning(
+                "TEST.AUG.ENABLED has no effect: Detectron2 has no test-time augmentation for %s%s",
+                cfg.MODEL.META_ARCHITECTURE,
+                " with keypoints or proposals" if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN" else "",
+            )
+            return {}
+        logger.info("Evaluating with test-time augmentation ...")
+        plain = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+        results = self.evaluate(GeneralizedRCNNWithTTA(cfg, plain), "inference_TTA")
+        return {f"{name}_TTA": value for name, value in results.items()}
+
+    def verify(self, results: dict[str, Any]) -> None:
+        """Compare with ``TEST.EXPECTED_RESULTS``, where the config has any."""
+        if comm.is_main_process():
+            verify_results(self.cfg, results)
 
 
 def _check_batch(cfg: CfgNode) -> None:
@@ -333,30 +348,92 @@ def _check_batch(cfg: CfgNode) -> None:
         )
 
 
-def _main_yaml(args: argparse.Namespace) -> Any:
-    cfg = setup(args)
-    if args.eval_only:
-        model = Trainer.build_model(cfg)
-        checkpointer = ResNeStCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
-        checkpointer.require_whole = True
-        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        results = Trainer.test(cfg, model)
-        if cfg.TEST.AUG.ENABLED:
-            results.update(Trainer.test_with_tta(cfg, model))
+class LazyRun:
+    """What a LazyConfig makes of a run, as Detectron2's ``lazyconfig_train_net.py`` does; its logs are set up.
+
+    Attributes:
+        cfg: the file's keys, the custom dataset, the command line's keys, and what this machine needs.
+
+    Raises:
+        ConfigError: training images are cropped without the package for that.
+        DatasetError: the custom dataset cannot be used, or does not fit the config.
+    """
+
+    evaluate_augmented = None
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.cfg = cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
+        if args.val_json:
+            use_custom_dataset(cfg, *(getattr(args, name) for name in _CUSTOM_DATASET))
+            self.cfg = cfg = LazyConfig.apply_overrides(cfg, args.opts)  # the command line has the last word
+        if not args.eval_only and _crops_polygons(cfg.dataloader.train.get("mapper")):
+            check_cropped_polygons()
+        settings = cfg.train
+        wanted_device, settings.device = settings.device, resolve_device(settings.device)
+        settings.seed = resolve_seed(settings.get("seed", -1), settings.output_dir, args)
+        self.device: str = settings.device
+        self.amp: bool = settings.amp.enabled
+        self.seed: int = settings.seed
+        self.output_dir: str = settings.output_dir
+        self.weights: str = settings.init_checkpoint
+        self.max_iter: int = settings.max_iter
+        self.eval_period: int = settings.eval_period
+        self.log_period: int = settings.log_period
+        self.checkpoints: Mapping[str, Any] = settings.checkpointer
+        self.ddp: Mapping[str, Any] = settings.ddp
+        setup_run(cfg, args, self.output_dir, fallback_messages(self.device, wanted_device, self.amp))
+
+    def build_model(self) -> nn.Module:
+        """Build the model, and log it."""
+        model: nn.Module = instantiate(self.cfg.model).to(self.device)
+        logger.info("Model:\n%s", model)
+        return model
+
+    def build_optimizer(self, model: nn.Module) -> Optimizer:
+        """Build ``optimizer``."""
+        self.cfg.optimizer.params.model = model
+        optimizer: Optimizer = instantiate(self.cfg.optimizer)
+        return optimizer
+
+    def build_lr_scheduler(self, optimizer: Optimizer) -> Any:
+        """Build ``lr_multiplier``."""
+        return instantiate(self.cfg.lr_multiplier)
+
+    def build_train_loader(self) -> Any:
+        """Build ``dataloader.train``; where it is Detectron2's standard loader, it can resume at any batch."""
+        loader = self.cfg.dataloader.train
+        target = locate(loader._target_) if isinstance(loader._target_, str) else loader._target_
+        known = {"_target_", *inspect.signature(build_resumable_train_loader).parameters}
+        if target is not build_detection_train_loader or not set(loader) <= known:
+            logger.warning("dataloader.train is not Detectron2's standard loader: resuming starts it anew")
+            return instantiate(loader)
+        loader = OmegaConf.merge(loader, {"seed": self.seed})
+        loader._target_ = f"{build_resumable_train_loader.__module__}.{build_resumable_train_loader.__name__}"
+        return instantiate(loader)
+
+    def build_more_hooks(self, model: nn.Module) -> list[HookBase]:
+        """Build no more hooks: a LazyConfig asks for none."""
+        return []
+
+    def checkpointed(self, trainer: SimpleTrainer) -> Any:
+        """Return what checkpoints hold of the trainer."""
+        return trainer
+
+    def evaluate(self, model: nn.Module) -> dict[str, Any]:
+        """Evaluate a model with ``dataloader.evaluator``, where there is one, on ``dataloader.test``."""
+        data = self.cfg.dataloader
+        if "evaluator" not in data:
+            return {}
+        results = inference_on_dataset(model, instantiate(data.test), instantiate(data.evaluator))
         if comm.is_main_process():
-            verify_results(cfg, results)
-        return results
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    if cfg.TEST.AUG.ENABLED:
-        trainer.register_hooks([hooks.EvalHook(0, lambda: trainer.test_with_tta(cfg, trainer.model))])
-    results = trainer.train()
-    if comm.is_main_process():
-        folder = Path(cfg.OUTPUT_DIR)
-        print_next(
-            "see what it finds",
-            *("tools/demo.py", "--config", folder / "config.yaml", "--checkpoint", folder / "model_final.pth"),
-            *(("--classes", args.train_json) if args.train_json else ()),
-            "IMAGE_OR_FOLDER",
-        )
-    return results
+            print_csv_format(results)
+        return results or {}
+
+    def verify(self, results: dict[str, Any]) -> None:
+        """Compare with nothing: a LazyConfig has no expected results."""
+
+
+def _crops_polygons(mapper: Any) -> bool:
+    if mapper is None or not mapper.get("use_instance_mask") or mapper.get("instance_mask_format") == "bitmask":
+        return False
+    return any("Crop" in str(augmentation.get("_target_")) for augmentation in mapper.get("augmentations", []))
