@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec, get_norm
@@ -17,12 +17,15 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from torch import nn
 
 from resnest_backbones.acceleration import accelerate
-from resnest_backbones.checkpoint.layouts import COUNTER, summarize_keys
+from resnest_backbones.checkpoint.fit import compare
+from resnest_backbones.checkpoint.layouts import COUNTER
 from resnest_backbones.errors import ConfigError
 from resnest_backbones.models import resnest
-from resnest_backbones.models.arguments import STAGES, check_choice, check_positive
-from resnest_backbones.models.split_attention import NormLayer, SplitAttentionConv2d
+from resnest_backbones.models.arguments import STAGES, NormLayer, TrunkOptions, check_choice, check_positive
 from resnest_backbones.models.variants import VARIANTS, ResNeStSpec, get_variant
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +54,7 @@ class ResNeSt(resnest.ResNeSt, Backbone):
         freeze_at: freeze the first so many of stem, res2, res3, res4, res5 (``MODEL.BACKBONE.FREEZE_AT``).
         channels_last: as in ``resnest_backbones.acceleration.accelerate``.
         compile: likewise.
-
-    The other arguments are those of ``resnest_backbones.ResNeSt``.
+        **options: those of ``resnest_backbones.ResNeSt``.
 
     Raises:
         ValueError: an argument is outside what is allowed; the message names it.
@@ -62,47 +64,20 @@ class ResNeSt(resnest.ResNeSt, Backbone):
         self,
         spec: ResNeStSpec | str,
         *,
-        output_stride: int = 32,
-        out_features: Sequence[str] = STAGES,
-        in_channels: int = 3,
-        num_classes: int | None = None,
-        norm: str | Callable[[int], nn.Module] | None = "BN",
+        norm: str | NormLayer | None = "BN",
         freeze_at: int = 0,
-        multi_grid: Sequence[int] | None = None,
-        deform_stages: Collection[str] = (),
-        deform_modulated: bool = False,
-        deform_groups: int = 1,
-        drop_path_rate: float = 0.0,
-        gradient_checkpointing: bool = False,
-        zero_init_last_norm: bool = False,
         channels_last: bool = False,
         compile: bool | str | Mapping[str, Any] = False,
+        **options: Unpack[TrunkOptions],
     ) -> None:
-        super().__init__(
-            spec,
-            output_stride=output_stride,
-            out_features=out_features,
-            in_channels=in_channels,
-            num_classes=num_classes,
-            norm_layer=_norm_layer(norm),
-            multi_grid=multi_grid,
-            deform_stages=deform_stages,
-            deform_modulated=deform_modulated,
-            deform_groups=deform_groups,
-            drop_path_rate=drop_path_rate,
-            gradient_checkpointing=gradient_checkpointing,
-            zero_init_last_norm=zero_init_last_norm,
-        )
-        if norm == "GN":
-            # A pooled vector has too few values for 32 groups: one group of one value would even normalise to nothing.
-            for module in self.modules():
-                if isinstance(module, SplitAttentionConv2d):
-                    module.bn1 = nn.GroupNorm(1, module.fc1.out_channels)
+        # A pooled vector has too few values for 32 groups: one group of one value would even normalise to nothing.
+        attention_norm = partial(nn.GroupNorm, 1) if norm == "GN" else None
+        super().__init__(spec, norm_layer=_norm_layer(norm), attention_norm_layer=attention_norm, **options)
         self.freeze(freeze_at)
         accelerate(self, channels_last=channels_last, compile=compile)
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of each feature map."""
+        """Return the channels and the stride of each feature map."""
         strides = self.feature_strides
         return {name: ShapeSpec(channels=c, stride=strides[name]) for name, c in self.feature_channels.items()}
 
@@ -128,19 +103,13 @@ class ResNeSt(resnest.ResNeSt, Backbone):
             del state_dict[key]
         for key in [k for k in own if k.endswith(COUNTER) and k not in state_dict]:
             state_dict[key] = own[key]
-        missing = [key for key in own if key not in state_dict]
-        if missing:
-            wanted = sum(not key.endswith(COUNTER) for key in own)
-            logger.warning(
-                "The checkpoint fills %d of the ResNeSt's %d tensors; not there: %s",
-                wanted - len(missing),
-                wanted,
-                summarize_keys(missing),
-            )
+        fit = compare({key: value for key, value in state_dict.items() if key in own}, own)
+        if fit.missing:
+            logger.warning("The checkpoint fills the ResNeSt in part: %s", fit.describe())
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def _norm_layer(norm: str | Callable[[int], nn.Module] | None) -> NormLayer | None:
+def _norm_layer(norm: str | NormLayer | None) -> NormLayer | None:
     if norm is None or norm == "":
         return None
     if callable(norm):
@@ -170,7 +139,7 @@ def _register(build: Callable[..., Backbone]) -> Callable[..., Backbone]:
 
 @_register
 def build_resnest_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNeSt:
-    """A ``ResNeSt`` from ``MODEL.RESNETS`` and ``MODEL.BACKBONE.FREEZE_AT``.
+    """Build a ``ResNeSt`` from ``MODEL.RESNETS`` and ``MODEL.BACKBONE.FREEZE_AT``.
 
     Raises:
         ConfigError: a key has a value that no ResNeSt can have; the message names the key.
@@ -215,7 +184,7 @@ def _errors_that_name_keys() -> Iterator[None]:
 
 def _spec_from_config(keys: CfgNode) -> ResNeStSpec:
     if "RADIX" not in keys:
-        raise ValueError("MODEL.RESNETS.RADIX is not there: call resnest_backbones.detectron2.add_resnest_config(cfg)")
+        raise ValueError("MODEL.RESNETS.RADIX is missing: call resnest_backbones.detectron2.add_resnest_config(cfg)")
     if keys.DEPTH not in _DEPTHS:
         raise ValueError(f"MODEL.RESNETS.DEPTH must be one of {', '.join(map(str, _DEPTHS))}, got {keys.DEPTH}")
     if keys.RES2_OUT_CHANNELS != 256:
@@ -255,10 +224,10 @@ def _output_stride_from_config(keys: CfgNode) -> int:
 
 @_register
 def build_resnest_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """A ResNeSt with Detectron2's FPN: p2..p5 and a max-pooled p6, or fewer where ``FPN.IN_FEATURES`` has fewer.
+    """Build a ResNeSt with Detectron2's FPN: p2..p5 and a max-pooled p6, or fewer where ``FPN.IN_FEATURES`` has fewer.
 
     Raises:
-        ConfigError: a key has a value that cannot be; the message names it.
+        ConfigError: a key has a value that is not allowed; the message names it.
     """
     bottom_up = _bottom_up(cfg, input_shape, cfg.MODEL.FPN.IN_FEATURES)
     top_block = LastLevelMaxPool()
@@ -268,10 +237,10 @@ def build_resnest_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 
 @_register
 def build_retinanet_resnest_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """A ResNeSt with Detectron2's FPN as RetinaNet needs it: p3..p5, and p6 and p7 computed from res5.
+    """Build a ResNeSt with Detectron2's FPN as RetinaNet needs it: p3..p5, and p6 and p7 computed from res5.
 
     Raises:
-        ConfigError: ``MODEL.RESNETS.OUT_FEATURES`` lacks res5, or another key has a value that cannot be.
+        ConfigError: ``MODEL.RESNETS.OUT_FEATURES`` lacks res5, or another key has a value that is not allowed.
     """
     if "res5" not in cfg.MODEL.RESNETS.OUT_FEATURES:
         raise ConfigError(f"MODEL.RESNETS.OUT_FEATURES must have res5, got {list(cfg.MODEL.RESNETS.OUT_FEATURES)}")
@@ -282,7 +251,7 @@ def build_retinanet_resnest_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -
 
 
 def _bottom_up(cfg: CfgNode, input_shape: ShapeSpec, in_features: Sequence[str]) -> ResNeSt:
-    """The trunk below a pyramid; stages that it does not use, whose parameters would get no gradient, are not built."""
+    """Build the trunk below a pyramid, without stages that it does not use: their parameters would get no gradient."""
     given = cfg.MODEL.RESNETS.OUT_FEATURES
     if not in_features:
         raise ConfigError("MODEL.FPN.IN_FEATURES must name at least one stage, got none")

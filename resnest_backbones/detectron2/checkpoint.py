@@ -21,7 +21,8 @@ from filelock import FileLock
 from iopath.common.file_io import PathHandler, get_cache_dir
 
 from resnest_backbones.checkpoint import extract_state_dict, for_detectron2, read_checkpoint, save_atomically
-from resnest_backbones.checkpoint.layouts import COUNTER, detect_layout, summarize_keys
+from resnest_backbones.checkpoint.fit import compare
+from resnest_backbones.checkpoint.layouts import COUNTER, detect_layout
 from resnest_backbones.errors import CheckpointError, WeightsError
 from resnest_backbones.weights import SCHEME, fetch, fetch_url, get_record
 
@@ -63,14 +64,14 @@ class ResNeStWeightsHandler(PathHandler):
 
 @cache
 def _private_folder() -> str:
-    """A folder that lasts as long as this process."""
+    """Return a folder that lasts as long as this process."""
     folder = tempfile.mkdtemp(prefix="resnest_backbones_")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
 def register_weights_handler() -> None:
-    """Make ``resnest://NAME`` a path that Detectron2's ``PathManager`` resolves; safe to call twice."""
+    """Let Detectron2's ``PathManager`` resolve ``resnest://NAME``; safe to call twice."""
     PathManager.register_handler(ResNeStWeightsHandler(), allow_override=True)
 
 
@@ -78,13 +79,12 @@ class ResNeStCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, with four additions.
 
     It reads every published ResNeSt layout (official, timm, mmseg, PyTorch-Encoding, the wrapper's) without running
-    code that a file may hold; it refuses a file with the name of a published detector that is another or not whole; it
-    says how many of how many tensors a checkpoint filled; and what it saves appears under its final name only when it
-    is whole.
+    code that a file may hold; it refuses a file that has the name of a published detector but not its hash; it logs how
+    many tensors a checkpoint filled; and a file that it saves appears under its final name only when it is whole.
 
     Attributes:
-        require_whole: whether a checkpoint that leaves some of the model's tensors as they were is refused, as an
-            evaluation wants it. A training starts from a trunk.
+        require_whole: whether to refuse a checkpoint that does not fill the model. An evaluation wants that; a training
+            starts from a trunk.
     """
 
     require_whole = False
@@ -111,9 +111,9 @@ class ResNeStCheckpointer(DetectionCheckpointer):
         """Load a checkpoint as ``DetectionCheckpointer`` does; a file that is refused does not spoil the next call.
 
         Raises:
-            CheckpointError: the file cannot be had or read, is no ResNeSt though its names look like one, or has the
-                name of a published detector and not its hash; or, with ``require_whole``, does not fill the model, or
-                no file is named.
+            CheckpointError: the file cannot be found, downloaded or read, is not a ResNeSt though its names look like
+                one, or has the name of a published detector but not its hash; or, with ``require_whole``, it does not
+                fill the model, or no file is named.
         """
         if self.require_whole and not path:
             raise CheckpointError(
@@ -124,12 +124,12 @@ class ResNeStCheckpointer(DetectionCheckpointer):
             return super().load(_local(path), *args, **kwargs)
         except (WeightsError, AssertionError) as error:
             if isinstance(error, AssertionError) and "not found" not in str(error):
-                raise  # fvcore asserts that the file is there; another assertion is another matter
+                raise  # fvcore asserts that the file exists; another assertion is another matter
             if path.startswith(SCHEME):
                 raise
             wrapper_file = _WRAPPER_FILE.search(path)
             hint = f"; take resnest://resnest{wrapper_file[1]}, or a local copy of the file" if wrapper_file else ""
-            raise CheckpointError(f"{path} could not be had: {error}{hint}") from error
+            raise CheckpointError(f"{path} could not be loaded: {error}{hint}") from error
         finally:
             self._parsed_url_during_load = None
 
@@ -143,7 +143,7 @@ class ResNeStCheckpointer(DetectionCheckpointer):
         try:
             loaded.update(_renamed(state, filename))
         except ValueError as error:
-            # A model of one's own around a ResNeSt, or with norms of one's own, knows its names itself.
+            # A user's model around a ResNeSt, or with norms of its own, may have these very names.
             if not state.keys() & self.model.state_dict().keys():
                 raise CheckpointError(f"{filename}: {error}") from error
         query = self._parsed_url_during_load.query if self._parsed_url_during_load else ""
@@ -156,31 +156,19 @@ class ResNeStCheckpointer(DetectionCheckpointer):
         if checkpoint.pop("matching_heuristics", False):
             caffe2 = checkpoint.get("__author__") == "Caffe2"
             checkpoint["model"] = align_and_update_state_dicts(self.model.state_dict(), checkpoint["model"], caffe2)
-        given = {key: value.shape for key, value in checkpoint["model"].items() if not key.endswith(COUNTER)}
-        wanted = {key: value.shape for key, value in self.model.state_dict().items() if not key.endswith(COUNTER)}
+        given = {key.removeprefix("module."): value for key, value in checkpoint["model"].items()}
+        fit = compare(given, self.model.state_dict())
         incompatible = super()._load_model(checkpoint)
         incompatible.unexpected_keys[:] = [k for k in incompatible.unexpected_keys if not k.endswith(COUNTER)]
-        _report_filling(given, wanted)
-        if self.require_whole:
-            self._check_filled(incompatible, len(wanted))
+        all_used = fit.filled and not fit.unexpected and not fit.mismatched
+        logger.log(logging.INFO if all_used else logging.WARNING, "%s: %s", self._file, fit.describe())
+        if self.require_whole and not fit.is_whole:
+            raise CheckpointError(f"{self._file} does not fit the model of the config: {fit.describe()}")
         return incompatible
-
-    def _check_filled(self, incompatible: Any, number: int) -> None:
-        shapes = [
-            f"{key} is {tuple(found)} in the file and {tuple(wanted)} in the model"
-            for key, found, wanted in incompatible.incorrect_shapes
-        ]
-        of_another_shape = {key for key, _, _ in incompatible.incorrect_shapes}
-        missing = [k for k in incompatible.missing_keys if not k.endswith(COUNTER) and k not in of_another_shape]
-        if missing or shapes:
-            raise CheckpointError(
-                f"{self._file} does not fit the model of the config: {len(missing)} of its {number} tensors are missing"
-                f" ({summarize_keys(missing)}) and {len(shapes)} have another shape ({summarize_keys(shapes, 2)})"
-            )
 
 
 def _local(path: str) -> str:
-    """The file of a URL, with its query, in iopath's cache, whose own download has no time-out; others as they are."""
+    """Download a URL into iopath's cache, whose own download has no time-out; return the file with the URL's query."""
     if not path or not path.startswith(("http://", "https://")):
         return path
     url = urlparse(path)
@@ -190,27 +178,13 @@ def _local(path: str) -> str:
 
 
 def _renamed(state: dict[str, Any], filename: str) -> dict[str, Any]:
-    """What Detectron2's loader needs of a ResNeSt in any layout; of something of another kind, nothing new."""
+    """Return what Detectron2's loader needs of a ResNeSt in any layout; of another model, nothing new."""
     try:
         logger.info("%s holds a ResNeSt in the layout %s", filename, detect_layout(state))
     except ValueError:
         # Not a ResNeSt: a ResNet baseline, or another project's model, which loads as Detectron2 does it.
         return {"matching_heuristics": True} if filename.endswith(".pyth") else {}
     return for_detectron2(state)
-
-
-def _report_filling(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Say how many of how many tensors matched by name and shape; a warning unless all that was given was used."""
-    given = {key.removeprefix("module."): shape for key, shape in given.items()}
-    filled = {key for key, shape in wanted.items() if given.get(key) == shape}
-    unfilled = [key for key in wanted if key not in filled]
-    unused = [key for key in given if key not in filled]
-    message = f"The checkpoint filled {len(filled)} of the model's {len(wanted)} tensors"
-    if unfilled:
-        message += f", not {summarize_keys(unfilled)}"
-    if unused:
-        message += f". Of its own {len(given)} tensors, {len(unused)} were not used: {summarize_keys(unused)}"
-    logger.log(logging.WARNING if unused or not filled else logging.INFO, "%s", message)
 
 
 def _model_state(content: Mapping[str, Any], filename: str) -> dict[str, Any]:
@@ -221,7 +195,7 @@ def _model_state(content: Mapping[str, Any], filename: str) -> dict[str, Any]:
 
 
 def _zoo_content(content: dict[str, Any]) -> dict[str, Any]:
-    """A file of the Detectron2 or Detectron1 model zoo, as ``DetectionCheckpointer`` describes it."""
+    """Return a file of the Detectron2 or Detectron1 model zoo as ``DetectionCheckpointer`` describes it."""
     if "model" in content and "__author__" in content:
         return content
     blobs = {key: value for key, value in content.get("blobs", content).items() if not key.endswith("_momentum")}

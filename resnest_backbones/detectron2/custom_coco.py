@@ -6,6 +6,7 @@ import json
 import math
 import zlib
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,28 +99,23 @@ def _is_list_of_dicts(content: Any, key: str) -> bool:
 
 
 def _check_categories(categories: list[dict[str, Any]]) -> list[str]:
-    whole = [c for c in categories if isinstance(c.get("id"), int) and isinstance(c.get("name"), str)]
-    if len(whole) < len(categories):
+    if not all(isinstance(c.get("id"), int) and isinstance(c.get("name"), str) for c in categories):
         return ["a category lacks an integer id or a name"]
-    return ["category ids are not unique"] if len({c["id"] for c in whole}) < len(whole) else []
+    return ["category ids are not unique"] if _repeated(c["id"] for c in categories) else []
 
 
 def _check_images(images: list[dict[str, Any]], root: Path) -> list[str]:
-    def whole(image: dict[str, Any]) -> bool:
-        sizes = (image.get("width"), image.get("height"))
-        has_id = isinstance(image.get("id"), (int, str))
-        return has_id and isinstance(image.get("file_name"), str) and all(isinstance(s, int) for s in sizes)
+    def is_whole(image: dict[str, Any]) -> bool:
+        types = {"id": (int, str), "file_name": str, "width": int, "height": int}
+        return all(isinstance(image.get(key), kind) for key, kind in types.items())
 
-    if incomplete := [str(image.get("id", image)) for image in images if not whole(image)]:
-        return [_problem("images lack id, file_name, width or height", incomplete)]
-    problems = []
-    if twice := [str(key) for key, count in Counter(i["id"] for i in images).items() if count > 1]:
-        problems.append(_problem("image ids are not unique", twice))
-    if absent := [i["file_name"] for i in images if not (root / i["file_name"]).is_file()]:
-        return [*problems, _problem(f"of {len(images)} images are not in {root}", absent)]
-    if resized := [text for image in images if (text := _other_size(image, root))]:
-        problems.append(_problem("images have another size, or cannot be read", resized))
-    return problems
+    if incomplete := [image.get("id", image) for image in images if not is_whole(image)]:
+        return _problem("images lack id, file_name, width or height", incomplete)
+    problems = _problem("image ids are not unique", _repeated(image["id"] for image in images))
+    if absent := [image["file_name"] for image in images if not (root / image["file_name"]).is_file()]:
+        return problems + _problem(f"of {len(images)} images are not in {root}", absent)
+    resized = [text for image in images if (text := _other_size(image, root))]
+    return problems + _problem("images have another size, or cannot be read", resized)
 
 
 def _other_size(image: dict[str, Any], root: Path) -> str | None:
@@ -129,7 +125,7 @@ def _other_size(image: dict[str, Any], root: Path) -> str | None:
     except (OSError, ValueError) as error:
         return f"{image['file_name']} ({error})"
     listed = (image["width"], image["height"])
-    # Detectron2 turns an image as its EXIF says; the json may speak of either.
+    # Detectron2 turns an image as its EXIF says; the json may give either size.
     if size == listed or size == listed[::-1]:
         return None
     return f"{image['file_name']} (is {size[0]} x {size[1]}, listed {listed[0]} x {listed[1]})"
@@ -137,24 +133,21 @@ def _other_size(image: dict[str, Any], root: Path) -> str | None:
 
 def _check_annotations(content: dict[str, Any]) -> list[str]:
     annotations = content["annotations"]
-    problems = []
-    ids = [a.get("id") for a in annotations]
+    ids = [annotation.get("id") for annotation in annotations]
     # pycocotools takes the id of a match for a truth value: with an id of 0, a found object counts as missed.
-    if wrong := [str(key) for key in ids if not isinstance(key, int) or key < 1]:
-        problems.append(_problem("annotation ids are not positive integers, which COCO's evaluation needs", wrong))
-    elif twice := [str(key) for key, count in Counter(ids).items() if count > 1]:
-        problems.append(_problem("annotation ids are not unique", twice))
+    problems = _problem(
+        "annotation ids are not positive integers, which COCO's evaluation needs",
+        [key for key in ids if not isinstance(key, int) or key < 1],
+    ) or _problem("annotation ids are not unique", _repeated(ids))
     for key, owners in (("image_id", "images"), ("category_id", "categories")):
         known = {item["id"] for item in content[owners] if isinstance(item.get("id"), (int, str))}
         lost = [a for a in annotations if not isinstance(a.get(key), (int, str)) or a[key] not in known]
-        if lost:
-            which = [f"{a.get('id')} ({key} {a.get(key)})" for a in lost]
-            problems.append(_problem(f"annotations have a {key} that is not in the file", which))
-    if shapeless := [str(a.get("id")) for a in annotations if not _is_box(a.get("bbox"))]:
-        problems.append(_problem("annotations have no bbox of four numbers [x, y, width, height]", shapeless))
-    if lacking := [str(a.get("id")) for a in annotations if not {"area", "iscrowd"} <= a.keys()]:
-        problems.append(_problem("annotations lack area or iscrowd", lacking))
-    return problems
+        which = [f"{a.get('id')} ({key} {a.get(key)})" for a in lost]
+        problems += _problem(f"annotations have a {key} that is not in the file", which)
+    shapeless = [a.get("id") for a in annotations if not _is_box(a.get("bbox"))]
+    problems += _problem("annotations have no bbox of four numbers [x, y, width, height]", shapeless)
+    lacking = [a.get("id") for a in annotations if not {"area", "iscrowd"} <= a.keys()]
+    return problems + _problem("annotations lack area or iscrowd", lacking)
 
 
 def _is_box(box: Any) -> bool:
@@ -163,9 +156,14 @@ def _is_box(box: Any) -> bool:
     return all(math.isfinite(v) for v in box) and box[2] >= 0 and box[3] >= 0
 
 
-def _problem(what: str, which: list[str]) -> str:
+def _repeated(ids: Iterable[Any]) -> list[Any]:
+    return [key for key, count in Counter(ids).items() if count > 1]
+
+
+def _problem(what: str, which: Sequence[Any]) -> list[str]:
+    """Return a line that counts and names what is wrong, or no line where nothing is."""
     more = f" and {len(which) - _MAX_NAMED} more" if len(which) > _MAX_NAMED else ""
-    return f"{len(which)} {what}: {', '.join(which[:_MAX_NAMED])}{more}"
+    return [f"{len(which)} {what}: {', '.join(map(str, which[:_MAX_NAMED]))}{more}"] if which else []
 
 
 def register_custom_coco(

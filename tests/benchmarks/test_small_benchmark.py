@@ -203,7 +203,7 @@ def test_the_whole_benchmark_runs_and_finished_trainings_are_used_again(small_da
     assert status == 0, output
     assert "[8/8]" in output
     log = (tmp_path / "out" / "bccd_resnest50_digits_1" / "console.txt").read_text()
-    assert "digits_resnest50/model_final.pth" in log and "filled" in log
+    assert "digits_resnest50/model_final.pth" in log and "tensors match" in log
     records = read_records(tmp_path / "out" / "small_benchmark.json")
     assert records.keys() == DATASETS.keys()
     assert all(len(kept.runs) == 4 and kept.pretraining.keys() == set(NETWORKS) for kept in records.values())

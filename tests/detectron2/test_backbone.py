@@ -253,7 +253,7 @@ def test_a_bad_value_names_its_key(keys, message):
 def test_a_config_without_the_keys_says_what_to_call():
     cfg = get_cfg()
     cfg.MODEL.BACKBONE.NAME, cfg.MODEL.DEVICE = "build_resnest_backbone", "cpu"
-    with pytest.raises(ValueError, match=r"RADIX is not there: call .*add_resnest_config"):
+    with pytest.raises(ValueError, match=r"RADIX is missing: call .*add_resnest_config"):
         build_backbone(cfg)
 
 

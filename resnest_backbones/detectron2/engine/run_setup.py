@@ -62,6 +62,29 @@ def check_cropped_polygons() -> None:
         raise ConfigError("the config crops training images with masks, which needs the package shapely: install it")
 
 
+def check_batch(cfg: CfgNode) -> None:
+    """Check that the batch divides among the processes, and suffices for batch norm.
+
+    Batch norm needs two values per channel; the attention's has one per image, since its input is pooled.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    batch, processes, norm = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size(), cfg.MODEL.RESNETS.NORM
+    if batch % processes:
+        raise ConfigError(f"SOLVER.IMS_PER_BATCH must be a multiple of the {processes} processes, got {batch}")
+    images = batch if "SyncBN" in norm else batch // processes
+    if (
+        "resnest" in cfg.MODEL.BACKBONE.NAME
+        and norm in ("BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
+        and images == 1
+    ):
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH must be 2 or more {'in all' if 'SyncBN' in norm else 'per process'} with "
+            f"MODEL.RESNETS.NORM {norm}, got {batch} for {processes} processes; FrozenBN, GN and LN take single images"
+        )
+
+
 def setup_run(cfg: CfgNode | DictConfig, args: argparse.Namespace, output_dir: str, messages: list[str]) -> None:
     """Set up logs, seed and output folder as Detectron2 does, then log ``messages`` as warnings.
 

@@ -21,7 +21,6 @@ from detectron2.data import MetadataCatalog, build_detection_train_loader
 from detectron2.engine import (
     DefaultTrainer,
     HookBase,
-    SimpleTrainer,
     default_argument_parser,
     default_writers,
     hooks,
@@ -58,6 +57,7 @@ from resnest_backbones.detectron2.engine.hooks import (
 from resnest_backbones.detectron2.engine.run_setup import (
     NestedState,
     build_step_trainer,
+    check_batch,
     check_cropped_polygons,
     fallback_messages,
     parallel,
@@ -142,15 +142,20 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     """
     run = LazyRun(args) if is_lazy(args) else YamlRun(args)
     model = run.build_model()
-    if not args.eval_only:
-        return train(run, model, resume=args.resume)
+    results = (evaluate if args.eval_only else train)(run, model, resume=args.resume)
+    if isinstance(run, YamlRun) and comm.is_main_process():
+        verify_results(run.cfg, results)  # with TEST.EXPECTED_RESULTS
+    return results
+
+
+def evaluate(run: YamlRun | LazyRun, model: nn.Module, *, resume: bool) -> dict[str, Any]:
+    """Evaluate the weights of the config, or with ``resume`` the last checkpoint; return the results."""
     checkpointer = ResNeStCheckpointer(model, save_dir=run.output_dir)
     checkpointer.require_whole = True
-    checkpointer.resume_or_load(run.weights, resume=args.resume)
+    checkpointer.resume_or_load(run.weights, resume=resume)
     results = run.evaluate(model)
     if run.evaluate_augmented:
         results.update(run.evaluate_augmented(model))
-    run.verify(results)
     return results
 
 
@@ -160,10 +165,11 @@ def train(run: YamlRun | LazyRun, model: nn.Module, *, resume: bool) -> dict[str
     loader = run.build_train_loader()
     model = parallel(model, run.device, **run.ddp)
     trainer = build_step_trainer(model, loader, optimizer, device=run.device, amp=run.amp)
-    checkpointer = ResNeStCheckpointer(model, run.output_dir, trainer=run.checkpointed(trainer))
+    saved = NestedState(trainer) if isinstance(run, YamlRun) else trainer
+    checkpointer = ResNeStCheckpointer(model, run.output_dir, trainer=saved)
     results: dict[str, Any] = {}
 
-    def evaluate() -> dict[str, Any]:
+    def evaluate_now() -> dict[str, Any]:
         results.update(run.evaluate(model))
         return dict(results)
 
@@ -181,7 +187,7 @@ def train(run: YamlRun | LazyRun, model: nn.Module, *, resume: bool) -> dict[str
     is_main = comm.is_main_process()
     if is_main:
         trainer.register_hooks([hooks.PeriodicCheckpointer(checkpointer, **run.checkpoints)])
-    trainer.register_hooks([hooks.EvalHook(run.eval_period, evaluate)])
+    trainer.register_hooks([hooks.EvalHook(run.eval_period, evaluate_now)])
     if is_main:
         writers = default_writers(run.output_dir, run.max_iter)
         trainer.register_hooks([hooks.PeriodicWriter(writers, period=run.log_period)])
@@ -192,7 +198,6 @@ def train(run: YamlRun | LazyRun, model: nn.Module, *, resume: bool) -> dict[str
     set_first_batch(loader, start)
     with stop.explain(trainer):
         trainer.train(start, run.max_iter)
-    run.verify(results)
     return results
 
 
@@ -239,7 +244,7 @@ class YamlRun:
             cfg.merge_from_list(args.opts)  # the command line has the last word
         wanted_device, cfg.MODEL.DEVICE = cfg.MODEL.DEVICE, resolve_device(cfg.MODEL.DEVICE)
         if not args.eval_only:  # which takes images one by one
-            _check_batch(cfg)
+            check_batch(cfg)
         for name in cfg.DATASETS.TEST:
             check_evaluator(name)
         if cfg.INPUT.CROP.ENABLED and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon" and not args.eval_only:
@@ -258,24 +263,11 @@ class YamlRun:
         self.max_iter: int = cfg.SOLVER.MAX_ITER
         self.eval_period: int = cfg.TEST.EVAL_PERIOD
         self.checkpoints = {"period": cfg.SOLVER.CHECKPOINT_PERIOD}
+        self.build_model = partial(DefaultTrainer.build_model, cfg)
+        self.build_optimizer = partial(build_optimizer, cfg)
+        self.build_lr_scheduler = partial(build_lr_scheduler, cfg)
+        self.build_train_loader = partial(build_train_loader_from_config, cfg)
         self.evaluate_augmented = self._evaluate_augmented if cfg.TEST.AUG.ENABLED else None
-
-    def build_model(self) -> nn.Module:
-        """Build the model, and log it."""
-        model: nn.Module = DefaultTrainer.build_model(self.cfg)
-        return model
-
-    def build_optimizer(self, model: nn.Module) -> Optimizer:
-        """Build the optimizer of ``SOLVER``."""
-        return build_optimizer(self.cfg, model)
-
-    def build_lr_scheduler(self, optimizer: Optimizer) -> Any:
-        """Build the schedule of ``SOLVER``."""
-        return build_lr_scheduler(self.cfg, optimizer)
-
-    def build_train_loader(self) -> Any:
-        """Build the loader of ``DATASETS.TRAIN``."""
-        return build_train_loader_from_config(self.cfg)
 
     def build_more_hooks(self, model: nn.Module) -> list[HookBase]:
         """Build the hooks of ``VIS_PERIOD`` and ``TEST.PRECISE_BN``."""
@@ -291,10 +283,6 @@ class YamlRun:
             loader = build_train_loader_from_config(cfg)
             found.append(RepeatablePreciseBN(self.eval_period, model, loader, cfg.TEST.PRECISE_BN.NUM_ITER))
         return found
-
-    def checkpointed(self, trainer: SimpleTrainer) -> Any:
-        """Return what checkpoints hold of the trainer."""
-        return NestedState(trainer)
 
     def evaluate(self, model: nn.Module, folder: str = "inference") -> dict[str, Any]:
         """Evaluate a model on ``DATASETS.TEST``; results of several datasets have their names above them."""
@@ -324,28 +312,6 @@ class YamlRun:
         plain = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
         results = self.evaluate(GeneralizedRCNNWithTTA(cfg, plain), "inference_TTA")
         return {f"{name}_TTA": value for name, value in results.items()}
-
-    def verify(self, results: dict[str, Any]) -> None:
-        """Compare with ``TEST.EXPECTED_RESULTS``, where the config has any."""
-        if comm.is_main_process():
-            verify_results(self.cfg, results)
-
-
-def _check_batch(cfg: CfgNode) -> None:
-    """Batch norm needs two values per channel; the attention's has one per image, since its input is pooled."""
-    batch, processes, norm = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size(), cfg.MODEL.RESNETS.NORM
-    if batch % processes:
-        raise ConfigError(f"SOLVER.IMS_PER_BATCH must be a multiple of the {processes} processes, got {batch}")
-    images = batch if "SyncBN" in norm else batch // processes
-    if (
-        "resnest" in cfg.MODEL.BACKBONE.NAME
-        and norm in ("BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
-        and images == 1
-    ):
-        raise ConfigError(
-            f"SOLVER.IMS_PER_BATCH must be 2 or more {'in all' if 'SyncBN' in norm else 'per process'} with "
-            f"MODEL.RESNETS.NORM {norm}, got {batch} for {processes} processes; FrozenBN, GN and LN take single images"
-        )
 
 
 class LazyRun:
@@ -396,7 +362,7 @@ class LazyRun:
         return optimizer
 
     def build_lr_scheduler(self, optimizer: Optimizer) -> Any:
-        """Build ``lr_multiplier``."""
+        """Build ``lr_multiplier``, which Detectron2's hook puts above the optimizer."""
         return instantiate(self.cfg.lr_multiplier)
 
     def build_train_loader(self) -> Any:
@@ -415,10 +381,6 @@ class LazyRun:
         """Build no more hooks: a LazyConfig asks for none."""
         return []
 
-    def checkpointed(self, trainer: SimpleTrainer) -> Any:
-        """Return what checkpoints hold of the trainer."""
-        return trainer
-
     def evaluate(self, model: nn.Module) -> dict[str, Any]:
         """Evaluate a model with ``dataloader.evaluator``, where there is one, on ``dataloader.test``."""
         data = self.cfg.dataloader
@@ -428,9 +390,6 @@ class LazyRun:
         if comm.is_main_process():
             print_csv_format(results)
         return results or {}
-
-    def verify(self, results: dict[str, Any]) -> None:
-        """Compare with nothing: a LazyConfig has no expected results."""
 
 
 def _crops_polygons(mapper: Any) -> bool:
