@@ -106,7 +106,7 @@ def _check_categories(categories: list[dict[str, Any]]) -> list[str]:
 
 def _check_images(images: list[dict[str, Any]], root: Path) -> list[str]:
     def is_whole(image: dict[str, Any]) -> bool:
-        types = {"id": (int, str), "file_name": str, "width": int, "height": int}
+        types: dict[str, Any] = {"id": (int, str), "file_name": str, "width": int, "height": int}
         return all(isinstance(image.get(key), kind) for key, kind in types.items())
 
     if incomplete := [image.get("id", image) for image in images if not is_whole(image)]:

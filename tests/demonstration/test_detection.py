@@ -21,7 +21,6 @@ from demonstration.common import draw_curves, write_results
 from demonstration.detection import draw_predictions, train_detector
 from demonstration.digits import make_demo_dataset
 from reproduction.metrics import read_metrics
-from resnest_backbones.detectron2.engine import train as engine
 from tests.demonstration.helpers import TINY, check_pictures, file_times, has_content, pixels, unchanged
 
 DETECTION = ["--only", "detection", *TINY]
