@@ -38,7 +38,9 @@ def test_a_detector(tmp_path, shared, capsys):
 
     data = shared / "data" / "coco_mini"
     truth = subset_of_coco(data / "annotations" / "instances_val2017.json", tmp_path / "val.json", 3)
-    cfg = helpers.resnest_config(helpers.FPN_DETECTOR, {"MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0})
+    cfg = helpers.resnest_config(
+        helpers.FPN_DETECTOR, {"MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0, "INPUT.MIN_SIZE_TEST": 160}
+    )
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(json.loads(truth.read_text())["categories"])
     cfg.MODEL.WEIGHTS = ""
     (tmp_path / "config.yaml").write_text(cfg.dump())
@@ -92,9 +94,9 @@ def test_a_segmentor(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "either --config or --model must be given"),
-        (["--config", "a"], "--config needs --checkpoint"),
-        (["--model", "a"], "either --val-json or --val-label-maps must be given"),
+        ([], "one of the arguments --config --model is required"),
+        (["--config", "a", "--val-json", "."], "--config needs --checkpoint"),
+        (["--model", "a"], "one of the arguments --val-json --val-label-maps is required"),
         (["--model", "a", "--val-json", "none.json"], "none.json does not exist"),
         (["--model", "a", "--val-json", ".", "--min-iou", "2"], "--min-iou must be from 0 to 1, got 2.0"),
         (["--model", "a", "--val-json", ".", "--max-images", "0"], "--max-images must be 1 or more, got 0"),

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -15,6 +16,7 @@ from demonstration.digits import DemoDataset, make_demo_dataset
 from reproduction.metrics import Curve
 from resnest_backbones.cli import shorten
 from visualization.cli import build_argument_parser, visualize
+from visualization.panels import Panel, draw_panels
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout
 NUM_TRAIN = 1000
@@ -111,6 +113,19 @@ def run_tool(name: str, run: Callable[[list[str]], object], *arguments: str | Pa
 def draw_page(folder: Path, *options: str | Path) -> None:
     """Run ``tools/visualize.py`` with ``options``, into ``folder/visualized``."""
     visualize(build_argument_parser().parse_args([*map(str, options), "--output-dir", str(folder / "visualized")]))
+
+
+def draw_predictions(pictures: Mapping[str, Sequence[Panel]], folder: Path, **options: Any) -> None:
+    """Draw each picture into ``folder/predictions`` and all of them on ``folder/predictions.png``.
+
+    Args:
+        pictures: name of an image -> its panels.
+        folder: to write to.
+        options: of ``draw_panels``.
+    """
+    for name, panels in pictures.items():
+        draw_panels([panels], folder / "predictions" / f"{name}.png", **options)
+    draw_panels([*pictures.values()], folder / "predictions.png", columns=2, **options)
 
 
 def draw_curves(

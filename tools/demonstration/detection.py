@@ -20,37 +20,23 @@ from __future__ import annotations
 import json
 import math
 import operator
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
 import train_net
-from demonstration.common import (
-    NUM_TRAIN,
-    NUM_VAL,
-    PICTURES,
-    ROOT,
-    Demonstration,
-    check_iterations,
-    draw_curves,
-    draw_page,
-    is_finished,
-    make_dataset,
-    run_tool,
-    write_results,
-)
+from demonstration import common
+from demonstration.common import Demonstration
 from demonstration.digits import DemoDataset
 from reproduction.metrics import read_metrics
 from resnest_backbones.cli import python_command
 from resnest_backbones.data import read_image
 from resnest_backbones.detectron2 import add_resnest_config
 from visualization.detection import draw_annotations
-from visualization.panels import Panel, draw_panels
+from visualization.panels import Panel
 
-DETECTION_CONFIG = ROOT / "configs" / "detectron2" / "demo" / "faster_rcnn_resnest14_fpn_demo.yaml"
+DETECTION_CONFIG = common.ROOT / "configs" / "detectron2" / "demo" / "faster_rcnn_resnest14_fpn_demo.yaml"
 
 _SCALED = ("SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD")  # with the number of iterations
 _LOSSES = ("total_loss", "loss_box_reg", "loss_cls", "loss_rpn_cls", "loss_rpn_loc")
@@ -60,7 +46,11 @@ _PANELS = ("ground truth", "prediction")
 
 
 def train_detector(
-    output_dir: str | Path, *, iterations: int | None = None, num_train: int = NUM_TRAIN, num_val: int = NUM_VAL
+    output_dir: str | Path,
+    *,
+    iterations: int | None = None,
+    num_train: int = common.NUM_TRAIN,
+    num_val: int = common.NUM_VAL,
 ) -> Demonstration:
     """Make the data, train, evaluate and draw, and reuse what an earlier call with the same arguments has finished.
 
@@ -82,36 +72,32 @@ def train_detector(
     iterations = cfg.SOLVER.MAX_ITER if iterations is None else iterations
     used = folder / "config.yaml"
     found = yaml.safe_load(used.read_text())["SOLVER"]["MAX_ITER"] if used.is_file() else None
-    check_iterations(iterations, folder, found)
-    dataset = make_dataset(output_dir, num_train=num_train, num_val=num_val)
+    common.check_iterations(iterations, folder, found)
+    dataset = common.make_dataset(output_dir, num_train=num_train, num_val=num_val)
     model = folder / "model_final.pth"
     val = ("--val-json", dataset.val_json, "--val-images", dataset.val_images)
     config = ("--config-file", DETECTION_CONFIG)
-    if not is_finished(folder, model):
+    if not common.is_finished(folder, model):
         train = ("--train-json", dataset.train_json, "--train-images", dataset.train_images)
         options = ("OUTPUT_DIR", folder, *_scale_schedule(cfg, iterations))
-        run_tool("train_net", train_net.run, "--resume", *config, *train, *val, *options)
+        common.run_tool("train_net", train_net.run, "--resume", *config, *train, *val, *options)
         curves = read_metrics(folder / "metrics.json")
         metrics = {name.removeprefix("bbox/"): v[-1] for name, (_, v) in curves.items() if name.startswith("bbox/")}
-        write_results(metrics, folder, title="COCO box AP in percent")
+        common.write_results(metrics, folder, title="COCO box AP in percent")
     curves = read_metrics(folder / "metrics.json")
-    draw_curves(
+    common.draw_curves(
         curves, folder / "curves.png", losses={name: name for name in _LOSSES}, metrics=_METRICS, title="box AP"
     )
     draw_predictions(dataset, folder / "inference" / "coco_instances_results.json", folder)
-    draw_page(folder, "--config", used, "--checkpoint", model, "--classes", dataset.val_json, *val)
-    evaluate = ("tools/train_net.py", "--eval-only", *config, *val)
+    common.draw_page(folder, "--config", used, "--checkpoint", model, "--classes", dataset.val_json, *val)
+    evaluate = (*config, *val, "MODEL.WEIGHTS", model, "OUTPUT_DIR", folder / "evaluation")
     return Demonstration(
         folder,
         model,
         dataset,
         headline=("AP", "AP50", "AP75"),
         panels=_PANELS,
-        commands={
-            "evaluate the saved model": python_command(
-                *evaluate, "MODEL.WEIGHTS", model, "OUTPUT_DIR", folder / "evaluation"
-            )
-        },
+        commands={"evaluate the saved model": python_command("tools/train_net.py", "--eval-only", *evaluate)},
     )
 
 
@@ -134,19 +120,11 @@ def draw_predictions(dataset: DemoDataset, predictions: Path, folder: Path) -> N
     content = json.loads(dataset.val_json.read_text())
     names = {category["id"]: category["name"] for category in content["categories"]}
     likely = [one for one in json.loads(predictions.read_text()) if one["score"] >= _MIN_SCORE]
-    rows = []
-    for entry in content["images"][:PICTURES]:
+    pictures = {}
+    for entry in content["images"][: common.PICTURES]:
         image = read_image(dataset.val_images / entry["file_name"])
-        shown = (_of_image(content["annotations"], entry["id"]), _of_image(likely, entry["id"]))
-        rows.append(
-            [
-                Panel(draw_annotations(image, annotations, names), title)
-                for annotations, title in zip(shown, _PANELS, strict=True)
-            ]
-        )
-        draw_panels(rows[-1:], folder / "predictions" / f"{Path(entry['file_name']).stem}.png")
-    draw_panels(rows, folder / "predictions.png", columns=2)
-
-
-def _of_image(annotations: Sequence[Mapping[str, Any]], image_id: int) -> list[Mapping[str, Any]]:
-    return [one for one in annotations if one["image_id"] == image_id]
+        pictures[Path(entry["file_name"]).stem] = [
+            Panel(draw_annotations(image, [one for one in boxes if one["image_id"] == entry["id"]], names), title)
+            for boxes, title in zip((content["annotations"], likely), _PANELS, strict=True)
+        ]
+    common.draw_predictions(pictures, folder)

@@ -33,27 +33,15 @@ from PIL import Image
 
 import test_seg
 import train_seg
-from demonstration.common import (
-    NUM_TRAIN,
-    NUM_VAL,
-    PICTURES,
-    ROOT,
-    Demonstration,
-    check_iterations,
-    draw_curves,
-    draw_page,
-    is_finished,
-    make_dataset,
-    run_tool,
-    write_results,
-)
+from demonstration import common
+from demonstration.common import Demonstration
 from demonstration.digits import DemoDataset
 from reproduction.metrics import read_metrics
 from resnest_backbones.cli import python_command
 from resnest_backbones.data import make_palette, read_image, read_label_map
-from visualization.panels import Panel, draw_panels, paint_labels
+from visualization.panels import Panel, paint_labels
 
-SEGMENTATION_CONFIG = ROOT / "configs" / "mmseg" / "demo" / "deeplabv3_resnest14-d8_1xb8-demo_demo-96x96.py"
+SEGMENTATION_CONFIG = common.ROOT / "configs" / "mmseg" / "demo" / "deeplabv3_resnest14-d8_1xb8-demo_demo-96x96.py"
 CLASS_NAMES = ("background", "digit")
 
 _IGNORED = 255
@@ -64,7 +52,11 @@ _PANELS = ("image", "ground truth", "prediction")
 
 
 def train_segmentor(
-    output_dir: str | Path, *, iterations: int | None = None, num_train: int = NUM_TRAIN, num_val: int = NUM_VAL
+    output_dir: str | Path,
+    *,
+    iterations: int | None = None,
+    num_train: int = common.NUM_TRAIN,
+    num_val: int = common.NUM_VAL,
 ) -> Demonstration:
     """Make the data, train, evaluate and draw, and reuse what an earlier call with the same arguments has finished.
 
@@ -83,23 +75,23 @@ def train_segmentor(
     cfg = Config.fromfile(SEGMENTATION_CONFIG)
     iterations = cfg.train_cfg.max_iters if iterations is None else iterations
     used = folder / SEGMENTATION_CONFIG.name  # a run writes its resolved config there
-    check_iterations(iterations, folder, Config.fromfile(used).train_cfg.max_iters if used.is_file() else None)
-    dataset = make_dataset(output_dir, num_train=num_train, num_val=num_val)
+    common.check_iterations(iterations, folder, Config.fromfile(used).train_cfg.max_iters if used.is_file() else None)
+    dataset = common.make_dataset(output_dir, num_train=num_train, num_val=num_val)
     data = merge_digits(dataset, output_dir / "segmentation_data")
     images, label_maps = data / "images" / "validation", data / "annotations" / "validation"
     model, predicted = folder / f"iter_{iterations}.pth", folder / "label_maps"
     evaluate = (SEGMENTATION_CONFIG, model, "--data-root", data, "--work-dir", folder / "evaluation")
-    if not is_finished(folder, model):
+    if not common.is_finished(folder, model):
         train = (SEGMENTATION_CONFIG, "--data-root", data, "--work-dir", folder, "--resume")
-        run_tool("train_seg", train_seg.run, *train, *_scale_schedule(cfg, iterations))
-        run_tool("test_seg", test_seg.run, *evaluate, "--out", predicted)
+        common.run_tool("train_seg", train_seg.run, *train, *_scale_schedule(cfg, iterations))
+        common.run_tool("test_seg", test_seg.run, *evaluate, "--out", predicted)
         title = "pixel accuracy, mean IoU, mean accuracy of the classes, and IoU, in percent"
-        write_results(compare_label_maps(label_maps, predicted, CLASS_NAMES), folder, title=title)
+        common.write_results(compare_label_maps(label_maps, predicted, CLASS_NAMES), folder, title=title)
     curves = read_metrics(*sorted(folder.glob("*/vis_data/scalars.json")), key="step")
     title = "mIoU and pixel accuracy"
-    draw_curves(curves, folder / "curves.png", losses=_LOSSES, metrics=_METRICS, title=title)
-    draw_label_maps(sorted(images.iterdir())[:PICTURES], label_maps, predicted, folder)
-    draw_page(
+    common.draw_curves(curves, folder / "curves.png", losses=_LOSSES, metrics=_METRICS, title=title)
+    draw_label_maps(sorted(images.iterdir())[: common.PICTURES], label_maps, predicted, folder)
+    common.draw_page(
         folder,
         *("--config", SEGMENTATION_CONFIG, "--checkpoint", model, "--classes", data / "classes.txt"),
         *("--val-images", images, "--val-label-maps", label_maps),
@@ -198,11 +190,10 @@ def draw_label_maps(images: Sequence[Path], truth: Path, predicted: Path, folder
     shown = CLASS_NAMES[1:]  # the background stays grey
     palette = make_palette(len(shown))
     legend = dict(zip(shown, palette, strict=True))
-    rows = []
+    pictures = {}
     for file in images:
         image = read_image(file)
         maps = [read_label_map(root / f"{file.stem}.png").astype(int) - 2 for root in (truth, predicted)]
         drawn = [image, *(paint_labels(image, labels, palette) for labels in maps)]
-        rows.append([Panel(pixels, title) for pixels, title in zip(drawn, _PANELS, strict=True)])
-        draw_panels(rows[-1:], folder / "predictions" / f"{file.stem}.png", legend=legend)
-    draw_panels(rows, folder / "predictions.png", columns=2, legend=legend)
+        pictures[file.stem] = [Panel(pixels, title) for pixels, title in zip(drawn, _PANELS, strict=True)]
+    common.draw_predictions(pictures, folder, legend=legend)

@@ -38,12 +38,14 @@ which contains all of them.
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--config", metavar="CONFIG", help="a config of Detectron2 or MMSegmentation")
+    model, truth = (parser.add_mutually_exclusive_group(required=True) for _ in range(2))
+    model.add_argument("--config", metavar="CONFIG", help="a config of Detectron2 or MMSegmentation")
     add("--checkpoint", metavar="FILE", help="checkpoint of --config")
-    add("--model", metavar="FILE", help="instead of both: a file of tools/export.py, without attention")
-    add("--val-json", type=Path, metavar="FILE", help="for a detector: COCO instances")
+    model.add_argument("--model", metavar="FILE", help="instead of both: a file of tools/export.py, without attention")
+    truth.add_argument("--val-json", type=Path, metavar="FILE", help="for a detector: COCO instances")
     add("--val-images", type=Path, metavar="DIR", required=True, help="folder of the images")
-    add("--val-label-maps", type=Path, metavar="DIR", help="for a segmentor: PNGs, label n is the n-th class, 0 none")
+    text = "for a segmentor: PNGs, label n is the n-th class, 0 none"
+    truth.add_argument("--val-label-maps", type=Path, metavar="DIR", help=text)
     add("--pictures", type=int, default=8, metavar="N", help="draw the first N images (default: %(default)s)")
     add(
         "--attention",
@@ -68,14 +70,10 @@ def check_arguments(args: argparse.Namespace) -> None:
     """Check what the parser cannot.
 
     Raises:
-        ValueError: options are missing, contradict each other, or are out of range; the message names them.
+        ValueError: a file does not exist, or an option is out of range; the message names it.
     """
-    if bool(args.model) == bool(args.config):
-        raise ValueError("either --config or --model must be given")
     if args.config and not args.checkpoint:
         raise ValueError("--config needs --checkpoint")
-    if bool(args.val_json) == bool(args.val_label_maps):
-        raise ValueError("either --val-json or --val-label-maps must be given")
     for path in (args.val_json, args.val_images, args.val_label_maps):
         if path is not None and not path.exists():
             raise ValueError(f"{path} does not exist")
