@@ -1,8 +1,8 @@
-"""Trained models in other formats: ONNX, TorchScript, ``torch.export`` and AOTInductor; and int8 of the former.
+"""Trained models in other formats: ONNX, also in int8, TorchScript, ``torch.export`` and AOTInductor.
 
-``backbone.py``, ``detectors.py`` and ``segmentors.py`` say what of a model goes into a file; ``formats.py`` writes and
-reads files; ``parity.py`` compares them with PyTorch; ``models.py`` builds a model from a config; ``cli.py`` is
-``tools/export.py``.
+``backbone.py``, ``detectors.py`` and ``segmentors.py`` define what part of a model goes into a file; ``formats.py``
+writes and reads files; ``parity.py`` compares them with PyTorch; ``models.py`` builds a model from a config;
+``preprocess.py`` makes inputs of images. The command lines are ``tools/export.py`` and ``tools/quantize.py``.
 """
 
 from resnest_backbones.errors import ExportError

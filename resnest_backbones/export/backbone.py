@@ -1,4 +1,4 @@
-"""The trunk alone: normalised images in, its feature maps out."""
+"""The trunk alone: from normalised images to feature maps."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ class _Features(nn.Module):
 
 
 def export_backbone(model: nn.Module, size: Sequence[int] = (224, 224), *, fixed: bool = False) -> Exportable:
-    """The ResNeSt in a model, to be written to a file.
+    """Return the ResNeSt of a model, ready to be exported.
 
     Args:
-        model: a trunk, or a model that holds one, such as a detector or a segmentor.
-        size: height and width in pixels of the images to follow the network with.
-        fixed: the file shall take two images of just that size, instead of any number and size.
+        model: a trunk, or a model that contains one, such as a detector or a segmentor.
+        size: height and width in pixels of the images that the network is traced with.
+        fixed: the file takes exactly two images of that size, instead of any number and size.
 
     Returns:
         Images (N, channels, H, W), normalised as the weights expect -> one feature map for each of ``out_features``.
 
     Raises:
-        ExportError: there is no ResNeSt in the model, or more than one.
+        ExportError: the model contains no ResNeSt, or more than one.
     """
     trunks = [module for module in model.modules() if isinstance(module, ResNeSt)]
     if len(trunks) != 1:
         raise ExportError(
-            f"the model must hold one ResNeSt of resnest_backbones, {type(model).__name__} has {len(trunks)}"
+            f"the model must contain one ResNeSt of resnest_backbones, {type(model).__name__} has {len(trunks)}"
         )
     (trunk,) = trunks
     names = tuple(trunk.out_features)

@@ -1,9 +1,9 @@
-"""Detectron2's detectors as ``torch.export`` can follow them.
+"""Detectron2's detectors in a form that ``torch.export`` can trace.
 
-It follows a network with sizes that it does not know: those of the image, and how many boxes are left after each step.
-Detectron2 asks for these numbers in a few places, only to go an easier way where nothing is to be removed; while a
-detector is followed, these places do without. The results are the same; the suppression of boxes by class, done as
-torchvision does it for few boxes and in ONNX, may round otherwise.
+While it traces, some sizes are unknown: that of the image, and the number of boxes left after each step. In a few
+places Detectron2 branches on such a number, only to skip work when there is nothing to remove. These places are patched
+during tracing so that they do not branch. The results are the same; non-maximum suppression by class, done as
+torchvision does it for few boxes and in ONNX, may round differently.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LENGTHS = ("detectron2.structures.instances", _POOLERS)
 _MINIMA = (_PROPOSALS, "detectron2.modeling.meta_arch.dense_detector")
 
 
-class FollowableDetector(nn.Module):
+class TraceableDetector(nn.Module):
     """A detector from the pixels of one image to a tuple of tensors.
 
     Args:
@@ -43,7 +43,7 @@ class FollowableDetector(nn.Module):
         self._fields = fields
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """An image (3, H, W) -> the fields, each with a row for every object, and (H, W)."""
+        """Return the fields, each with a row for every detection in the image (3, H, W), and (H, W)."""
         with _unknown_sizes():
             found = self._detect(self.model, [{"image": image}])
         values = (found.get(field) for field in self._fields)
@@ -53,7 +53,7 @@ class FollowableDetector(nn.Module):
 
 @contextmanager
 def _unknown_sizes() -> Iterator[None]:
-    """While it lasts, Detectron2 asks for no size; not to be used by two threads at once."""
+    """Patch Detectron2 so that it does not branch on sizes; not for two threads at once."""
     with ExitStack() as stack:
         stack.enter_context(patch_builtin_len(_LENGTHS))
         for owner, name, value in (
@@ -62,7 +62,7 @@ def _unknown_sizes() -> Iterator[None]:
             (ImageList, "from_tensors", staticmethod(_pad_image)),
         ):
             stack.enter_context(mock.patch.object(owner, name, value))
-        stack.enter_context(mock.patch(f"{_PROPOSALS}._is_tracing", lambda: True))  # removes empty boxes, if any or not
+        stack.enter_context(mock.patch(f"{_PROPOSALS}._is_tracing", lambda: True))  # removes empty boxes, if any
         stack.enter_context(mock.patch("detectron2.modeling.anchor_generator._create_grid_offsets", _place_anchors))
         stack.enter_context(mock.patch(f"{_POOLERS}.convert_boxes_to_pooler_format", _number_boxes))
         stack.enter_context(mock.patch("torchvision.ops.boxes.batched_nms", _suppress_by_class))
@@ -73,7 +73,7 @@ def _unknown_sizes() -> Iterator[None]:
 
 
 class _NeverAll(TorchFunctionMode):
-    """Whether all boxes are finite is not known: those that are not are removed, if any or not."""
+    """Answers ``x.all()`` with False: boxes that are not finite are removed unconditionally."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -100,7 +100,7 @@ def _pad_image(
     pad_value: float = 0.0,
     padding_constraints: Mapping[str, int] | None = None,
 ) -> ImageList:
-    """One image, padded at the lower and right edge as ``ImageList.from_tensors`` pads it."""
+    """Pad one image at the lower and right edge as ``ImageList.from_tensors`` does."""
     (image,) = tensors
     height, width = image.shape[-2:]
     constraints = padding_constraints or {}
@@ -112,9 +112,9 @@ def _pad_image(
 
 
 def _place_anchors(size: Sequence[int], stride: int, offset: float, target_device_tensor: Tensor) -> tuple[Tensor, ...]:
-    """Of a map of that height and width -> x and y of the anchors' centres in pixels, (H x W,) each.
+    """Return x and y of the anchors' centres in pixels, (H x W,) each, for a feature map of height and width ``size``.
 
-    Detectron2 counts from one centre to the next by the stride, whose number PyTorch knows as a rounded quotient.
+    Detectron2 steps from centre to centre with ``arange``, whose length PyTorch knows as a rounded quotient only.
     """
     device = target_device_tensor.device
     y, x = ((torch.arange(side, dtype=torch.float32, device=device) + offset) * stride for side in size)
@@ -123,16 +123,16 @@ def _place_anchors(size: Sequence[int], stride: int, offset: float, target_devic
 
 
 def _number_boxes(boxes: Sequence[Boxes]) -> Tensor:
-    """Boxes of one image -> (M, 5), each behind the number of its image, which is 0."""
+    """Return the boxes of one image as (M, 5): the number of the image, 0, and the corners."""
     (of_image,) = boxes
     return torch.cat([torch.zeros_like(of_image.tensor[:, :1]), of_image.tensor], dim=1)
 
 
 def _suppress_by_class(boxes: Tensor, scores: Tensor, classes: Tensor, threshold: float) -> Tensor:
-    """``torchvision.ops.batched_nms`` without its choice of a way by the number of boxes.
+    """Suppress boxes as ``torchvision.ops.batched_nms`` does, without its branch on the number of boxes.
 
-    Boxes of different classes are moved apart, to where they cannot overlap; of far ones that rounds the coordinates,
-    by some thousandths of a pixel for 80 classes and 1333 pixels.
+    Boxes of different classes are moved apart, so that they cannot overlap. This rounds coordinates by some thousandths
+    of a pixel for 80 classes and 1333 pixels.
     """
     apart = torch.cat([boxes.flatten(), boxes.new_zeros(1)]).max() + 1
     return nms(boxes + (classes.to(boxes) * apart)[:, None], scores, threshold)

@@ -1,4 +1,4 @@
-"""What the formats take: a network from one tensor to a tuple of tensors, and what is said of it in the file."""
+"""What the formats take: a network from one tensor to a tuple of tensors, and the metadata in its file."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ BACKBONE, DETECTION, SEGMENTATION = "backbone", "detection", "segmentation"
 
 @dataclass(frozen=True)
 class Exportable:
-    """A network that a format can take.
+    """A network to be exported.
 
     Attributes:
         module: in evaluation mode, on the CPU, in float32: the input tensor -> a tuple of output tensors.
         input_name: of the input.
         output_names: of the outputs, in order.
-        example: an input that the network is followed with.
+        example: an input that the network is traced with.
         dynamic: dimensions of the input that may have other sizes -> their names.
-        metadata: what a user of the file needs to prepare images and to read the outputs, of JSON's types. ``task`` is
+        metadata: what a user of the file needs to prepare images and to read the outputs, in JSON's types. ``task`` is
             one of ``backbone``, ``detection``, ``segmentation``.
-        program: gives the module that ``torch.export`` takes in place of ``module``, where it cannot follow that; it
-            computes the same. Raises ``ExportError`` where the example does not do.
-        rows: the first dimension of the outputs is what was found in the image, a number that depends on its content.
+        program: returns the module that ``torch.export`` takes if it cannot trace ``module``; it computes the same.
+            Raises ``ExportError`` if the example is not suited.
+        rows: the first dimension of the outputs is the number of detections, which depends on the image.
     """
 
     module: nn.Module

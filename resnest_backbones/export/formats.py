@@ -1,4 +1,4 @@
-"""The formats: how an ``Exportable`` is written to a file, and how a file is read again and run on the CPU."""
+"""The formats: writing an ``Exportable`` to a file, reading it again, and running it on the CPU."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from resnest_backbones.checkpoint import write_atomically
 from resnest_backbones.errors import ExportError
 from resnest_backbones.export.exportable import Exportable
 
-# PyTorch's exporters agree on these; ONNX has deformable convolution from 19 on.
+# Both of PyTorch's exporters support these; ONNX has deformable convolution from 19 on.
 OPSETS = (18, 19, 20)
 _DEFORMABLE_OPSET = 19
-METADATA_KEY = "resnest_backbones"  # of the metadata in a file
+METADATA_KEY = "resnest_backbones"  # in the files
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Format:
     """A format.
 
     Attributes:
-        suffix: what its files end in.
-        write: an ``Exportable``, its metadata as JSON, the file to write, and ONNX's operator set.
-        read: of a file.
+        suffix: of its files.
+        write: takes an ``Exportable``, its metadata as JSON, the file to write, and ONNX's operator set.
+        read: takes the file.
     """
 
     suffix: str
@@ -58,7 +58,7 @@ class Format:
 
 
 def save(exportable: Exportable, format_name: str, file: str | Path, *, opset: int = OPSETS[-1]) -> None:
-    """Write a file, which appears under its name only when it is whole.
+    """Write a file, which gets its name only when it is complete.
 
     Args:
         exportable: the network.
@@ -67,7 +67,7 @@ def save(exportable: Exportable, format_name: str, file: str | Path, *, opset: i
         opset: version of ONNX's operators, one of ``OPSETS``; other formats have none.
 
     Raises:
-        ExportError: the format cannot hold the network; the message gives the cause.
+        ExportError: the network cannot be exported to the format; the message gives the cause.
         ImportError: a package of the extra ``export`` is missing.
     """
     file = Path(file)
@@ -78,7 +78,7 @@ def save(exportable: Exportable, format_name: str, file: str | Path, *, opset: i
         "dynamic": sorted(exportable.dynamic.values()),
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{os.getpid()}.{file.name}")  # the ending stays, because AOTInductor asks for it
+    temporary = file.with_name(f".{os.getpid()}.{file.name}")  # keeps the suffix, which AOTInductor checks
     try:
         with torch.no_grad(), _quietly():
             FORMATS[format_name].write(exportable, json.dumps(metadata), temporary, opset)
@@ -88,31 +88,31 @@ def save(exportable: Exportable, format_name: str, file: str | Path, *, opset: i
 
 
 def load(file: str | Path) -> Loaded:
-    """Read a file that ``save`` wrote; its format follows from the ending of its name.
+    """Read a file that ``save`` wrote; its suffix names the format.
 
     Raises:
-        ExportError: it is not there, or is no such file.
+        ExportError: it does not exist, or ``save`` did not write it.
         ImportError: a package of the extra ``export`` is missing.
     """
     file = Path(file)
     if not file.is_file():
-        raise ExportError(f"there is no file {file}")
+        raise ExportError(f"{file} does not exist")
     kind = next((kind for kind in FORMATS.values() if file.name.endswith(kind.suffix)), None)
     if kind is None:
-        endings = ", ".join(kind.suffix for kind in FORMATS.values())
-        raise ExportError(f"the name of an exported file must end in one of {endings}, got {file}")
+        suffixes = ", ".join(kind.suffix for kind in FORMATS.values())
+        raise ExportError(f"the name of an exported file must end in one of {suffixes}, got {file}")
     try:
         with _quietly():
             return kind.read(file)
     except (ImportError, ExportError):
         raise
-    except Exception as error:  # a damaged file meets another error in each of the readers
-        raise ExportError(f"{file} is no file that tools/export.py wrote: {_first_line(error)}") from error
+    except Exception as error:  # each reader has its own errors for damaged files
+        raise ExportError(f"{file} is not a file that tools/export.py wrote: {_first_line(error)}") from error
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the remarks that following a network makes on each shape that it meets, and on its own age."""
+    """Silence the warnings that tracing gives for each shape, and for its own deprecation."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch.fx")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -145,13 +145,13 @@ def _write_onnx(exportable: Exportable, metadata: str, file: Path, opset: int) -
     cells = [m.output_size for m in exportable.module.modules() if isinstance(m, nn.AdaptiveAvgPool2d)]
     if exportable.dynamic and any(size not in (1, (1, 1)) for size in cells):
         raise ExportError(
-            f"the network pools any image to {max(map(str, cells))} cells, which ONNX can do for a fixed size only: "
-            "add --fixed, with the --size wanted"
+            f"the network pools images of any size to {max(map(str, cells))} cells, which ONNX supports for a fixed "
+            "size only: add --fixed, and --size for the size"
         )
     try:
         model = _trace_to_onnx(exportable, opset) if exportable.rows else _export_to_onnx(exportable, opset)
     except torch.onnx.errors.OnnxExporterError as error:
-        raise ExportError(f"PyTorch's ONNX exporter cannot take the network: {_cause(error)}") from error
+        raise ExportError(f"PyTorch's ONNX exporter failed: {_cause(error)}") from error
     domains = {node.domain for node in all_nodes(model.graph)} - {"", "ai.onnx"}
     if domains:
         raise ExportError(f"the ONNX file would need operators of {', '.join(sorted(domains))}")
@@ -161,7 +161,7 @@ def _write_onnx(exportable: Exportable, metadata: str, file: Path, opset: int) -
 
 
 def _export_to_onnx(exportable: Exportable, opset: int) -> Any:
-    """By PyTorch's exporter of today, which starts from ``torch.export``."""
+    """Export through PyTorch's current exporter, which starts from ``torch.export``."""
     program = torch.onnx.export(
         exportable.module,
         (exportable.example,),
@@ -173,14 +173,14 @@ def _export_to_onnx(exportable: Exportable, opset: int) -> Any:
         verbose=False,
     )
     if program is None:
-        raise ExportError("PyTorch's ONNX exporter gave nothing")
+        raise ExportError("PyTorch's ONNX exporter returned nothing")
     model = program.model_proto
     _name_dimensions(model, exportable)
     return model
 
 
 def _trace_to_onnx(exportable: Exportable, opset: int) -> Any:
-    """By tracing: what depends on how many objects are found is closed to ``torch.export``."""
+    """Export through PyTorch's tracing exporter: the other one fails if shapes depend on the number of detections."""
     import onnx
 
     stream = io.BytesIO()
@@ -202,17 +202,10 @@ def _trace_to_onnx(exportable: Exportable, opset: int) -> Any:
 
 
 def _deformable_convolution(g: Any, x: Any, weight: Any, offset: Any, mask: Any, bias: Any, *numbers: Any) -> Any:
-    """Deformable convolution as ONNX's; the order of offsets is the same.
+    """Write ``torchvision.ops.deform_conv2d`` as ONNX's ``DeformConv``, whose order of offsets is the same.
 
-    Args:
-        g: the graph.
-        x: features; ``weight``, ``offset``, ``mask`` and ``bias`` as in ``torchvision.ops.deform_conv2d``.
-        weight: see there.
-        offset: see there.
-        mask: see there.
-        bias: see there.
-        numbers: stride, padding and dilation, each vertical and horizontal; groups, offset groups, whether ``mask`` is
-            there.
+    The tensors are those of torchvision; ``numbers`` are stride, padding and dilation, each vertical and horizontal,
+    groups, offset groups, and whether ``mask`` is used.
     """
     *strides_to_dilations, groups, offset_groups, use_mask = (symbolic_helper._parse_arg(n, "i") for n in numbers)
     stride, padding, dilation = (strides_to_dilations[i : i + 2] for i in (0, 2, 4))
@@ -229,7 +222,7 @@ def _deformable_convolution(g: Any, x: Any, weight: Any, offset: Any, mask: Any,
 
 
 def _name_dimensions(model: Any, exportable: Exportable) -> None:
-    """Names that say something for the input's dimensions, instead of s34 and the like, and none for the outputs'."""
+    """Name the dynamic dimensions of the input, s34 and the like so far, and leave those of the outputs unnamed."""
     for dimension, name in exportable.dynamic.items():
         model.graph.input[0].type.tensor_type.shape.dim[dimension].dim_param = name
     del model.graph.value_info[:]
@@ -240,7 +233,7 @@ def _name_dimensions(model: Any, exportable: Exportable) -> None:
 
 
 def all_nodes(graph: Any) -> Iterator[Any]:
-    """The nodes of an ONNX graph, those in branches and loops too."""
+    """Yield the nodes of an ONNX graph, including those in branches and loops."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
@@ -249,7 +242,7 @@ def all_nodes(graph: Any) -> Iterator[Any]:
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost reason, in a line: the exporter wraps it in pages of its own."""
+    """Return the innermost error in one line: the exporter wraps it in pages of its own."""
     while error.__cause__ is not None:
         error = error.__cause__
     return _first_line(error)
@@ -263,7 +256,7 @@ def _read_onnx(file: Path) -> Loaded:
     options.intra_op_num_threads = torch.get_num_threads()
     try:
         session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its errors have no base class of their own
+    except Exception as error:  # its errors have no common base class
         if "NOT_IMPLEMENTED" in str(error):
             version = onnxruntime.__version__
             raise ExportError(f"ONNX Runtime {version} cannot run {file}: {_first_line(error)}") from error
@@ -281,13 +274,13 @@ def _read_onnx(file: Path) -> Loaded:
 
 
 def _write_torchscript(exportable: Exportable, metadata: str, file: Path, opset: int) -> None:
-    # Traced: scripting compiles the source, and neither the trunk nor the heads are written in its part of Python.
+    # Traced: scripting supports only a part of Python, which neither the trunk nor the heads keep to.
     traced = torch.jit.trace(exportable.module, (exportable.example,), check_trace=False)
     torch.jit.save(traced, str(file), _extra_files={METADATA_KEY: metadata})
 
 
 def _read_torchscript(file: Path) -> Loaded:
-    import torchvision  # noqa: F401  (has the operators of boxes)
+    import torchvision  # noqa: F401  (registers the operators on boxes)
 
     extra = {METADATA_KEY: ""}
     module = torch.jit.load(str(file), map_location="cpu", _extra_files=extra)
@@ -311,7 +304,7 @@ def _program(exportable: Exportable) -> ExportedProgram:
 
 
 def _sizes_of_one_like_others() -> AbstractContextManager[Any]:
-    """Features of one pixel, too: PyTorch follows networks with larger ones by default, and refuses those."""
+    """Allow features of one pixel, too, which PyTorch refuses by default if it traced larger ones."""
     from torch.fx.experimental import _config
 
     if not hasattr(_config, "backed_size_oblivious"):
@@ -328,7 +321,7 @@ def _write_pt2(exportable: Exportable, metadata: str, file: Path, opset: int) ->
 
 
 def _read_pt2(file: Path) -> Loaded:
-    import torchvision  # noqa: F401  (has deformable convolution)
+    import torchvision  # noqa: F401  (registers deformable convolution)
 
     extra = {METADATA_KEY: ""}
     module = torch.export.load(file, extra_files=extra).module()
@@ -352,7 +345,7 @@ def _write_aoti(exportable: Exportable, metadata: str, file: Path, opset: int) -
 
 
 def _read_aoti(file: Path) -> Loaded:
-    import torchvision  # noqa: F401  (has deformable convolution)
+    import torchvision  # noqa: F401  (registers deformable convolution)
     from torch._inductor import aoti_load_package
 
     module = aoti_load_package(str(file))
@@ -366,6 +359,6 @@ def _as_tuple(value: Any) -> Sequence[Tensor]:
 FORMATS: Mapping[str, Format] = {
     "onnx": Format(".onnx", _write_onnx, _read_onnx),
     "torchscript": Format(".torchscript", _write_torchscript, _read_torchscript),
-    "aoti": Format(".aoti.pt2", _write_aoti, _read_aoti),  # before the next one, whose ending is the end of this
+    "aoti": Format(".aoti.pt2", _write_aoti, _read_aoti),  # before .pt2, the end of this suffix
     "pt2": Format(".pt2", _write_pt2, _read_pt2),
 }

@@ -1,4 +1,4 @@
-"""An exported file against the network that it was made of: the largest differences, for each output and size."""
+"""Comparison of an exported file with its network: the largest difference of each output at each size."""
 
 from __future__ import annotations
 
@@ -12,22 +12,20 @@ from resnest_backbones.errors import ExportError
 from resnest_backbones.export.exportable import Exportable
 from resnest_backbones.export.formats import Loaded
 
-# Of boxes in pixels, for a detection to be the same one as in PyTorch.
-_SAME_BOX = 1.0
-# Of scores, for two detections to be exchangeable where only the best are kept.
-_AT_THE_CUT = 1e-4
+_SAME_BOX = 1.0  # pixels that the boxes of one detection may differ by
+_AT_THE_CUT = 1e-4  # that scores differ by at most where either of two detections may be the last one kept
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Of one output at one size.
+    """The difference of one output at one size.
 
     Attributes:
-        size: of the input.
+        size: shape of the input.
         output: its name.
-        absolute: largest difference of two values.
-        relative: that over the largest value of the network's own output.
-        note: how many detections there were, and how many of them the other side lacks.
+        absolute: largest absolute difference.
+        relative: ``absolute`` divided by the largest absolute value of the network's output.
+        note: the number of detections, and of those without a match.
         unmatched: the latter.
     """
 
@@ -40,15 +38,15 @@ class Difference:
 
 
 def check_parity(exportable: Exportable, loaded: Loaded, inputs: Sequence[Tensor]) -> list[Difference]:
-    """Run both on the inputs.
+    """Compare the outputs of a network and its file.
 
     Args:
         exportable: the network.
         loaded: the file.
-        inputs: of the network.
+        inputs: to compare on.
 
     Raises:
-        ExportError: the file cannot be run, or gives other outputs than the network: their number or a shape differs.
+        ExportError: the file cannot be run, or the number or a shape of its outputs is not the network's.
     """
     found: list[Difference] = []
     for x in inputs:
@@ -56,7 +54,7 @@ def check_parity(exportable: Exportable, loaded: Loaded, inputs: Sequence[Tensor
             wanted = _named(exportable.module(x), exportable)
         try:
             outputs = loaded.run(x)
-        except Exception as error:  # each format has errors of its own
+        except Exception as error:  # each format has its own errors
             reason = str(error).strip().splitlines()
             size = "x".join(map(str, x.shape))
             raise ExportError(f"the file cannot be run at {size}: {reason[0] if reason else error!r}") from error
@@ -85,7 +83,7 @@ def _difference(x: Tensor, name: str, wanted: Tensor, given: Tensor, note: str =
 
 
 def _compare_rows(x: Tensor, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[Difference]:
-    """Compare detections, each with the nearest box of its class: rounding may change their order."""
+    """Compare each detection with the nearest one of its class: rounding may change their order."""
     ours, theirs = match_detections(wanted, given)
     unmatched = max(_missing(wanted, ours, given), _missing(given, theirs, wanted))
     note = f"{len(wanted['boxes'])} detections" + (f", {unmatched} without a match" if unmatched else "")
@@ -98,21 +96,21 @@ def _compare_rows(x: Tensor, wanted: Mapping[str, Tensor], given: Mapping[str, T
 
 
 def _missing(one: Mapping[str, Tensor], matched: Sequence[int], other: Mapping[str, Tensor]) -> int:
-    """How many detections lack a match, but for those at the cut: which of equal ones is the last, rounding decides."""
+    """Count detections without a match, except at the cut, where rounding decides which of equal ones is kept."""
     unmatched = one["scores"][sorted(set(range(len(one["scores"]))) - set(matched))]
     cut = float(other["scores"].min()) if len(other["scores"]) else 0.0
     return int((unmatched > cut + _AT_THE_CUT).sum())
 
 
 def match_detections(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> tuple[list[int], list[int]]:
-    """Pairs of detections of the same class whose boxes differ by a pixel at most, the most certain first.
+    """Pair detections of the same class whose boxes differ by at most a pixel, those with the highest scores first.
 
     Args:
         one: ``boxes`` (M, 4) in pixels, ``classes`` (M,) and ``scores`` (M,).
-        other: likewise, with another M.
+        other: the same with another M.
 
     Returns:
-        Their indices on both sides.
+        Their indices in ``one`` and in ``other``.
     """
     left = set(range(len(other["boxes"])))
     ours, theirs = [], []

@@ -1,7 +1,7 @@
-"""Post-training int8 of an exported ONNX file, by ONNX Runtime: static, calibrated on images of the user's.
+"""Post-training quantisation of an exported ONNX file to int8 by ONNX Runtime: static, calibrated on images.
 
-Convolutions and linear layers compute in 8 bits, with one scale for each output channel of their weights; all between
-them stays in float32. Source of the choices: ONNX Runtime's "Quantize ONNX models".
+Convolutions and linear layers compute in 8 bits, with one scale for each output channel of their weights; everything
+between them stays in float32. Source of the choices: ONNX Runtime's "Quantize ONNX models".
 """
 
 from __future__ import annotations
@@ -29,40 +29,40 @@ _OPERATORS = ("Conv", "Gemm", "MatMul")
 def quantize(
     source: Path, target: Path, images: Sequence[Path], *, method: str = "minmax", keep: Sequence[str] = ()
 ) -> int:
-    """Write an ONNX file of a detector or segmentor anew in int8.
+    """Quantise an ONNX file of a detector or segmentor to int8.
 
     Args:
         source: a file that ``formats.save`` wrote.
-        target: the file to write; it appears when it is whole.
-        images: to calibrate on: the ranges of all activations are taken from them.
-        method: how the range of an activation follows from its values, one of ``METHODS``.
-        keep: beginnings or parts of names of nodes that stay in float32.
+        target: the file to write; it gets its name when it is complete.
+        images: for calibration, which takes the range of each activation from them.
+        method: how to choose the range of an activation, one of ``METHODS``.
+        keep: nodes with one of these in their names stay in float32.
 
     Returns:
-        The number of operators in 8 bits.
+        The number of operators in int8.
 
     Raises:
-        ExportError: the source is no such file, or a trunk alone; there are no images; or ``keep`` names nothing.
-        resnest_backbones.predict.sources.DatasetError: an image cannot be read.
+        ExportError: the source is not such a file, or a trunk alone; there are no images; or ``keep`` matches nothing.
+        DatasetError: an image cannot be read.
         ImportError: a package of the extra ``export`` is missing.
     """
     import onnx
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     if method not in METHODS:
         raise ExportError(f"method must be one of {', '.join(METHODS)}, got {method}")
     if source.suffix != ".onnx" or target.suffix != ".onnx":
-        raise ExportError(f"int8 is for ONNX files, whose names end in .onnx, got {source} and {target}")
+        raise ExportError(f"int8 is for ONNX files, named *.onnx, got {source} and {target}")
     metadata = load(source).metadata
     if metadata["task"] == BACKBONE:
-        raise ExportError(f"{source} is a trunk alone, which says nothing of images; a detector or a segmentor does")
+        raise ExportError(f"{source} is a trunk alone, without preprocessing: int8 is for detectors and segmentors")
     if not images:
-        raise ExportError("there must be images to calibrate on, got none")
+        raise ExportError("calibration needs at least one image")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".quantize_") as folder:
         prepared, written = Path(folder, "prepared.onnx"), Path(folder, "written.onnx")
-        # ONNX Runtime's inference of shapes by symbols stumbles over sizes that depend on what is found.
+        # ONNX Runtime's symbolic shape inference fails on sizes that depend on the number of detections.
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared,
@@ -71,12 +71,16 @@ def quantize(
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(_OPERATORS),
             per_channel=True,
-            # Seven bits of weights: eight overflow the sums of two products on processors without VNNI.
+            # Weights of 7 bits: with 8, sums of two products overflow on processors without VNNI.
             reduce_range=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=_named(onnx.load(prepared), keep),
-            calibrate_method=_method(method),
+            calibrate_method={
+                "minmax": CalibrationMethod.MinMax,
+                "entropy": CalibrationMethod.Entropy,
+                "percentile": CalibrationMethod.Percentile,
+            }[method],
         )
         model = onnx.load(written)
         facts = {**metadata, "int8": {"method": method, "images": len(images), "kept": list(keep)}}
@@ -87,26 +91,16 @@ def quantize(
     return sum(node.op_type in _OPERATORS and node.input[1] in dequantized for node in model.graph.node)
 
 
-def _method(name: str) -> Any:
-    from onnxruntime.quantization import CalibrationMethod
-
-    return {
-        "minmax": CalibrationMethod.MinMax,
-        "entropy": CalibrationMethod.Entropy,
-        "percentile": CalibrationMethod.Percentile,
-    }[name]
-
-
 def _named(model: Any, keep: Sequence[str]) -> list[str]:
     names = [node.name for node in model.graph.node if node.op_type in _OPERATORS]
     for part in keep:
         if not any(part in name for name in names):
-            raise ExportError(f"no node to quantise has {part!r} in its name, such as {names[-1]}")
+            raise ExportError(f"no node to quantise has {part!r} in its name; one is called {names[-1]}")
     return [name for name in names if any(part in name for part in keep)]
 
 
 def _reader(images: Sequence[Path], metadata: Any) -> Any:
-    """What ONNX Runtime asks for the next input, until it is None."""
+    """Return the inputs for ONNX Runtime, which asks for the next one until it is None."""
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):

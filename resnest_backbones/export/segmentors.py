@@ -1,7 +1,7 @@
-"""MMSegmentation's segmentors: pixels in, the scores of the classes at each pixel out.
+"""MMSegmentation's segmentors: from pixels to the scores of the classes at each pixel.
 
-Normalisation and the order of channels, which are the data preprocessor's, go into the file; what the test pipeline
-does to the size of an image, and whether it is looked at through a window, stand in the metadata.
+Normalisation and the change of channels' order, done by the data preprocessor, are part of the file; how the test
+pipeline resizes an image, and the sliding window if there is one, are in the metadata.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from resnest_backbones.mmseg.engine.infer import classes_and_palette, loads_labe
 
 _AXES = {0: "batch", 2: "height", 3: "width"}
 _SIZE = (512, 512)
-# Steps of a test pipeline that leave the pixels as they are.
+# Steps of a test pipeline that do not change pixels.
 _NEUTRAL = ("LoadImageFromFile", "PackSegInputs")
 _RESIZE_KEYS = ("type", "scale", "keep_ratio", "interpolation", "backend")
 
@@ -57,7 +57,7 @@ class _Scores(nn.Module):
         divisor = (preprocessor.test_cfg or {}).get("size_divisor", 1)
         if divisor > 1:
             x = functional.pad(x, (0, -width % divisor, 0, -height % divisor), value=preprocessor.pad_val)
-        with _resizing_without_advice():
+        with _resize_without_warnings():
             scores = self.model.decode_head(self.model.extract_feat(x))
         align = self.model.align_corners
         scores = functional.interpolate(scores, x.shape[2:], mode="bilinear", align_corners=align)
@@ -65,8 +65,8 @@ class _Scores(nn.Module):
 
 
 @contextmanager
-def _resizing_without_advice() -> Iterator[None]:
-    """MMSegmentation's ``resize`` turns sizes into integers, only to give advice on them: that would fix the size."""
+def _resize_without_warnings() -> Iterator[None]:
+    """Turn off a warning of MMSegmentation's ``resize``: for it, sizes become integers, which would fix them."""
     defaults = wrappers.resize.__defaults__
     wrappers.resize.__defaults__ = (*defaults[:-1], False)
     try:
@@ -76,7 +76,7 @@ def _resizing_without_advice() -> Iterator[None]:
 
 
 def _with_open_upsampling(model: nn.Module) -> nn.Module:
-    """Replace MMSegmentation's ``Upsample``, which turns the size it computes into integers: that would fix it."""
+    """Replace MMSegmentation's ``Upsample``, which makes its size integers and would so fix it."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is wrappers.Upsample and not child.size:
@@ -93,30 +93,30 @@ def export_segmentor(
     fixed: bool = False,
     metadata: Mapping[str, Any] | None = None,
 ) -> Exportable:
-    """A segmentor, to be written to a file.
+    """Return a segmentor, ready to be exported.
 
     Args:
         model: MMSegmentation's ``EncoderDecoder``.
-        size: height and width of the images to follow it with; 512 x 512 where None.
-        fixed: the file shall take two images of just that size, instead of any number and size.
-        metadata: what is known beside the model: names of classes, how the pipeline changes the image's size.
+        size: height and width of the images that it is traced with; 512 x 512 if None.
+        fixed: the file takes exactly two images of that size, instead of any number and size.
+        metadata: what the model itself does not know: names of classes, how to resize the image.
 
     Returns:
-        Images (N, 3, H, W) with values 0..255, in the order of channels that the metadata name -> ``scores``,
+        Images (N, 3, H, W) with values 0..255, in the order of channels in the metadata -> ``scores``,
         (N, classes, H, W), before softmax or sigmoid.
 
     Raises:
-        ExportError: the segmentor is of a kind that is not exported.
+        ExportError: this kind of segmentor cannot be exported.
     """
     if type(model) is not EncoderDecoder:
         raise ExportError(f"of MMSegmentation, an EncoderDecoder can be exported, got {type(model).__name__}")
     head = type(model.decode_head)
     if head.predict is not BaseDecodeHead.predict or head.predict_by_feat is not BaseDecodeHead.predict_by_feat:
-        raise ExportError(f"{head.__name__} has a way of its own from features to scores, which is not exported")
+        raise ExportError(f"{head.__name__} overrides how features become scores, and cannot be exported")
     slides = model.test_cfg.get("mode", "whole") == "slide"
     padding = model.data_preprocessor.test_cfg or {}
     if padding.get("size") or (padding and slides):
-        raise ExportError(f"data_preprocessor.test_cfg pads images in a way that is not exported: {dict(padding)}")
+        raise ExportError(f"data_preprocessor.test_cfg pads images in a way that cannot be exported: {dict(padding)}")
     facts: dict[str, Any] = {
         "task": SEGMENTATION,
         "channel_order": "BGR",  # of MMCV's loader
@@ -141,12 +141,12 @@ def export_segmentor(
 def build(
     file: str, checkpoint: str | None, *, options: Sequence[str] = (), classes: Sequence[str] | None = None
 ) -> BuiltModel:
-    """A segmentor from a config and a checkpoint; see ``models.build_model``."""
+    """Build a segmentor from a config and a checkpoint; see ``models.build_model``."""
     cfg = _load_config(file, options)
     init_default_scope(cfg.get("default_scope", "mmseg"))
     if classes is not None:
         fit_heads(cfg, len(classes))
-    cfg.model.backbone.init_cfg = None  # the checkpoint has it all
+    cfg.model.backbone.init_cfg = None  # the checkpoint has all weights
     model: Any = MODELS.build(cfg.model)
     meta: Mapping[str, Any] = {}
     if checkpoint is not None:
@@ -172,12 +172,12 @@ def _load_config(file: str, options: Sequence[str]) -> Config:
         if options:
             cfg.merge_from_dict(parser.parse_args(["--options", *options]).options)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ExportError(f"{file} and --opts cannot be used: {error}") from error
+        raise ExportError(f"{file} cannot be used with these --opts: {error}") from error
     return cfg
 
 
 def _resize_of(pipeline: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """How a test pipeline resizes images, for who uses the file; None where it does not.
+    """Return how a test pipeline resizes images; None if it does not.
 
     Raises:
         ExportError: it has a step that changes the image in another way.
@@ -188,7 +188,7 @@ def _resize_of(pipeline: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         if name in _NEUTRAL or loads_labels(step):
             continue
         if name != "Resize" or found or "scale" not in step or set(step) - set(_RESIZE_KEYS):
-            raise ExportError(f"the test pipeline has a step that is not exported: {dict(step)}")
+            raise ExportError(f"the test pipeline has a step that cannot be exported: {dict(step)}")
         width, height = step["scale"]
         found = {
             "scale": [int(width), int(height)],
@@ -196,5 +196,5 @@ def _resize_of(pipeline: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
             "backend": step.get("backend", "cv2"),
         }
         if step.get("interpolation", "bilinear") != "bilinear":
-            raise ExportError(f"the test pipeline has a step that is not exported: {dict(step)}")
+            raise ExportError(f"the test pipeline has a step that cannot be exported: {dict(step)}")
     return found

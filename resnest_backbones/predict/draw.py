@@ -13,17 +13,19 @@ import matplotlib
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from resnest_backbones.data import make_palette
 from resnest_backbones.predict.predictor import Detections
 
-_OPACITY = 0.5
-_MIN_SIDE = 480  # pixels of the longer side that small images are enlarged to
+Color = tuple[int, ...]  # red, green, blue in 0..255
+Palette = Sequence[Sequence[int]]  # the colour of each class
+
+_MIN_SIDE = 480  # pixels of the longer side; smaller images are enlarged
+_FONT = str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
 _MIN_FONT, _MAX_FONT = 13, 40  # pixels
 _MAX_NAME = 32  # letters of a class's name in a legend
-
-Palette = Sequence[Sequence[int]]  # [R, G, B] in 0..255 of each class
 
 
 def draw_detections(
@@ -32,7 +34,7 @@ def draw_detections(
     classes: Sequence[str],
     palette: Palette | None = None,
     *,
-    opacity: float = _OPACITY,
+    opacity: float = 0.5,
     show_scores: bool = True,
 ) -> Image.Image:
     """Draw masks, boxes and names over an image; those with the highest scores come on top.
@@ -45,24 +47,20 @@ def draw_detections(
         opacity: of masks, 0 to 1.
         show_scores: write the score behind the name; ground truth has none.
     """
-    palette = palette or make_palette(len(classes))
-    colors = [_rgb(palette[label]) for label in detections.classes[::-1]]
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    if detections.masks:
-        masks = torch.from_numpy(np.stack(detections.masks[::-1]))
-        pixels = draw_segmentation_masks(pixels, masks, alpha=opacity, colors=list(colors))
-    picture = enlarge(_picture(pixels), Image.Resampling.LANCZOS)
-    if not colors:
+    of_classes = _colors(palette, len(classes))
+    labels, scores = detections.classes[::-1].tolist(), detections.scores[::-1].tolist()
+    colors = [of_classes[label] for label in labels]
+    picture = _enlarge(image)
+    if not labels:
         return picture
-    size = _font_size(picture)
+    if detections.masks:
+        picture = _paint(picture, np.stack(detections.masks[::-1]), colors, opacity)
+    size = _font_size(picture.size)
     boxes = torch.from_numpy(detections.boxes[::-1] * (picture.width / image.shape[1]))
-    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    picture = _picture(draw_bounding_boxes(pixels, boxes, colors=list(colors), width=max(2, size // 7)))
+    picture = to_pil_image(draw_bounding_boxes(pil_to_tensor(picture), boxes, colors=colors, width=max(2, size // 7)))
     pen = ImageDraw.Draw(picture)
-    pen.font = _font(size)
-    for box, color, label, score in zip(
-        boxes.tolist(), colors, detections.classes[::-1], detections.scores[::-1], strict=True
-    ):
+    pen.font = ImageFont.truetype(_FONT, size)
+    for box, color, label, score in zip(boxes.tolist(), colors, labels, scores, strict=True):
         _write(pen, f"{classes[label]} {score:.0%}" if show_scores else classes[label], box, color, picture.size)
     return picture
 
@@ -73,7 +71,7 @@ def draw_label_map(
     classes: Sequence[str],
     palette: Palette | None = None,
     *,
-    opacity: float = _OPACITY,
+    opacity: float = 0.5,
     legend: bool = True,
 ) -> Image.Image:
     """Draw the colours of a label map over its image, and a legend below it, the largest class first.
@@ -86,31 +84,26 @@ def draw_label_map(
         opacity: of the colours, 0 to 1.
         legend: add the legend.
     """
-    palette = palette or make_palette(len(classes))
-    picture = enlarge(Image.fromarray(image), Image.Resampling.LANCZOS)
-    factor = picture.width // image.shape[1]
+    colors, picture = _colors(palette, len(classes)), _enlarge(image)
     counts = np.bincount(labels[(labels >= 0) & (labels < len(classes))], minlength=len(classes))
     present = [int(label) for label in np.argsort(-counts, kind="stable") if counts[label]]
     if present:
-        large = torch.from_numpy(labels.astype(np.int64).repeat(factor, axis=0).repeat(factor, axis=1))
-        masks = torch.stack([large == label for label in present])
-        colors = [_rgb(palette[label]) for label in present]
-        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-        picture = _picture(draw_segmentation_masks(pixels, masks, alpha=opacity, colors=list(colors)))
+        masks = np.stack([labels == label for label in present])
+        picture = _paint(picture, masks, [colors[label] for label in present], opacity)
     if not legend:
         return picture
     names = [f"{_shorten(classes[label])}  {counts[label] / labels.size:.1%}" for label in present]
-    plate = draw_legend(names, [palette[label] for label in present], picture.width)
-    page = Image.new("RGB", (max(picture.width, plate.width), picture.height + plate.height), "white")
+    below = draw_legend(names, [colors[label] for label in present], picture.width)
+    page = Image.new("RGB", (max(picture.width, below.width), picture.height + below.height), "white")
     page.paste(picture)
-    page.paste(plate, (0, picture.height))
+    page.paste(below, (0, picture.height))
     return page
 
 
 def draw_legend(names: Sequence[str], palette: Palette, width: int) -> Image.Image:
     """Draw patches of colour with names beside them, in as many equal columns as fit into the width in pixels."""
-    size = _font_size(Image.new("1", (width, 1)))
-    font, row, gap = _font(size), round(1.6 * size), round(0.5 * size)
+    size = _font_size((width,))
+    font, row, gap = ImageFont.truetype(_FONT, size), round(1.6 * size), round(0.5 * size)
     column = max((int(font.getlength(name)) for name in names), default=0) + row + 3 * gap
     columns = max(1, min(width // column, len(names)))
     rows = math.ceil(len(names) / columns)
@@ -118,20 +111,31 @@ def draw_legend(names: Sequence[str], palette: Palette, width: int) -> Image.Ima
     pen = ImageDraw.Draw(legend)
     for number, (name, color) in enumerate(zip(names, palette, strict=True)):
         x, y = gap + number // rows * column, gap + number % rows * row
-        pen.rectangle((x, y + 2, x + row, y + row - 2), fill=_rgb(color), outline="black")
+        pen.rectangle((x, y + 2, x + row, y + row - 2), fill=tuple(color), outline="black")
         pen.text((x + row + gap, y + row / 2), name, fill="black", anchor="lm", font=font)
     return legend
 
 
-def enlarge(image: Image.Image, resampling: Image.Resampling) -> Image.Image:
-    """Enlarge a small image by a whole number."""
-    factor = max(1, math.ceil(_MIN_SIDE / max(image.size)))
-    return image if factor == 1 else image.resize((image.width * factor, image.height * factor), resampling)
+def _colors(palette: Palette | None, number: int) -> list[Color]:
+    return [tuple(map(int, color)) for color in palette or make_palette(number)]
 
 
-def _write(
-    pen: ImageDraw.ImageDraw, text: str, box: Sequence[float], color: tuple[int, int, int], size: tuple[int, int]
-) -> None:
+def _enlarge(image: np.ndarray) -> Image.Image:
+    height, width = image.shape[:2]
+    factor = max(1, math.ceil(_MIN_SIDE / max(height, width)))
+    return Image.fromarray(image).resize((factor * width, factor * height), Image.Resampling.LANCZOS)
+
+
+def _paint(picture: Image.Image, masks: np.ndarray, colors: Sequence[Color], opacity: float) -> Image.Image:
+    """Lay colours over an enlarged picture where the masks (N, H, W) of the original image are True."""
+    factor = picture.height // masks.shape[1]
+    large = torch.from_numpy(masks.repeat(factor, axis=1).repeat(factor, axis=2))
+    pixels = draw_segmentation_masks(pil_to_tensor(picture), large, alpha=opacity, colors=list(colors))
+    painted: Image.Image = to_pil_image(pixels)
+    return painted
+
+
+def _write(pen: ImageDraw.ImageDraw, text: str, box: Sequence[float], color: Color, size: tuple[int, int]) -> None:
     """Write on a plate below the box, so that nothing in it is hidden, or above it at the lower end of the image."""
     _, _, width, height = pen.textbbox((2, 2), text, anchor="lt")
     x = max(0, min(box[0], size[0] - width - 3))
@@ -141,20 +145,8 @@ def _write(
     pen.text((x + 2, y + 2), text, fill="black" if bright else "white", anchor="lt")
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
-
-
-def _font_size(image: Image.Image) -> int:
-    return min(max(max(image.size) // 50, _MIN_FONT), _MAX_FONT)
-
-
-def _rgb(color: Sequence[int]) -> tuple[int, int, int]:
-    return int(color[0]), int(color[1]), int(color[2])
-
-
-def _picture(pixels: torch.Tensor) -> Image.Image:
-    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+def _font_size(sides: Sequence[int]) -> int:
+    return min(max(max(sides) // 50, _MIN_FONT), _MAX_FONT)
 
 
 def _shorten(name: str) -> str:

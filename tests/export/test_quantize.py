@@ -102,8 +102,8 @@ def test_mistakes_are_told_in_one_line(folder, tmp_path, capsys):
     )
     model, images = folder / "model.onnx", folder / "images"
     for arguments, message in (
-        ([tmp_path / "a.torchscript", images], "int8 is for ONNX files, whose names end in .onnx"),
-        ([tmp_path / "no.onnx", images], "there is no file"),
+        ([tmp_path / "a.torchscript", images], "int8 is for ONNX files, named"),
+        ([tmp_path / "no.onnx", images], "no.onnx does not exist"),
         ([model, tmp_path / "nothing"], "nothing does not exist"),
         ([model, images, "--keep", "head_of_cabbage"], "no node to quantise has 'head_of_cabbage' in its name"),
         ([model, images, "--output", model], "--output must not be"),

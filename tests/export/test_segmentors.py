@@ -134,14 +134,16 @@ def test_refusals_name_the_cause(tmp_path):
         export_segmentor(nn.Linear(1, 1))
     model = segmentor(PAPER)
     pyramid = segmentor("pspnet_resnest50-d8_4xb4-160k_ade20k-512x512")
-    with pytest.raises(ExportError, match="pools any image to 6 cells, which ONNX can do for a fixed size only"):
+    with pytest.raises(
+        ExportError, match="pools images of any size to 6 cells, which ONNX supports for a fixed size only"
+    ):
         save(export_segmentor(pyramid, (64, 96)), "onnx", tmp_path / "model.onnx")
     model.data_preprocessor.test_cfg = {"size_divisor": 32}
-    with pytest.raises(ExportError, match="data_preprocessor.test_cfg pads images in a way that is not exported"):
+    with pytest.raises(ExportError, match="data_preprocessor.test_cfg pads images in a way that cannot be exported"):
         export_segmentor(model)
     step = 'test_pipeline.insert(1, dict(type="CLAHE"))\ntest_dataloader["dataset"]["pipeline"] = test_pipeline\n'
     file = write_config(tmp_path, num_classes=21, more=step)
-    with pytest.raises(ExportError, match="the test pipeline has a step that is not exported: .*CLAHE"):
+    with pytest.raises(ExportError, match="the test pipeline has a step that cannot be exported: .*CLAHE"):
         build_model(str(file), None, framework="mmseg")
     file = write_config(tmp_path, num_classes=5)
     with pytest.raises(ExportError, match="the model has 5 classes, 21 are named"):
