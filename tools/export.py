@@ -15,6 +15,7 @@ from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm
 
+from resnest_backbones import model_zoo
 from resnest_backbones.checkpoint import load_checkpoint
 from resnest_backbones.cli import print_next
 from resnest_backbones.data import read_image
@@ -22,7 +23,7 @@ from resnest_backbones.errors import ExportError, add_verbose, one_line_errors
 from resnest_backbones.export.backbone import export_backbone
 from resnest_backbones.export.exportable import BACKBONE, Exportable
 from resnest_backbones.export.formats import FORMATS, OPSETS, load, save
-from resnest_backbones.export.models import build_model, framework_of
+from resnest_backbones.export.models import build_model
 from resnest_backbones.export.parity import Difference, check_parity
 from resnest_backbones.export.preprocess import prepare_image
 from resnest_backbones.models.resnest import build
@@ -127,10 +128,12 @@ def build_exportable(args: argparse.Namespace) -> Exportable:
     if given:
         option = next(iter(given)).replace("_", "-")
         raise ExportError(f"--{option} is for a trunk given by its name, and MODEL is the config {args.model}")
+    if args.model not in model_zoo.list() and not Path(args.model).is_file():
+        raise ExportError(f"MODEL must be a network such as resnest50, or a config, its file or name, got {args.model}")
     built = build_model(
         args.model,
         None if args.checkpoint == _RANDOM else args.checkpoint,
-        framework=args.framework or framework_of(args.model),
+        framework=args.framework,
         options=args.opts,
         classes=args.classes,
     )

@@ -1,4 +1,4 @@
-"""A model from the config of either framework, and what of it is exported."""
+"""Models from the configs of either framework, ready to be exported."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ from torch import nn
 
 from resnest_backbones import model_zoo
 from resnest_backbones.data import read_classes
-from resnest_backbones.errors import DatasetError, ExportError
+from resnest_backbones.errors import DatasetError
 from resnest_backbones.export.exportable import Exportable
 
-DETECTRON2, MMSEG = "detectron2", "mmseg"
 # Imported when they are needed: each needs its framework.
-_BUILDERS = {DETECTRON2: "detectors", MMSEG: "segmentors"}
+_BUILDERS = {"detectron2": "detectors", "mmseg": "segmentors"}
 
 
 class MakeExportable(Protocol):
-    """Makes what is exported of a model."""
+    """Makes a model ready to be exported."""
 
     def __call__(self, size: Sequence[int] | None = None, *, fixed: bool = False) -> Exportable:
-        """The example image has ``size``, (height, width); with ``fixed`` the file takes no other."""
+        """Trace with an image of ``size``, (height, width); with ``fixed`` the file takes no other."""
 
 
 @dataclass(frozen=True)
@@ -35,53 +34,43 @@ class BuiltModel:
 
     Attributes:
         model: the framework's own.
-        exportable: makes what is exported of it.
+        exportable: makes it ready to be exported.
     """
 
     model: nn.Module
     exportable: MakeExportable
 
 
-def config_file(model: str) -> str:
-    """The path of a config that is given as a path, or as the name of a packaged one.
-
-    Raises:
-        ExportError: it is neither.
-    """
-    if Path(model).is_file():
-        return model
-    if model in model_zoo.list():
-        return model_zoo.get_config_file(model)
-    raise ExportError(f"MODEL must be a network such as resnest50, a config file or a packaged config, got {model}")
-
-
-def framework_of(model: str) -> str:
-    """Return ``detectron2`` or ``mmseg``, whose config it is."""
-    return model_zoo.framework_of(config_file(model))
-
-
 def build_model(
-    model: str, checkpoint: str | None, *, framework: str, options: Sequence[str] = (), classes: str | None = None
+    model: str,
+    checkpoint: str | None,
+    *,
+    framework: str | None = None,
+    options: Sequence[str] = (),
+    classes: str | None = None,
 ) -> BuiltModel:
-    """Build the model of a config and fill it.
+    """Build the model of a config and fill it from a checkpoint.
 
     Args:
         model: a config file, or the name of a packaged config.
         checkpoint: a file; None leaves the model random.
-        framework: ``detectron2`` or ``mmseg``.
-        options: changes of the config, as the framework writes them.
+        framework: ``detectron2`` or ``mmseg``; detected from the config if None.
+        options: config overrides, in the framework's syntax.
         classes: a file of the classes' names, see ``read_class_names``.
 
     Raises:
-        ExportError: the model is of a kind that is not exported; or a file or an option is wrong.
-        resnest_backbones.checkpoint.CheckpointError: the checkpoint does not fill the model.
+        ConfigError: there is no such config.
+        ExportError: this kind of model cannot be exported, or the config cannot be used with the options.
+        DatasetError: the class file is wrong.
+        CheckpointError: the checkpoint does not fill the model.
         ImportError: the framework is not installed.
     """
+    framework = framework or model_zoo.framework_of(model)
     if find_spec(framework) is None:
         raise ImportError(f"{model} needs {framework}, which is not installed (see README.md)")
     names = None if classes is None else read_class_names(classes)
     builder = importlib.import_module(f"resnest_backbones.export.{_BUILDERS[framework]}")
-    built: BuiltModel = builder.build(config_file(model), checkpoint, options=options, classes=names)
+    built: BuiltModel = builder.build(model_zoo.get_config_file(model), checkpoint, options=options, classes=names)
     return built
 
 

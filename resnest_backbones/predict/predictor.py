@@ -21,7 +21,7 @@ from torch.nn import functional
 from resnest_backbones.errors import ExportError
 from resnest_backbones.export.exportable import DETECTION, SEGMENTATION
 from resnest_backbones.export.formats import load
-from resnest_backbones.export.models import build_model, framework_of
+from resnest_backbones.export.models import build_model
 from resnest_backbones.export.preprocess import prepare_image
 
 
@@ -104,14 +104,13 @@ class Predictor:
         """Build the model of a config and fill it from a checkpoint; arguments as in ``export.models.build_model``.
 
         Raises:
-            ExportError: the kind of model cannot be exported, or a file or an option is wrong.
+            ConfigError: there is no such config.
+            ExportError: this kind of model cannot be exported, or the config cannot be used with the options.
             DatasetError: the class file is wrong.
             CheckpointError: the checkpoint does not fill the model.
             ImportError: the framework is not installed.
         """
-        built = build_model(
-            config, checkpoint, framework=framework or framework_of(config), options=options, classes=classes
-        )
+        built = build_model(config, checkpoint, framework=framework, options=options, classes=classes)
         exportable = built.exportable()
         module = exportable.module.to(device)
         metadata = {**exportable.metadata, "outputs": list(exportable.output_names)}

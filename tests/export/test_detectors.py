@@ -15,7 +15,7 @@ from resnest_backbones.export import FORMATS, load, save
 from resnest_backbones.export.detector_program import _pad_image
 from resnest_backbones.export.detectors import export_detector
 from resnest_backbones.export.formats import all_nodes
-from resnest_backbones.export.models import build_model, framework_of
+from resnest_backbones.export.models import build_model
 from resnest_backbones.export.parity import check_parity, match_detections
 from tests.acceleration.test_inference import trained
 from tests.detectron2.helpers import FPN_DETECTOR, PANOPTIC_FPN, RETINANET, detector
@@ -142,9 +142,8 @@ def test_the_exported_network_is_what_the_detector_finds(kind):
 
 def test_a_yaml_config_and_its_checkpoint_give_a_network_and_what_it_needs(tmp_path):
     file = model_zoo.get_config_file("faster_rcnn_resnest50_fpn_1x")
-    assert framework_of(file) == "detectron2"
     (tmp_path / "names.txt").write_text("cat\ndog\n")
-    arguments = {"framework": "detectron2", "options": TINY_DETECTOR, "classes": str(tmp_path / "names.txt")}
+    arguments = {"options": TINY_DETECTOR, "classes": str(tmp_path / "names.txt")}
     built = build_model(file, None, **arguments)
     torch.save({"model": built.model.state_dict()}, tmp_path / "model.pth")
     again = build_model(file, str(tmp_path / "model.pth"), **arguments).exportable((64, 96))
@@ -158,9 +157,8 @@ def test_a_yaml_config_and_its_checkpoint_give_a_network_and_what_it_needs(tmp_p
 
 def test_a_lazy_config_gives_a_network_and_what_it_needs():
     file = model_zoo.get_config_file("mask_cascade_rcnn_resnest50_fpn_1x_lazy")
-    assert framework_of(file) == "detectron2"
     options = ["model.backbone.bottom_up.spec=resnest14", "model.roi_heads.mask_head.conv_dims=[16,16]"]
-    built = build_model(file, None, framework="detectron2", options=options)
+    built = build_model(file, None, options=options)
     exportable = built.exportable((64, 64))
     assert exportable.output_names == ("boxes", "classes", "masks", "scores", "image_size")
     assert exportable.metadata["resize"] == {"shortest": 800, "longest": 1333}

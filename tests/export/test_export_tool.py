@@ -52,7 +52,10 @@ def test_a_difference_above_the_tolerance_is_told_and_ends_with_status_1(tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["resnest15", "random"], "MODEL must be a network such as resnest50, a config file or a packaged config"),
+        (
+            ["resnest15", "random"],
+            "MODEL must be a network such as resnest50, or a config, its file or name, got resnest15",
+        ),
         (["resnest14", "nothing.pth"], "nothing.pth"),
         (["resnest14", "random", "--formats", "onnx", "--opset", "7"], "onnx: opset must be one of 18, 19, 20, got 7"),
         (["resnest14", "random", "--out-features", "res9"], "out_features must"),

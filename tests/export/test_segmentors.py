@@ -14,7 +14,7 @@ from torch import nn
 from resnest_backbones import model_zoo
 from resnest_backbones.errors import ExportError
 from resnest_backbones.export import FORMATS, load, save
-from resnest_backbones.export.models import build_model, framework_of
+from resnest_backbones.export.models import build_model
 from resnest_backbones.export.segmentors import export_segmentor
 from tests.acceleration.test_inference import trained
 from tests.export.helpers import assert_parity
@@ -115,13 +115,12 @@ def test_aotinductor_of_the_papers_segmentor_equals_it_at_other_sizes(tmp_path):
 
 def test_a_config_and_its_checkpoint_give_a_network_and_what_it_needs(tmp_path):
     file = write_config(tmp_path, num_classes=3)
-    assert framework_of(str(file)) == "mmseg"
     (tmp_path / "names.txt").write_text("red\ngreen\nblue\n")
-    built = build_model(str(file), None, framework="mmseg", classes=str(tmp_path / "names.txt"))
+    built = build_model(str(file), None, classes=str(tmp_path / "names.txt"))
     torch.save({"state_dict": built.model.state_dict(), "meta": {}}, tmp_path / "model.pth")
-    again = build_model(
-        str(file), str(tmp_path / "model.pth"), framework="mmseg", classes=str(tmp_path / "names.txt")
-    ).exportable((64, 64))
+    again = build_model(str(file), str(tmp_path / "model.pth"), classes=str(tmp_path / "names.txt")).exportable(
+        (64, 64)
+    )
     (image,) = pixels((1, 3, 64, 64))
     with torch.no_grad():
         assert torch.equal(again.module(image)[0], built.exportable((64, 64)).module(image)[0])
@@ -144,7 +143,7 @@ def test_refusals_name_the_cause(tmp_path):
     step = 'test_pipeline.insert(1, dict(type="CLAHE"))\ntest_dataloader["dataset"]["pipeline"] = test_pipeline\n'
     file = write_config(tmp_path, num_classes=21, more=step)
     with pytest.raises(ExportError, match="the test pipeline has a step that cannot be exported: .*CLAHE"):
-        build_model(str(file), None, framework="mmseg")
+        build_model(str(file), None)
     file = write_config(tmp_path, num_classes=5)
     with pytest.raises(ExportError, match="the model has 5 classes, 21 are named"):
-        build_model(str(file), None, framework="mmseg")
+        build_model(str(file), None)

@@ -56,7 +56,7 @@ def test_label_maps_are_those_of_the_framework(tmp_path):
     config = write_config(tmp_path, num_classes=3)
     (tmp_path / "classes.txt").write_text("red\ngreen\nblue\n")
     names = str(tmp_path / "classes.txt")
-    model = trained(build_model(str(config), None, framework="mmseg", classes=names).model)
+    model = trained(build_model(str(config), None, classes=names).model)
     torch.save({"state_dict": model.state_dict(), "meta": {}}, tmp_path / "model.pth")
     image = np.random.default_rng(0).integers(0, 256, (75, 99, 3), dtype=np.uint8)
     Image.fromarray(image).save(tmp_path / "photo.png")
