@@ -18,7 +18,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from resnest_backbones.acceleration.fused import fuse
 from resnest_backbones.errors import ExportError
-from resnest_backbones.models.resnest import ConvNorm, ResNeSt
+from resnest_backbones.models.layers import ConvNorm
+from resnest_backbones.models.resnest import ResNeSt
 from resnest_backbones.models.split_attention import SplitAttentionConv2d
 
 __all__ = ["ExportError", "optimize_for_inference"]

@@ -5,59 +5,50 @@ keeps the result of each for backward. The functions here take such a chain with
 chain's input alone (the output of the convolution before it) with the batch's mean and variance, and go through the
 cheap part once more in backward. Of the convolutions only two are computed twice, which cost little beside what they
 would leave in memory: the stem's first, and that of the first shortcut, whose input has few channels. Results and
-gradients are those of the plain chain, to rounding; ``can_recompute`` says where they apply.
+gradients are those of the plain chain, to rounding; ``applies`` says where. ``whole`` is gradient checkpointing: it
+recomputes a whole block.
 
 Shapes: N batch, C channels of the block, R radix, H, W height and width; ``c`` is the output of a convolution.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint as _checkpoint
 
-from resnest_backbones.models.split_attention import SplitAttentionConv2d
+from resnest_backbones.models.layers import ConvNorm
+
+if TYPE_CHECKING:
+    from resnest_backbones.models.resnest import Bottleneck, DeepStem
 
 _aten = torch.ops.aten
 _CHEAP_CHANNELS = 128  # a 1x1 convolution of so few is about as quick as reading what it gives from memory
 
 
-def can_recompute(convs: Sequence[nn.Conv2d], norms: Sequence[nn.Module], others: Sequence[nn.Module] = ()) -> bool:
-    """Whether the functions here give what these modules would give one after the other.
-
-    They do where gradients are computed eagerly, with convolutions without bias, and with batch norms, trained or
-    frozen, that need no other process's statistics. Under ``torch.compile``, which decides itself what to keep, in an
-    export or a transform of ``torch.func``, or where a hook waits for a module's output, the modules are called as
-    they are.
-    """
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
-        return False
-    if torch._C._are_functorch_transforms_active():  # what torch.autograd.Function asks itself
-        return False
-    if any(has_hooks(module) for module in (*convs, *norms, *others)):
-        return False
-    return all(map(_is_plain_conv, convs)) and all(map(_is_batch_norm, norms))
-
-
 def has_hooks(module: nn.Module) -> bool:
-    """Whether a call of a module is more than its ``forward``."""
+    """Return whether a call of a module is more than its ``forward``."""
     # What PyTorch itself looks at.
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return any(hooks)
 
 
-def _is_plain_conv(conv: nn.Conv2d) -> bool:
-    plain = conv.bias is None and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+def _is_plain_conv(conv: nn.Module) -> bool:
+    if not isinstance(conv, nn.Conv2d) or conv.bias is not None:  # a deformable one is not an nn.Conv2d
+        return False
+    plain = conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
     return plain and "weight" in conv._parameters  # else it is computed of others, as by a parametrisation
 
 
 def _is_batch_norm(norm: Any) -> bool:
-    """Batch norm over this process's images, or with constants; not a subclass that computes something else."""
+    """Return whether it is a batch norm over this process's images, or one with constants."""
     if getattr(norm, "running_mean", None) is None or getattr(norm, "running_var", None) is None:
         return False
     if isinstance(norm, nn.SyncBatchNorm):
@@ -69,12 +60,12 @@ def _is_batch_norm(norm: Any) -> bool:
 
 
 def _is_frozen(norm: Any) -> bool:
-    """The frozen batch norms of torchvision and of Detectron2: scale, shift and statistics are buffers."""
+    """Return whether it is a frozen batch norm of torchvision or Detectron2, whose scale and shift are buffers."""
     return norm._buffers.keys() == {"weight", "bias", "running_mean", "running_var"} and "Frozen" in type(norm).__name__
 
 
 def _is_trained(norm: Any) -> bool:
-    """Whether a batch norm goes by the batch at hand."""
+    """Return whether a batch norm uses the statistics of the batch."""
     return norm.training and not _is_frozen(norm)
 
 
@@ -87,7 +78,7 @@ class _Statistics(NamedTuple):
 
 
 def _normalise(c: Tensor, norm: Any, *, relu: bool = True) -> tuple[Tensor, _Statistics]:
-    """Norm of ``c``, and ReLU; the norm's running statistics are updated as by its own ``forward``."""
+    """Compute the norm of ``c``, and ReLU, and update the running statistics as the norm's own ``forward`` does."""
     if not _is_trained(norm):
         statistics = _Statistics(norm.running_mean, norm.running_var, (norm.running_var + norm.eps).rsqrt())
         return _normalise_again(c, norm.weight, norm.bias, statistics, norm.eps, relu=relu), statistics
@@ -112,7 +103,7 @@ def _normalise_again(
 def _normalise_backward(
     grad: Tensor, y: Tensor, c: Tensor, scale: Tensor, statistics: _Statistics, norm: Any, wanted: Sequence[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of ``c``, scale and shift; ``grad``, of the ReLU's output ``y``, is overwritten."""
+    """Compute gradients of ``c``, scale and shift; ``grad``, of the ReLU's output ``y``, is overwritten."""
     _aten.threshold_backward.grad_input(grad, y, 0, grad_input=grad)
     return _norm_backward(grad, c, scale, statistics, norm, wanted)
 
@@ -140,14 +131,14 @@ def _convolve(x: Tensor, weight: Tensor, conv: nn.Conv2d) -> Tensor:
 
 
 def _convolve_again(x: Tensor, weight: Tensor, conv: nn.Conv2d, dtype: torch.dtype) -> Tensor:
-    """In backward, where autocast does not choose the type."""
+    """Convolve in backward, where autocast does not choose the type."""
     return _convolve(x.to(dtype), weight.to(dtype), conv)
 
 
 def _convolve_backward(
     grad: Tensor, x: Tensor, weight: Tensor, conv: nn.Conv2d, wanted: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of input and weight; under autocast the convolution had computed in the type of ``grad``."""
+    """Compute gradients of input and weight, in the type of ``grad``, which autocast had chosen."""
     of_x, of_weight, _ = _aten.convolution_backward(
         grad,
         x.to(grad.dtype),
@@ -270,7 +261,7 @@ class _AttentionConv(torch.autograd.Function):
     ) -> Tensor:
         norm, attention, pool, conv = modules
         y, statistics = _normalise(c, norm)
-        # Whoever packs saved tensors, as a checkpoint around this, leaves the small graph alone: it is used as it is.
+        # A hook that packs saved tensors, such as a checkpoint around this, must leave the small graph alone.
         with torch.enable_grad(), saved_tensors_hooks(_as_it_is, _as_it_is):
             pooled = attention.pool(y.detach()).requires_grad_()
             weights = attention.attention(pooled).to(y.dtype)
@@ -306,7 +297,7 @@ def _as_it_is(tensor: Tensor) -> Tensor:
 
 
 def _attention_backward(ctx: Any, of_mixed: Tensor, y: Tensor, scratch: Tensor) -> tuple[Tensor, list[Tensor | None]]:
-    """Gradient of each value of ``y`` by way of the pooling, (N, C, 1, 1), and those of the attention's parameters."""
+    """Compute the gradients of ``y`` by way of the pooling, (N, C, 1, 1), and of the attention's parameters."""
     pooled, weights = ctx.graph
     splits = y.split(weights.shape[2], dim=1)
     of_weights = torch.stack([torch.mul(of_mixed, s, out=scratch).sum((2, 3), keepdim=True) for s in splits], dim=1)
@@ -317,60 +308,95 @@ def _attention_backward(ctx: Any, of_mixed: Tensor, y: Tensor, scratch: Tensor) 
     return of_pooled.to(y.dtype) / (y.shape[2] * y.shape[3]), of_parameters
 
 
-def norm_relu_conv(
-    x: Tensor, norm: nn.Module, conv: nn.Conv2d, *, pool: nn.Module | None = None, first: nn.Conv2d | None = None
-) -> Tensor:
-    """``conv(pool(relu(norm(first(x)))))``, of which ``x`` alone is kept; without the norms that convolutions may hold.
+def applies(module: DeepStem | Bottleneck) -> bool:
+    """Return whether ``stem`` or ``bottleneck`` computes what the modules would compute one after the other.
 
-    Args:
-        x: (N, C, H, W).
-        norm: a batch norm.
-        conv: a convolution without bias.
-        pool: an average pool or the identity.
-        first: a convolution without bias, which is computed twice.
+    They do where gradients are computed eagerly, with convolutions without bias, and with batch norms, trained or
+    frozen, that need no other process's statistics. Under ``torch.compile``, which decides itself what to keep, in an
+    export or a transform of ``torch.func``, or where a hook waits for a module's output, the modules are called.
     """
-    first_weight = None if first is None else first.weight
-    modules = (first, norm, nn.Identity() if pool is None else pool, conv)
-    result: Tensor = _NormReluConv.apply(x, first_weight, norm.weight, norm.bias, conv.weight, *modules)
-    return result
+    if not module.recompute or not torch.is_grad_enabled():
+        return False
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+        return False
+    if torch._C._are_functorch_transforms_active():  # what torch.autograd.Function asks itself
+        return False
+    convs, norms, others = _parts(module)
+    if any(has_hooks(part) for part in (*convs, *norms, *others)):
+        return False
+    return all(map(_is_plain_conv, convs)) and all(map(_is_batch_norm, norms))
 
 
-def pool_conv_norm(x: Tensor, pool: nn.Module, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
-    """``norm(conv(pool(x)))``, of which ``x`` is kept, and what the convolution gives where that costs much to compute.
-
-    Args:
-        x: (N, C, H, W).
-        pool: an average pool or the identity.
-        conv: a convolution without bias; a norm that it may hold is left out.
-        norm: a batch norm.
-    """
-    result: Tensor = _PoolConvNorm.apply(x, conv.weight, norm.weight, norm.bias, pool, conv, norm)
-    return result
-
-
-def norm_relu_max_pool(c: Tensor, norm: nn.Module, pool: nn.MaxPool2d) -> Tensor:
-    """``pool(relu(norm(c)))``, of which ``c`` alone is kept.
-
-    Args:
-        c: (N, C, H, W).
-        norm: a batch norm.
-        pool: a max pool.
-    """
-    result: Tensor = _NormReluMaxPool.apply(c, norm.weight, norm.bias, norm, pool)
-    return result
+def _parts(module: Any) -> tuple[list[nn.Conv2d], list[nn.Module], list[nn.Module]]:
+    """Return the convolutions and norms of a stem or block that are not called, and what else is not."""
+    if hasattr(module, "maxpool"):  # the stem
+        convs = [module.conv1_1, module.conv1_2, module.conv1_3]
+        return convs, [c.norm for c in convs], [module.relu1, module.relu2, module.relu3, module.maxpool]
+    attention = module.conv2
+    convs, norms = [module.conv1, attention.conv, module.conv3], [module.conv1.norm, attention.bn0]
+    if isinstance(module.shortcut, ConvNorm):
+        convs.append(module.shortcut)
+        norms.append(module.shortcut.norm)
+    pools = [module.pool_before, module.pool_after, module.shortcut_pool]
+    return convs, norms, [attention, attention.relu, module.relu, *pools]
 
 
-def attention_conv(c: Tensor, attention: SplitAttentionConv2d, pool: nn.Module, conv: nn.Conv2d) -> Tensor:
-    """What follows the 3x3 convolution of a block up to the last one, of which ``c`` alone is kept.
+def stem(module: DeepStem, x: Tensor) -> Tensor:
+    """Compute a stem: (N, in_channels, H, W) -> (N, 2 x width, H / 4, W / 4)."""
+    first, second, third = module.conv1_1, module.conv1_2, module.conv1_3
+    c = _norm_relu_conv(x, first.norm, second, first=first)
+    c = _norm_relu_conv(c, second.norm, third)
+    return _apply(_NormReluMaxPool, c, third.norm.weight, third.norm.bias, third.norm, module.maxpool)
 
-    Args:
-        c: output of the split-attention's convolution, (N, R x C, H, W).
-        attention: its norm, attention and sum are applied.
-        pool: an average pool, or the identity.
-        conv: a convolution without bias.
-    """
-    norm = attention.bn0
+
+def bottleneck(module: Bottleneck, x: Tensor) -> Tensor:
+    """Compute a block without offsets: (N, in_channels, H, W) -> (N, 4 x planes, H / stride, W / stride)."""
+    attention, last, shortcut = module.conv2, module.conv3, module.shortcut
+    c = _norm_relu_conv(module.conv1.convolve(x), module.conv1.norm, attention.conv, pool=module.pool_before)
     parameters = [p for m in (attention.fc1, attention.bn1, attention.fc2) for p in m.parameters()]
-    modules = (norm, attention, pool, conv)
-    result: Tensor = _AttentionConv.apply(c, norm.weight, norm.bias, conv.weight, modules, *parameters)
+    norm = attention.bn0
+    modules = (norm, attention, module.pool_after, last)
+    out = last.norm(_apply(_AttentionConv, c, norm.weight, norm.bias, last.weight, modules, *parameters))
+    if isinstance(shortcut, ConvNorm):
+        norm, pool = shortcut.norm, module.shortcut_pool
+        x = _apply(_PoolConvNorm, x, shortcut.weight, norm.weight, norm.bias, pool, shortcut, norm)
+    else:
+        x = shortcut(module.shortcut_pool(x))
+    return module.relu(module.drop_path(out).add_(x))
+
+
+def _norm_relu_conv(
+    x: Tensor, norm: Any, conv: nn.Conv2d, *, pool: nn.Module | None = None, first: nn.Conv2d | None = None
+) -> Tensor:
+    """Compute ``conv(pool(relu(norm(first(x)))))``, of which ``x`` alone is kept."""
+    modules = (first, norm, nn.Identity() if pool is None else pool, conv)
+    first_weight = None if first is None else first.weight
+    return _apply(_NormReluConv, x, first_weight, norm.weight, norm.bias, conv.weight, *modules)
+
+
+def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
+    result: Tensor = function.apply(*arguments)
     return result
+
+
+def whole(block: nn.Module, x: Tensor) -> Tensor:
+    """Compute a block of which only ``x`` is kept (gradient checkpointing)."""
+    if torch.compiler.is_compiling():  # the compiler recomputes without side effects, and takes no context_fn
+        return _checkpoint(block, x, use_reentrant=False)
+    return _checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _scratch_buffers(block)))
+
+
+@contextmanager
+def _scratch_buffers(module: nn.Module) -> Iterator[None]:
+    """Let batch norms write into copies while a checkpointed block is recomputed, so that no batch counts twice.
+
+    The recomputation must save as many tensors for backward as the first pass did, so the statistics stay in place.
+    """
+    buffers = [(m, name, buffer) for m in module.modules() for name, buffer in m.named_buffers(recurse=False)]
+    for owner, name, buffer in buffers:
+        setattr(owner, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for owner, name, buffer in buffers:
+            setattr(owner, name, buffer)

@@ -13,17 +13,16 @@ Modules are named as in the original's Detectron2 wrapper, so that its published
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Collection, Sequence
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from torchvision.ops import DeformConv2d, StochasticDepth
 
+from resnest_backbones.models import recompute
 from resnest_backbones.models.arguments import (
     STAGES,
     NormLayer,
@@ -37,15 +36,8 @@ from resnest_backbones.models.arguments import (
     check_positive,
     stages_to_build,
 )
-from resnest_backbones.models.pooling import ShortcutPool
-from resnest_backbones.models.recompute import (
-    attention_conv,
-    can_recompute,
-    norm_relu_conv,
-    norm_relu_max_pool,
-    pool_conv_norm,
-)
-from resnest_backbones.models.split_attention import SplitAttentionConv2d, make_norm
+from resnest_backbones.models.layers import ConvNorm, ShortcutPool
+from resnest_backbones.models.split_attention import SplitAttentionConv2d
 from resnest_backbones.models.variants import ResNeStSpec, get_variant
 
 if TYPE_CHECKING:
@@ -61,30 +53,6 @@ _STRIDES_AND_DILATIONS = {
     16: {"res2": (1, 1, 1), "res3": (2, 1, 1), "res4": (2, 1, 1), "res5": (1, 1, 2)},
     8: {"res2": (1, 1, 1), "res3": (2, 1, 1), "res4": (1, 1, 2), "res5": (1, 2, 4)},
 }
-
-
-class ConvNorm(nn.Conv2d):
-    """A convolution without bias, followed by its normalisation layer ``norm``."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        *,
-        stride: int = 1,
-        norm_layer: NormLayer | None,
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
-        self.norm = make_norm(norm_layer, out_channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride)."""
-        return self.norm(self.convolve(x))
-
-    def convolve(self, x: Tensor) -> Tensor:
-        """The convolution alone."""
-        return super().forward(x)
 
 
 class DeepStem(nn.Sequential):
@@ -108,14 +76,10 @@ class DeepStem(nn.Sequential):
         self.out_channels = 2 * width
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, 2 x width, H / 4, W / 4), sizes rounded up."""
-        first, second, third = convs = (self.conv1_1, self.conv1_2, self.conv1_3)
-        others = [module for module in self if module not in convs]
-        if not (self.recompute and can_recompute(convs, [conv.norm for conv in convs], others)):
-            return super().forward(x)
-        c = norm_relu_conv(x, first.norm, second, first=first)
-        c = norm_relu_conv(c, second.norm, third)
-        return norm_relu_max_pool(c, third.norm, self.maxpool)
+        """Map (N, in_channels, H, W) to (N, 2 x width, H / 4, W / 4), sizes rounded up."""
+        if recompute.applies(self):
+            return recompute.stem(self, x)
+        return super().forward(x)
 
 
 class Bottleneck(nn.Module):
@@ -198,43 +162,19 @@ class Bottleneck(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, 4 x planes, H / stride, W / stride), sizes rounded up."""
-        if self._can_recompute():
-            out, shortcut = self._residual_recomputing(x), self._shortcut_recomputing(x)
-        else:
-            out, shortcut = self._residual(x), self.shortcut(self.shortcut_pool(x))
-        return self.relu(self.drop_path(out).add_(shortcut))
-
-    def _residual(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, 4 x planes, H / stride, W / stride), sizes rounded up."""
+        if recompute.applies(self):
+            return recompute.bottleneck(self, x)
         out = self.pool_before(self.relu(self.conv1(x)))
         if self.conv2_offset is None:
             out = self.conv2(out)
         else:
             out = self.conv2(out, *self._offset_and_mask(self.conv2_offset(out)))
-        return self.conv3(self.pool_after(out))
-
-    def _residual_recomputing(self, x: Tensor) -> Tensor:
-        c = norm_relu_conv(self.conv1.convolve(x), self.conv1.norm, self.conv2.conv, pool=self.pool_before)
-        return self.conv3.norm(attention_conv(c, self.conv2, self.pool_after, self.conv3))
-
-    def _shortcut_recomputing(self, x: Tensor) -> Tensor:
-        if isinstance(self.shortcut, ConvNorm):
-            return pool_conv_norm(x, self.shortcut_pool, self.shortcut, self.shortcut.norm)
-        return self.shortcut(self.shortcut_pool(x))
-
-    def _can_recompute(self) -> bool:
-        if not self.recompute or self.conv2_offset is not None:
-            return False
-        convs: list[nn.Conv2d] = [self.conv1, self.conv2.conv, self.conv3]
-        norms = [self.conv1.norm, self.conv2.bn0]
-        if isinstance(self.shortcut, ConvNorm):
-            convs.append(self.shortcut)
-            norms.append(self.shortcut.norm)
-        pools = (self.pool_before, self.pool_after, self.shortcut_pool)
-        return can_recompute(convs, norms, (self.conv2, self.conv2.relu, self.relu, *pools))
+        out = self.drop_path(self.conv3(self.pool_after(out)))
+        return self.relu(out.add_(self.shortcut(self.shortcut_pool(x))))
 
     def _offset_and_mask(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Channels (N, 3 x 9 x G, H, W): all offsets first, then the mask's logits (version 2)."""
+        """Split (N, 3 x 9 x G, H, W) into all offsets and the mask, whose logits come last (version 2)."""
         if not self.deform_modulated:
             return x, None
         split = x.shape[1] // 3
@@ -373,26 +313,19 @@ class ResNeSt(nn.Module):
         Returns:
             ``{"res2": (N, 256, H/4, W/4), ..., "logits": (N, num_classes)}`` with sizes rounded up, in network order.
         """
+        whole_blocks = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         outputs = {}
         x = self.stem(x)
         if "stem" in self.out_features:
             outputs["stem"] = x
         for name in self._stages:
             for block in self.get_submodule(name).children():
-                x = self._run_block(block, x)
+                x = recompute.whole(block, x) if whole_blocks else block(x)
             if name in self.out_features:
                 outputs[name] = x
         if self.fc is not None:
             outputs["logits"] = self.fc(x.mean(dim=(2, 3)))
         return outputs
-
-    def _run_block(self, block: nn.Module, x: Tensor) -> Tensor:
-        if not (self.gradient_checkpointing and self.training and torch.is_grad_enabled()):
-            return block(x)
-        if torch.compiler.is_compiling():  # the compiler recomputes without side effects, and takes no context_fn
-            return checkpoint(block, x, use_reentrant=False)
-        contexts = lambda: (nullcontext(), _scratch_buffers(block))  # noqa: E731
-        return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
 
     @torch.no_grad()
     def _init_weights(self, zero_init_last_norm: bool) -> None:
@@ -436,19 +369,3 @@ def _stride_and_dilations(
     if multi_grid is not None:
         return stride, [rest * factor for factor in multi_grid]
     return stride, [first] + [rest] * (depth - 1)
-
-
-@contextmanager
-def _scratch_buffers(module: nn.Module) -> Iterator[None]:
-    """Let batch norms write into copies while a checkpointed block is recomputed, so that no batch counts twice.
-
-    The recomputation must save as many tensors for backward as the first pass did, so the statistics stay in place.
-    """
-    buffers = [(m, name, buffer) for m in module.modules() for name, buffer in m.named_buffers(recurse=False)]
-    for owner, name, buffer in buffers:
-        setattr(owner, name, buffer.clone())
-    try:
-        yield
-    finally:
-        for owner, name, buffer in buffers:
-            setattr(owner, name, buffer)

@@ -12,14 +12,7 @@ from torchvision.ops import DeformConv2d
 
 from resnest_backbones.models.arguments import NormLayer as NormLayer
 from resnest_backbones.models.arguments import check_positive
-
-
-def make_norm(norm_layer: NormLayer | None, channels: int) -> nn.Module:
-    """A normalisation layer over ``channels`` channels, or the identity when ``norm_layer`` is None."""
-    norm = nn.Identity() if norm_layer is None else norm_layer(channels)
-    if not isinstance(norm, nn.Module):
-        raise ValueError(f"norm_layer must be a callable from channels to a module, or None; it returned {norm!r}")
-    return norm
+from resnest_backbones.models.layers import make_norm
 
 
 def attention_channels(channels: int, radix: int) -> int:

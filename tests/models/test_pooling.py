@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from resnest_backbones import build
-from resnest_backbones.models.pooling import ShortcutPool, _pool_any_size
+from resnest_backbones.models.layers import ShortcutPool, _pool_any_size
 
 
 @pytest.mark.parametrize("stride", [2, 3])

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from resnest_backbones import build
-from resnest_backbones.models import recompute, resnest
+from resnest_backbones.models import recompute
 from resnest_backbones.models.resnest import Bottleneck, DeepStem
-from resnest_backbones.models.split_attention import SplitAttentionConv2d
 from tests.helpers import recorded
 
 
@@ -47,8 +46,8 @@ def assert_same_step(net: nn.Module, x: Tensor, tolerance: float = 1e-10, **opti
 def calls(monkeypatch) -> list[str]:
     """Names of the functions that recompute, as the trunk calls them."""
     names: list[str] = []
-    for name in ("attention_conv", "norm_relu_conv", "norm_relu_max_pool", "pool_conv_norm"):
-        monkeypatch.setattr(resnest, name, recorded(getattr(recompute, name), names))
+    for name in ("stem", "bottleneck"):
+        monkeypatch.setattr(recompute, name, recorded(getattr(recompute, name), names))
     return names
 
 
@@ -63,7 +62,7 @@ def test_a_block_gives_the_same_gradients(radix, cardinality, stride, avd_first,
     options = {"width": 16, "radix": radix, "cardinality": cardinality, "stride": stride, "avd_first": avd_first}
     block = fill_randomly(Bottleneck(24, 16, avg_pool=stride == 2, **options).double()).train()
     assert_same_step(block, images(2, 24, 11, 14))
-    assert calls == ["norm_relu_conv", "attention_conv", "pool_conv_norm"]
+    assert calls == ["bottleneck"]
 
 
 NORMS: dict[str, tuple[Callable, bool]] = {
@@ -85,7 +84,7 @@ def test_a_trunk_gives_the_same_gradients_with_all_batch_norms(name, shape, call
     net = fill_randomly(build("resnest14", norm_layer=norm_layer).double()).train(training)
     for _ in range(2):  # of cumulative statistics, the second step differs from the first
         assert_same_step(net, images(*shape))
-    assert calls.count("attention_conv") == 2 * 4 and calls.count("norm_relu_max_pool") == 2
+    assert calls.count("bottleneck") == 2 * 4 and calls.count("stem") == 2
 
 
 @pytest.mark.parametrize(
@@ -159,7 +158,7 @@ def test_what_waits_for_a_module_gets_its_output(calls):
     net.stem.relu2.register_forward_hook(lambda *_: seen.append("relu"))
     net(torch.randn(2, 3, 48, 32))
     assert seen == ["relu", "norm"]
-    assert calls.count("attention_conv") == 3 and "norm_relu_max_pool" not in calls
+    assert calls.count("bottleneck") == 3 and "stem" not in calls
 
 
 OTHER_NORMS: dict[str, Callable | None] = {
@@ -174,6 +173,15 @@ def test_other_norms_are_called_as_they_are(norm_layer, calls):
     sum(
         value.sum() for value in build("resnest14", norm_layer=norm_layer)(torch.randn(2, 3, 48, 32)).values()
     ).backward()
+    assert calls == []
+
+
+def test_a_convolution_with_a_bias_or_a_computed_weight_is_called_as_it_is(calls):
+    biased, computed = (Bottleneck(8, 2, width=4) for _ in range(2))
+    biased.conv1.bias = nn.Parameter(torch.ones(4))
+    nn.utils.parametrizations.weight_norm(computed.conv3)
+    for block in (biased, computed):
+        block(torch.randn(2, 8, 6, 6)).sum().backward()
     assert calls == []
 
 
@@ -217,9 +225,3 @@ def test_less_is_kept_for_backward_than_by_the_original_and_by_a_resnet():
     ours = saved_for_backward(build("resnest50"), x)
     assert ours < 0.9 * resnet
     assert ours - parameters < 0.61 * (original - parameters)
-
-
-def test_the_attention_alone_is_a_module_like_others():
-    module = SplitAttentionConv2d(8)
-    assert not recompute.can_recompute([module.fc1], [module.bn0])  # it has a bias
-    assert recompute.can_recompute([module.conv], [module.bn0, module.bn1])

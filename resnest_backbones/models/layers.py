@@ -1,0 +1,73 @@
+"""The layers that stem and blocks are made of."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resnest_backbones.models.arguments import NormLayer
+
+
+def make_norm(norm_layer: NormLayer | None, channels: int) -> nn.Module:
+    """Make a normalisation layer over ``channels`` channels; the identity when ``norm_layer`` is None."""
+    norm = nn.Identity() if norm_layer is None else norm_layer(channels)
+    if not isinstance(norm, nn.Module):
+        raise ValueError(f"norm_layer must be a callable from channels to a module, or None; it returned {norm!r}")
+    return norm
+
+
+class ConvNorm(nn.Conv2d):
+    """A convolution without bias, followed by its normalisation layer ``norm``."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        norm_layer: NormLayer | None,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
+        self.norm = make_norm(norm_layer, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
+        return self.norm(self.convolve(x))
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """Compute the convolution alone."""
+        return super().forward(x)
+
+
+class ShortcutPool(nn.AvgPool2d):
+    """The average pool of shortcuts: windows of ``stride`` x ``stride`` pixels, cut at the edge; sizes round up.
+
+    In a compiled or exported network it computes the same, to rounding, without a decision that depends on height or
+    width. Inductor would compile one graph for each outcome of rounding up, two for each side and stage, and
+    AOTInductor would keep the outcome of the example for every size. ONNX has the rounding in its operator.
+
+    Args:
+        stride: height and width of a window.
+    """
+
+    def __init__(self, stride: int) -> None:
+        super().__init__(stride, stride, ceil_mode=True, count_include_pad=False)
+        self._side = stride
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, C, H / stride, W / stride), rounded up."""
+        if torch.compiler.is_compiling() and not torch.onnx.is_in_onnx_export():
+            return _pool_any_size(input, self._side)
+        return super().forward(input)
+
+
+def _pool_any_size(x: Tensor, stride: int) -> Tensor:
+    padded = F.pad(x, (0, stride - 1, 0, stride - 1))
+    sums = F.avg_pool2d(padded, stride, stride, divisor_override=1)
+    height, width = (
+        (size - stride * torch.arange(pooled, device=x.device)).clamp(max=stride)
+        for size, pooled in zip(x.shape[2:], sums.shape[2:], strict=True)
+    )
+    return sums / (height[:, None] * width).to(x.dtype)
