@@ -96,13 +96,15 @@ def main() -> None:
     )
     parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=list(WAYS))
     parser.add_argument("--variant", choices=list_variants(), default="resnest50")
-    parser.add_argument("--train", action="store_true", help="forward and backward, not the features alone")
-    parser.add_argument("--channels-last", action="store_true", help="of both")
-    parser.add_argument("--backend", default="inductor", help="of torch.compile")
-    parser.add_argument("--images", type=int, default=len(SIZES), help="length of the stream")
+    parser.add_argument("--train", action="store_true", help="measure forward and backward")
+    parser.add_argument(
+        "--channels-last", action="store_true", help="use channels-last memory, compiled and uncompiled"
+    )
+    parser.add_argument("--backend", default="inductor", help="backend of torch.compile")
+    parser.add_argument("--images", type=int, default=len(SIZES), help="number of images")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--bucket", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5, help="passes after the first, whose medians are taken")
+    parser.add_argument("--rounds", type=int, default=5, help="passes after the first, for the median")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # workers would outlive what is measured

@@ -50,17 +50,17 @@ is the n-th class, as in ADE20K's annotations), and OUTPUT_DIR/predictions.json.
     add("inputs", nargs="*", metavar="FILE_OR_FOLDER", help="images and videos")
     add("--model", metavar="FILE", help=f"a file that tools/export.py wrote ({_SUFFIXES})")
     add("--config", metavar="CONFIG", help="instead of --model: a config of Detectron2 or MMSegmentation")
-    add("--checkpoint", metavar="FILE", help="for --config")
-    add("--framework", choices=("detectron2", "mmseg"), help="of the config (default: detected from the file)")
+    add("--checkpoint", metavar="FILE", help="checkpoint of --config")
+    add("--framework", choices=("detectron2", "mmseg"), help="framework of the config (default: detected)")
     add("--classes", metavar="FILE", help="names of the classes: one per line, or a JSON in COCO's format")
     add("--opts", nargs="+", default=[], metavar="KEY=VALUE", help="config overrides: a.b=c")
     add("--camera", metavar="N", help="number of a camera, or the URL of a stream")
     add("--show", action="store_true", help="also show videos and the camera on the screen; q ends it")
-    add("--max-frames", type=int, metavar="N", help="of each video, or of the camera")
-    add("--min-score", type=float, default=0.5, metavar="S", help="draw and write from this on (default: %(default)s)")
-    add("--opacity", type=float, default=0.5, help="of masks and label maps, 0 to 1 (default: %(default)s)")
+    add("--max-frames", type=int, metavar="N", help="stop after N frames of each video or of the camera")
+    add("--min-score", type=float, default=0.5, metavar="S", help="minimum score of predictions (default: %(default)s)")
+    add("--opacity", type=float, default=0.5, help="opacity of masks and label maps, 0 to 1 (default: %(default)s)")
     add("--output-dir", type=Path, default=Path("predictions"), metavar="DIR", help="default: %(default)s")
-    add("--device", default="cpu", help="for --config, such as cuda (default: %(default)s)")
+    add("--device", default="cpu", help="device for --config, such as cuda (default: %(default)s)")
     add_verbose(parser)
     return parser
 
@@ -116,9 +116,9 @@ def predict(args: argparse.Namespace) -> list[str]:
     demo.write_json()
     print(f"written: {args.output_dir / 'drawn'}, {args.output_dir / 'predictions.json'}")
     if args.config:
-        print_next("write the model for other programs", "tools/export.py", args.config, args.checkpoint)
+        print_next("export the model", "tools/export.py", args.config, args.checkpoint)
     elif args.model.endswith(".onnx"):
-        print_next("write it in int8", "tools/quantize.py", args.model, "FOLDER_OF_IMAGES")
+        print_next("quantize it to int8", "tools/quantize.py", args.model, "FOLDER_OF_IMAGES")
     return problems
 
 

@@ -57,30 +57,36 @@ Examples:
     add("model", metavar="MODEL", help="a network such as resnest50, or the config of a detector or segmentor")
     add("checkpoint", metavar="CHECKPOINT", help=f"a file, resnest://NAME, or {_RANDOM}, to try the formats")
     add("--formats", nargs="+", choices=tuple(FORMATS), default=["onnx"], metavar="FORMAT", help=", ".join(FORMATS))
-    add("--opset", type=int, default=OPSETS[-1], metavar="N", help="of ONNX: 18, 19 or 20 (default: %(default)s)")
+    add(
+        "--opset",
+        type=int,
+        default=OPSETS[-1],
+        metavar="N",
+        help="opset of the ONNX file: 18, 19 or 20 (default: %(default)s)",
+    )
     add("--output-dir", type=Path, default=Path("exported"), metavar="DIR", help="default: %(default)s")
-    add("--name", help="of the files, without their suffixes (default: that of MODEL)")
-    add("--size", type=parse_size, metavar="HxW", help="of the image that the network is traced with")
-    add("--fixed", action="store_true", help="the files take only images of this size and number")
+    add("--name", help="name of the files, without suffix (default: that of MODEL)")
+    add("--size", type=parse_size, metavar="HxW", help="size of the image to trace the network with")
+    add("--fixed", action="store_true", help="let the files take only batches of this size")
     add(
         "--check-sizes",
         nargs="*",
         type=parse_size,
         default=[(224, 224), (160, 256), (193, 129)],
         metavar="HxW",
-        help="of the images that the files are compared on, besides --size (default: 224x224 160x256 193x129)",
+        help="image sizes to compare the files at, besides --size (default: 224x224 160x256 193x129)",
     )
     add("--check-images", nargs="+", default=[], metavar="FILE", help="photographs to compare on as well")
     add("--tolerance", type=float, default=1e-4, help="largest relative difference allowed (default: %(default)s)")
     add("--backbone", action="store_true", help="export only the trunk of a detector or segmentor")
-    add("--framework", choices=("detectron2", "mmseg"), help="of the config (default: detected from the file)")
+    add("--framework", choices=("detectron2", "mmseg"), help="framework of the config (default: detected)")
     add("--classes", metavar="FILE", help="names of the classes: one per line, or a JSON in COCO's format")
     add("--opts", nargs="+", default=[], metavar="KEY=VALUE", help="config overrides: a.b=c, or Detectron2's A.B C")
     add_verbose(parser)
-    group = parser.add_argument_group("for a trunk given by its name")
+    group = parser.add_argument_group("only for a trunk given by name")
     group.add_argument("--output-stride", type=int, choices=(8, 16, 32), metavar="N", help="32, 16 or 8")
     group.add_argument("--out-features", nargs="+", metavar="NAME", help="stem, res2 .. res5 (default: res2 .. res5)")
-    group.add_argument("--num-classes", type=int, metavar="N", help="with the classifier, as logits")
+    group.add_argument("--num-classes", type=int, metavar="N", help="add the classifier; its output is logits")
     return parser
 
 
@@ -114,7 +120,7 @@ def export(args: argparse.Namespace) -> bool:
             print(f"{format_name}: NOT EQUAL: {problem}", flush=True)
         good = good and not problems
     if good and exportable.metadata["task"] != BACKBONE:
-        print_next("see what it predicts", "tools/demo.py", "--model", file, "IMAGE_OR_FOLDER")
+        print_next("look at its predictions", "tools/demo.py", "--model", file, "IMAGE_OR_FOLDER")
     return good
 
 

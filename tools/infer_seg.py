@@ -39,12 +39,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("config", help="the config file")
     parser.add_argument("checkpoint", help="the checkpoint file")
     parser.add_argument(
-        "images", nargs="+", metavar="IMAGE_OR_FOLDER", help=f"folders: all {', '.join(IMAGE_SUFFIXES)}"
+        "images", nargs="+", metavar="IMAGE_OR_FOLDER", help=f"images, or folders with {', '.join(IMAGE_SUFFIXES)}"
     )
-    parser.add_argument("--out-dir", required=True, metavar="DIR", help="gets drawn/NAME.png and label_maps/NAME.png")
-    parser.add_argument("--opacity", type=float, default=0.5, help="of the colours, 0 to 1 (default: %(default)s)")
-    parser.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
-    parser.add_argument("--tta", action="store_true", help="test-time augmentation: tta_model and tta_pipeline")
+    parser.add_argument(
+        "--out-dir", required=True, metavar="DIR", help="write drawn/NAME.png and label_maps/NAME.png there"
+    )
+    parser.add_argument(
+        "--opacity", type=float, default=0.5, help="opacity of the colours, 0 to 1 (default: %(default)s)"
+    )
+    parser.add_argument("--device", help="device, such as cpu or cuda:1 (default: a GPU if available)")
+    parser.add_argument("--tta", action="store_true", help="use test-time augmentation: tta_model and tta_pipeline")
     add_config_options(parser)
     return parser
 
@@ -62,7 +66,7 @@ def infer(args: argparse.Namespace) -> list[str]:
     cfg = load_config(args.config, args.cfg_options)
     files, _ = find_files(args.images)
     if not files:
-        raise ConfigError(f"there is no image ({', '.join(IMAGE_SUFFIXES)}) in {', '.join(args.images)}")
+        raise ConfigError(f"no images ({', '.join(IMAGE_SUFFIXES)}) in {', '.join(args.images)}")
     class_file = args.classes or (find_class_file(args.data_root) if args.data_root else None)
     predict = Predictor(cfg, args.checkpoint, class_file=class_file, tta=args.tta, device=args.device)
     folders = {name: Path(args.out_dir, name) for name in ("drawn", "label_maps")}
@@ -94,7 +98,7 @@ def run(arguments: list[str] | None = None) -> None:
     with one_line_errors(parser.prog, verbose=args.verbose):
         use_safe_loading()
         problems = infer(args)
-        print_next("write the model for other programs", "tools/export.py", args.config, args.checkpoint)
+        print_next("export the model", "tools/export.py", args.config, args.checkpoint)
     if problems:
         sys.exit("\n".join(f"{parser.prog}: error: {problem}" for problem in problems))
 

@@ -26,8 +26,8 @@ def build_argument_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--output-dir", type=Path, default=Path("demo_output"), help="default: %(default)s")
-    parser.add_argument("--only", choices=tuple(FRAMEWORKS), help="skip the other part (default: both)")
-    parser.add_argument("--iterations", type=int, help="of training; fewer are faster and learn less (default: all)")
+    parser.add_argument("--only", choices=tuple(FRAMEWORKS), help="run only this part (default: both)")
+    parser.add_argument("--iterations", type=int, help="training iterations; fewer are faster and learn less")
     parser.add_argument("--num-train", type=int, help="training images (default: 1000)")
     parser.add_argument("--num-val", type=int, help="held-out images (default: 100)")
     return parser
@@ -41,7 +41,7 @@ def choose(only: str | None, installed: Collection[str]) -> tuple[list[str], lis
         installed: names of the installed frameworks.
 
     Raises:
-        ImportError: there is nothing to run.
+        ImportError: no framework is installed for what is to run.
     """
     wanted = [only] if only else list(FRAMEWORKS)
     chosen = [name for name in wanted if FRAMEWORKS[name] in installed]
@@ -51,7 +51,7 @@ def choose(only: str | None, installed: Collection[str]) -> tuple[list[str], lis
         if name not in chosen
     ]
     if not chosen:
-        raise ImportError(f"there is nothing to run: {' '.join(notes)}")
+        raise ImportError(f"nothing to run: {' '.join(notes)}")
     return chosen, notes
 
 

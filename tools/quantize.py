@@ -30,15 +30,22 @@ def build_argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL.onnx", help="a file that tools/export.py wrote")
-    add("images", nargs="+", metavar="IMAGE_OR_FOLDER", help="for calibration: some dozens, typical of the later use")
+    add("images", nargs="+", metavar="IMAGE_OR_FOLDER", help="a few dozen typical images, for calibration")
     add("--output", type=Path, metavar="FILE.onnx", help="default: MODEL_int8.onnx")
     add("--max-images", type=int, default=100, metavar="N", help="use the first N of the images (default: %(default)s)")
-    add("--method", choices=METHODS, default="minmax", help="how to find an activation's range (default: %(default)s)")
+    add(
+        "--method",
+        choices=METHODS,
+        default="minmax",
+        help="how to find the range of an activation (default: %(default)s)",
+    )
     add("--keep", nargs="+", default=[], metavar="NAME", help="keep nodes with this in their names in float32")
     group = parser.add_argument_group("measure AP, or mIoU, of both files")
-    group.add_argument("--val-json", type=Path, metavar="FILE", help="for a detector: COCO instances")
+    group.add_argument("--val-json", type=Path, metavar="FILE", help="annotations in COCO format, for a detector")
     group.add_argument("--val-images", type=Path, metavar="DIR", help="folder of the validation images")
-    group.add_argument("--val-label-maps", type=Path, metavar="DIR", help="for a segmentor: label n is the n-th class")
+    group.add_argument(
+        "--val-label-maps", type=Path, metavar="DIR", help="label maps, for a segmentor: n is the n-th class"
+    )
     add_verbose(parser)
     return parser
 
@@ -96,7 +103,7 @@ def convert(args: argparse.Namespace) -> None:
         print(f"  {name:<8} {file.stat().st_size / 1e6:>8.1f} MB {milliseconds(file, images):>8.1f} ms per image")
     if args.val_images:
         print(compare(measure(args.model, args), measure(output, args)))
-    print_next("see what it predicts", "tools/demo.py", "--model", output, "IMAGE_OR_FOLDER")
+    print_next("look at its predictions", "tools/demo.py", "--model", output, "IMAGE_OR_FOLDER")
 
 
 def run(arguments: list[str] | None = None) -> None:

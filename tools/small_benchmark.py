@@ -35,7 +35,7 @@ from resnest_backbones.errors import add_verbose, one_line_errors
 
 def build_argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="holds bccd/ and nuclei/")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with bccd/ and nuclei/")
     parser.add_argument("--output-dir", type=Path, default=Path("small_benchmark"), help="default: %(default)s")
     default = "gpu" if torch.cuda.is_available() else "cpu"
     parser.add_argument(
@@ -46,7 +46,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
         "--datasets", nargs="+", choices=tuple(DATASETS), default=list(DATASETS), help="default: all of them"
     )
     add_verbose(parser)
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="for the config of every training, after --")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys for every training, after --")
     return parser
 
 
@@ -54,7 +54,7 @@ def run(arguments: list[str] | None = None) -> None:
     parser = build_argument_parser()
     args = parser.parse_args(arguments)
     if min(args.seeds) < 0 or len(set(args.seeds)) < len(args.seeds):
-        parser.error(f"--seeds must be different numbers from 0 on, got {' '.join(map(str, args.seeds))}")
+        parser.error(f"--seeds must be different numbers, 0 or more, got {' '.join(map(str, args.seeds))}")
     command = shlex.join(["python", "tools/small_benchmark.py", *(sys.argv[1:] if arguments is None else arguments)])
     with one_line_errors(parser.prog, verbose=args.verbose):
         benchmark(args, command)

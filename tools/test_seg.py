@@ -22,7 +22,7 @@ def run(arguments: list[str] | None = None) -> None:
         use_safe_loading()
         metrics = test(args)
     if metrics:
-        print_next("see what it finds", "tools/infer_seg.py", args.config, args.checkpoint, "IMAGE_OR_FOLDER")
+        print_next("look at its predictions", "tools/infer_seg.py", args.config, args.checkpoint, "IMAGE_OR_FOLDER")
         print(", ".join(f"{name} {value:.2f}" for name, value in metrics.items()), flush=True)
 
 

@@ -40,7 +40,7 @@ def run(arguments: list[str] | None = None) -> None:
 def _print_how_to_predict(args: argparse.Namespace) -> None:
     folder = Path(load_yaml(args).OUTPUT_DIR)
     print_next(
-        "see what it finds",
+        "look at its predictions",
         *("tools/demo.py", "--config", folder / "config.yaml", "--checkpoint", folder / "model_final.pth"),
         *(("--classes", args.train_json) if args.train_json else ()),
         "IMAGE_OR_FOLDER",

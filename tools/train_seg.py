@@ -24,7 +24,7 @@ def run(arguments: list[str] | None = None) -> None:
         checkpoint = train(args)
     if checkpoint is not None:
         data = ("--data-root", args.data_root) if args.data_root else ()
-        print_next("test what was trained", "tools/test_seg.py", args.config, checkpoint, *data)
+        print_next("test the trained model", "tools/test_seg.py", args.config, checkpoint, *data)
 
 
 if __name__ == "__main__":

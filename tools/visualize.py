@@ -20,9 +20,9 @@ def run(arguments: list[str] | None = None) -> None:
         page = visualize(args)
     print(f"wrote {page}, and its pictures beside it")
     if args.config:
-        print_next("write the model for other programs", "tools/export.py", args.config, args.checkpoint)
+        print_next("export the model", "tools/export.py", args.config, args.checkpoint)
     else:
-        print_next("look at other images", "tools/demo.py", "--model", args.model, "IMAGE_OR_FOLDER")
+        print_next("predict on other images", "tools/demo.py", "--model", args.model, "IMAGE_OR_FOLDER")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def find_files(names: Sequence[str]) -> tuple[list[Path], list[Path]]:
         else:
             raise DatasetError(f"{path} does not exist")
     if not files:
-        raise DatasetError(f"there is no image and no video in {', '.join(names)}")
+        raise DatasetError(f"no images or videos in {', '.join(names)}")
     first: dict[str, Path] = {}
     for file in files:
         if first.setdefault(file.stem, file) is not file:

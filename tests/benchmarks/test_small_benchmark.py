@@ -125,7 +125,7 @@ def test_wrong_arguments_are_named(tmp_path, capsys):
         small_benchmark.run(["--data", str(tmp_path)])
     with pytest.raises(SystemExit, match="2"):
         small_benchmark.run(["--data", str(tmp_path), "--seeds", "1", "1"])
-    assert "--seeds must be different numbers from 0 on, got 1 1" in capsys.readouterr().err
+    assert "--seeds must be different numbers, 0 or more, got 1 1" in capsys.readouterr().err
 
 
 def finished_training(folder: Path, recipe: str) -> list[str]:

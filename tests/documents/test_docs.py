@@ -13,7 +13,11 @@ import pytest
 from tests.documents.pages import Block, blocks, calls, message_templates, pages
 from tests.helpers import ROOT, environment, run_tool
 
-TOOLS = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "tools").glob("*.py"))
+TOOLS = sorted(
+    str(file.relative_to(ROOT))
+    for file in (ROOT / "tools").glob("*.py")
+    if 'if __name__ == "__main__"' in file.read_text()
+)
 FRAMEWORKS = ("detectron2", "mmseg")
 PAGES = [page for page in pages() if any(block.language == "python" for block in blocks(page))]
 CALLS = [

@@ -142,7 +142,7 @@ def test_odd_images_are_read_as_the_pipelines_read_them_and_broken_ones_are_name
     ("arguments", "message"),
     [
         (["{own}/nowhere.jpg"], "{own}/nowhere.jpg"),
-        (["{own}"], "there is no image"),
+        (["{own}"], "no images"),
         (["{own}/images/validation", "{own}/images/validation/001.jpg"], "must differ, got"),
         (["{own}/images/validation", "--opacity", "1.5"], "--opacity must be from 0 to 1, got 1.5"),
         (["{own}/images/validation", "--classes", "{own}/two.txt"], "does not fit the model of the config"),

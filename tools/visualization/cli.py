@@ -41,10 +41,12 @@ which contains all of them.
     model, truth = (parser.add_mutually_exclusive_group(required=True) for _ in range(2))
     model.add_argument("--config", metavar="CONFIG", help="a config of Detectron2 or MMSegmentation")
     add("--checkpoint", metavar="FILE", help="checkpoint of --config")
-    model.add_argument("--model", metavar="FILE", help="instead of both: a file of tools/export.py, without attention")
-    truth.add_argument("--val-json", type=Path, metavar="FILE", help="for a detector: COCO instances")
+    model.add_argument(
+        "--model", metavar="FILE", help="instead of both: a file that tools/export.py wrote; without attention"
+    )
+    truth.add_argument("--val-json", type=Path, metavar="FILE", help="annotations in COCO format, for a detector")
     add("--val-images", type=Path, metavar="DIR", required=True, help="folder of the images")
-    text = "for a segmentor: PNGs, label n is the n-th class, 0 none"
+    text = "label maps (PNG), for a segmentor: n is the n-th class, 0 is unlabelled"
     truth.add_argument("--val-label-maps", type=Path, metavar="DIR", help=text)
     add("--pictures", type=int, default=8, metavar="N", help="draw the first N images (default: %(default)s)")
     add(
@@ -52,11 +54,11 @@ which contains all of them.
         type=int,
         default=2,
         metavar="N",
-        help="draw attention for the first N (default: %(default)s)",
+        help="draw attention for the first N images (default: %(default)s)",
     )
     add("--max-images", type=int, metavar="N", help="predict only the first N images (default: all)")
-    add("--min-score", type=float, default=0.5, metavar="S", help="least score of drawn boxes (default: %(default)s)")
-    add("--min-iou", type=float, default=0.5, metavar="IOU", help="least overlap of a right box (default: %(default)s)")
+    add("--min-score", type=float, default=0.5, metavar="S", help="minimum score of drawn boxes (default: %(default)s)")
+    add("--min-iou", type=float, default=0.5, metavar="IOU", help="minimum IoU of a correct box (default: %(default)s)")
     add("--classes", metavar="FILE", help="names of the classes: one per line, or a JSON in COCO's format")
     add("--framework", choices=("detectron2", "mmseg"), help="framework of the config (default: detected)")
     add("--opts", nargs="+", default=[], metavar="KEY=VALUE", help="config overrides: a.b=c")
