@@ -99,8 +99,8 @@ def build_argument_parser() -> argparse.ArgumentParser:
     def add(name: str, text: str) -> argparse.ArgumentParser:
         described = text[0].upper() + text[1:] + "."
         command = commands.add_parser(name, help=text, description=described, epilog=f"example: {EXAMPLES[name]}")
-        if name != "convert":
-            _add_common_options(command)
+        command.add_argument("--json", action="store_true", help="print JSON, for scripts")
+        add_verbose(command)
         return command
 
     listing = add("list", "print the networks, or the configs of both frameworks, with published metrics")
@@ -115,17 +115,11 @@ def build_argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_common_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
-    add_verbose(parser)
-
-
 def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that ``convert`` takes, here and in ``tools/convert_checkpoint.py``."""
+    """Add the arguments of ``convert`` here and in ``tools/convert_checkpoint.py``."""
     parser.add_argument("source", metavar="IN", help="a checkpoint file, or resnest://NAME")
     parser.add_argument("target_file", metavar="OUT", help="the file to write, .pth; it must not exist yet")
     parser.add_argument("--to", required=True, choices=TARGETS, help="the layout to write")
-    _add_common_options(parser)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -143,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def print_list(args: argparse.Namespace) -> int:
     """Run ``list``."""
-    rows = [_config_row(name) for name in model_zoo.list()] if args.configs else [_network_row(n) for n in VARIANTS]
+    rows = [_about_config(name) for name in model_zoo.list()] if args.configs else [*map(_about_network, VARIANTS)]
     if args.json:
         print(json.dumps(rows, indent=1))
         return 0
@@ -152,13 +146,12 @@ def print_list(args: argparse.Namespace) -> int:
     for line in cells:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
     print()
-    print_next(
-        "print all about one", "-m", "resnest_backbones", "info", rows[0]["name"] if args.configs else "resnest50"
-    )
+    name = rows[0]["name"] if args.configs else "resnest50"
+    print_next("print all about one", "-m", "resnest_backbones", "info", name)
     return 0
 
 
-def _network_row(name: str) -> dict[str, Any]:
+def _about_network(name: str) -> dict[str, Any]:
     spec, record = VARIANTS[name], WEIGHTS.get(name)
     return {
         "name": name,
@@ -169,16 +162,12 @@ def _network_row(name: str) -> dict[str, Any]:
     }
 
 
-def _config_row(name: str) -> dict[str, Any]:
-    return {"name": name, "framework": _framework(name), "published": _published(name)}
+def _about_config(name: str) -> dict[str, Any]:
+    return {"name": name, "framework": model_zoo.framework_of(name), "published": _published(name)}
 
 
 def _published(name: str) -> dict[str, float] | None:
     return dict(RECIPES[name].metrics) if name in RECIPES else None
-
-
-def _framework(name: str) -> str:
-    return Path(model_zoo.get_config_file(name)).relative_to(model_zoo.config_root()).parts[0]
 
 
 def _configs_of(network: str) -> list[str]:
@@ -198,8 +187,8 @@ def print_info(args: argparse.Namespace) -> int:
         facts = _facts_of_config(args.name)
         following = ("see its network", "info", facts["network"] or "resnest50")
     else:
-        known = [*VARIANTS, *model_zoo.list()]
-        raise ValueError(f"NAME must be a network or a config, got {args.name!r}{_hint(args.name, known)}")
+        hint = _hint(args.name, [*VARIANTS, *model_zoo.list()])
+        raise ValueError(f"NAME must be a network or a config, got {args.name!r}{hint}")
     if args.json:
         print(json.dumps(facts, indent=1))
         return 0
@@ -239,7 +228,7 @@ def _facts_of_config(name: str) -> dict[str, Any]:
     networks = [network for network in VARIANTS if name in _configs_of(network)]
     facts: dict[str, Any] = {
         "name": name,
-        "framework": _framework(name),
+        "framework": model_zoo.framework_of(name),
         "network": max(networks, key=len) if networks else None,
         "file": model_zoo.get_config_file(name),
     }
@@ -310,16 +299,17 @@ def convert(args: argparse.Namespace) -> int:
 def doctor(args: argparse.Namespace) -> int:
     """Run ``doctor``; its status is 1 if there are problems."""
     report = diagnose()
+    problems = report["problems"]
     if args.json:
         print(json.dumps(report, indent=1))
-    else:
-        for part in ("machine", "packages", "plugins"):
-            _print_facts(report[part])
-            print()
-        for problem in report["problems"]:
-            print(f"PROBLEM: {problem}")
-        print(f"{len(report['problems'])} problems" if report["problems"] else "no problems found")
-    return 1 if report["problems"] else 0
+        return bool(problems)
+    for part in ("machine", "packages", "plugins"):
+        _print_facts(report[part])
+        print()
+    for problem in problems:
+        print(f"PROBLEM: {problem}")
+    print(f"{len(problems)} problems" if problems else "no problems found")
+    return bool(problems)
 
 
 def diagnose() -> dict[str, Any]:

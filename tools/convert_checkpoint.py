@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 
 from resnest_backbones.cli import add_convert_arguments, convert
-from resnest_backbones.errors import one_line_errors
+from resnest_backbones.errors import add_verbose, one_line_errors
 
 
 def run(arguments: list[str] | None = None) -> None:
@@ -15,6 +15,8 @@ def run(arguments: list[str] | None = None) -> None:
         epilog="Example: python tools/convert_checkpoint.py resnest50-528c19ca.pth resnest50_d2.pth --to detectron2",
     )
     add_convert_arguments(parser)
+    add_verbose(parser)
+    parser.set_defaults(json=False)
     args = parser.parse_args(arguments)
     with one_line_errors(parser.prog, ValueError, verbose=args.verbose):
         convert(args)

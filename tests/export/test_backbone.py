@@ -13,7 +13,8 @@ from tests.acceleration.test_inference import trained
 from tests.export.helpers import assert_parity
 
 SIZES = ((1, 3, 64, 64), (3, 3, 33, 127), (2, 3, 96, 65))
-# Few blocks, since PyTorch follows each for seconds; the slow tests have all of the networks.
+PIXELS = ((1, 3, 32, 32), (2, 3, 64, 32), (1, 3, 1, 500))  # whose features in res5 are a pixel high or wide
+# Few blocks, since PyTorch traces each for seconds; the slow tests have all of the networks.
 GATED = (
     ResNeStSpec("gated", (1, 1, 1, 1), radix=1, cardinality=2, bottleneck_width=40, avd_first=True),
     {"output_stride": 8, "out_features": ("stem", "res4")},
@@ -44,17 +45,6 @@ def assert_equal(exportable: Exportable, file, sizes=SIZES) -> None:
     assert_parity(exportable, file, inputs(sizes))
 
 
-@pytest.fixture(scope="module")
-def small_program(tmp_path_factory):
-    """The exported trunk and its file, followed with an image of more."""
-    exportable = export_backbone(
-        trained_trunk(ResNeStSpec("small", (1, 1, 1, 1)), {"out_features": ("res5",)}), (64, 96)
-    )
-    file = tmp_path_factory.mktemp("program") / "trunk.pt2"
-    save(exportable, "pt2", file)
-    return exportable, file
-
-
 def test_onnx_of_deformable_split_attention_has_standard_operators_and_equals_pytorch(tmp_path):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
@@ -79,7 +69,6 @@ def test_onnx_of_deformable_split_attention_has_standard_operators_and_equals_py
     [
         (GATED, "torchscript"),
         (DEFORMABLE, "torchscript"),
-        (DEFORMABLE, "pt2"),
         pytest.param(GATED, "pt2", marks=pytest.mark.slow),
     ],
 )
@@ -116,9 +105,14 @@ def test_every_network_in_every_format(name, format_name, tmp_path):
     assert_parity(exportable, file, inputs(SIZES[:2]), 1e-4 if name == "resnest269" else 1e-5)
 
 
-@pytest.mark.parametrize("size", [(1, 3, 32, 32), (2, 3, 64, 32), (1, 3, 1, 500)])
-def test_a_program_takes_images_of_a_pixel_of_features_too(small_program, size):
-    assert_equal(*small_program, (size,))
+def test_a_program_equals_the_trunk_at_other_sizes_down_to_features_of_a_pixel(tmp_path):
+    spec, options = DEFORMABLE
+    exportable = export_backbone(trained_trunk(spec, {**options, "out_features": ("stem", "res2", "res5")}), (64, 96))
+    save(exportable, "pt2", tmp_path / "trunk.pt2")
+    program = load(tmp_path / "trunk.pt2")
+    assert_equal(exportable, program, (*SIZES, *PIXELS))
+    assert program.metadata["outputs"] == ["stem", "res2", "res5"]
+    assert program.metadata["dynamic"] == ["batch", "height", "width"]
 
 
 def test_a_file_of_another_network_is_seen_to_differ(tmp_path):
@@ -134,19 +128,13 @@ def test_a_file_of_another_network_is_seen_to_differ(tmp_path):
 
 
 def test_a_fixed_file_takes_its_size_only(tmp_path):
-    exportable = export_backbone(trained_trunk("resnest14", {"out_features": ("res2",)}), (64, 96), fixed=True)
-    save(exportable, "pt2", tmp_path / "trunk.pt2")
-    assert load(tmp_path / "trunk.pt2").metadata["dynamic"] == []
-    assert_equal(exportable, tmp_path / "trunk.pt2", ((2, 3, 64, 96),))
-    with pytest.raises((RuntimeError, AssertionError)):
-        load(tmp_path / "trunk.pt2").run(torch.zeros(2, 3, 64, 64))
-
-
-def test_a_size_that_a_file_cannot_take_is_named(tmp_path):
     exportable = export_backbone(trained_trunk("resnest14", {"out_features": ("stem",)}), (64, 96), fixed=True)
     save(exportable, "pt2", tmp_path / "trunk.pt2")
+    program = load(tmp_path / "trunk.pt2")
+    assert program.metadata["dynamic"] == []
+    assert_equal(exportable, program, ((2, 3, 64, 96),))
     with pytest.raises(ExportError, match="the file cannot be run at 1x3x64x64: "):
-        check_parity(exportable, load(tmp_path / "trunk.pt2"), inputs(SIZES[:1]))
+        check_parity(exportable, program, inputs(SIZES[:1]))
 
 
 def test_exporting_leaves_the_model_alone(tmp_path):
