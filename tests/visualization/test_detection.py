@@ -33,7 +33,7 @@ def matched(truth, results, min_iou=0.5):
     }
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
-    return [[one["bbox"] for one in boxes] for boxes in match(coco, results, [1], min_iou)]
+    return [[one["bbox"] for one in boxes] for boxes in match(coco, results, min_iou)]
 
 
 def test_boxes_are_matched_as_coco_does():

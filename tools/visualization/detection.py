@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from resnest_backbones.data import read_image
 from resnest_backbones.predict.draw import draw_detections
-from resnest_backbones.predict.evaluate import coco_results, read_truth
+from resnest_backbones.predict.evaluate import coco_results, evaluate_coco, read_truth
 from resnest_backbones.predict.predictor import Detections, Predictor
 from visualization.panels import Panel, draw_panels
 
@@ -42,13 +42,13 @@ def visualize_detector(
     """
     truth, categories = read_truth(predictor, args.val_json)
     names = {number: truth.cats[number]["name"] for number in categories}
-    entries = [truth.imgs[number] for number in sorted(truth.imgs)][: args.max_images]
-    images = [entry["id"] for entry in entries]
+    truth.imgs = {number: truth.imgs[number] for number in sorted(truth.imgs)[: args.max_images]}  # others do not count
+    entries = [*truth.imgs.values()]
     results: list[dict[str, Any]] = []
     for entry in tqdm(entries, desc="predicting"):
         results += coco_results(look(args.val_images / entry["file_name"]), entry["id"], categories)
     likely = [one for one in results if one["score"] >= args.min_score]
-    right, false, missed = match(truth, likely, images, args.min_iou)
+    right, false, missed = match(truth, likely, args.min_iou)
 
     pictures = []
     for entry in entries[: args.pictures]:
@@ -72,7 +72,7 @@ def visualize_detector(
         "missed objects": str(len(missed)),
     }
     if results:
-        evaluation = _evaluate(truth, results, images)
+        evaluation = evaluate_coco(truth, results, "bbox")
         facts |= {name: f"{100 * evaluation.stats[n]:.1f}" for n, name in enumerate(("AP", "AP50", "AP75"))}
         file = args.output_dir / "precision.png"
         draw_precision(evaluation, [*names.values()], file)
@@ -81,54 +81,42 @@ def visualize_detector(
     return sections, facts
 
 
-def _evaluate(truth: Any, results: Sequence[Boxes], images: Sequence[int], **params: Any) -> Any:
-    """Return the ``COCOeval`` of boxes in some images; with other ``params`` than COCO's, only evaluated."""
-    from pycocotools.cocoeval import COCOeval
-
-    boxes = [{key: value for key, value in one.items() if key != "segmentation"} for one in results]
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(truth, truth.loadRes(boxes), "bbox")
-        vars(evaluation.params).update(imgIds=list(images), **params)
-        evaluation.evaluate()
-        if not params:
-            evaluation.accumulate()
-            evaluation.summarize()
-    return evaluation
-
-
-def match(
-    truth: Any, results: Sequence[Boxes], images: Sequence[int], min_iou: float
-) -> tuple[list[Boxes], list[Boxes], list[Boxes]]:
+def match(truth: Any, results: Sequence[Boxes], min_iou: float) -> tuple[list[Boxes], list[Boxes], list[Boxes]]:
     """Match results to objects as COCO's evaluation does; a crowd takes any number of results and is never missed.
 
     Args:
         truth: a ``pycocotools.coco.COCO``.
         results: boxes in COCO's format.
-        images: ids of the images that count.
-        min_iou: overlap of boxes above which an object counts as found.
+        min_iou: overlap of boxes from which on an object counts as found.
 
     Returns:
         Results that found an object of their class, results that found none (or one that was already taken), and
         objects that none found.
     """
+    from pycocotools.cocoeval import COCOeval
+
     if not results:
-        objects = truth.loadAnns(truth.getAnnIds(imgIds=images, iscrowd=False))
+        objects = [one for one in truth.anns.values() if one["image_id"] in truth.imgs and not one.get("iscrowd")]
         return [], [], objects
-    whole = {"iouThrs": np.array([min_iou]), "areaRng": [[0, 1e10]], "areaRngLbl": ["all"], "maxDets": [len(results)]}
-    evaluation = _evaluate(truth, results, images, **whole)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(truth, truth.loadRes([_without_mask(one) for one in results]), "bbox")
+        evaluation.params.iouThrs = np.array([min_iou])
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+        evaluation.params.maxDets = [len(results)]
+        evaluation.evaluate()
     right, false, missed = [], [], []
-    for of_class in filter(None, evaluation.evalImgs):
-        for number, found, ignored in zip(
-            of_class["dtIds"], of_class["dtMatches"][0], of_class["dtIgnore"][0], strict=True
-        ):
+    for one in filter(None, evaluation.evalImgs):  # of an image and a class
+        for number, found, ignored in zip(one["dtIds"], one["dtMatches"][0], one["dtIgnore"][0], strict=True):
             if not ignored:
                 (right if found else false).append(evaluation.cocoDt.anns[number])
-        for number, found, ignored in zip(
-            of_class["gtIds"], of_class["gtMatches"][0], of_class["gtIgnore"], strict=True
-        ):
+        for number, found, ignored in zip(one["gtIds"], one["gtMatches"][0], one["gtIgnore"], strict=True):
             if not found and not ignored:
                 missed.append(truth.anns[number])
     return right, false, missed
+
+
+def _without_mask(result: Boxes) -> Boxes:
+    return {key: value for key, value in result.items() if key != "segmentation"}
 
 
 def _of_image(boxes: Any, image: int) -> list[Boxes]:
