@@ -137,8 +137,10 @@ def test_pictures_show_image_ground_truth_and_prediction_with_a_legend(tmp_path)
     write_map(tmp_path / "predicted" / "1.png", predicted)
     draw_label_maps([image], tmp_path / "truth", tmp_path / "predicted", tmp_path)
     drawn = pixels(tmp_path / "predictions" / "1.png").astype(int)
-    assert drawn.shape[1] == 3 * 480 + 2 * 6
-    shown, true, found = (drawn[32:512, start : start + 480] for start in (0, 486, 972))  # below their titles
+    side = 512  # the least multiple of 64 from 480 on
+    assert drawn.shape[1] == 3 * side + 2 * 6
+    starts = (number * (side + 6) for number in range(3))
+    shown, true, found = (drawn[32 : 32 + side, start : start + side] for start in starts)  # below their titles
     assert (shown[5:-5, 5:-5] == (200, 100, 0)).all()
     (color,) = make_palette(1)
     grey = true[400, 240]
@@ -146,7 +148,7 @@ def test_pictures_show_image_ground_truth_and_prediction_with_a_legend(tmp_path)
     for panel, digit, background in ((true, 100, 400), (found, 400, 100)):
         assert np.abs(panel[digit, 240] - color).max() < 60  # mostly the colour
         assert (panel[background, 240] == grey).all()
-    assert (drawn[512:] == color).all(axis=-1).any()  # the legend
+    assert (drawn[32 + side :] == color).all(axis=-1).any()  # the legend
     assert pixels(tmp_path / "predictions.png").std() > 5
 
 
