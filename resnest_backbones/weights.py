@@ -231,7 +231,7 @@ def get_record(name: str) -> WeightRecord:
     """
     short = name.removeprefix(SCHEME)
     if short not in WEIGHTS:
-        raise ValueError(f"no published weights are known for {name!r}; there are some for {', '.join(WEIGHTS)}")
+        raise ValueError(f"no published weights are known for {name!r}; available: {', '.join(WEIGHTS)}")
     return WEIGHTS[short]
 
 

@@ -51,7 +51,7 @@ def test_a_record_is_found_by_name_or_uri(name):
 
 @pytest.mark.parametrize("name", ["resnest152", "resnest://resnet50", ""])
 def test_an_unknown_record_is_answered_with_the_known_ones(name):
-    with pytest.raises(ValueError, match=r"no published weights are known for .*; there are some for resnest50, ") as e:
+    with pytest.raises(ValueError, match=r"no published weights are known for .*; available: resnest50, ") as e:
         get_record(name)
     assert repr(name) in str(e.value)
 

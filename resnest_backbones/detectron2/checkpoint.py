@@ -128,7 +128,7 @@ class ResNeStCheckpointer(DetectionCheckpointer):
             if path.startswith(SCHEME):
                 raise
             wrapper_file = _WRAPPER_FILE.search(path)
-            hint = f"; take resnest://resnest{wrapper_file[1]}, or a local copy of the file" if wrapper_file else ""
+            hint = f"; use resnest://resnest{wrapper_file[1]}, or a local copy of the file" if wrapper_file else ""
             raise CheckpointError(f"{path} could not be loaded: {error}{hint}") from error
         finally:
             self._parsed_url_during_load = None

@@ -72,7 +72,7 @@ def export_detector(
     """
     if type(model) not in (GeneralizedRCNN, RetinaNet):
         raise ExportError(
-            f"of Detectron2, a GeneralizedRCNN or a RetinaNet can be exported, got {type(model).__name__}"
+            f"only Detectron2's GeneralizedRCNN and RetinaNet can be exported, got {type(model).__name__}"
         )
     if getattr(model, "proposal_generator", model) is None:
         raise ExportError(
@@ -116,7 +116,7 @@ def build(
     number = int(heads.num_classes)
     names = facts["classes"] = list(facts["classes"] or [f"class {i}" for i in range(number)])
     if len(names) != number:
-        raise ExportError(f"the model has {number} classes, {len(names)} are named: name them by --classes")
+        raise ExportError(f"the model has {number} classes, but {len(names)} names: give a file of them with --classes")
     return BuiltModel(model.eval(), partial(export_detector, model, metadata=facts))
 
 

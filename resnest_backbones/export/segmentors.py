@@ -109,7 +109,7 @@ def export_segmentor(
         ExportError: this kind of segmentor cannot be exported.
     """
     if type(model) is not EncoderDecoder:
-        raise ExportError(f"of MMSegmentation, an EncoderDecoder can be exported, got {type(model).__name__}")
+        raise ExportError(f"only MMSegmentation's EncoderDecoder can be exported, got {type(model).__name__}")
     head = type(model.decode_head)
     if head.predict is not BaseDecodeHead.predict or head.predict_by_feat is not BaseDecodeHead.predict_by_feat:
         raise ExportError(f"{head.__name__} overrides how features become scores, and cannot be exported")
@@ -155,7 +155,9 @@ def build(
         meta = content.get("meta", {})
     names, palette = (classes, make_palette(len(classes))) if classes else classes_and_palette(None, cfg, meta)
     if len(names) != model.num_classes:
-        raise ExportError(f"the model has {model.num_classes} classes, {len(names)} are named: name them by --classes")
+        raise ExportError(
+            f"the model has {model.num_classes} classes, but {len(names)} names: give a file of them with --classes"
+        )
     facts = {
         "classes": list(names),
         "palette": [list(map(int, colour)) for colour in palette],

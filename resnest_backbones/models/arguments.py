@@ -82,7 +82,7 @@ def check_out_features(names: Sequence[str], num_classes: int | None) -> tuple[s
     if not features:
         raise ValueError(f"out_features must name at least one of {', '.join(FEATURES)}, got none")
     if "logits" in features and num_classes is None:
-        raise ValueError("num_classes must be a positive integer where out_features has 'logits', got None")
+        raise ValueError("num_classes must be a positive integer if out_features has 'logits', got None")
     if num_classes is not None and "logits" not in features:
         features = (*features, "logits")
     return features
@@ -100,7 +100,7 @@ def check_multi_grid(grid: Sequence[int] | None, depth: int, *, built: bool) -> 
     if grid is None:
         return None
     if not built:
-        raise ValueError(f"multi_grid must be None where res5 is not built, got {grid!r}")
+        raise ValueError(f"multi_grid must be None if res5 is not built, got {grid!r}")
     if not isinstance(grid, Sequence) or len(grid) != depth or not all(is_positive(factor) for factor in grid):
         raise ValueError(f"multi_grid must be {depth} positive integers, one per block of res5, got {grid!r}")
     return tuple(grid)

@@ -132,7 +132,7 @@ class Bottleneck(nn.Module):
         super().__init__()
         check_choice("stride", stride, (1, 2))
         if stride != 1 and not avg_pool:
-            raise ValueError(f"stride must be 1 where avg_pool is False, got {stride}")
+            raise ValueError(f"stride must be 1 if avg_pool is False, got {stride}")
         out_channels = planes * _EXPANSION
         self.conv1 = ConvNorm(in_channels, width, 1, norm_layer=norm_layer)
         self.conv2_offset: nn.Conv2d | None = None

@@ -255,7 +255,7 @@ def test_a_file_that_cannot_be_had_is_named_and_the_wrappers_dead_server_explain
     with pytest.raises(CheckpointError, match=r"none\.pth could not be loaded: Checkpoint .* not found"):
         ResNeStCheckpointer(model).load("none.pth")
     url = "http://127.0.0.1:9/resnest50_detectron-255b5649.pth"
-    with pytest.raises(CheckpointError, match="could not be loaded: .*refused.*; take resnest://resnest50, or"):
+    with pytest.raises(CheckpointError, match="could not be loaded: .*refused.*; use resnest://resnest50, or"):
         ResNeStCheckpointer(model).load(url)
 
 

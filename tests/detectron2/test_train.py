@@ -81,7 +81,7 @@ def test_it_trains_evaluates_and_evaluates_the_saved_checkpoint_to_the_same_figu
     output = tmp_path / "run"
     status, printed = run_tool("train_net", "--config-file", CONFIG, *coco_mini, *tiny(output, 3))
     assert status == 0, printed
-    assert torch.cuda.is_available() or "There is no GPU here: running on the CPU" in printed
+    assert torch.cuda.is_available() or "No GPU found: running on the CPU" in printed
     assert (output / "model_final.pth").is_file() and (output / "metrics.json").is_file()
     assert "Running precise-BN" in printed
     weights = ["MODEL.WEIGHTS", output / "model_final.pth"]

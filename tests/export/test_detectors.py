@@ -168,7 +168,7 @@ def test_a_lazy_config_gives_a_network_and_what_it_needs():
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ([PANOPTIC_FPN], "a GeneralizedRCNN or a RetinaNet can be exported, got PanopticFPN"),
+        ([PANOPTIC_FPN], "GeneralizedRCNN and RetinaNet can be exported, got PanopticFPN"),
         (
             [FPN_DETECTOR, {"MODEL.KEYPOINT_ON": True, "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS": [16]}],
             "keypoints cannot be exported",

@@ -371,7 +371,7 @@ BAD = [
     ({"out_features": None}, rf"out_features must be a sequence of {FEATURES_TEXT}, got None"),
     (
         {"out_features": ("logits",)},
-        r"num_classes must be a positive integer where out_features has 'logits', got None",
+        r"num_classes must be a positive integer if out_features has 'logits', got None",
     ),
     ({"in_channels": 0}, r"in_channels must be a positive integer, got 0"),
     ({"in_channels": 3.0}, r"in_channels must be a positive integer, got 3.0"),
@@ -382,7 +382,7 @@ BAD = [
     ({"multi_grid": (1, 2, 4)}, r"multi_grid must be 1 positive integers, one per block of res5, got \(1, 2, 4\)"),
     ({"multi_grid": (0,)}, r"multi_grid must be 1 positive integers, .*got \(0,\)"),
     ({"multi_grid": 2}, r"multi_grid must be 1 positive integers, .*got 2"),
-    ({"multi_grid": (1,), "out_features": ("res4",)}, r"multi_grid must be None where res5 is not built, got \(1,\)"),
+    ({"multi_grid": (1,), "out_features": ("res4",)}, r"multi_grid must be None if res5 is not built, got \(1,\)"),
     ({"deform_stages": ("stem",)}, r"deform_stages must be a sequence of res2, res3, res4, res5, got 'stem'"),
     ({"deform_stages": "res5"}, r"deform_stages must be a sequence of res2, res3, res4, res5, got 'res5'"),
     ({"deform_stages": None}, r"deform_stages must be a sequence of res2, res3, res4, res5, got None"),
@@ -406,7 +406,7 @@ def test_a_bad_argument_is_named_with_what_is_allowed_and_what_came(arguments, m
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"stride": 2}, r"stride must be 1 where avg_pool is False, got 2"),
+        ({"stride": 2}, r"stride must be 1 if avg_pool is False, got 2"),
         ({"stride": 3, "avg_pool": True}, r"stride must be 1 or 2, got 3"),
         ({"radix": 0}, r"radix must be a positive integer, got 0"),
         ({"cardinality": 5}, r"radix x cardinality must divide channels \(64\), got radix 2 and cardinality 5"),

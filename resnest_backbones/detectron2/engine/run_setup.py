@@ -32,7 +32,7 @@ def resolve_device(wanted: str) -> str:
 
 def fallback_messages(device: str, wanted_device: str, wanted_amp: bool) -> list[str]:
     """Return what to tell the user about a device or a precision that is not the wanted one."""
-    messages = ["There is no GPU here: running on the CPU"] if device != wanted_device else []
+    messages = ["No GPU found: running on the CPU"] if device != wanted_device else []
     if device.startswith("cpu") and wanted_amp:
         messages.append("Mixed precision on the CPU uses float32 and bfloat16, without scaling of losses")
     return messages
