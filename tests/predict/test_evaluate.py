@@ -41,6 +41,10 @@ def test_miou_is_mmsegmentations(tmp_path):
     assert 0 < found["mIoU"] < 60
     assert found["mIoU"] == pytest.approx(wanted["mIoU"], abs=0.01)
     assert found["aAcc"] == pytest.approx(wanted["aAcc"], abs=0.01)
+    for folder in ("images", "truth"):  # images in sub-folders count too
+        (tmp_path / folder / "below").mkdir()
+        (tmp_path / folder / "0.png").rename(tmp_path / folder / "below" / "0.png")
+    assert mean_iou(predictor, tmp_path / "images", tmp_path / "truth") == found
     (tmp_path / "truth" / "1.png").unlink()
     with pytest.raises(DatasetError, match=r"1.png has no label map .*truth.1.png"):
         mean_iou(predictor, tmp_path / "images", tmp_path / "truth")
