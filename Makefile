@@ -1,15 +1,15 @@
-# Every target sets up what it needs in $(VENV) on first use; a later call starts at once.
+# Every target sets up $(VENV) on first use.
 
 PYTHON ?= python3
 VENV ?= .venv
 # Where Detectron2 comes from: `registry`, or a pip requirement (see tools/install_detectron2.py).
 DETECTRON2 ?= registry
 PYTEST_ARGS ?=
-# Processes of pytest, each on one thread: most tests are too small for more.
+# Test processes, each with one thread: most tests are too small for more.
 WORKERS ?= 2
-# Rows and options of `tools/reproduce.py smoke`; none: all rows.
+# Recipes and options of `tools/reproduce.py smoke`; default: all recipes.
 SMOKE_ARGS ?=
-# The environment of the classic OpenMMLab packages, which own the same import names as those in $(VENV).
+# The environment of the classic OpenMMLab packages, whose import names clash with those in $(VENV).
 CLASSIC_VENV ?= .venv-classic
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -28,46 +28,46 @@ help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "settings: PYTHON=$(PYTHON) VENV=$(VENV) DETECTRON2=$(DETECTRON2) PYTEST_ARGS=$(PYTEST_ARGS) WORKERS=$(WORKERS) SMOKE_ARGS=$(SMOKE_ARGS)"
 
-setup: $(DETECTRON2_INSTALLED)  ## create the environment with everything the other targets need
+setup: $(DETECTRON2_INSTALLED)  ## create the environment that the other targets need
 
-test: setup  ## run the tests and the doctests, without the slow ones
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+test: setup  ## run the tests and doctests, except the slow ones (8 minutes on 2 cores)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-test-full: setup  ## run all tests, the slow ones as well
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile -m "slow or not slow" $(PYTEST_ARGS)
+test-full: setup  ## run all tests, including the slow ones
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "slow or not slow" $(PYTEST_ARGS)
 
-test-classic: $(CLASSIC_VENV)/.installed  ## run MMSegmentation's tests with its classic release; compiles for long
+test-classic: $(CLASSIC_VENV)/.installed  ## run the tests of tests/mmseg with the classic OpenMMLab packages; compiling them takes long
 	$(CLASSIC_PY) -m pytest tests/mmseg $(PYTEST_ARGS)
 
-lint: setup  ## check style, format and types
+lint: setup  ## check style, formatting and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) -m mypy tests/public_api.py
 
-format: setup  ## rewrite the sources in the format that lint checks
+format: setup  ## format the sources and fix what ruff can fix
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-docs: setup  ## build the documentation in site/, with every warning an error
+docs: setup  ## build the documentation in site/; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
-notebooks: setup  ## run docs/notebooks from top to bottom and store what they show
+notebooks: setup  ## run the notebooks in docs/notebooks and store their outputs
 	$(PY) tools/run_notebooks.py
 
-package: setup  ## build wheel and sdist in dist/, and check what an index would say of them
+package: setup  ## build wheel and sdist in dist/ and check their metadata
 	rm -rf dist build
 	$(PY) -m build --no-isolation
 	$(PY) -m twine check --strict dist/*
 
-demo: setup  ## train, evaluate and draw on a small example
+demo: setup  ## train a detector and a segmentor on a small dataset, evaluate them and draw their predictions
 	$(PY) tools/make_demo.py
 
-smoke: setup  ## run every published recipe end to end on the CPU, for a few iterations on a small data set
+smoke: setup  ## run every published recipe end to end for two iterations on a small dataset
 	$(PY) tools/reproduce.py smoke $(SMOKE_ARGS)
 
-faults: setup  ## inject faults into real trainings (kills, full disks, broken files), and print what happened
-	PYTHONPATH=.:tools $(PY) -m tests.faults.inject_faults
+faults: setup  ## inject faults into real trainings (kills, full disks, broken files) and print a table (half an hour)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -p tests.faults.fault_table -m fault $(PYTEST_ARGS)
 
 clean:  ## remove the environment, builds and caches
 	rm -rf $(VENV) $(CLASSIC_VENV) build dist site *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

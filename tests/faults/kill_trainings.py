@@ -1,73 +1,70 @@
-"""Killing trainings at random moments, and looking at what they leave and where they end.
+"""Kill a tool's training at random moments, and check what it leaves and where it ends.
 
-A tool is run as it is, from its file, in a process of its own that SIGKILL ends; only the import of the frameworks,
-which takes longer than all the rest, is done once before, in the process that forks it. No thread may run there then,
-hence ``OMP_NUM_THREADS=1``, which equal sums need anyway.
+PYTHONPATH=.:tools python -m tests.faults.kill_trainings train_net --times 20 --folder killed
+
+The tool runs from its file in a process of its own that SIGKILL ends. Only the frameworks are imported once, in the
+process that forks it, because that takes longer than all the rest. No thread may run there then, hence
+``OMP_NUM_THREADS=1``, which equal sums need anyway.
 """
 
 from __future__ import annotations
 
-import json
 import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch is imported
+
+import argparse
+import json
 import random
 import runpy
 import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from demonstration.digits import DemoDataset, make_demo_dataset
 from resnest_backbones.checkpoint import read_checkpoint
-from resnest_backbones.errors import CheckpointError
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-PHASES = ("iteration", "checkpoint", "evaluation")
-
+PHASES = {"iteration": 4.0, "checkpoint": 0.03, "evaluation": 0.4}  # up to so many seconds after their beginning
 _WAIT = 0.002  # seconds between two looks at what a process does
 _PATIENCE = 600.0  # seconds that one process may take
 
 
-class KillError(RuntimeError):
-    """A training that was killed did not do what it should; the message says what, and where its output is."""
-
-
 @dataclass(frozen=True)
 class Tool:
-    """A training of a tool: what it is called with, and how its output tells what it does.
+    """A training of a tool: how it is called, and how its output tells what it does.
 
     Attributes:
-        name: of the file in ``tools``.
-        arguments: (data set, output folder, iterations) -> the command line, without ``--resume``.
+        arguments: (dataset, output folder, iterations) -> the command line, without ``--resume``.
         last: the checkpoint that the end of the training leaves, with the number of iterations in braces.
         training: is in the output once iterations begin.
         evaluating: is in the output while it evaluates.
         evaluated: is in the output after that.
-        state: content of the last checkpoint -> what must be equal in the end.
+        state: keys of the last checkpoint whose values must be equal in the end.
     """
 
-    name: str
     arguments: Callable[[DemoDataset, Path, int], list[object]]
     last: str
     training: str
     evaluating: str
     evaluated: str
-    state: Callable[[dict[str, Any]], dict[str, Any]]
+    state: tuple[str, ...]
 
 
 @dataclass
 class Outcome:
-    """What became of the kills of one tool's training.
+    """The result of killing one tool's training.
 
     Attributes:
-        tool: its name.
-        kills: how often it was killed while it did what.
+        kills: number of kills in each phase.
         runs: trainings from start to end that these kills were spread over.
         checkpoints: checkpoints under their final name that were read after a kill.
         unfinished: files under a temporary name that kills left, and that the next process removed.
@@ -75,7 +72,6 @@ class Outcome:
         differing: those that were not equal bit for bit.
     """
 
-    tool: str
     kills: Counter[str] = field(default_factory=Counter)
     runs: int = 0
     checkpoints: int = 0
@@ -119,110 +115,111 @@ def _train_seg_arguments(data: DemoDataset, output: Path, iterations: int) -> li
         "model.decode_head.channels": 16,
         "model.auxiliary_head.channels": 16,
         "randomness.seed": 3,
+        "train_dataloader.batch_size": 2,
     }
     for loader in ("train_dataloader", "val_dataloader"):
         settings |= {f"{loader}.num_workers": 0, f"{loader}.persistent_workers": False}
-    settings["train_dataloader.batch_size"] = 2
     options = [f"{key}={value}" for key, value in settings.items()]
     return [config, "--data-root", data.root, "--work-dir", output, "--cfg-options", *options]
 
 
-def _state_of_detector(content: dict[str, Any]) -> dict[str, Any]:
-    return {key: content[key] for key in ("model", "trainer", "iteration")}
-
-
-def _state_of_segmentor(content: dict[str, Any]) -> dict[str, Any]:
-    meta = {key: content["meta"][key] for key in ("iter", "epoch", "seed")}
-    return {"meta": meta, **{key: content[key] for key in ("state_dict", "optimizer", "param_schedulers")}}
-
-
 TOOLS = {
     "train_net": Tool(
-        "train_net",
         _train_net_arguments,
         last="model_final.pth",
         training="Starting training from iteration",
         evaluating="Start inference on",
         evaluated="copypaste: AP,",
-        state=_state_of_detector,
+        state=("model", "trainer", "iteration"),
     ),
     "train_seg": Tool(
-        "train_seg",
         _train_seg_arguments,
         last="iter_{}.pth",
         training="Iter(train)",
         evaluating="Iter(val) [1/",
         evaluated="mAcc:",
-        state=_state_of_segmentor,
+        state=("state_dict", "optimizer", "param_schedulers", "meta/iter", "meta/epoch", "meta/seed"),
     ),
 }
 
 
 def kill_training(name: str, folder: Path, *, kills: int, iterations: int = 24, seed: int = 0) -> Outcome:
-    """Train without a break, then kill the same training that often, each time going on with ``--resume``.
+    """Train without a break, then kill the same training again and again, each time continuing with ``--resume``.
 
     Args:
         name: of ``TOOLS``.
-        folder: for data, checkpoints and output; made where it is not there.
-        kills: how often; where a training ends before, another one takes the rest.
+        folder: for data, checkpoints and output.
+        kills: how many; if a training ends before, another one takes the rest.
         iterations: length of the training, even; it saves after every second one, and evaluates after every third.
         seed: of the moments.
-
-    Raises:
-        KillError: a process did not go on, or a checkpoint under its final name is no whole one.
     """
-    tool, chance, outcome = TOOLS[name], random.Random(seed), Outcome(name)
+    tool, chance, outcome = TOOLS[name], random.Random(seed), Outcome()
     data = make_demo_dataset(folder / "data", num_train=6, num_val=8, image_size=64, progress=False)
     whole = folder / f"{name}_unbroken"
 
     def start(output: Path, *, resume: bool) -> _Process:
-        command = [*(["--resume"] if resume else []), *map(str, tool.arguments(data, output, iterations))]
-        return _Process(tool, command, output)
+        return _Process(name, [*(["--resume"] if resume else []), *tool.arguments(data, output, iterations)], output)
 
-    _wait(start(whole, resume=False))
+    start(whole, resume=False).wait()
     while outcome.kills.total() < kills or not outcome.runs:
         output = folder / f"{name}_broken_{outcome.runs}"
         resume = False
         while outcome.kills.total() < kills:
             process = start(output, resume=resume)
-            target = PHASES[outcome.kills.total() % len(PHASES)]
+            target = list(PHASES)[outcome.kills.total() % len(PHASES)]
             if not process.kill_in(target, chance):
                 break  # it came to its end
             outcome.kills[process.phase()] += 1
-            outcome.checkpoints += _check_checkpoints(output)
+            for file in output.glob("*.pth"):
+                read_checkpoint(file)
+                outcome.checkpoints += 1
             outcome.unfinished += len([*output.glob(".*.partial")])
             resume = True
-        _wait(start(output, resume=True))
-        if left := [*output.glob(".*.partial")]:
-            raise KillError(f"{left[0]} is still there")
+        start(output, resume=True).wait()
+        assert not [*output.glob(".*.partial")], f"{output} still holds an unfinished file"
         outcome.runs += 1
-        _compare(tool, whole, output, iterations, outcome)
+        one, other = (_state(tool, folder / tool.last.format(iterations)) for folder in (whole, output))
+        outcome.tensors += len(one)
+        outcome.differing += [key for key in sorted({*one, *other}) if not _same(one.get(key), other.get(key))]
     return outcome
 
 
 class _Process:
-    """One process of a tool, its output added to ``printed.txt`` in the output folder."""
+    """One process of a tool, which adds its output to ``printed.txt`` in the output folder."""
 
-    def __init__(self, tool: Tool, arguments: list[str], output: Path) -> None:
-        self._tool, self.output = tool, output
+    def __init__(self, name: str, arguments: list[object], output: Path) -> None:
+        self._tool, self.output = TOOLS[name], output
         output.mkdir(parents=True, exist_ok=True)
         self.printed = output / "printed.txt"
         self._before = self.printed.stat().st_size if self.printed.exists() else 0
+        self._deadline = time.monotonic() + _PATIENCE
         sys.stdout.flush()
         self._pid = os.fork()
         if self._pid == 0:
-            _become(ROOT / "tools" / f"{tool.name}.py", arguments, self.printed)
+            _become(ROOT / "tools" / f"{name}.py", [*map(str, arguments)], self.printed)
         self.status: int | None = None
 
     def ended(self) -> bool:
-        """Whether it has come to its end by itself."""
+        """Return whether it has ended by itself, which must be without an error and in time."""
         if self.status is None:
             pid, status = os.waitpid(self._pid, os.WNOHANG)
             self.status = os.waitstatus_to_exitcode(status) if pid else None
+        if self.status is None and time.monotonic() > self._deadline:
+            self.kill()
+        assert not self.status, f"it ended with status {self.status}: {self.said()[-500:]}; see {self.printed}"
         return self.status is not None
 
+    def wait(self) -> None:
+        while not self.ended():
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        os.killpg(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+        self.status = -signal.SIGKILL
+
     def said(self) -> str:
-        """Its output so far."""
+        """Return its output so far."""
         if not self.printed.exists():
             return ""
         with open(self.printed, "rb") as stream:
@@ -230,12 +227,11 @@ class _Process:
             return stream.read().decode(errors="replace")
 
     def kill_in(self, phase: str, chance: random.Random) -> bool:
-        """Kill it at a random moment of a phase; False where it ended before."""
+        """Kill it at a random moment of a phase; return False if it ended before."""
         writes = chance.randint(1, 2)  # which of its checkpoints is not to be finished
-        delay = {"iteration": 4.0, "checkpoint": 0.03, "evaluation": 0.4}[phase] * chance.random()
+        delay = PHASES[phase] * chance.random()
         begun, writing = 0, False
-        deadline = time.monotonic() + _PATIENCE
-        while time.monotonic() < deadline and not self.ended():
+        while not self.ended():
             if phase == "checkpoint":
                 before, writing = writing, any(self.output.glob(".*.partial"))
                 begun += writing and not before
@@ -247,15 +243,12 @@ class _Process:
                 break
             time.sleep(_WAIT)
         if self.ended():
-            _check_status(self)
             return False
-        os.killpg(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
-        self.status = -signal.SIGKILL
+        self.kill()
         return True
 
     def phase(self) -> str:
-        """What it did when it was killed."""
+        """Return what it did when it was killed."""
         if any(self.output.glob(".*.partial")):
             return "checkpoint"
         said = self.said()
@@ -285,60 +278,41 @@ def _become(tool: Path, arguments: list[str], printed: Path) -> None:
         os._exit(status)
 
 
-def _wait(process: _Process) -> None:
-    deadline = time.monotonic() + _PATIENCE
-    while not process.ended():
-        if time.monotonic() > deadline:
-            os.killpg(process._pid, signal.SIGKILL)
-            os.waitpid(process._pid, 0)
-            raise KillError(f"a process did not end in {_PATIENCE} seconds; see {process.printed}")
-        time.sleep(0.05)
-    _check_status(process)
-
-
-def _check_status(process: _Process) -> None:
-    if process.status:
-        last = process.said().strip().splitlines()[-1:]
-        raise KillError(f"a process ended with status {process.status}: {last}; see {process.printed}")
-
-
-def _check_checkpoints(output: Path) -> int:
-    """Read all checkpoints under their final names, and see that the newest is named; their number."""
-    files = sorted(output.glob("*.pth"))
-    for file in files:
-        try:
-            read_checkpoint(file)
-        except CheckpointError as error:
-            raise KillError(f"a kill left a checkpoint that cannot be read: {error}") from error
-    return len(files)
-
-
-def _compare(tool: Tool, whole: Path, broken: Path, iterations: int, outcome: Outcome) -> None:
-    one, other = (
-        _flat(tool.state(read_checkpoint(folder / tool.last.format(iterations)))) for folder in (whole, broken)
-    )
-    outcome.tensors += len(one)
-    outcome.differing += [key for key in sorted({*one, *other}) if not _same(one.get(key), other.get(key))]
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping):
-        return {name: leaf for key, item in value.items() for name, leaf in _flat(item, f"{prefix}{key}/").items()}
-    if isinstance(value, (list, tuple)):
-        return _flat(dict(enumerate(value)), prefix)
-    return {prefix: value}
+def _state(tool: Tool, file: Path) -> dict[str, Any]:
+    """Return the leaves of a checkpoint that must be equal, by their path."""
+    content = read_checkpoint(file)
+    chosen = {}
+    for key in tool.state:
+        value = content
+        for part in key.split("/"):
+            value = value[part]
+        chosen[key] = value
+    return {keystr(path): leaf for path, leaf in tree_flatten_with_path(chosen)[0]}
 
 
 def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return one.dtype == other.dtype and torch.equal(one, other)
     return type(one) is type(other) and one == other
 
 
-def main(name: str, folder: Path, *, kills: int, iterations: int, seed: int) -> dict[str, Any]:
-    """Import what a tool needs, kill its training, and print what happened as one line of JSON."""
-    runpy.run_path(str(ROOT / "tools" / f"{name}.py"), run_name="imported")
-    outcome = kill_training(name, folder, kills=kills, iterations=iterations, seed=seed)
-    result = {**vars(outcome), "kills": dict(outcome.kills)}
-    print(json.dumps(result), flush=True)
-    return result
+def main() -> None:
+    """Import what a tool needs, kill its training, and print the outcome as one line of JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="tests.faults.kill_trainings"
+    )
+    parser.add_argument("tool", choices=tuple(TOOLS))
+    parser.add_argument("--times", type=int, default=20, help="number of kills (default: %(default)s)")
+    parser.add_argument("--iterations", type=int, default=24, help="length of the training (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, required=True, help="for data, checkpoints and output; new")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True)
+    runpy.run_path(str(ROOT / "tools" / f"{args.tool}.py"), run_name="imported")
+    outcome = kill_training(args.tool, args.folder, kills=args.times, iterations=args.iterations, seed=args.seed)
+    print(json.dumps(vars(outcome)), flush=True)
+    sys.exit(bool(outcome.differing))
+
+
+if __name__ == "__main__":
+    main()

@@ -9,23 +9,14 @@ import pytest
 
 from tests.helpers import ROOT, environment
 
-TOOLS = {
-    "train_net": pytest.param(
-        "train_net",
-        marks=pytest.mark.fault("SIGKILL of train_net.py", "goes on each time, ends bit for bit like an unbroken run"),
-    ),
-    "train_seg": pytest.param(
-        "train_seg",
-        marks=pytest.mark.fault("SIGKILL of train_seg.py", "goes on each time, ends bit for bit like an unbroken run"),
-    ),
-}
 FRAMEWORKS = {"train_net": "detectron2", "train_seg": "mmseg"}
+GOES_ON = "goes on each time, ends bit for bit like an unbroken run"
 
 
 def kill(tool: str, folder: Path, times: int, iterations: int, timeout: float) -> dict:
     pytest.importorskip(FRAMEWORKS[tool])
-    pytest.importorskip("sklearn")  # of the demo's data set
-    command = [sys.executable, "-m", "tests.faults.inject_faults", "kill", tool, "--folder", folder / "killed"]
+    pytest.importorskip("sklearn")  # of the demonstration's dataset
+    command = [sys.executable, "-m", "tests.faults.kill_trainings", tool, "--folder", folder / "killed"]
     command += ["--times", str(times), "--iterations", str(iterations)]
     done = subprocess.run(
         command, env=environment(), capture_output=True, text=True, timeout=timeout, cwd=ROOT, check=False
@@ -45,7 +36,9 @@ def test_killed_in_each_phase_it_goes_on_to_the_very_same_end(tool, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("tool", TOOLS.values())
+@pytest.mark.parametrize(
+    "tool", [pytest.param(tool, marks=pytest.mark.fault(f"SIGKILL of {tool}.py", GOES_ON)) for tool in FRAMEWORKS]
+)
 def test_killed_twenty_times_it_goes_on_to_the_very_same_end(tool, tmp_path, record_property):
     outcome = kill(tool, tmp_path, 20, 24, 3500)
     assert {"iteration", "checkpoint", "evaluation"} <= outcome["kills"].keys()
