@@ -7,7 +7,7 @@ DETECTRON2 ?= registry
 PYTEST_ARGS ?=
 # Test processes, each with one thread: most tests are too small for more.
 WORKERS ?= 2
-# Recipes and options of `tools/reproduce.py smoke`; default: all recipes.
+# Further arguments of pytest for `make smoke`, such as "-k cityscapes"; default: all recipes.
 SMOKE_ARGS ?=
 # The environment of the classic OpenMMLab packages, whose import names clash with those in $(VENV).
 CLASSIC_VENV ?= .venv-classic
@@ -63,8 +63,8 @@ package: setup  ## build wheel and sdist in dist/ and check their metadata
 demo: setup  ## train a detector and a segmentor on a small dataset, evaluate them and draw their predictions
 	$(PY) tools/make_demo.py
 
-smoke: setup  ## run every published recipe end to end for two iterations on a small dataset
-	$(PY) tools/reproduce.py smoke $(SMOKE_ARGS)
+smoke: setup  ## run every published recipe end to end on the CPU, for two iterations on a small dataset
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) -m "slow or not slow" tests/reproduction/test_smoke.py $(SMOKE_ARGS)
 
 faults: setup  ## inject faults into real trainings (kills, full disks, broken files) and print a table (half an hour)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -p tests.faults.fault_table -m fault $(PYTEST_ARGS)

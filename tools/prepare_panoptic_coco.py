@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Make the semantic label maps that panoptic FPN trains on, of COCO's panoptic annotations.
+"""Make the semantic label maps that panoptic FPN trains on, from COCO's panoptic annotations.
 
 python tools/prepare_panoptic_coco.py --data-root datasets
 """

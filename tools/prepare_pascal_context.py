@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Make the label maps and lists of PASCAL-Context with 59 classes of its published annotations.
+"""Make the label maps and lists of PASCAL-Context with 59 classes from its published annotations.
 
 python tools/prepare_pascal_context.py --data-root datasets
 """

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from reproduction.smoke_data import make_smoke_data
 from resnest_backbones import weights
 from resnest_backbones.checkpoint import load_checkpoint, read_checkpoint
 from resnest_backbones.errors import CheckpointError
 from resnest_backbones.weights import PUBLISHED, find_published
 from tests.helpers import ROOT, TINY_DETECTOR
+from tests.reproduction.smoke_data import make_smoke_data
 
 ROW = "mask_rcnn_resnest50_fpn_1x"
 NAME = "mask_rcnn_ResNeSt_50_FPN_syncBN_1x-f442d863.pth"

@@ -11,11 +11,10 @@ def smoke_root(tmp_path_factory) -> Path:
     """The smoke data, to be read only."""
     pytest.importorskip("skimage")
     pytest.importorskip("sklearn")
-    from reproduction.smoke_data import make_smoke_data
+    pytest.importorskip("detectron2")
+    from tests.reproduction.smoke_data import make_smoke_data
 
-    root = tmp_path_factory.mktemp("smoke") / "data"
-    make_smoke_data(root)
-    return root
+    return make_smoke_data(tmp_path_factory.mktemp("smoke") / "data")
 
 
 @pytest.fixture(scope="module", autouse=True)

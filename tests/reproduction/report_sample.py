@@ -1,4 +1,4 @@
-"""What runs leave behind, written by the writers of this package and of the frameworks, for the tests of the report."""
+"""What runs leave, written by the writers of the tools and of the frameworks, for the tests of the report."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from detectron2.utils.events import EventStorage, JSONWriter
 from mmengine.visualization import LocalVisBackend
 
-from reproduction.results import RowResult, StepResult, write_result
+from reproduction.run import Run, Step
 
 WITHIN = "faster_rcnn_resnest50_fpn_1x"
 BELOW = "mask_rcnn_resnest50_fpn_1x"
@@ -22,28 +22,35 @@ SAMPLE = (WITHIN, BELOW, ABOVE, RUNNING, FAILED, BROKEN, MMSEG, SMOKE)
 ERROR = 'RuntimeError: <script>alert("x")</script> & | `torch` is not there'
 
 
-def write_row(root: Path, row: str, state: str = "finished", **changes) -> RowResult:
-    """``row.json`` and a log, as the run of a row writes them."""
+def write_run(root: Path, recipe: str, state: str = "finished", **changes) -> Run:
+    """``run.json`` and a log, as a run writes them."""
     fields = {
         "smoke": False,
-        "command": f"python tools/reproduce.py run {row} --num-gpus 8",
+        "command": f"python tools/reproduce.py run {recipe} --num-gpus 8",
+        "settings": [],
+        "eval_only": "",
         "machine": "8 x NVIDIA A100",
         "versions": {"python": "3.11.2", "torch": "2.8.0"},
         "started": "2026-01-01T08:00:00+00:00",
         "ended": "" if state == "running" else "2026-01-01T20:13:05+00:00",
-        "steps": (StepResult("train", f"torchrun tools/train.py {row}", 43985.2, 0),),
+        "steps": [Step("train", f"torchrun tools/train.py {recipe}", 43985.2, 0)],
     }
-    result = RowResult(row=row, state=state, **{**fields, **changes})
-    write_result(result, root / row)
-    (root / row / "log.txt").write_text("what the commands printed\n")
-    return result
+    run = Run(recipe=recipe, state=state, **{**fields, **changes})
+    (root / recipe).mkdir(parents=True, exist_ok=True)
+    run.write(root / recipe)
+    (root / recipe / "log.txt").write_text("what the commands printed\n")
+    return run
 
 
 def write_detectron2(
-    root: Path, row: str, iterations: Iterable[int], evaluations: Iterable[int] = (), keys: Sequence[str] = ("bbox/AP",)
+    root: Path,
+    recipe: str,
+    iterations: Iterable[int],
+    evaluations: Iterable[int] = (),
+    keys: Sequence[str] = ("bbox/AP",),
 ) -> Path:
     """Detectron2's ``metrics.json``; more of it where there is one already, as after a resume."""
-    folder = root / row / "train"
+    folder = root / recipe / "train"
     folder.mkdir(parents=True, exist_ok=True)
     writer = JSONWriter(str(folder / "metrics.json"))
     evaluations = set(evaluations)
@@ -52,18 +59,18 @@ def write_detectron2(
             storage.iter = iteration
             storage.put_scalars(total_loss=0.5 + 2 * math.exp(-iteration / 4000), loss_cls=0.1, time=0.3)
             if iteration in evaluations:
-                figures = {key: 40.0 - 5 * index - 20 * math.exp(-iteration / 15000) for index, key in enumerate(keys)}
-                storage.put_scalars(smoothing_hint=False, **figures)
+                metrics = {key: 40.0 - 5 * index - 20 * math.exp(-iteration / 15000) for index, key in enumerate(keys)}
+                storage.put_scalars(smoothing_hint=False, **metrics)
             writer.write()
     writer.close()
     return folder / "metrics.json"
 
 
 def write_mmengine(
-    root: Path, row: str, iterations: Iterable[int], validations: Iterable[int] = (), start: str = "20260101_000000"
+    root: Path, recipe: str, iterations: Iterable[int], validations: Iterable[int] = (), start: str = "20260101_000000"
 ) -> Path:
     """MMEngine's ``scalars.json`` of a start of a training by iterations."""
-    folder = root / row / "train" / start / "vis_data"
+    folder = root / recipe / "train" / start / "vis_data"
     backend = LocalVisBackend(save_dir=str(folder))
     validations = set(validations)
     for iteration in iterations:
@@ -74,21 +81,21 @@ def write_mmengine(
 
 
 def write_sample(root: Path) -> None:
-    """Rows of every state."""
+    """Runs of every state."""
     every, evaluated = range(499, 90000, 500), range(4999, 90000, 5000)
     write_detectron2(root, WITHIN, every, evaluated)
-    write_row(root, WITHIN, figures={"box_ap": 42.41})
+    write_run(root, WITHIN, metrics={"box_ap": 42.41})
     write_detectron2(root, BELOW, every, evaluated, ("bbox/AP", "segm/AP"))
-    write_row(root, BELOW, figures={"box_ap": 43.25, "mask_ap": 37.6})
-    write_row(root, ABOVE, figures={"box_ap": 46.02})
+    write_run(root, BELOW, metrics={"box_ap": 43.25, "mask_ap": 37.6})
+    write_run(root, ABOVE, metrics={"box_ap": 46.02})
     metrics = write_detectron2(root, RUNNING, range(499, 20000, 500), evaluated)
     with open(metrics, "a") as stream:
         stream.write('{"iteration": 20499, "total_lo')  # killed there
-    write_row(root, RUNNING, "running", steps=())
-    write_row(root, FAILED, "failed", error=ERROR, steps=(StepResult("train", "torchrun tools/train.py", 12.1, 1),))
+    write_run(root, RUNNING, "running", steps=[])
+    write_run(root, FAILED, "failed", error=ERROR, steps=[Step("train", "torchrun tools/train.py", 12.1, 1)])
     (root / BROKEN).mkdir()
-    (root / BROKEN / "row.json").write_text('{"row": "mask')
+    (root / BROKEN / "run.json").write_text('{"recipe": "mask')
     write_mmengine(root, MMSEG, range(500, 160001, 500), range(16000, 160001, 16000))
-    write_row(root, MMSEG, figures={"miou": 46.1, "miou_multi_scale": 46.9})
+    write_run(root, MMSEG, metrics={"miou": 46.1, "miou_multi_scale": 46.9})
     write_mmengine(root, SMOKE, range(1, 5), [4])
-    write_row(root, SMOKE, smoke=True, figures={"miou_multi_scale": 1.23, "pix_acc_multi_scale": None})
+    write_run(root, SMOKE, smoke=True, metrics={"miou_multi_scale": 1.23, "pix_acc_multi_scale": None})

@@ -13,8 +13,11 @@ from PIL import Image
 pytest.importorskip("skimage")
 pytest.importorskip("sklearn")
 
-from reproduction import panoptic_coco
-from reproduction.panoptic_coco import PanopticError, main, make_stuff_map, prepare, read_segment_ids
+pytest.importorskip("detectron2")
+
+from reproduction import common
+from reproduction.panoptic_coco import main, make_stuff_map, prepare, read_segment_ids
+from resnest_backbones.errors import DatasetError
 from tests.helpers import environment, run_tool
 
 
@@ -32,7 +35,7 @@ def pixels(folder: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize(("split", "workers"), [("train", 1), ("val", 2)])
 def test_label_maps_are_the_demos_own(coco, smoke_root, monkeypatch, split, workers):
-    monkeypatch.setattr("reproduction.parallel._CHUNK", 1)  # so that two processes share four files
+    monkeypatch.setattr("reproduction.common._CHUNK", 1)  # so that two processes share four files
     expected = pixels(smoke_root / f"coco/panoptic_stuff_{split}2017")
     assert prepare(coco, split, workers=workers) == len(expected) > 3
     found = pixels(coco / f"panoptic_stuff_{split}2017")
@@ -62,7 +65,7 @@ print("FOUND", len(labels) > 8, 255 in labels, {v for v in labels if v != 255} <
 
 
 def test_an_interrupted_preparation_goes_on(coco, smoke_root, monkeypatch):
-    write, written = panoptic_coco.write_atomically, []
+    write, written = common.write_atomically, []
 
     def interrupted(file, content):
         if len(written) == 2:
@@ -71,7 +74,7 @@ def test_an_interrupted_preparation_goes_on(coco, smoke_root, monkeypatch):
         write(file, content)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(panoptic_coco, "write_atomically", interrupted)
+        patch.setattr(common, "write_atomically", interrupted)
         prepare(coco, "train")
     folder = coco / "panoptic_stuff_train2017"
     assert sorted(file.name for file in folder.iterdir()) == written
@@ -87,7 +90,7 @@ def test_large_segment_ids_and_pixels_of_none():
     ids = np.array([[0, 0xFFFFFF, 5], [5, 7, 65536]])
     segments = [{"id": 0xFFFFFF, "category_id": 92}, {"id": 5, "category_id": 90}, {"id": 65536, "category_id": 200}]
     assert make_stuff_map(ids, segments).tolist() == [[255, 1, 0], [0, 255, 53]]
-    with pytest.raises(PanopticError, match="133, got 12"):
+    with pytest.raises(DatasetError, match="133, got 12"):
         make_stuff_map(ids, [{"id": 5, "category_id": 12}])
 
 
@@ -95,7 +98,7 @@ def test_segment_ids_are_red_first(tmp_path):
     Image.fromarray(np.array([[[1, 2, 3], [255, 255, 255]]], dtype=np.uint8)).save(tmp_path / "map.png")
     assert read_segment_ids(tmp_path / "map.png").tolist() == [[1 + 2 * 256 + 3 * 65536, 0xFFFFFF]]
     Image.fromarray(np.zeros((2, 2), dtype=np.uint8)).save(tmp_path / "grey.png")
-    with pytest.raises(PanopticError, match="grey.png must be an RGB image of 8 bits, got the mode L"):
+    with pytest.raises(DatasetError, match="grey.png must be an RGB image of 8 bits, got the mode L"):
         read_segment_ids(tmp_path / "grey.png")
 
 
@@ -110,7 +113,7 @@ def change_json(file: Path, change) -> None:
     [
         (
             lambda coco: (coco / "annotations/panoptic_val2017.json").unlink(),
-            r"panoptic_val2017\.json is not there; from",
+            r"panoptic_val2017\.json does not exist; from",
         ),
         (
             lambda coco: (coco / "annotations/panoptic_val2017.json").write_text("{"),
@@ -118,7 +121,7 @@ def change_json(file: Path, change) -> None:
         ),
         (
             lambda coco: change_json(coco / "annotations/panoptic_val2017.json", lambda c: c["categories"].pop(0)),
-            r"the one of id 1 must be \('person', 1\), got None",
+            r"id 1 must be \('person', 1\), got None",
         ),
         (
             lambda coco: (coco / "panoptic_val2017/000000000002.png").unlink(),
@@ -139,7 +142,7 @@ def change_json(file: Path, change) -> None:
 )
 def test_what_is_wrong_is_named(coco, capsys, spoil, message):
     spoil(coco)
-    with pytest.raises(PanopticError, match=message):
+    with pytest.raises(DatasetError, match=message):
         prepare(coco, "val")
     with pytest.raises(SystemExit) as stopped:
         main(["--data-root", str(coco.parent), "--splits", "val", "--quiet", "--workers", "1"])

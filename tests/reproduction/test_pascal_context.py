@@ -1,4 +1,4 @@
-"""PASCAL-Context's label maps: from annotations as published, on photographs, to what the rows' configs load."""
+"""PASCAL-Context's label maps: from annotations as published, on photographs, to what the recipes' configs load."""
 
 import json
 from pathlib import Path
@@ -15,15 +15,15 @@ from sklearn.datasets import load_sample_images
 
 from reproduction.pascal_context import (
     CATEGORY_IDS,
-    PascalContextError,
     main,
     make_label_map,
     prepare,
 )
 from resnest_backbones import model_zoo
+from resnest_backbones.errors import DatasetError
 from tests.helpers import run_tool
 
-ROW = "fcn_resnest50-d8_4xb4-paper_pascal_context_59-480x480"
+RECIPE = "fcn_resnest50-d8_4xb4-paper_pascal_context_59-480x480"
 NAMES = {"2008_000002": "train", "2008_000003": "val", "2010_000001": "train", "2009_000007": "test"}
 SIZE = (90, 120)
 
@@ -90,7 +90,7 @@ def painted(name: str) -> np.ndarray:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_label_maps_and_lists(voc, monkeypatch, workers):
-    monkeypatch.setattr("reproduction.parallel._CHUNK", 1)
+    monkeypatch.setattr("reproduction.common._CHUNK", 1)
     assert prepare(voc, voc / "trainval_merged.json", workers=workers) == {"train": 2, "val": 1}
     lists = voc / "ImageSets" / "SegmentationContext"
     assert (lists / "train.txt").read_text() == "2008_000002\n2010_000001\n"
@@ -101,7 +101,7 @@ def test_label_maps_and_lists(voc, monkeypatch, workers):
         assert labels.dtype == np.uint8 and np.array_equal(labels, painted(name)), name
 
 
-def test_the_tool_prepares_what_the_rows_config_loads(voc):
+def test_the_tool_prepares_what_the_recipes_config_loads(voc):
     root = voc.parents[1]
     status, output = run_tool("prepare_pascal_context", "--data-root", root, "--workers", 1, "--quiet")
     assert status == 0 and "of 2 images for training, 1 for validation" in output
@@ -112,7 +112,7 @@ def test_the_tool_prepares_what_the_rows_config_loads(voc):
     from tests.mmseg.helpers import as_in_a_new_process
 
     with as_in_a_new_process():
-        settings = model_zoo.get_config(ROW).val_dataloader.dataset
+        settings = model_zoo.get_config(RECIPE).val_dataloader.dataset
         dataset = DATASETS.build({**settings, "data_root": str(voc), "_scope_": "mmseg"})
         sample = dataset[0]
     labels = sample["data_samples"].gt_sem_seg.data[0].numpy()
@@ -160,7 +160,7 @@ def change(voc: Path, spoil) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda voc: (voc / "trainval_merged.json").unlink(), r"trainval_merged\.json is not there; from https://"),
+        (lambda voc: (voc / "trainval_merged.json").unlink(), r"trainval_merged\.json does not exist; from https://"),
         (
             lambda voc: (voc / "trainval_merged.json").write_text("[]"),
             r"must be the annotations of PASCAL-Context, got",
@@ -188,7 +188,7 @@ def change(voc: Path, spoil) -> None:
 )
 def test_what_is_wrong_is_named(voc, spoil, message):
     spoil(voc)
-    with pytest.raises(PascalContextError, match=message):
+    with pytest.raises(DatasetError, match=message):
         prepare(voc, voc / "trainval_merged.json")
     assert not (voc / "ImageSets").exists()  # the lists come last: no config finds half of the label maps
     with pytest.raises(SystemExit) as stopped:

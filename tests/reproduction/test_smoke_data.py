@@ -1,10 +1,8 @@
-"""The smoke data: what both frameworks load of it with the rows' own configs, and that its folder is safe."""
+"""The smoke data: what both frameworks load of it with the recipes' own configs."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,12 +11,10 @@ from PIL import Image
 pytest.importorskip("skimage")
 pytest.importorskip("sklearn")
 
-from reproduction import smoke_data
-from reproduction.coco_categories import STUFF, STUFF_LABELS, THINGS
-from reproduction.smoke_data import NUM_IMAGES, make_smoke_data
 from resnest_backbones import model_zoo
 from resnest_backbones.model_zoo import RECIPES
 from tests.helpers import environment
+from tests.reproduction.smoke_data import NUM_IMAGES
 
 # What Detectron2's own catalogue, mapper and metadata make of the data root in the environment. In a process of its
 # own, because the catalogue reads that variable when it is imported.
@@ -28,13 +24,12 @@ import numpy as np
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.dataset_mapper import DatasetMapper
-from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from resnest_backbones import model_zoo
 
-found = {"categories": [[c["id"], c["name"], c["isthing"]] for c in COCO_CATEGORIES], "sets": {}}
-for row in ("mask_rcnn_resnest50_fpn_1x", "panoptic_fpn_resnest200_3x_tricks",
+found = {"sets": {}}
+for recipe in ("mask_rcnn_resnest50_fpn_1x", "panoptic_fpn_resnest200_3x_tricks",
             "mask_cascade_rcnn_resnest200_dcnv2_fpn_3x_all_tricks_test_dev"):
-    cfg = model_zoo.get_config(row)
+    cfg = model_zoo.get_config(recipe)
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         dicts = DatasetCatalog.get(name)
         mapped = [DatasetMapper(cfg, True)(d) for d in dicts if d["annotations"]]
@@ -56,12 +51,6 @@ def loaded_by_detectron2(smoke_root) -> dict:
     run = subprocess.run([sys.executable, "-c", LOAD_WITH_DETECTRON2], env=variables, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout.split("RESULT ")[1])
-
-
-def test_categories_are_those_of_detectron2(loaded_by_detectron2):
-    ours = [[number, name, int(number in THINGS)] for number, name in (*THINGS.items(), *STUFF.items())]
-    assert ours == loaded_by_detectron2["categories"]
-    assert (len(THINGS), len(STUFF), list(STUFF_LABELS.values())) == (80, 53, list(range(1, 54)))
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -93,7 +82,7 @@ def test_panoptic_maps_and_annotations_agree(smoke_root):
 
 
 @pytest.mark.parametrize(
-    ("row", "folder", "last"),
+    ("recipe", "folder", "last"),
     [
         ("deeplabv3_resnest50-d8_4xb4-paper_ade20k-480x480", "ade/ADEChallengeData2016", 149),
         ("fcn_resnest101-d8_4xb4-160k_ade20k-512x512", "ade/ADEChallengeData2016", 149),
@@ -101,15 +90,15 @@ def test_panoptic_maps_and_annotations_agree(smoke_root):
         ("fcn_resnest101-d8_4xb2-80k_cityscapes-512x1024", "cityscapes", 18),
     ],
 )
-def test_mmsegmentation_trains_and_tests_on_it(smoke_root, row, folder, last):
+def test_mmsegmentation_trains_and_tests_on_it(smoke_root, recipe, folder, last):
     pytest.importorskip("mmseg")
     from mmseg.registry import DATASETS
 
     import resnest_backbones.mmseg  # noqa: F401  # registers the transforms
     from tests.mmseg.helpers import as_in_a_new_process
 
-    assert row in RECIPES
-    cfg = model_zoo.get_config(row)
+    assert recipe in RECIPES
+    cfg = model_zoo.get_config(recipe)
     labels: set[int] = set()
     with as_in_a_new_process():
         for split, loader in (("train", cfg.train_dataloader), ("val", cfg.val_dataloader)):
@@ -132,37 +121,3 @@ def test_first_and_last_class_are_there(smoke_root):
         found = np.unique(np.stack([np.asarray(Image.open(file)) for file in files]))
         assert len(files) == sum(NUM_IMAGES.values())
         assert {first, last, none} < set(found.tolist()) and set(found.tolist()) <= {none, *range(first, last + 1)}
-
-
-def test_a_second_call_changes_nothing(smoke_root):
-    before = {file: os.stat(file).st_mtime_ns for file in smoke_root.rglob("*")}
-    make_smoke_data(smoke_root)
-    assert {file: os.stat(file).st_mtime_ns for file in smoke_root.rglob("*")} == before
-
-
-@pytest.mark.parametrize("content", [None, "{}", "[1]"])
-def test_a_folder_of_something_else_is_left_alone(tmp_path, content):
-    root = tmp_path / "mine"
-    root.mkdir()
-    (root / "thesis.txt").write_text("years of work")
-    if content is not None:
-        (root / "smoke_data.json").write_text(content)
-    with pytest.raises(FileExistsError, match="mine exists and is no smoke data"):
-        make_smoke_data(root)
-    assert (root / "thesis.txt").read_text() == "years of work"
-
-
-def test_data_of_another_version_is_left_alone(tmp_path):
-    (tmp_path / "smoke_data.json").write_text('{"version": 0}')
-    with pytest.raises(FileExistsError, match="version 0, not 1"):
-        make_smoke_data(tmp_path)
-
-
-def test_an_interrupted_call_leaves_nothing(tmp_path, monkeypatch):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(smoke_data, "_write_cityscapes", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        make_smoke_data(tmp_path / "data")
-    assert list(Path(tmp_path).iterdir()) == []

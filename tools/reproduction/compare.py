@@ -1,245 +1,248 @@
-"""Comparing what rows left behind with what was published."""
+"""Comparing what runs measured with what was published: the content of ``report.json``.
+
+::
+
+    format      2; grows when a key changes its meaning or goes
+    output_dir  where the recipes were run
+    totals      numbers of recipes: recipes, run, finished, running, failed, smoke, smoke_failed, broken, not_run,
+                within, below, above. "run" are those that finished, run or failed on their real data; "finished" to
+                "failed" and "within" to "above" are of them
+    spread      a list of {dataset, metric, points, reason, source}; source is "" where the points are assumed
+    problems    a list of texts: what is wrong in output_dir
+    recipes     a list:
+      name, framework, dataset, source    of its record
+      state     "finished", "running", "failed", "not run", or "broken" where its files cannot be understood
+      smoke     whether its metrics mean nothing
+      verdict   "within", "below", "above" or null
+      metrics   a list of {metric, measured, published, difference, spread, verdict, reason}: numbers in percent, or
+                null; verdict as above; reason: why there is none, or ""
+      error, machine, command, started, ended, versions, steps    of the run; empty where there is none
+      log       path from the report to the log, or null
+      metric_files    paths from the report to what the framework wrote about the training
+      problems  a list of texts: what is wrong with its files
+      record    the line of resnest_backbones.model_zoo.MEASURED for a finished run of the unchanged recipe, or ""
+
+It tells no time but those of the runs: the same runs give the same report.
+"""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
-from reproduction.curves import Curves, as_float, read_curves
-from reproduction.results import LOG_FILE, RESULT_FILE, ResultError, RowResult, read_result
-from reproduction.spread import SPREADS, Spread
+from reproduction.metrics import training_files
+from reproduction.run import LOG_FILE, RUN_FILE, STATES, Run, read_run
+from resnest_backbones.errors import ConfigError
 from resnest_backbones.model_zoo import METRICS, RECIPES, Recipe
 
-WITHIN, BELOW, ABOVE = "within", "below", "above"
-VERDICTS = (WITHIN, BELOW, ABOVE)
-# The states of a row in a report: those of its result, and these.
-NOT_RUN, BROKEN = "not run", "broken"
+VERDICTS = ("within", "below", "above")
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A figure of a row, beside the published one.
+class Spread:
+    """By how much two runs of one recipe usually differ: within it, a metric counts as reproduced.
+
+    Nobody measured it for these recipes: each record names what was said of the nearest thing, or that it is assumed.
 
     Attributes:
-        metric: name in ``resnest_backbones.model_zoo.METRICS``.
-        measured: in percent; None where the run gave none.
-        published: in percent; None where none was.
-        spread: usual difference between two runs; None where it is not known for the metric.
-        verdict: one of ``VERDICTS``; "" where there is none.
-        reason: why there is no verdict; "" where there is one.
+        points: the largest usual difference, either way, in points of percent.
+        reason: what was said where, in short; or why it is assumed.
+        source: where it was said; "" where it is assumed.
     """
 
-    metric: str
-    measured: float | None
-    published: float | None
-    spread: Spread | None
-    verdict: str = ""
-    reason: str = ""
-
-    @property
-    def difference(self) -> float | None:
-        """Measured less published, in points of percent, with the two digits that figures are published with."""
-        if self.measured is None or self.published is None:
-            return None
-        return round(self.measured - self.published, 2) + 0.0  # never -0.0
+    points: float
+    reason: str
+    source: str = ""
 
 
-@dataclass(frozen=True)
-class RowReport:
-    """How a row stands.
+_COCO_AP = Spread(
+    0.3,
+    "an author of MoCo calls a gap of 0.3 AP, between a user's run of a Mask R-CNN in Detectron2 and the published "
+    "figure, a reasonable random variation on COCO; others name 0.2 (Mask2Former issue 46) and 0.1 (GFocal issue 8)",
+    "github.com/facebookresearch/moco issue 39",
+)
+_PQ = Spread(0.3, "assumed to be that of AP on COCO; no source was found")
+_ADE20K_MIOU = Spread(
+    1.0,
+    "a user saw mIoU differ by up to 1 to 2 points between seeds, and the author answered that ADE20K varies most of "
+    "all datasets; the lower end is taken",
+    "github.com/Visual-Attention-Network/SegNeXt issue 48",
+)
+_CITYSCAPES_MIOU = Spread(
+    0.5,
+    "three runs of one PSPNet of MMSegmentation gave 75.06, 74.63 and 73.76, and a maintainer called the last an "
+    "outlier; the others lie 0.43 apart",
+    "github.com/open-mmlab/mmsegmentation issue 1208",
+)
+_PASCAL_CONTEXT_MIOU = Spread(0.5, "assumed to be that of Cityscapes; no source was found")
+_PIXEL_ACCURACY = Spread(0.3, "assumed; no source was found")
 
-    Attributes:
-        recipe: the row.
-        folder: ``OUTPUT_DIR/ROW``.
-        state: a state of ``RowResult``, or ``NOT_RUN``, or ``BROKEN`` where its files cannot be understood.
-        result: what its run left behind; None where there is nothing to be understood.
-        comparisons: one per metric that was published or measured, in the order of ``METRICS``.
-        curves: of its training.
-        problems: what is wrong with its files, a line each.
+# Dataset -> metric -> its spread. Testing at several scales does not change how much trainings differ.
+_AP = {name: _COCO_AP for name in ("box_ap", "mask_ap", "box_ap_test_dev", "mask_ap_test_dev")}
+SPREADS: Mapping[str, Mapping[str, Spread]] = MappingProxyType(
+    {
+        "coco": MappingProxyType(_AP),
+        "coco_panoptic": MappingProxyType({**_AP, "pq": _PQ}),
+        **{
+            dataset: MappingProxyType(
+                {
+                    "miou": miou,
+                    "miou_multi_scale": miou,
+                    "miou_scales_not_stated": miou,
+                    "pix_acc_multi_scale": _PIXEL_ACCURACY,
+                }
+            )
+            for dataset, miou in {
+                "ade20k": _ADE20K_MIOU,
+                "pascal_context_59": _PASCAL_CONTEXT_MIOU,
+                "cityscapes": _CITYSCAPES_MIOU,
+            }.items()
+        },
+    }
+)
+
+
+def read_report(recipes: Sequence[Recipe], output_dir: Path, folder: Path) -> dict[str, Any]:
+    """Return the content at the top of this file.
+
+    Args:
+        recipes: to report on.
+        output_dir: where they were run.
+        folder: that the report is to be written to.
     """
-
-    recipe: Recipe
-    folder: Path
-    state: str
-    result: RowResult | None = None
-    comparisons: tuple[Comparison, ...] = ()
-    curves: Curves = field(default_factory=Curves)
-    problems: tuple[str, ...] = ()
-
-    @property
-    def is_smoke(self) -> bool:
-        """Whether its figures mean nothing."""
-        return self.result is not None and self.result.smoke
-
-    @property
-    def verdict(self) -> str:
-        """Of all its metrics: below where one is, else above where one is, else within; "" where none has one."""
-        found = {comparison.verdict for comparison in self.comparisons}
-        return next((verdict for verdict in (BELOW, ABOVE, WITHIN) if verdict in found), "")
-
-    @property
-    def log(self) -> Path | None:
-        """What its commands printed; None where there is no such file."""
-        file = self.folder / LOG_FILE
-        return file if file.is_file() else None
+    entries = [_report_recipe(recipe, output_dir / recipe.name, folder) for recipe in recipes]
+    unknown = sorted(file.parent for file in output_dir.glob(f"*/{RUN_FILE}") if file.parent.name not in RECIPES)
+    return {
+        "format": 2,
+        "output_dir": output_dir.as_posix(),
+        "totals": _count(entries),
+        "spread": [
+            {"dataset": dataset, "metric": metric, **asdict(spread)}
+            for dataset, spreads in SPREADS.items()
+            for metric, spread in spreads.items()
+        ],
+        "problems": [f"{unknown_folder} holds the run of an unknown recipe" for unknown_folder in unknown],
+        "recipes": entries,
+    }
 
 
-@dataclass(frozen=True)
-class Totals:
-    """How many rows stand how. Smoke runs are in ``rows`` and have numbers of their own; they are in no other."""
-
-    rows: int
-    finished: int
-    running: int
-    failed: int
-    smoke: int
-    smoke_failed: int
-    broken: int
-    not_run: int
-    within: int
-    below: int
-    above: int
-
-    @property
-    def run(self) -> int:
-        """Rows that were run on their real data set, to the end or not."""
-        return self.finished + self.running + self.failed
+def _count(entries: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    real = [entry for entry in entries if not entry["smoke"]]
+    states, verdicts = [entry["state"] for entry in real], [entry["verdict"] for entry in real]
+    return {
+        "recipes": len(entries),
+        "run": sum(state in STATES for state in states),
+        **{state: states.count(state) for state in ("finished", "running", "failed")},
+        "smoke": len(entries) - len(real),
+        "smoke_failed": sum(entry["smoke"] and entry["state"] == "failed" for entry in entries),
+        "broken": states.count("broken"),
+        "not_run": states.count("not run"),
+        **{verdict: verdicts.count(verdict) for verdict in VERDICTS},
+    }
 
 
-@dataclass(frozen=True)
-class Report:
-    """What is to be reported.
-
-    Attributes:
-        output_dir: where the rows were run.
-        rows: in the order of the records.
-        problems: what is wrong in ``output_dir`` beside the rows, a line each.
-    """
-
-    output_dir: Path
-    rows: tuple[RowReport, ...]
-    problems: tuple[str, ...] = ()
-
-    @property
-    def totals(self) -> Totals:
-        """How many rows stand how."""
-        real = [row for row in self.rows if not row.is_smoke]
-        states = [row.state for row in real]
-        verdicts = [row.verdict for row in real]
-        return Totals(
-            rows=len(self.rows),
-            finished=states.count("finished"),
-            running=states.count("running"),
-            failed=states.count("failed"),
-            smoke=len(self.rows) - len(real),
-            smoke_failed=sum(row.is_smoke and row.state == "failed" for row in self.rows),
-            broken=states.count(BROKEN),
-            not_run=states.count(NOT_RUN),
-            within=verdicts.count(WITHIN),
-            below=verdicts.count(BELOW),
-            above=verdicts.count(ABOVE),
-        )
-
-
-def read_report(recipes: Iterable[Recipe], output_dir: Path) -> Report:
-    """How rows stand, by what is in ``output_dir``."""
-    unknown = sorted(file.parent for file in output_dir.glob(f"*/{RESULT_FILE}") if file.parent.name not in RECIPES)
-    problems = tuple(f"{folder} was left by the run of a row that there is none of" for folder in unknown)
-    return Report(output_dir, tuple(read_row(recipe, output_dir) for recipe in recipes), problems)
-
-
-def read_row(recipe: Recipe, output_dir: Path) -> RowReport:
-    """How a row stands, by what is in its folder. A file that cannot be understood is a problem of its row alone."""
-    folder = output_dir / recipe.name
+def _report_recipe(recipe: Recipe, run_folder: Path, folder: Path) -> dict[str, Any]:
+    """Return how a recipe stands by the files of its run; a file that cannot be understood is a problem of it alone."""
+    run, state, problems = None, "not run", []
     try:
-        result = read_result(folder)
-        if result is None:
-            return RowReport(recipe, folder, NOT_RUN, None, _published_only(recipe), problems=_leftovers(folder))
-        _check(result, recipe, folder / RESULT_FILE)
-    except (ResultError, OSError, RecursionError) as error:
-        return RowReport(recipe, folder, BROKEN, None, _published_only(recipe), problems=(_one_line(error),))
-    problems = []
+        run = read_run(run_folder)
+        if run is not None:
+            state = run.state
+        elif any(not file.name.startswith(".") for file in run_folder.glob("*")):
+            problems.append(f"{run_folder} holds files but no {RUN_FILE}")
+    except (ConfigError, OSError) as error:
+        state = "broken"
+        problems.append(" ".join(str(error).split()))
+    metrics = [_compare(metric, recipe, run) for metric in METRICS if metric in {**recipe.metrics, **_measured(run)}]
+    verdicts = {entry["verdict"] for entry in metrics}
+    log = run_folder / LOG_FILE
+    return {
+        "name": recipe.name,
+        "framework": recipe.framework,
+        "dataset": recipe.dataset,
+        "source": recipe.source,
+        "state": state,
+        "smoke": run is not None and run.smoke,
+        "verdict": next((verdict for verdict in ("below", "above", "within") if verdict in verdicts), None),
+        "metrics": metrics,
+        **{name: getattr(run, name, "") for name in ("error", "machine", "command", "started", "ended")},
+        "versions": dict(run.versions) if run else {},
+        "steps": [{**asdict(step), "seconds": _finite(step.seconds)} for step in run.steps] if run else [],
+        "log": _relative(log, folder) if log.is_file() else None,
+        "metric_files": [_relative(file, folder) for file in training_files(run_folder, recipe.framework)],
+        "problems": problems,
+        "record": _record(run),
+    }
+
+
+def _measured(run: Run | None) -> Mapping[str, float | None]:
+    return run.metrics if run is not None else {}
+
+
+def _finite(value: float | None) -> float | None:
     try:
-        curves = read_curves(folder, recipe.framework)
-    except OSError as error:
-        curves = Curves()
-        problems.append(_one_line(error))
-    if curves.unreadable_lines:
-        lines = "1 line" if curves.unreadable_lines == 1 else f"{curves.unreadable_lines} lines"
-        problems.append(f"{lines} of the training's metric files cannot be read, as when a run is killed; left out")
-    return RowReport(recipe, folder, result.state, result, compare(recipe, result), curves, tuple(problems))
+        return float(value) if value is not None and math.isfinite(value) else None
+    except OverflowError:  # an integer of JSON may be beyond every float
+        return None
 
 
-def compare(recipe: Recipe, result: RowResult) -> tuple[Comparison, ...]:
-    """Every figure that was published or measured; a verdict where the run was real, finished, and gave a number."""
-    spreads = SPREADS[recipe.dataset]
-    comparisons = []
-    for metric in METRICS:
-        if metric not in recipe.metrics and metric not in result.figures:
-            continue
-        figure = result.figures.get(metric)
-        measured = None if figure is None or not math.isfinite(as_float(figure)) else float(figure)
-        comparison = Comparison(metric, measured, recipe.metrics.get(metric), spreads.get(metric))
-        comparisons.append(_judged(comparison, result))
-    return tuple(comparisons)
+def _compare(metric: str, recipe: Recipe, run: Run | None) -> dict[str, Any]:
+    """Return a metric beside the published one; a verdict where the run was real, finished, and gave a number."""
+    measured, published = _finite(_measured(run).get(metric)), recipe.metrics.get(metric)
+    spread = SPREADS[recipe.dataset].get(metric)
+    difference = None
+    if measured is not None and published is not None and run is not None and not run.smoke:
+        difference = round(measured - published, 2) + 0.0  # never -0.0
+    reason = _reason(metric, measured, published, spread, run)
+    verdict = None
+    if not reason and difference is not None and spread is not None:
+        verdict = "within" if abs(difference) <= spread.points else "below" if difference < 0 else "above"
+    return {
+        "metric": metric,
+        "measured": measured,
+        "published": published,
+        "difference": difference,
+        "spread": spread.points if spread else None,
+        "verdict": verdict,
+        "reason": reason,
+    }
 
 
-def _judged(comparison: Comparison, result: RowResult) -> Comparison:
-    """The comparison with its verdict, or with the reason why it has none."""
-    difference, spread = comparison.difference, comparison.spread
-    if result.smoke:
-        return replace(comparison, reason="no verdict: smoke run")
-    if comparison.published is None:
-        return replace(comparison, reason="none published")
-    if result.has_changed_settings:
-        return replace(comparison, reason="no verdict: run with --set")
-    if difference is None:
-        return replace(comparison, reason="not a number" if comparison.metric in result.figures else "not measured")
-    if result.state != "finished":
-        return replace(comparison, reason=f"no verdict: {result.state}")
-    if spread is None:
-        return replace(comparison, reason="usual spread not known")
-    if abs(difference) <= spread.points:
-        return replace(comparison, verdict=WITHIN)
-    return replace(comparison, verdict=BELOW if difference < 0 else ABOVE)
+def _reason(
+    metric: str, measured: float | None, published: float | None, spread: Spread | None, run: Run | None
+) -> str:
+    """Return why a metric has no verdict; "" where it has one."""
+    if run is None:
+        return "not measured"
+    if run.smoke:
+        return "no verdict: smoke run"
+    if published is None:
+        return "none published"
+    if run.settings:
+        return "no verdict: run with --set"
+    if measured is None:
+        return "not a number" if metric in run.metrics else "not measured"
+    if run.state != "finished":
+        return f"no verdict: {run.state}"
+    return "" if spread is not None else "usual spread not known"
 
 
-def _published_only(recipe: Recipe) -> tuple[Comparison, ...]:
-    spreads = SPREADS[recipe.dataset]
-    return tuple(
-        Comparison(metric, None, recipe.metrics[metric], spreads.get(metric), reason="not measured")
-        for metric in METRICS
-        if metric in recipe.metrics
-    )
+def _record(run: Run | None) -> str:
+    """Return the line of ``MEASURED`` that records a finished run of the unchanged recipe; "" for another run."""
+    if run is None or run.smoke or run.state != "finished" or run.settings or run.eval_only:
+        return ""
+    metrics = {name: round(value, 2) for name in METRICS if (value := _finite(run.metrics.get(name))) is not None}
+    if not metrics:
+        return ""
+    name, machine, date, command = map(json.dumps, (run.recipe, run.machine, run.ended[:10], run.command))
+    return f"{name}: Measurement({name}, {json.dumps(metrics)}, {machine}, {date}, {command}),"
 
 
-def _leftovers(folder: Path) -> tuple[str, ...]:
-    if folder.is_dir() and any(not file.name.startswith(".") for file in folder.iterdir()):
-        return (f"{folder} holds files but no {RESULT_FILE}",)
-    return ()
-
-
-def _check(result: RowResult, recipe: Recipe, file: Path) -> None:
-    """Refuse what no run of the row wrote: json has no types of its own."""
-    texts = (result.command, result.machine, result.started, result.ended, result.error)
-    if result.row != recipe.name:
-        raise ResultError(f"{file} must be of the row whose folder it is in, got {result.row!r}")
-    if not all(isinstance(text, str) for text in texts) or not isinstance(result.smoke, bool):
-        raise ResultError(f"{file} must have texts where a run writes them, and smoke true or false")
-    if not all(isinstance(step.seconds, (int, float)) for step in result.steps):
-        raise ResultError(f"{file} must have a number of seconds in every step")
-    if not isinstance(result.versions, Mapping):
-        raise ResultError(f"{file} must map packages to versions, got {result.versions!r}")
-    if not isinstance(result.figures, Mapping):
-        raise ResultError(f"{file} must map metrics to figures, got {result.figures!r}")
-    for metric, figure in result.figures.items():
-        if metric not in METRICS:
-            raise ResultError(f"{file} must have figures of {', '.join(METRICS)}, got {metric!r}")
-        if figure is not None and (isinstance(figure, bool) or not isinstance(figure, (int, float))):
-            raise ResultError(f"{file} must have a number or null as {metric}, got {figure!r}")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _relative(file: Path, folder: Path) -> str:
+    return Path(os.path.relpath(file, folder)).as_posix()

@@ -84,7 +84,7 @@ def _add(curve: Curve, iteration: int, value: float) -> None:
     try:
         values.append(float(value))
     except OverflowError:  # an integer of JSON may be beyond every float
-        values.append(math.copysign(math.inf, value))
+        values.append(math.inf if value > 0 else -math.inf)
 
 
 def _records(file: Path) -> Iterator[dict[str, Any]]:
@@ -101,7 +101,7 @@ def _records(file: Path) -> Iterator[dict[str, Any]]:
 def training_files(folder: Path, framework: str) -> list[Path]:
     """Return the files of metrics that the training of a recipe wrote, in the order of time."""
     pattern = "train/metrics.json" if framework == "detectron2" else "train/*/vis_data/scalars.json"
-    return sorted(folder.glob(pattern))
+    return sorted(file for file in folder.glob(pattern) if file.is_file())
 
 
 def read_curves(folder: Path, framework: str) -> dict[str, Curve]:

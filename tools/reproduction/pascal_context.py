@@ -1,4 +1,4 @@
-"""PASCAL-Context with 59 classes as label maps, made of its published annotations.
+"""``tools/prepare_pascal_context.py``: label maps of PASCAL-Context with 59 classes, from its published annotations.
 
 ::
 
@@ -21,21 +21,18 @@ An RLE is COCO's, of size (H, W); an annotation covers those before it. Further 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from reproduction.parallel import default_workers, map_files
-from resnest_backbones.checkpoint import write_atomically
+from reproduction.common import add_data_root, add_map_options, map_files, save_label_map, write_text
 from resnest_backbones.cli import print_next
-from resnest_backbones.errors import add_verbose, one_line_errors
+from resnest_backbones.errors import DatasetError, add_verbose, one_line_errors
 
 SPLITS = ("train", "val")
 ANNOTATION_FILE = "trainval_merged.json"
@@ -53,19 +50,15 @@ CATEGORY_IDS = (
 _LABELS = {category: label for label, category in enumerate((0, *CATEGORY_IDS))}
 
 
-class PascalContextError(ValueError):
-    """The annotations or images of PASCAL-Context are missing or not as published; the message names the file."""
-
-
 def make_label_map(image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """The label map (H, W) uint8 of an image: 0 none, 1..59 classes.
+    """Return the label map (H, W) uint8 of an image: 0 none, 1..59 classes.
 
     Args:
         image: ``height`` and ``width``.
         annotations: ``category_id`` and ``segmentation`` of each, in their order in the file.
 
     Raises:
-        PascalContextError: a category that can be seen is none of the 59, or a mask is of another size or no RLE.
+        DatasetError: a visible category is not one of the 59, or a mask has another size or is not an RLE.
         ImportError: pycocotools is missing.
     """
     categories = np.zeros((image["height"], image["width"]), dtype=np.int64)
@@ -73,7 +66,7 @@ def make_label_map(image: Mapping[str, Any], annotations: Sequence[Mapping[str, 
         categories[_decode(annotation["segmentation"], categories.shape)] = annotation["category_id"]
     present = np.unique(categories).tolist()
     if unknown := [category for category in present if category not in _LABELS]:
-        raise PascalContextError(f"category_id must be one of the 59 classes, got {unknown[0]}")
+        raise DatasetError(f"category_id must be one of the 59 classes, got {unknown[0]}")
     labels = np.zeros(categories.shape, dtype=np.uint8)
     for category in present:
         labels[categories == category] = _LABELS[category]
@@ -84,7 +77,7 @@ def _decode(rle: Any, shape: tuple[int, ...]) -> np.ndarray:
     from pycocotools import mask
 
     if not isinstance(rle, Mapping) or tuple(rle.get("size", ())) != shape:
-        raise PascalContextError(f"segmentation must be an RLE of the size {shape}, got {str(rle)[:60]}")
+        raise DatasetError(f"segmentation must be an RLE of the size {shape}, got {str(rle)[:60]}")
     if isinstance(rle["counts"], list):  # not compressed
         rle = mask.frPyObjects(dict(rle), *shape)
     decoded: np.ndarray = mask.decode(rle)
@@ -94,7 +87,7 @@ def _decode(rle: Any, shape: tuple[int, ...]) -> np.ndarray:
 def prepare(voc: Path, annotation_file: Path, *, workers: int = 1, progress: bool = False) -> dict[str, int]:
     """Make the label maps that are not there yet, and the lists of both splits.
 
-    Each file is written whole or not at all, so an interrupted call goes on where it stopped.
+    Each file is written whole or not at all. The lists come last: no config finds half of the label maps.
 
     Args:
         voc: the folder ``VOC2010`` at the top of this module.
@@ -106,10 +99,9 @@ def prepare(voc: Path, annotation_file: Path, *, workers: int = 1, progress: boo
         The number of images of each split.
 
     Raises:
-        PascalContextError: annotations or images are missing, cannot be read, or are not as above.
+        DatasetError: annotations or images are missing, cannot be read, or are not as above.
         ImportError: pycocotools is missing.
     """
-    _require_pycocotools()
     images, annotations = _read(annotation_file)
     _check_images(voc / "JPEGImages", images)
     target, lists = voc / "SegmentationClassContext", voc / "ImageSets" / "SegmentationContext"
@@ -121,27 +113,13 @@ def prepare(voc: Path, annotation_file: Path, *, workers: int = 1, progress: boo
     counts = {}
     for split in SPLITS:
         names = sorted(Path(image["file_name"]).stem for image in images if image["phase"] == split)
-        content = "".join(f"{name}\n" for name in names).encode()
-        write_atomically(lists / f"{split}.txt", partial(_write, content))
+        write_text(lists / f"{split}.txt", "".join(f"{name}\n" for name in names))
         counts[split] = len(names)
     return counts
 
 
-def _write(content: bytes, stream: BinaryIO) -> None:
-    stream.write(content)
-
-
-def _require_pycocotools() -> None:
-    try:
-        import pycocotools.mask  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            "the masks of PASCAL-Context need the package pycocotools: pip install pycocotools"
-        ) from error
-
-
 def _read(file: Path) -> tuple[list[dict[str, Any]], dict[int, list[dict[str, Any]]]]:
-    """The images of both splits, and the annotations of each image in their order."""
+    """Return the images of both splits, and the annotations of each image in their order."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         images = [image for image in content["images"] if image["phase"] in SPLITS]
@@ -150,11 +128,11 @@ def _read(file: Path) -> tuple[list[dict[str, Any]], dict[int, list[dict[str, An
             kept = {key: annotation[key] for key in ("category_id", "segmentation")}
             annotations[annotation["image_id"]].append(kept)
     except FileNotFoundError as error:
-        raise PascalContextError(f"{file} is not there; from {ANNOTATIONS_DOWNLOAD}") from error
+        raise DatasetError(f"{file} does not exist; from {ANNOTATIONS_DOWNLOAD}") from error
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise PascalContextError(f"{file} must be the annotations of PASCAL-Context, got {error!r}") from error
+        raise DatasetError(f"{file} must be the annotations of PASCAL-Context, got {error!r}") from error
     if not any(image["image_id"] in annotations for image in images):
-        raise PascalContextError(
+        raise DatasetError(
             f"{file} must have annotated images of train and val, got {len(images)} images and annotations of "
             f"{len(annotations)} others"
         )
@@ -162,9 +140,9 @@ def _read(file: Path) -> tuple[list[dict[str, Any]], dict[int, list[dict[str, An
 
 
 def _check_images(folder: Path, images: Sequence[Mapping[str, Any]]) -> None:
-    there = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    there = {file.name for file in folder.glob("*")}
     if missing := [image["file_name"] for image in images if image["file_name"] not in there]:
-        raise PascalContextError(
+        raise DatasetError(
             f"{folder} must have the {len(images)} annotated images, {len(missing)} are missing, such as {missing[0]}; "
             f"from {IMAGES_DOWNLOAD}"
         )
@@ -178,27 +156,23 @@ def _convert(target: Path, item: tuple[Mapping[str, Any], Sequence[Mapping[str, 
     image, annotations = item
     try:
         labels = make_label_map(image, annotations)
-    except (PascalContextError, LookupError, TypeError) as error:
-        raise PascalContextError(f"the annotations of {image['file_name']}: {error}") from error
-    content = io.BytesIO()
-    Image.fromarray(labels).save(content, format="PNG")
-    write_atomically(target / _label_name(image), partial(_write, content.getvalue()))
+    except (DatasetError, LookupError, TypeError) as error:
+        raise DatasetError(f"the annotations of {image['file_name']}: {error}") from error
+    save_label_map(labels, target / _label_name(image))
 
 
 def build_argument_parser() -> argparse.ArgumentParser:
-    """The command line of ``tools/prepare_pascal_context.py``."""
+    """Return the command line of ``tools/prepare_pascal_context.py``."""
     parser = argparse.ArgumentParser(
-        description="Make the label maps and lists of PASCAL-Context with 59 classes of its published annotations.",
+        description="Make the label maps and lists of PASCAL-Context with 59 classes from its published annotations.",
         epilog="example: python tools/prepare_pascal_context.py --data-root datasets. "
         f"The images: {IMAGES_DOWNLOAD}. The annotations: {ANNOTATIONS_DOWNLOAD}; where that server does not "
-        "answer, the Internet Archive (web.archive.org) is asked for the same address.",
+        "answer, ask the Internet Archive (web.archive.org) for the same address.",
     )
-    parser.add_argument("--data-root", type=Path, default=Path("datasets"), metavar="DIR",
-                        help="folder that has VOCdevkit/VOC2010/JPEGImages (default: %(default)s)")  # fmt: skip
+    add_data_root(parser)
     parser.add_argument("--annotations", type=Path, metavar="FILE",
                         help=f"default: {ANNOTATION_FILE} in VOCdevkit/VOC2010")  # fmt: skip
-    parser.add_argument("--workers", type=int, default=default_workers(), help="processes (default: %(default)s)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_map_options(parser)
     add_verbose(parser)
     return parser
 
@@ -208,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = build_argument_parser()
     args = parser.parse_args(arguments)
     voc = args.data_root / "VOCdevkit" / "VOC2010"
-    with one_line_errors(parser.prog, ValueError, ImportError, verbose=args.verbose):
+    with one_line_errors(parser.prog, ImportError, verbose=args.verbose):
         counts = prepare(voc, args.annotations or voc / ANNOTATION_FILE, workers=args.workers, progress=not args.quiet)
     print(f"{voc}: label maps and lists of {counts['train']} images for training, {counts['val']} for validation")
     print_next("check all data", "tools/reproduce.py", "data", "*pascal*", "--data-root", args.data_root)

@@ -1,195 +1,242 @@
-"""``tools/reproduce.py run``: train and evaluate rows, each from where an earlier run of it stopped.
+"""``tools/reproduce.py run``: train and evaluate recipes, each from where an earlier run of it stopped.
 
-A row that fails does not stop the others; it is named at the end, with its log. An interruption (Ctrl-C, SIGTERM, the
-end of the terminal) ends the processes of the row, and the same command goes on later. On several machines, each runs
-the same command with a ``--machine-rank`` of its own, and ``--output-dir`` is a folder that all of them see.
+The commands of ``commands.py`` run in turn. Those that are done are skipped, and the tools resume by themselves::
+
+    OUTPUT_DIR/RECIPE/run.json      Run
+    OUTPUT_DIR/RECIPE/log.txt       what the commands printed
+    OUTPUT_DIR/RECIPE/train/        the files of the training; test/, test_tta/ and evaluate/ likewise
+
+A recipe that fails does not stop the others. On several machines each runs the same command with its own
+``--machine-rank``, and ``--output-dir`` is a folder that all of them see.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import os
+import re
 import signal
+import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
 from pathlib import Path
-from types import FrameType
+from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from checkout import environment_with_package
-from reproduction.console import Console
-from reproduction.data import find_checks
-from reproduction.data_files import Extent
-from reproduction.execute import (
-    Job,
-    RunError,
-    finished,
-    last_lines,
-    row_command,
-    run_row,
-)
-from reproduction.launch import (
-    Launch,
-    LaunchError,
-    add_launch_options,
-    environment_of_rows,
-    find_launch,
-)
-from reproduction.machine import machine_here, versions_of
-from reproduction.results import LOG_FILE, ResultError
-from reproduction.rows import RowError, select_rows
-from reproduction.steps import Plan, StepError, check_settings, make_steps, split_settings
-from resnest_backbones.errors import CheckpointError
-from resnest_backbones.model_zoo import Recipe
+from machine import describe_machine
+from reproduction.commands import Command, count_processes, make_commands, settings_for
+from reproduction.common import add_data_root, select_recipes, write_text
+from reproduction.data import Extent, check
+from reproduction.metrics import final_metrics
+from resnest_backbones.errors import ConfigError, DatasetError, ResNeStError
+from resnest_backbones.model_zoo import METRICS, Recipe
 from resnest_backbones.weights import find_published
 
-_SHOWN = 5  # last lines of a failed row's log
-_ENDING = (signal.SIGTERM, signal.SIGHUP)
+RUN_FILE, LOG_FILE = "run.json", "log.txt"
+STATES = ("running", "finished", "failed")
+_GRACE = 30  # seconds for a command to end after SIGTERM
+_ERROR = re.compile(r"(?:^|\s)(?:[\w.]+(?:Error|Exception|Exit)|[\w.]+: error): ?\S.*")
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
-class Terminated(KeyboardInterrupt):  # noqa: N818  (an interruption, like the one it derives from)
-    """A signal came that asks this process to end.
+@dataclass(frozen=True)
+class Step:
+    """A command of a recipe that has ended.
 
-    Args:
-        number: of the signal.
+    Attributes:
+        name: ``train``, ``test``, ``test_tta`` or ``evaluate``.
+        command: as one would type it.
+        seconds: of its last attempt.
+        status: its exit status.
     """
 
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.status = 128 + number
+    name: str
+    command: str
+    seconds: float
+    status: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """How far the run of a recipe came, and what it gave: the content of ``run.json``.
+
+    Attributes:
+        recipe: its name.
+        state: one of ``STATES``; a run that was killed stays ``running``.
+        smoke: whether the data were not the published ones, so that the metrics mean nothing.
+        command: that ran the recipe, as one would type it.
+        settings: KEY=VALUE of ``--set`` for its framework.
+        eval_only: checkpoint that was evaluated instead of training; "" where it was trained.
+        machine: what it ran on.
+        versions: package -> version.
+        started: date and time, ISO 8601, UTC.
+        ended: likewise; "" while it runs.
+        error: why it failed, in one line.
+        metrics: in percent, by the names of ``METRICS``; None where the framework gave NaN.
+        steps: that have ended.
+    """
+
+    recipe: str
+    state: str
+    smoke: bool
+    command: str
+    settings: list[str]
+    eval_only: str
+    machine: str
+    versions: Mapping[str, str]
+    started: str
+    ended: str = ""
+    error: str = ""
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    steps: list[Step] = field(default_factory=list)
+
+    def write(self, folder: Path) -> None:
+        """Write ``run.json``, whole or not at all."""
+        write_text(folder / RUN_FILE, json.dumps(asdict(self), indent=1) + "\n")
+
+
+def read_run(folder: Path) -> Run | None:
+    """Read ``run.json``; None where there is none.
+
+    Raises:
+        ConfigError: it is not what a run leaves; the message names it.
+    """
+    file = folder / RUN_FILE
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        run = Run(**{**content, "steps": [Step(**step) for step in content["steps"]]})
+        _check_types(run)
+    except FileNotFoundError:
+        return None
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise ConfigError(f"{file} is not what a run leaves: {error}") from error
+    if run.recipe != folder.name:
+        raise ConfigError(f"{file} must be of the recipe that its folder is named after, got {run.recipe!r}")
+    return run
+
+
+def _check_types(run: Run) -> None:
+    texts = ("recipe", "command", "eval_only", "machine", "started", "ended", "error")
+    kinds: dict[str, Any] = {**dict.fromkeys(texts, str), "smoke": bool, "settings": list, "versions": dict}
+    for name, kind in {**kinds, "metrics": dict}.items():
+        if not isinstance(getattr(run, name), kind):
+            raise ValueError(f"{name} must be a {kind.__name__}, got {getattr(run, name)!r}")
+    if run.state not in STATES:
+        raise ValueError(f"state must be one of {', '.join(STATES)}, got {run.state!r}")
+    for metric, value in run.metrics.items():
+        if metric not in METRICS or isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
+            raise ValueError(
+                f"metrics must be numbers or null by the names {', '.join(METRICS)}, got {metric}: {value!r}"
+            )
+    if not all(isinstance(step.seconds, (int, float)) for step in run.steps):
+        raise ValueError("the seconds of a step must be a number")
+
+
+# The command line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``run``."""
-    parser.add_argument("rows", nargs="+", metavar="ROW", help="a row, a pattern or a data set")
+    parser.add_argument("recipes", nargs="+", metavar="RECIPE", help="a name, a pattern or a dataset")
     parser.add_argument(
         "--output-dir", type=Path, default=Path("reproduced"), metavar="DIR", help="default: %(default)s"
     )
+    add_data_root(parser)
+    parser.add_argument("--skip-data-check", action="store_true", help="do not check the data first")
     parser.add_argument(
-        "--data-root", type=Path, default=Path("datasets"), metavar="DIR",
-        help="folder of coco/, ade/, VOCdevkit/ and cityscapes/ (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument("--skip-data-check", action="store_true", help="do not look at the data first")
+        "--any-count",
+        action="store_true",
+        help="accept other numbers of images than the published ones; the run is reported as a smoke run",
+    )
     parser.add_argument(
-        "--eval-only", type=Path, metavar="FILE", help="evaluate this checkpoint of the one row, without training"
+        "--eval-only", type=Path, metavar="FILE", help="evaluate this checkpoint of the one recipe, without training"
     )
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", dest="settings",
         help="change settings of the configs, Detectron2's (SOLVER.IMS_PER_BATCH=8) or MMSegmentation's "
         "(train_dataloader.batch_size=2)",
     )  # fmt: skip
-    add_launch_options(parser)
-    add_console_options(parser)
-
-
-def add_console_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of what the user sees."""
-    parser.add_argument("--verbose", action="store_true", help="show all that the commands print; it is in log.txt too")
-    parser.add_argument(
-        "--progress-every", type=float, default=30.0, metavar="SECONDS", help="default: %(default)g; else see --verbose"
-    )
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and do nothing")
+    group = parser.add_argument_group("GPUs and machines", "each machine runs this command once")
+    group.add_argument(
+        "--num-gpus", type=int, default=max(torch.cuda.device_count(), 1), metavar="N",
+        help="per machine; without GPUs, processes on the CPU (default: all GPUs)",
+    )  # fmt: skip
+    group.add_argument("--num-machines", type=int, default=1, metavar="M", help="default: %(default)s")
+    group.add_argument("--machine-rank", type=int, default=0, metavar="R", help="number of this machine, from 0")
+    group.add_argument("--dist-url", metavar="URL", help="tcp://HOST:PORT of machine 0, the same on all machines")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run rows; 0 where all are finished, 1 where one failed, 2 where the command is wrong, 128 + N after signal N."""
-    try:
-        recipes = select_rows(args.rows)
-        check_settings(args.settings, recipes)
-        _check_eval_only(args.eval_only, recipes)
-        launch = find_launch(args, os.environ, torch.cuda.device_count())
-        if launch is None:
-            return 0
-        jobs = _make_jobs(recipes, args, launch)
-    except (LaunchError, CheckpointError, RowError, RunError, StepError) as error:
-        print(f"reproduce.py run: error: {error}", file=sys.stderr)
-        return 2
-    try:
-        with signals_as_interrupt():
-            return run_jobs(jobs, Console(every=args.progress_every, verbose=args.verbose))
-    except Terminated as error:
-        return error.status
+    """Run recipes one after the other; return 1 where one failed, 130 after an interruption."""
+    recipes = select_recipes(args.recipes)
+    _check_arguments(args, recipes)
+    commands = {recipe: make_commands(recipe, args, number) for number, recipe in enumerate(recipes)}
+    if args.dry_run:
+        for each in commands.values():
+            print(*(command.as_typed() for command in each), sep="\n")
+        return 0
+    failed = {}
+    with _signals_as_interrupt():
+        for number, recipe in enumerate(recipes, start=1):
+            print(f"[{number}/{len(recipes)}] {recipe.name}", flush=True)
+            try:
+                print(f"finished: {_in_words(run_recipe(recipe, args, commands[recipe]).metrics)}", flush=True)
+            except (ResNeStError, OSError) as error:
+                failed[recipe.name] = str(error)
+                print(f"FAILED: {error}", flush=True)
+    print(f"{len(recipes) - len(failed)} of {len(recipes)} recipes finished")
+    for name, text in failed.items():
+        print(f"FAILED {name}: {text}\n  log: {args.output_dir / name / _log_name(args)}")
+    return 1 if failed else 0
 
 
-def _check_eval_only(file: Path | None, recipes: Sequence[Recipe]) -> None:
-    if file is None:
-        return
-    if len(recipes) != 1:
-        raise RunError(f"--eval-only goes with one row, got {len(recipes)}")
-    if not file.is_file():
-        raise RunError(f"--eval-only must be a file, got {file}")
-    published = find_published(file.name)
-    if published is not None:
-        published.check(file)  # as the reading of it would, before anything is begun
+def _check_arguments(args: argparse.Namespace, recipes: Sequence[Recipe]) -> None:
+    """Refuse what no recipe can be run with.
 
-
-def _make_jobs(recipes: Sequence[Recipe], args: argparse.Namespace, launch: Launch) -> list[Job]:
-    plan = Plan(args.output_dir, args.data_root, launch, tuple(args.settings), args.eval_only)
-    jobs = [_make_job(recipe, plan, number) for number, recipe in enumerate(recipes)]
-    if args.skip_data_check:
-        return jobs
-    return check_data(jobs, args.data_root, training=args.eval_only is None)
-
-
-def _make_job(recipe: Recipe, plan: Plan, number: int) -> Job:
-    deciding = ["--eval-only", str(plan.eval_only)] if plan.eval_only else []
-    settings = [f"{key}={value}" for key, value in split_settings(plan.settings, recipe.framework)]
-    deciding += ["--set", *settings] if settings else []
-    others = ["--data-root", str(plan.data_root), "--num-gpus", str(plan.launch.processes)]
-    if plan.launch.num_machines > 1:
-        others += ["--num-machines", str(plan.launch.num_machines)]
-    rank = plan.launch.machine_rank
-    return Job(
-        recipe,
-        plan.folder(recipe),
-        make_steps(recipe, plan, number=number),
-        row_command("run", recipe, deciding, plan.output_dir, others),
-        machine_here(plan.launch),
-        versions_of(recipe),
-        environment_with_package(environment_of_rows(os.environ)),
-        is_main=plan.launch.is_main,
-        log_name=LOG_FILE if plan.launch.is_main else f"log_of_machine_{rank}.txt",
-        checkpoint=plan.eval_only,
-    )
-
-
-def check_data(jobs: Sequence[Job], data_root: Path, *, training: bool = True) -> list[Job]:
-    """The jobs, those whose data are missing or wrong with the problems; each data set is looked at once.
-
-    Args:
-        jobs: the rows.
-        data_root: of their data.
-        training: whether they train, and need the data for it.
+    Raises:
+        ConfigError: the message names the option.
+        resnest_backbones.errors.CheckpointError: the file of ``--eval-only`` is not the published one of its name.
     """
-    extent = Extent(expect_full=True, quick=True, workers=1, progress=False, training=training)
-    open_rows = [job.recipe for job in jobs if not _is_finished(job)]
-    problems: dict[str, list[str]] = {}
-    for check in find_checks(open_rows):
-        print(f"checking the data: {check.name}", flush=True)
-        found = list(check.run(data_root, extent))
-        for row in check.rows:
-            problems.setdefault(row, []).extend(found)
-    return [replace(job, problems=tuple(problems.get(job.recipe.name, ()))) for job in jobs]
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise ConfigError("`run` must be started once per machine without torchrun, which it starts itself")
+    if args.num_gpus < 1:
+        raise ConfigError(f"--num-gpus must be positive, got {args.num_gpus}")
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise ConfigError(
+            f"--machine-rank must be from 0 to --num-machines less 1, got {args.machine_rank} of {args.num_machines}"
+        )
+    for setting in args.settings:
+        if not any(settings_for(recipe, [setting]) for recipe in recipes):
+            frameworks = " and ".join(sorted({recipe.framework for recipe in recipes}))
+            raise ConfigError(f"--set {setting} is for none of the recipes, which are of {frameworks}")
+    if args.eval_only:
+        if len(recipes) != 1:
+            raise ConfigError(f"--eval-only goes with one recipe, got {len(recipes)}")
+        if not args.eval_only.is_file():
+            raise ConfigError(f"--eval-only must be a file, got {args.eval_only}")
+        published = find_published(args.eval_only.name)
+        if published is not None:
+            published.check(args.eval_only)
 
 
-def _is_finished(job: Job) -> bool:
-    try:
-        return finished(job) is not None
-    except (ResultError, RunError):  # it will fail when it is run
-        return False
+@contextlib.contextmanager
+def _signals_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP do what Ctrl-C does, except where they are ignored, as by nohup."""
 
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
 
-@contextmanager
-def signals_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM, and SIGHUP of a terminal that ends, do what Ctrl-C does; not where they are ignored, as by nohup."""
-
-    def terminate(number: int, frame: FrameType | None) -> None:
-        raise Terminated(number)
-
-    numbers = [number for number in _ENDING if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, terminate) for number in numbers}
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
@@ -197,32 +244,166 @@ def signals_as_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run_jobs(jobs: Sequence[Job], console: Console) -> int:
-    """Run rows one after the other, and name those that failed; 0 where none did, otherwise 1."""
-    failed: list[tuple[Job, str, str]] = []
-    for number, job in enumerate(jobs, start=1):
-        console.begin(number, len(jobs), job.recipe.name)
-        try:
-            result = run_row(job, console)
-            error = result.error if result.state != "finished" else ""
-        except (ResultError, RunError) as caught:
-            error = str(caught)
-            console.say(f"FAILED: {error}")
-        if error:
-            failed.append((job, job.recipe.name, error))
-    print(f"\n{len(jobs) - len(failed)} of {len(jobs)} rows finished", flush=True)
-    return report_failures(failed)
+# Running
 
 
-def report_failures(failed: Sequence[tuple[Job | None, str, str]]) -> int:
-    """Name the rows that failed, with their logs, and return the exit status.
+def run_recipe(recipe: Recipe, args: argparse.Namespace, commands: Sequence[Command]) -> Run:
+    """Run a recipe from where an earlier run of it stopped.
 
     Args:
-        failed: job, None where it could not be made; name of the row; why it failed.
+        recipe: the recipe.
+        args: of ``run``.
+        commands: of the recipe.
+
+    Returns:
+        What is in its ``run.json``: finished.
+
+    Raises:
+        ConfigError: the folder holds a run with other settings, a command failed, or it left no metrics.
+        DatasetError: data are missing or wrong.
+        OSError: a file cannot be written, or another process runs the recipe.
+        KeyboardInterrupt: the commands have ended, and the same call goes on later.
     """
-    for job, name, error in failed:
-        print(f"\nFAILED {name}: {error}")
-        if job is not None and job.log.is_file():
-            print(f"  log: {job.log}, which ends with")
-            print("".join(f"    {line}\n" for line in last_lines(job.log, _SHOWN)), end="", flush=True)
-    return 1 if failed else 0
+    folder = args.output_dir / recipe.name
+    run = _begin(recipe, args, folder)
+    if run.state == "finished":
+        print(f"finished already ({run.ended}), left as it is")
+        return run
+    folder.mkdir(parents=True, exist_ok=True)
+    is_main = args.machine_rank == 0
+    try:
+        with FileLock(folder / ".lock", timeout=0) if is_main else contextlib.nullcontext():
+            return _run_locked(recipe, args, commands, run, folder if is_main else None)
+    except Timeout as error:
+        raise OSError(f"{folder} is in use: another process runs this recipe") from error
+
+
+def _run_locked(
+    recipe: Recipe, args: argparse.Namespace, commands: Sequence[Command], run: Run, result_folder: Path | None
+) -> Run:
+    """Run what is left of a recipe; write the result into a folder, unless another machine does."""
+    folder = args.output_dir / recipe.name
+
+    def save(**changes: Any) -> Run:
+        nonlocal run
+        run = replace(run, **changes)
+        if result_folder is not None:
+            run.write(result_folder)
+        return run
+
+    save()
+    try:
+        if not args.skip_data_check:
+            _check_data(recipe, args)
+        for command in commands:
+            if any(step.name == command.name and step.status == 0 for step in run.steps):
+                print(f"{command.name}: done already")
+                continue
+            step = _run_command(command, folder / _log_name(args))
+            save(steps=[*(other for other in run.steps if other.name != step.name), step])
+            if step.status != 0:
+                raise ConfigError(find_error(folder / _log_name(args), step))
+        metrics = final_metrics(recipe, folder) if result_folder is not None else {}
+        return save(state="finished", ended=_now(), metrics=metrics)
+    except (ResNeStError, OSError) as error:
+        # A finished training that left no metrics evaluates anew when it is run again.
+        steps = [] if all(step.status == 0 for step in run.steps) else run.steps
+        save(state="failed", ended=_now(), error=" ".join(str(error).split()), steps=steps)
+        raise
+    except KeyboardInterrupt:
+        save(state="failed", ended=_now(), error="interrupted")
+        print("interrupted; the same command goes on from here", flush=True)
+        raise
+
+
+def _begin(recipe: Recipe, args: argparse.Namespace, folder: Path) -> Run:
+    """Return the run with what an earlier one did, or that one itself where it has finished."""
+    here = describe_machine()
+    count = count_processes(args)
+    processes = f"{count} process{'es' if count > 1 else ''} on {here['machine']}"
+    run = Run(
+        recipe=recipe.name,
+        state="running",
+        smoke=args.any_count,
+        command=args.typed,
+        settings=settings_for(recipe, args.settings),
+        eval_only=str(args.eval_only or ""),
+        machine=processes + (f", {args.num_machines} machines" if args.num_machines > 1 else ""),
+        versions=here["versions"],
+        started=_now(),
+    )
+    earlier = read_run(folder)
+    if earlier is None:
+        return run
+    if (earlier.settings, earlier.eval_only, earlier.smoke) != (run.settings, run.eval_only, run.smoke):
+        raise ConfigError(
+            f"{folder} holds a run with other settings ({earlier.command}); remove that folder, or choose another "
+            "--output-dir"
+        )
+    if args.eval_only and args.eval_only.stat().st_mtime > datetime.fromisoformat(earlier.started).timestamp() + 1:
+        return run  # the checkpoint was written since
+    if earlier.state == "finished":
+        return earlier
+    machine = run.machine if earlier.machine.endswith(run.machine) else f"{earlier.machine}, then {run.machine}"
+    return replace(run, machine=machine, started=earlier.started, steps=earlier.steps)
+
+
+def _check_data(recipe: Recipe, args: argparse.Namespace) -> None:
+    extent = Extent(any_count=args.any_count, quick=True, training=not args.eval_only)
+    problems = list(check(recipe, args.data_root, extent))
+    if problems:
+        print(*problems, sep="\n")
+        raise DatasetError(problems[0] + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""))
+
+
+def _run_command(command: Command, log_file: Path) -> Step:
+    """Run a command, with what it prints in the log too; a group of processes that ends with this one."""
+    words, typed, begin = command.resolved(), command.as_typed(), time.monotonic()
+    print(f"{command.name}: {typed}", flush=True)
+    environment = {**environment_with_package(os.environ), **command.environment, "PYTHONUNBUFFERED": "1"}
+    with open(log_file, "ab") as log:
+        log.write(f"\n=== {_now()} {typed}\n".encode())
+        process = subprocess.Popen(
+            words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                log.write(line)
+                log.flush()
+                sys.stdout.write(line.decode(errors="replace"))
+            status = process.wait()
+        except BaseException:
+            _stop(process)
+            raise
+    return Step(command.name, typed, round(time.monotonic() - begin, 1), status)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    for number, seconds in ((signal.SIGTERM, _GRACE), (signal.SIGKILL, _GRACE)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=seconds)
+            return
+
+
+def find_error(log_file: Path, step: Step) -> str:
+    """Return the line that says why a command failed: the last error in its log, else its last line."""
+    text = log_file.read_text(encoding="utf-8", errors="replace").rpartition("\n=== ")[2]
+    lines = [line.rpartition("\r")[2].strip() for line in _COLOURS.sub("", text).splitlines()[1:]]
+    errors = [line for line in lines if _ERROR.search(line) and "ChildFailedError" not in line]  # torchrun's
+    last = next((line for line in reversed(lines) if line), "it printed nothing")
+    return errors[-1] if errors else f"{step.name} ended with status {step.status}: {last}"
+
+
+def _log_name(args: argparse.Namespace) -> str:
+    return LOG_FILE if args.machine_rank == 0 else f"log_of_machine_{args.machine_rank}.txt"
+
+
+def _in_words(metrics: Mapping[str, float | None]) -> str:
+    return ", ".join(f"{METRICS[name]} {'nan' if value is None else f'{value:.2f}'}" for name, value in metrics.items())
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,8 +1,8 @@
-"""A tiny data root in the layout that the published rows read, made of the demo digits.
+"""A tiny data root in the layout that the recipes read, made from the digits of the demonstration.
 
 COCO with its panoptic annotations, ADE20K, PASCAL-Context and Cityscapes show the same images: digits on photographs,
-each digit under the name of some class. Ids and numbers of classes are the real ones, so a row's own config reads it;
-what a training on it gives means nothing. Everywhere, the lowest rows of an image have no class where no digit lies.
+each digit under the name of some class. Ids and numbers of classes are the real ones, so a recipe's own config reads
+it; its metrics mean nothing. Everywhere, the lowest pixels of an image have no class where no digit lies.
 """
 
 from __future__ import annotations
@@ -17,34 +17,18 @@ import numpy as np
 from PIL import Image
 
 from demonstration.digits import BACKGROUND_CATEGORY, BACKGROUND_SEGMENT, DemoDataset, make_demo_dataset
-from reproduction.coco_categories import STUFF, STUFF_LABELS, THINGS, VOID
+from reproduction.panoptic_coco import VOID, coco_categories, stuff_labels
 
 NUM_IMAGES = {"train": 8, "val": 4}
 IMAGE_SIZE = 128
 
-_VERSION = 1  # raise it with every change of the files
-_MANIFEST = "smoke_data.json"
 _VOID_ROWS = 6
-_SPLITS = ("train", "val")
 _DIGITS = 10
 
 
-def make_smoke_data(root: Path) -> None:
-    """Write the data root, or leave it as it is where an earlier call has written it.
-
-    It is built beside ``root`` and renamed at the end, so that nothing unfinished is ever found under that name.
-
-    Args:
-        root: the folder to create; its parents are created too.
-
-    Raises:
-        FileExistsError: ``root`` is there and is no such data root, or one of another version.
-        ImportError: a package of the extra ``demo`` is missing.
-    """
-    if _is_reusable(root):
-        return
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as temporary:
+def make_smoke_data(root: Path) -> Path:
+    """Write the data root, which must not exist, and return it."""
+    with tempfile.TemporaryDirectory() as temporary:
         demo = make_demo_dataset(
             Path(temporary) / "demo",
             num_train=NUM_IMAGES["train"],
@@ -52,37 +36,20 @@ def make_smoke_data(root: Path) -> None:
             image_size=IMAGE_SIZE,
             progress=False,
         )
-        folder = Path(temporary) / "data"
-        for split in _SPLITS:
-            _write_coco(folder / "coco", demo, split)
-            _write_ade(folder / "ade" / "ADEChallengeData2016", demo, split)
-            _write_pascal(folder / "VOCdevkit" / "VOC2010", demo, split)
-            _write_cityscapes(folder / "cityscapes", demo, split)
-        _write_json(folder / _MANIFEST, {"version": _VERSION})
-        try:
-            folder.rename(root)
-        except OSError:
-            if not _is_reusable(root):  # fine when another process has made it meanwhile
-                raise
+        for split in NUM_IMAGES:
+            _write_coco(root / "coco", demo, split)
+            _write_ade(root / "ade" / "ADEChallengeData2016", demo, split)
+            _write_pascal(root / "VOCdevkit" / "VOC2010", demo, split)
+            _write_cityscapes(root / "cityscapes", demo, split)
+    return root
 
 
-def _is_reusable(root: Path) -> bool:
-    """True when ``root`` holds this data, False when nothing is there; raises otherwise."""
-    if not root.exists() and not root.is_symlink():
-        return False
-    try:
-        version = json.loads((root / _MANIFEST).read_text())["version"]
-    except (OSError, ValueError, LookupError, TypeError):
-        raise FileExistsError(
-            f"{root} exists and is no smoke data; remove it yourself or choose another root"
-        ) from None
-    if version != _VERSION:
-        raise FileExistsError(f"{root} holds smoke data of version {version}, not {_VERSION}; remove it yourself")
-    return True
+def _categories_of(is_thing: int) -> dict[int, str]:
+    return {number: name for number, (name, kind) in coco_categories().items() if kind == is_thing}
 
 
 def _images(demo: DemoDataset, split: str) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
-    """The image file, the label map (H, W) uint8 (1 background, 2..11 digits), the mask (H, W) of what has no class."""
+    """Yield image file, label map (H, W) uint8 (1 background, 2..11 digits), and mask (H, W) of what has no class."""
     for file in sorted((demo.train_images if split == "train" else demo.val_images).iterdir()):
         labels = np.asarray(Image.open(_label_folder(demo, split) / f"{file.stem}.png"))
         nothing = labels == 1
@@ -95,7 +62,7 @@ def _label_folder(demo: DemoDataset, split: str) -> Path:
 
 
 def _classes(number: int) -> np.ndarray:
-    """Class, 1 to ``number``, of each of the demo's labels; they are spread over the range, both ends included."""
+    """Return the class, 1 to ``number``, of each label of the demo, spread over the whole range."""
     labels = np.arange(_DIGITS + 1)
     return np.concatenate([[0], 1 + labels * (number - 1) // _DIGITS]).astype(np.uint8)
 
@@ -122,7 +89,7 @@ def _write_pascal(folder: Path, demo: DemoDataset, split: str) -> None:
 
 
 def _write_cityscapes(folder: Path, demo: DemoDataset, split: str) -> None:
-    """The lower halves, which are twice as wide as high as the real images."""
+    """Write the lower halves, which are twice as wide as high as the real images."""
     images, annotations = _make(folder / "leftImg8bit" / split / "smoke", folder / "gtFine" / split / "smoke")
     for number, (file, labels, nothing) in enumerate(_images(demo, split)):
         stem, top = f"smoke_{number:06d}_000019", labels.shape[0] // 2
@@ -154,17 +121,16 @@ def _write_coco(folder: Path, demo: DemoDataset, split: str) -> None:
 
 
 def _thing(demo_category: int) -> int:
-    """The id of COCO that a digit goes under: the ten are spread over the eighty."""
-    return list(THINGS)[(demo_category - 1) * (len(THINGS) - 1) // (_DIGITS - 1)]
+    """Return the id of COCO that a digit goes under: the ten are spread over the eighty."""
+    return list(_categories_of(1))[(demo_category - 1) * 79 // (_DIGITS - 1)]
 
 
 def _categories(isthing: int) -> list[dict[str, Any]]:
-    names = THINGS if isthing else STUFF
-    return [{"id": number, "name": name, "isthing": isthing} for number, name in names.items()]
+    return [{"id": number, "name": name, "isthing": isthing} for number, name in _categories_of(isthing).items()]
 
 
 def _write_panoptic(folder: Path, demo: DemoDataset, split: str, images: list[dict[str, Any]]) -> None:
-    """Panoptic annotations, and the stuff maps of panoptic FPN."""
+    """Write panoptic annotations, and the stuff maps of panoptic FPN."""
     maps, stuff_maps = _make(folder / f"panoptic_{split}2017", folder / f"panoptic_stuff_{split}2017")
     content = json.loads((demo.train_panoptic_json if split == "train" else demo.val_panoptic_json).read_text())
     source = demo.train_panoptic_root if split == "train" else demo.val_panoptic_root
@@ -179,7 +145,7 @@ def _write_panoptic(folder: Path, demo: DemoDataset, split: str, images: list[di
         stuff = list(_stuff_segments((labels == 1) & ~nothing, annotation["image_id"]))
         for mask, segment in stuff:
             pixels[mask] = [segment["id"] >> shift & 255 for shift in (0, 8, 16)]
-            stuff_map[mask] = STUFF_LABELS[segment["category_id"]]
+            stuff_map[mask] = stuff_labels()[segment["category_id"]]
         _save(pixels, maps / name)
         _save(stuff_map, stuff_maps / name)
         annotation.update(file_name=name, segments_info=things + [segment for _, segment in stuff])
@@ -188,13 +154,13 @@ def _write_panoptic(folder: Path, demo: DemoDataset, split: str, images: list[di
 
 
 def _stuff_segments(background: np.ndarray, image_id: int) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
-    """The left and the right half of the background as two kinds of stuff, others in each image."""
+    """Yield the left and the right half of the background as two kinds of stuff, others in each image."""
     is_left = np.arange(background.shape[1]) < background.shape[1] // 2
     for side, half in enumerate((is_left, ~is_left)):
         mask = background & half
         rows, columns = (np.flatnonzero(mask.any(axis=axis)).tolist() for axis in (1, 0))
         box = [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
-        category = list(STUFF)[(2 * image_id + side) % len(STUFF)]
+        category = list(_categories_of(0))[(2 * image_id + side) % 53]
         fields = {"id": BACKGROUND_SEGMENT - side, "category_id": category, "area": int(mask.sum()), "bbox": box}
         yield mask, fields | {"iscrowd": 0}
 

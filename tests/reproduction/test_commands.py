@@ -1,0 +1,235 @@
+"""The commands of all recipes, read by the parsers and the configs of the tools that they start."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reproduce import build_argument_parser
+from reproduction.commands import Command, batch_of_segmentor, make_commands, settings_for
+from resnest_backbones.errors import ConfigError
+from resnest_backbones.model_zoo import RECIPES, get_config_file
+from tests.helpers import ROOT
+from tests.reproduction.smoke import smoke_settings
+
+pytest.importorskip("detectron2")
+pytest.importorskip("mmseg")
+
+DETECTORS = [name for name, recipe in RECIPES.items() if recipe.framework == "detectron2"]
+SEGMENTORS = [name for name, recipe in RECIPES.items() if recipe.framework == "mmseg"]
+DETECTOR, SEGMENTOR = "mask_rcnn_resnest50_fpn_1x", "fcn_resnest101-d8_4xb4-160k_ade20k-512x512"
+TWO_MACHINES = ("--num-machines", "2", "--machine-rank", "1", "--dist-url", "tcp://node0:7000")
+
+
+def commands(name: str, *options: object, gpus: int = 1, number: int = 0, output: object = "out") -> list[Command]:
+    words = ["run", name, "--output-dir", output, "--num-gpus", gpus, *options]
+    return make_commands(RECIPES[name], build_argument_parser().parse_args([str(word) for word in words]), number)
+
+
+def tool_of(command: Command) -> tuple[list[str], Path, list[str]]:
+    """The words before the tool, the tool, and its arguments."""
+    place = next(number for number, word in enumerate(command.words) if word.endswith(".py"))
+    return list(command.words[:place]), Path(command.words[place]), list(command.words[place + 1 :])
+
+
+def parse(command: Command) -> argparse.Namespace:
+    """The arguments as the tool reads them."""
+    from resnest_backbones.detectron2.engine.train import build_argument_parser as build_detectron2_parser
+    from resnest_backbones.mmseg.engine.train import build_test_parser, build_train_parser
+
+    parsers = {"train_net": build_detectron2_parser, "train_seg": build_train_parser, "test_seg": build_test_parser}
+    _, tool, arguments = tool_of(command)
+    assert tool.is_file()
+    return parsers[tool.stem]().parse_args(arguments)
+
+
+def detectron2_config(args: argparse.Namespace) -> Any:
+    """The config as the tool makes it; a key that it does not have is an error."""
+    from detectron2.config import get_cfg
+
+    from resnest_backbones.detectron2 import add_resnest_config
+
+    cfg = get_cfg()
+    add_resnest_config(cfg)
+    cfg.merge_from_file(args.config_file)
+    cfg.merge_from_list(args.opts)
+    return cfg
+
+
+def has(settings: Any, path: Sequence[str]) -> bool:
+    """Whether a config has a setting, or an option that ``BaseSegDataset`` and ``PaperTTAModel`` have by default."""
+    for key in path:
+        if isinstance(settings, (list, tuple)) and key.isdecimal() and int(key) < len(settings):
+            settings = settings[int(key)]
+        elif isinstance(settings, dict) and key in settings:
+            settings = settings[key]
+        else:
+            return key in ("indices", "base_size", "crop_size", "stride", "end")
+    return True
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_detector_trains_and_evaluates_in_one_command(name):
+    for settings in ([], smoke_settings(RECIPES[name], 2)):
+        (command,) = commands(name, *(["--set", *settings] if settings else []), gpus=8)
+        assert command.name == "train" and command.environment == {"DETECTRON2_DATASETS": "datasets"}
+        args = parse(command)
+        assert args.resume and not args.eval_only and args.num_gpus == 8
+        assert args.config_file == get_config_file(name)
+        assert args.dist_url == "auto"  # Detectron2 looks for a free port: two recipes on a machine do not meet
+        cfg = detectron2_config(args)
+        assert f"out/{name}/train" == cfg.OUTPUT_DIR
+        solver = cfg.SOLVER
+        assert (solver.IMS_PER_BATCH, solver.MAX_ITER < 90_000) == ((2, True) if settings else (16, False))
+
+
+@pytest.mark.parametrize("name", SEGMENTORS)
+def test_a_segmentor_trains_and_is_tested_as_its_metrics_were(name):
+    from mmengine.config import Config
+
+    recipe = RECIPES[name]
+    for settings in ([], smoke_settings(recipe, 2)):
+        each = commands(name, *(["--set", *settings] if settings else []))
+        names = [command.name for command in each]
+        assert names[0] == "train"
+        assert ("test" in names) == bool({"miou", "miou_scales_not_stated"} & recipe.metrics.keys())
+        assert ("test_tta" in names) == ("miou_multi_scale" in recipe.metrics)
+        for command in each:
+            args = parse(command)
+            assert args.config == get_config_file(name) and args.launcher == "none"
+            assert args.work_dir == f"out/{name}/{command.name}"
+            assert getattr(args, "tta", False) == (command.name == "test_tta")
+            assert getattr(args, "resume", True)
+            assert getattr(args, "checkpoint", "LAST_CHECKPOINT") == "LAST_CHECKPOINT"
+            cfg = Config.fromfile(args.config, import_custom_modules=False)
+            unknown = [path for key in args.cfg_options for path in [key.split(".")] if not has(cfg.to_dict(), path)]
+            assert not unknown
+            cfg.merge_from_dict(args.cfg_options)
+            roots = {cfg[f"{split}_dataloader"].dataset.data_root for split in ("train", "val", "test")}
+            assert len(roots) == 1 and roots.pop().startswith("datasets/")
+            published_batch = 8 if recipe.dataset == "cityscapes" else 16
+            assert cfg.train_dataloader.batch_size == (2 if settings else published_batch)
+
+
+# GPUs and machines
+
+
+@pytest.mark.parametrize(("gpus", "machines", "share"), [(4, 1, 4), (8, 1, 2), (8, 2, 1), (1, 1, 16)])
+def test_several_processes_share_the_batch_of_a_segmentor(gpus, machines, share):
+    from torch.distributed.run import get_args_parser
+
+    each = commands(SEGMENTOR, *(TWO_MACHINES if machines == 2 else ()), gpus=gpus, number=3)
+    for place, command in enumerate(each):
+        args = parse(command)
+        assert args.cfg_options["train_dataloader.batch_size"] == share
+        launcher, tool, arguments = tool_of(command)
+        if gpus == 1:
+            assert launcher == [] and args.launcher == "none"
+            continue
+        assert args.launcher == "pytorch"
+        assert launcher[:2] == ["-m", "torch.distributed.run"]
+        found = get_args_parser().parse_args([*launcher[2:], str(tool), *arguments])
+        assert (found.nproc_per_node, found.nnodes) == (str(gpus), "2" if machines == 2 else "1:1")
+        assert found.standalone == (machines == 1)
+        if machines == 2:  # each command meets at a port of its own
+            expected = (1, "node0", 7000 + 4 * 3 + place)
+            assert (found.node_rank, found.master_addr, found.master_port) == expected
+
+
+def test_detectron2_starts_the_processes_of_several_machines_itself():
+    (command,) = commands(DETECTOR, *TWO_MACHINES, gpus=8, number=2)
+    args = parse(command)
+    assert (args.num_gpus, args.num_machines, args.machine_rank) == (8, 2, 1)
+    assert args.dist_url == "tcp://node0:7008"
+
+
+@pytest.mark.parametrize("url", ["node0:7000", "tcp://node0", "file:///x", "tcp://node0:port", None])
+@pytest.mark.parametrize("name", [DETECTOR, SEGMENTOR])
+def test_machines_need_an_address(name, url):
+    with pytest.raises(ConfigError, match="--dist-url must be tcp://HOST:PORT"):
+        commands(name, "--num-machines", "2", *(["--dist-url", url] if url else []))
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused_unless_the_user_says_how():
+    with pytest.raises(ConfigError, match="has a batch of 16 images, which 3 processes cannot share evenly"):
+        commands(SEGMENTOR, gpus=3)
+    command, *_ = commands(SEGMENTOR, "--set", "train_dataloader.batch_size=5", gpus=3)
+    assert parse(command).cfg_options["train_dataloader.batch_size"] == 5
+
+
+def test_the_batch_is_in_the_name_of_a_segmentor_only():
+    assert batch_of_segmentor(RECIPES["fcn_resnest101-d8_4xb2-80k_cityscapes-512x1024"]) == 8
+    with pytest.raises(ValueError, match="must say _GPUSxbBATCH-"):
+        batch_of_segmentor(RECIPES[DETECTOR])
+
+
+# Other options
+
+
+def test_evaluation_alone_takes_the_file():
+    (command,) = commands(DETECTOR, "--eval-only", "model.pth", "--set", "MODEL.WEIGHTS=")
+    args = parse(command)
+    assert command.name == "evaluate" and args.eval_only and not args.resume
+    assert detectron2_config(args).MODEL.WEIGHTS == "model.pth"
+    each = commands(
+        SEGMENTOR, "--eval-only", "model.pth", gpus=3
+    )  # nothing is trained: any number of processes will do
+    assert [command.name for command in each] == ["test", "test_tta"]
+    assert {parse(command).checkpoint for command in each} == {"model.pth"}
+
+
+def test_settings_go_to_the_framework_that_has_them():
+    settings = ("SOLVER.MAX_ITER=7", "train_cfg.max_iters=8", "SEED=1")
+    assert settings_for(RECIPES[SEGMENTOR], settings) == ["train_cfg.max_iters=8"]
+    cfg = detectron2_config(parse(commands(DETECTOR, "--set", *settings)[0]))
+    assert (cfg.SOLVER.MAX_ITER, cfg.SEED) == (7, 1)
+    assert parse(commands(SEGMENTOR, "--set", *settings)[0]).cfg_options["train_cfg.max_iters"] == 8
+
+
+def test_a_data_root_that_mmsegmentation_would_split_is_refused():
+    with pytest.raises(ConfigError, match="--data-root must not have commas or brackets"):
+        commands(SEGMENTOR, "--data-root", "a,b")
+
+
+def test_the_last_checkpoint_is_found_in_a_folder_that_was_moved(tmp_path):
+    test = commands(SEGMENTOR, output=tmp_path)[1]
+    with pytest.raises(ConfigError, match="last_checkpoint does not exist: the training left no checkpoint"):
+        test.resolved()
+    train = tmp_path / SEGMENTOR / "train"
+    train.mkdir(parents=True)
+    (train / "last_checkpoint").write_text("/elsewhere/train/iter_160000.pth")
+    assert str(train / "iter_160000.pth") in test.resolved()
+
+
+def test_commands_are_typed_with_their_environment():
+    (command,) = commands(DETECTOR, "--data-root", "my data")
+    assert command.as_typed().startswith("DETECTRON2_DATASETS='my data' python ")
+
+
+def test_the_slurm_script_tells_each_node_its_rank_and_where_to_meet(tmp_path):
+    programs = {
+        "scontrol": "printf 'node7\\nnode8\\n'",
+        "srun": 'shift; for rank in 0 1; do SLURM_NODEID=$rank "$@"; done',  # one task per node
+        "python": 'printf "%s|" "$@"; echo',
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    slurm = {"SLURM_JOB_NODELIST": "node[7-8]", "SLURM_JOB_ID": "20007", "SLURM_JOB_NUM_NODES": "2"}
+    variables = {**os.environ, **slurm, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": "python"}
+    command = ["bash", str(ROOT / "tools" / "reproduce.sbatch"), DETECTOR, "--data-root", "my data"]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines() == [
+        f"tools/reproduce.py|run|--num-machines|2|--machine-rank|{rank}|--dist-url|tcp://node7:20007|{DETECTOR}|"
+        "--data-root|my data|"
+        for rank in (0, 1)
+    ]
+    words = done.stdout.splitlines()[1].split("|")[1:-1]
+    args = build_argument_parser().parse_args(words)
+    assert args.recipes == [DETECTOR] and args.machine_rank == 1
