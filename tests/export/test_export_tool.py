@@ -1,4 +1,4 @@
-"""``tools/export.py`` for trunks: files, figures, and one line where something is wrong."""
+"""``tools/export.py`` for trunks: files, the table of differences, and one line for mistakes."""
 
 import pytest
 import torch

@@ -14,9 +14,8 @@ from PIL import Image
 from quantize import run
 from resnest_backbones.data import read_image
 from resnest_backbones.errors import ExportError
-from resnest_backbones.export import export_backbone, load, save
+from resnest_backbones.export import load, save
 from resnest_backbones.export.detectors import export_detector
-from resnest_backbones.models.resnest import build
 from resnest_backbones.predict import Predictor
 from resnest_backbones.predict.evaluate import average_precision
 from tests.export.test_detectors import random_detector
@@ -71,9 +70,9 @@ def test_int8_is_smaller_and_finds_most_of_what_was_found(folder, tmp_path, caps
     assert printed[0] == (f"{tmp_path / 'small.onnx'}: {len(nodes) - 2} operators in int8, calibrated on 3 images")
     before, after = ((file.stat().st_size) for file in (folder / "model.onnx", tmp_path / "small.onnx"))
     assert after < 0.35 * before
-    figures = {line.split()[1]: [float(x) for x in line.split()[2:]] for line in printed if line.startswith("  box")}
-    assert figures["AP50"][0] > 99 and 30 < figures["AP50"][1] <= 100
-    assert figures["AP50"][2] == pytest.approx(figures["AP50"][1] - figures["AP50"][0], abs=0.011)
+    metrics = {line.split()[1]: [float(x) for x in line.split()[2:]] for line in printed if line.startswith("  box")}
+    assert metrics["AP50"][0] > 99 and 30 < metrics["AP50"][1] <= 100
+    assert metrics["AP50"][2] == pytest.approx(metrics["AP50"][1] - metrics["AP50"][0], abs=0.011)
     metadata = load(tmp_path / "small.onnx").metadata
     assert (
         metadata["int8"] == {"method": "minmax", "images": 3, "kept": ["box_predictor"]}
@@ -97,9 +96,7 @@ def test_ap_falls_with_wrong_classes(folder, tmp_path):
 
 
 def test_mistakes_are_told_in_one_line(folder, tmp_path, capsys):
-    save(
-        export_backbone(build("resnest14", out_features=("res2",)), (64, 64)), "torchscript", tmp_path / "a.torchscript"
-    )
+    (tmp_path / "a.torchscript").touch()
     model, images = folder / "model.onnx", folder / "images"
     for arguments, message in (
         ([tmp_path / "a.torchscript", images], "int8 is for ONNX files, named"),

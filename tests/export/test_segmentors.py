@@ -73,7 +73,7 @@ def test_the_exported_network_is_what_the_segmentor_computes_of_pixels(padding):
 def test_onnx_of_the_papers_segmentor_equals_it_at_other_sizes(tmp_path):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    # Of res2 alone: PyTorch follows each block for seconds.
+    # Of res2 alone: PyTorch traces each block for seconds.
     model = segmentor(PAPER, {"out_indices": (0,)}, {"in_channels": 256, "in_index": 0})
     exportable = export_segmentor(model, (64, 96))
     save(exportable, "onnx", tmp_path / "model.onnx")

@@ -26,7 +26,7 @@ def test_a_label_map_colours_the_pixels_of_the_classes_above_a_legend():
 
 
 @pytest.mark.parametrize("with_masks", [False, True])
-def test_detections_have_boxes_names_and_masks_the_surest_on_top(with_masks):
+def test_detections_have_boxes_names_and_masks_with_high_scores_on_top(with_masks):
     boxes = np.array([[100, 50, 200, 150], [150, 50, 300, 150]], dtype=np.float32)
     masks = [np.zeros((240, 480), dtype=bool) for _ in boxes]
     masks[0][50:151, 100:201] = masks[1][50:151, 150:301] = True
