@@ -1,3 +1,3 @@
-"""These hold no tests, and need Detectron2 to be imported."""
+"""It holds no tests, and needs Detectron2 to be imported."""
 
-collect_ignore = ["helpers.py", "distributed_worker.py"]
+collect_ignore = ["helpers.py"]

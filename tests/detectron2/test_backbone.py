@@ -3,10 +3,6 @@ import pytest
 pytest.importorskip("detectron2")
 
 import copy
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import torch
 from detectron2.config import get_cfg
@@ -50,8 +46,9 @@ def norms_of(module: nn.Module) -> list[nn.Module]:
     return [m for name, m in module.named_modules() if name.rpartition(".")[2] in ("norm", "bn0", "bn1")]
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("freeze_at", range(6))
+@pytest.mark.parametrize(
+    ("norm", "freeze_at"), [*(("BN", number) for number in range(6)), *((norm, 2) for norm in NORMS if norm != "BN")]
+)
 def test_frozen_stages_stay_frozen_and_the_others_learn(norm, freeze_at):
     net = trunk(NORM=norm, FREEZE_AT=freeze_at).train()
     frozen, learning = STAGES[:freeze_at], STAGES[freeze_at:]
@@ -329,7 +326,7 @@ DETECTORS = {
 }
 
 
-@pytest.mark.parametrize(("name", "freeze_at"), [(name, freeze_at) for name in DETECTORS for freeze_at in (0, 2)])
+@pytest.mark.parametrize(("name", "freeze_at"), [("fpn", 0), ("single stage", 0), *((name, 2) for name in DETECTORS)])
 def test_a_training_step_reaches_every_parameter_and_inference_works(name, freeze_at):
     model = helpers.detector(*DETECTORS[name], {"MODEL.BACKBONE.FREEZE_AT": freeze_at})
     batch = helpers.images()
@@ -346,29 +343,3 @@ def test_a_training_step_reaches_every_parameter_and_inference_works(name, freez
     if name == "panoptic":
         assert results[0]["sem_seg"].shape == (3, 64, 64)
         assert results[0]["panoptic_seg"][0].shape == (64, 64)
-
-
-def test_two_processes_train_without_unused_parameters(tmp_path):
-    worker = Path(__file__).with_name("distributed_worker.py")
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(worker), str(tmp_path / "meeting point"), str(rank)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = []
-    try:
-        outputs = [process.communicate(timeout=240)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    checksums = [[line for line in output.splitlines() if line.startswith("FREEZE_AT")] for output in outputs]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
-    assert len(checksums[0]) == 2
-    assert checksums[0] == checksums[1]

@@ -75,8 +75,7 @@ def without_locks(folder: Path) -> list[str]:
 
 
 @BOTH
-@pytest.mark.parametrize("norm", ["BN", "FrozenBN", "SyncBN"])
-@pytest.mark.parametrize("freeze_at", [0, 2])
+@pytest.mark.parametrize(("norm", "freeze_at"), [("BN", 0), ("FrozenBN", 2), ("SyncBN", 2)])
 def test_published_weights_fill_the_trunk_of_a_detector(server, caplog, checkpointer, norm, freeze_at):
     model = helpers.detector(FPN_DETECTOR, {"MODEL.RESNETS.NORM": norm, "MODEL.BACKBONE.FREEZE_AT": freeze_at})
     checkpointer(model).resume_or_load("resnest://resnest50", resume=False)
@@ -84,7 +83,7 @@ def test_published_weights_fill_the_trunk_of_a_detector(server, caplog, checkpoi
     assert "not used by the model" not in caplog.text
     missing = [r.getMessage() for r in caplog.records if "not found in the checkpoint" in r.getMessage()]
     assert len(missing) == 1 and "bottom_up" not in missing[0], missing
-    assert not [m for m in our_messages(caplog) if "of the ResNeSt's" in m]
+    assert not [m for m in our_messages(caplog) if "in part" in m]
 
 
 def test_published_weights_are_fetched_once(server):
@@ -206,7 +205,7 @@ def test_a_detector_of_the_wrapper_fills_ours(checkpointer, shared, tmp_path, ca
         assert f"{count} of {count} tensors match" in our_messages(caplog, logging.INFO)[-1]
 
 
-@pytest.mark.parametrize("kept", ["nothing", "res", "stem", "res4"])
+@pytest.mark.parametrize("kept", ["nothing", "res"])
 @BOTH
 def test_a_partly_matching_checkpoint_warns_with_how_many_of_how_many(checkpointer, kept, tmp_path, caplog):
     expected = trunk_of(core_state())

@@ -1,4 +1,4 @@
-"""The packaged recipes: short, resolved as published, and of networks that train a step and find something."""
+"""The packaged recipes: short, resolved as published, of the network they name; they train a step and find objects."""
 
 import json
 import re
@@ -15,7 +15,7 @@ import torch
 from detectron2 import model_zoo as detectron2_model_zoo
 from detectron2.config import CfgNode, get_cfg, instantiate
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
-from detectron2.modeling import build_model
+from detectron2.modeling import build_backbone, build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.structures import Keypoints
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -37,9 +37,6 @@ LEAVES = {
 LAZY = [name for name, file in LEAVES.items() if file.suffix == ".py"]
 YAML = [name for name in LEAVES if name not in LAZY]
 COCO_YAML = [name for name in YAML if LEAVES[name].parent.name.startswith("coco_")]
-# Those of the small benchmark for a GPU have another size of images and another schedule, and nothing else
-# (test_small_benchmark.py).
-DISTINCT = [name for name in LEAVES if LEAVES[name].parent.name != "small" or name.endswith("_cpu")]
 ROWS = {name: recipe for name, recipe in RECIPES.items() if recipe.framework == "detectron2"}
 LSJ = "mask_rcnn_resnest50_fpn_100ep_lsj"
 TEST_DEV = "mask_cascade_rcnn_resnest200_dcnv2_fpn_3x_all_tricks_test_dev"
@@ -237,22 +234,26 @@ TINY_YAML = {
 
 
 def tiny_yaml(name: str) -> CfgNode:
-    """The recipe with a smaller head on a network of its own depth."""
-    cfg = model_zoo.get_config(LEAVES[name])
-    depth = cfg.MODEL.RESNETS.DEPTH
+    """The recipe's detector with smaller heads on the shallowest network of its kind."""
+    cfg = model_zoo.get_config(name)
     cfg.merge_from_list([*TINY_DETECTOR, *(word for pair in TINY_YAML.items() for word in pair)])
-    cfg.MODEL.RESNETS.DEPTH = depth
+    cfg.MODEL.RESNETS.DEPTH = 14 if "resnest" in cfg.MODEL.BACKBONE.NAME else 50
     return cfg
 
 
 def tiny_lazy(name: str) -> DictConfig:
-    """The recipe with fewer proposals."""
-    cfg = model_zoo.get_config(LEAVES[name])
+    """The recipe's detector with fewer proposals on the shallowest network."""
+    cfg = model_zoo.get_config(name)
+    cfg.model.backbone.bottom_up.spec = "resnest14"
     cfg.model.proposal_generator.update(pre_nms_topk=(100, 50), post_nms_topk=(20, 10))
     thresholds = cfg.model.roi_heads.get("box_predictors", None) or [cfg.model.roi_heads.box_predictor]
     for predictor in thresholds:
         predictor.test_score_thresh = 0.0
     return cfg
+
+
+# Recipes with the same architecture but for the depth differ in their data and schedules alone.
+ARCHITECTURES = {**{str(tiny_yaml(name).MODEL): name for name in YAML}, **{name: name for name in LAZY}}
 
 
 def batch() -> list[dict[str, object]]:
@@ -281,21 +282,25 @@ def losses_of(model: nn.Module) -> set[str]:
     return names | ({"loss_sem_seg"} if hasattr(model, "sem_seg_head") else set())
 
 
-@pytest.mark.parametrize("name", DISTINCT)
-def test_a_leaf_trains_a_step_and_infers_with_the_network_it_names(name):
-    if name in LAZY:
-        cfg = tiny_lazy(name)
-        model, network = instantiate(cfg.model), cfg.model.backbone.bottom_up.spec
-    else:
-        cfg = tiny_yaml(name)
-        model, network = build_model(cfg), network_of(cfg)
-    trunk = model.backbone.bottom_up
+@pytest.mark.parametrize("name", LEAVES)
+def test_a_leaf_builds_the_network_it_names(name):
+    cfg = model_zoo.get_config(name)
+    with torch.device("meta"):
+        if name in LAZY:
+            network, trunk = cfg.model.backbone.bottom_up.spec, instantiate(cfg.model.backbone.bottom_up)
+        else:
+            network, trunk = network_of(cfg), build_backbone(cfg).bottom_up
     assert isinstance(trunk, ResNeSt) == (network in list_variants())
     if isinstance(trunk, ResNeSt):
         blocks = [len(stage) for key, stage in trunk.named_children() if key.startswith("res")]
         assert blocks == list(get_variant(network).depths)
         widths = ("radix", "cardinality", "bottleneck_width", "avd_first", "stem_width")
         assert all(getattr(trunk.spec, key) == getattr(get_variant(network), key) for key in widths)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES.values())
+def test_each_architecture_trains_a_step_and_infers(name):
+    model = instantiate(tiny_lazy(name).model) if name in LAZY else build_model(tiny_yaml(name))
     pictures = batch()
     losses = training_losses(model, pictures)
     assert losses.keys() == losses_of(model)

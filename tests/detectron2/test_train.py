@@ -1,15 +1,20 @@
 """``tools/train_net.py`` on real images: train, evaluate, be killed and go on, on whatever machine this is."""
 
+import argparse
+import contextlib
 import importlib.util
+import io
 import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -28,6 +33,7 @@ from detectron2.evaluation import (
 )
 from torch._dynamo.utils import counters
 
+import train_net
 from resnest_backbones import model_zoo
 from resnest_backbones.detectron2.engine import run_setup, train
 from resnest_backbones.detectron2.engine.data import build_evaluator
@@ -39,7 +45,6 @@ CONFIG = ROOT / "configs" / "detectron2" / "coco_detection" / "faster_rcnn_resne
 
 
 def custom_data(root: Path, folder: Path, train_json: str, val_json: str, train_images: str, val_images: str) -> list:
-    folder.mkdir(parents=True, exist_ok=True)
     annotations = root / "annotations"
     return [
         "--train-json", subset_of_coco(annotations / train_json, folder / "train.json", 6),
@@ -49,18 +54,18 @@ def custom_data(root: Path, folder: Path, train_json: str, val_json: str, train_
     ]  # fmt: skip
 
 
-@pytest.fixture
-def bccd(shared, tmp_path) -> list:
+@pytest.fixture(scope="module")
+def bccd(shared, tmp_path_factory) -> list:
     """Options for six training and three validation images of the blood-cell set (boxes)."""
     files = ("instances_train.json", "instances_val.json", "images", "images")
-    return custom_data(shared / "data" / "bccd", tmp_path / "bccd", *files)
+    return custom_data(shared / "data" / "bccd", tmp_path_factory.mktemp("bccd"), *files)
 
 
-@pytest.fixture
-def coco_mini(shared, tmp_path) -> list:
+@pytest.fixture(scope="module")
+def coco_mini(shared, tmp_path_factory) -> list:
     """Options for six training and three validation images of COCO (boxes and masks, 80 classes)."""
     files = ("instances_train2017.json", "instances_val2017.json", "train2017", "val2017")
-    return custom_data(shared / "data" / "coco_mini", tmp_path / "coco", *files)
+    return custom_data(shared / "data" / "coco_mini", tmp_path_factory.mktemp("coco"), *files)
 
 
 def tiny(output: Path, iterations: int, **keys: object) -> list:
@@ -68,8 +73,17 @@ def tiny(output: Path, iterations: int, **keys: object) -> list:
     return [*TINY_DETECTOR, "OUTPUT_DIR", output, "SOLVER.MAX_ITER", iterations, "SEED", 3, *extra]
 
 
+def parse(*arguments: object) -> argparse.Namespace:
+    return build_argument_parser().parse_args(list(map(str, arguments)))
+
+
+def run(*arguments: object) -> dict:
+    """Train or evaluate as the tool does, in this process."""
+    return train.main(parse("--config-file", CONFIG, *arguments))
+
+
 def average_precision(output: str) -> list[str]:
-    """The figures of the last evaluation that a tool printed."""
+    """The metrics of the last evaluation that a tool printed."""
     return re.findall(r"copypaste: ([\d.,nan-]+)$", output, flags=re.MULTILINE)[-1].split(",")
 
 
@@ -77,48 +91,92 @@ def load(file: Path) -> dict:
     return torch.load(file, weights_only=True)
 
 
-def test_it_trains_evaluates_and_evaluates_the_saved_checkpoint_to_the_same_figures(coco_mini, tmp_path):
-    output = tmp_path / "run"
-    status, printed = run_tool("train_net", "--config-file", CONFIG, *coco_mini, *tiny(output, 3))
-    assert status == 0, printed
+def assert_same_end(folder: Path, other: Path) -> None:
+    """Weights, momenta, schedule and number of the last iteration are equal."""
+    one, two = (load(f / "model_final.pth") for f in (folder, other))
+    assert one["model"].keys() == two["model"].keys() and one["iteration"] == two["iteration"]
+    assert all(torch.equal(value, two["model"][key]) for key, value in one["model"].items())
+    first, second = (end["trainer"].get("_trainer", end["trainer"])["optimizer"]["state"] for end in (one, two))
+    assert first and all(torch.equal(v["momentum_buffer"], second[k]["momentum_buffer"]) for k, v in first.items())
+    assert one["trainer"].get("hooks") == two["trainer"].get("hooks")
+
+
+def assert_equal_results(one: dict, two: dict) -> None:
+    assert one.keys() == two.keys() and one
+    for task, metrics in one.items():
+        assert metrics == pytest.approx(two[task], rel=0, abs=0, nan_ok=True), task
+
+
+def as_killed_after(checkpoint: str, folder: Path, copy: Path) -> Path:
+    """A copy of a finished run as it was when that checkpoint was the last one."""
+    copy.mkdir()
+    shutil.copy(folder / checkpoint, copy)
+    (copy / "last_checkpoint").write_text(checkpoint)
+    return copy
+
+
+class Trained(NamedTuple):
+    folder: Path
+    results: dict
+    printed: str
+
+
+EVERY = {"SOLVER.CHECKPOINT_PERIOD": 1}
+
+
+@pytest.fixture(scope="module")
+def trained(coco_mini, tmp_path_factory) -> Trained:
+    """Two iterations on COCO's images by the tool itself, with a checkpoint after each."""
+    folder, results = tmp_path_factory.mktemp("trained"), {}
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patch.setattr(train_net, "main", lambda args: results.update(train.main(args)))
+        train_net.run(["--config-file", str(CONFIG), *map(str, [*coco_mini, *tiny(folder, 2, **EVERY)])])
+    return Trained(folder, results, printed.getvalue())
+
+
+def test_a_training_leaves_its_files_and_says_what_is_next(trained, coco_mini):
+    folder, results, printed = trained
+    assert results["bbox"].keys() >= {"AP", "AP50", "AP-person"}
     assert torch.cuda.is_available() or "No GPU found: running on the CPU" in printed
-    assert (output / "model_final.pth").is_file() and (output / "metrics.json").is_file()
     assert "Running precise-BN" in printed
-    weights = ["MODEL.WEIGHTS", output / "model_final.pth"]
-    again = [*tiny(tmp_path / "eval", 3), *weights]
-    status, evaluated = run_tool("train_net", "--config-file", CONFIG, "--eval-only", *coco_mini[4:], *again)
-    assert status == 0, evaluated
-    assert re.search(r"model_final\.pth: (\d+) of \1 tensors match", evaluated), evaluated
-    assert average_precision(evaluated) == average_precision(printed)
-    results = [
-        json.loads((o / "inference" / "coco_instances_results.json").read_text()) for o in (output, tmp_path / "eval")
-    ]
-    assert results[0] == results[1] and results[0]
+    assert (folder / "model_final.pth").is_file() and (folder / "config.yaml").is_file()
+    assert losses(folder / "metrics.json").keys() == {1}
+    for word in ("tools/demo.py", folder / "config.yaml", folder / "model_final.pth", coco_mini[1]):
+        assert str(word) in printed[printed.index("Next, see what it finds") :]
+    state = load(folder / "model_final.pth")["trainer"]  # as Detectron2's DefaultTrainer writes it
+    assert state.keys() == {"iteration", "hooks", "_trainer"} and state["_trainer"].keys() >= {"iteration", "optimizer"}
 
 
-def test_killed_between_the_last_two_checkpoints_it_writes_the_final_one_that_it_owes(bccd, tmp_path):
-    command = ["--config-file", CONFIG, *bccd, *tiny(tmp_path, 2, **{"SOLVER.CHECKPOINT_PERIOD": 2})]
-    status, printed = run_tool("train_net", *command)
-    assert status == 0, printed
-    wanted = load(tmp_path / "model_final.pth")
-    (tmp_path / "model_final.pth").unlink()
-    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
-    status, printed = run_tool("train_net", "--resume", *command)
-    assert status == 0, printed
-    found = load(tmp_path / "model_final.pth")
-    assert found.keys() == wanted.keys() and found["iteration"] == wanted["iteration"] == 1
-    assert found["trainer"]["iteration"] == wanted["trainer"]["iteration"]
-    assert all(torch.equal(value, found["model"][key]) for key, value in wanted["model"].items())
+def test_the_saved_checkpoint_is_evaluated_to_the_same_metrics(trained, coco_mini, tmp_path):
+    weights = ["MODEL.WEIGHTS", trained.folder / "model_final.pth"]
+    assert_equal_results(run("--eval-only", *coco_mini[4:], *tiny(tmp_path, 3), *weights), trained.results)
+    log = (tmp_path / "log.txt").read_text()
+    assert re.search(r"model_final\.pth: (\d+) of \1 tensors match", log), log
+    files = [folder / "inference" / "coco_instances_results.json" for folder in (trained.folder, tmp_path)]
+    assert json.loads(files[0].read_text()) == json.loads(files[1].read_text()) != []
+
+
+def test_a_broken_off_training_resumes_to_the_very_same_weights_and_momenta(trained, coco_mini, tmp_path):
+    folder = as_killed_after("model_0000000.pth", trained.folder, tmp_path / "run")
+    assert_equal_results(run("--resume", *coco_mini, *tiny(folder, 2, **EVERY)), trained.results)
+    assert "Starting training from iteration 1" in (folder / "log.txt").read_text()
+    assert_same_end(folder, trained.folder)
+
+
+def test_killed_between_the_last_two_checkpoints_it_writes_the_final_one_that_it_owes(trained, coco_mini, tmp_path):
+    folder = as_killed_after("model_0000001.pth", trained.folder, tmp_path / "run")
+    run("--resume", *coco_mini, *tiny(folder, 2, **EVERY))
+    assert_same_end(folder, trained.folder)
+    ends = [load(f / "model_final.pth")["trainer"]["iteration"] for f in (folder, trained.folder)]
+    assert ends[0] == ends[1] == 1
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.device_count() == 1, reason="needs several GPUs, or none")
-def test_processes_that_cannot_share_the_batch_of_the_training_evaluate(coco_mini, tmp_path):
+def test_processes_that_cannot_share_the_batch_of_the_training_evaluate(trained, coco_mini, tmp_path):
     """An evaluation takes images one by one."""
-    status, printed = run_tool("train_net", "--config-file", CONFIG, *coco_mini, *tiny(tmp_path / "run", 1))
-    assert status == 0, printed
     command = ["--config-file", CONFIG, *coco_mini[4:], *tiny(tmp_path / "eval", 3, **{"SOLVER.IMS_PER_BATCH": 3})]
-    command += ["MODEL.WEIGHTS", tmp_path / "run" / "model_final.pth"]
+    command += ["MODEL.WEIGHTS", trained.folder / "model_final.pth"]
     status, printed = run_tool("train_net", "--num-gpus", 2, "--dist-url", "auto", "--eval-only", *command)
     assert status == 0 and "copypaste: AP," in printed, printed
 
@@ -147,16 +205,12 @@ def test_killed_in_the_middle_it_goes_on_to_the_very_same_weights_and_momenta(bc
     status, printed = run_tool("train_net", *arguments(broken, "--resume"))
     assert status == 0, printed
     assert re.search(r"Starting training from iteration [48]", printed)
-    ends = [load(folder / "model_final.pth") for folder in (whole, broken)]
-    for key, value in ends[0]["model"].items():
-        assert torch.equal(value, ends[1]["model"][key]), key
-    momenta = [end["trainer"]["_trainer"]["optimizer"]["state"] for end in ends]
-    assert all(torch.equal(v["momentum_buffer"], momenta[1][k]["momentum_buffer"]) for k, v in momenta[0].items())
+    assert_same_end(broken, whole)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("data", ["bccd", "coco_mini"])
-def test_a_whole_data_set_is_trained_on_killed_resumed_and_evaluated_alike(data, shared, tmp_path):
+def test_a_whole_dataset_is_trained_on_killed_resumed_and_evaluated_alike(data, shared, tmp_path):
     root = shared / "data" / data
     names = ("train", "val") if data == "bccd" else ("train2017", "val2017")
     images = ("images", "images") if data == "bccd" else names
@@ -165,22 +219,21 @@ def test_a_whole_data_set_is_trained_on_killed_resumed_and_evaluated_alike(data,
         own += [f"--{kind}-json", root / "annotations" / f"instances_{name}.json", f"--{kind}-images", root / folder]
     keys = {"SOLVER.CHECKPOINT_PERIOD": 20, "DATALOADER.NUM_WORKERS": 2, "SOLVER.WARMUP_ITERS": 20}
 
-    def run(output, *more):
+    def command(output, *more):
         return ["train_net", "--config-file", CONFIG, *more, *own, *tiny(output, 60, **keys)]
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    status, printed = run_tool(*run(whole), timeout=900)
+    status, printed = run_tool(*command(whole), timeout=900)
     assert status == 0, printed
-    kill_after(broken / "model_0000039.pth", start_tool(*run(broken), start_new_session=True))
+    kill_after(broken / "model_0000039.pth", start_tool(*command(broken), start_new_session=True))
     assert not (broken / "model_final.pth").exists()
-    status, resumed = run_tool(*run(broken, "--resume"), timeout=900)
+    status, resumed = run_tool(*command(broken, "--resume"), timeout=900)
     assert status == 0 and "Starting training from iteration 40" in resumed, resumed
-    ends = [load(folder / "model_final.pth")["model"] for folder in (whole, broken)]
-    assert all(torch.equal(value, ends[1][key]) for key, value in ends[0].items())
+    assert_same_end(broken, whole)
     # Detectron2 logs medians of the last 20 iterations, every 20: each of them here lies on one side of the break.
     curves = [losses(folder / "metrics.json") for folder in (whole, broken)]
     assert curves[0].keys() >= {19, 39, 59} and curves[0] == curves[1]
-    evaluation = run(tmp_path / "eval", "--eval-only")
+    evaluation = command(tmp_path / "eval", "--eval-only")
     status, evaluated = run_tool(*evaluation, "MODEL.WEIGHTS", broken / "model_final.pth", timeout=900)
     assert status == 0, evaluated
     assert average_precision(evaluated) == average_precision(printed) == average_precision(resumed)
@@ -195,39 +248,39 @@ def losses(metrics: Path) -> dict[int, float]:
 
 def test_a_run_without_a_seed_of_its_own_resumes_with_the_seed_it_drew(bccd, tmp_path):
     arguments = ["--config-file", CONFIG, *bccd, *tiny(tmp_path / "run", 1), "SEED", -1]
-    first, again, fresh = (
-        train.YamlRun(build_argument_parser().parse_args([*more, *map(str, arguments)])).seed
-        for more in ([], ["--resume"], [])
-    )
+    first, again, fresh = (train.YamlRun(parse(*more, *arguments)).seed for more in ([], ["--resume"], []))
     assert first == again >= 0 and fresh != first
 
 
-def test_a_cascade_with_masks_retinanet_and_test_time_augmentation_run(coco_mini, tmp_path):
-    masks = {"MODEL.MASK_ON": True, "MODEL.ROI_MASK_HEAD.CONV_DIM": 16, "TEST.AUG.ENABLED": True}
-    masks |= {"TEST.AUG.MIN_SIZES": "(64,96)", "TEST.AUG.MAX_SIZE": 128, "MODEL.ROI_HEADS.NAME": "CascadeROIHeads"}
-    masks |= {"MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True}
-    status, printed = run_tool("train_net", "--config-file", CONFIG, *coco_mini, *tiny(tmp_path / "m", 1, **masks))
-    assert status == 0, printed
-    assert "test-time augmentation" in printed and len(re.findall("Task: segm", printed)) == 2
-    retina = {"MODEL.META_ARCHITECTURE": "RetinaNet", "MODEL.BACKBONE.NAME": "build_retinanet_resnest_fpn_backbone"}
-    retina |= {"MODEL.FPN.IN_FEATURES": "['res3','res4','res5']", "TEST.AUG.ENABLED": True}
-    retina |= {"MODEL.ANCHOR_GENERATOR.SIZES": "[[16],[32],[64],[128],[256]]", "MODEL.RETINANET.NUM_CONVS": 1}
-    status, printed = run_tool("train_net", "--config-file", CONFIG, *coco_mini, *tiny(tmp_path / "r", 1, **retina))
-    assert status == 0, printed
-    assert "TEST.AUG.ENABLED has no effect: Detectron2 has no test-time augmentation for RetinaNet" in printed
+def test_a_cascade_with_masks_has_test_time_augmentation(coco_mini, tmp_path):
+    keys = {"MODEL.MASK_ON": True, "MODEL.ROI_MASK_HEAD.CONV_DIM": 16, "TEST.AUG.ENABLED": True}
+    keys |= {"TEST.AUG.MIN_SIZES": "(64,96)", "TEST.AUG.MAX_SIZE": 128, "MODEL.ROI_HEADS.NAME": "CascadeROIHeads"}
+    run(*coco_mini, *tiny(tmp_path, 1, **keys), "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True)
+    log = (tmp_path / "log.txt").read_text()
+    assert "test-time augmentation" in log and len(re.findall("Task: segm", log)) == 2
+    assert (tmp_path / "inference_TTA" / "coco_instances_results.json").is_file()
+
+
+def test_a_retinanet_has_none_and_says_so(coco_mini, tmp_path):
+    keys = {"MODEL.META_ARCHITECTURE": "RetinaNet", "MODEL.BACKBONE.NAME": "build_retinanet_resnest_fpn_backbone"}
+    keys |= {"MODEL.FPN.IN_FEATURES": "['res3','res4','res5']", "TEST.AUG.ENABLED": True}
+    keys |= {"MODEL.ANCHOR_GENERATOR.SIZES": "[[16],[32],[64],[128],[256]]", "MODEL.RETINANET.NUM_CONVS": 1}
+    run(*coco_mini, *tiny(tmp_path, 1, **keys))
+    wanted = "TEST.AUG.ENABLED has no effect: Detectron2 has no test-time augmentation for RetinaNet"
+    assert wanted in (tmp_path / "log.txt").read_text()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="processes without a GPU each are for machines without one")
 def test_two_processes_train_on_the_cpu_with_synchronised_batch_norm_and_resume(bccd, tmp_path):
-    def run(iterations, *more):
+    def train_on_two(iterations, *more):
         command = ["--num-gpus", 2, "--dist-url", "auto", "--config-file", CONFIG, *more, *bccd]
-        return run_tool("train_net", *command, *tiny(tmp_path / "run", iterations, **{"SOLVER.CHECKPOINT_PERIOD": 2}))
+        train_net.run(list(map(str, [*command, *tiny(tmp_path, iterations, **EVERY), "DATASETS.TEST", "()"])))
+        return (tmp_path / "log.txt").read_text()
 
-    status, printed = run(2)
-    assert status == 0, printed
-    assert "SyncBatchNorm" in printed and "World size: 2" in printed
-    status, printed = run(3, "--resume")
-    assert status == 0 and "Starting training from iteration 2" in printed, printed
+    log = train_on_two(1)
+    assert "SyncBatchNorm" in log and "World size: 2" in log
+    assert "Starting training from iteration 1" in train_on_two(2, "--resume")
+    assert (tmp_path / "model_final.pth").is_file()
 
 
 LAZY = """
@@ -255,22 +308,18 @@ def test_a_lazy_config_trains_resumes_and_evaluates_likewise(coco_mini, tmp_path
     config = tmp_path / "lazy.py"
     config.write_text(LAZY)
 
-    def run(output, iterations, *more):
-        keys = [f"train.output_dir={output}", f"train.max_iter={iterations}", "train.checkpointer.period=1"]
-        return run_tool("train_net", "--config-file", config, *more, *coco_mini, *keys, "+train.seed=4")
+    def run_lazy(output, *more):
+        keys = [f"train.output_dir={output}", "train.max_iter=2", "train.checkpointer.period=1", "+train.seed=4"]
+        return train.main(parse("--config-file", config, *more, *keys))
 
-    for output, lengths in ((tmp_path / "whole", (2,)), (tmp_path / "broken", (1, 2))):
-        for i, length in enumerate(lengths):
-            status, printed = run(output, length, *(["--resume"] if i else []))
-            assert status == 0, printed
-    assert "Starting training from iteration 1" in printed
-    ends = [load(tmp_path / name / "model_final.pth")["model"] for name in ("whole", "broken")]
-    assert all(torch.equal(value, ends[1][key]) for key, value in ends[0].items())
-    checkpoint = f"train.init_checkpoint={tmp_path / 'whole' / 'model_final.pth'}"
-    command = ["--config-file", config, "--eval-only", *coco_mini[4:], checkpoint, f"train.output_dir={tmp_path / 'e'}"]
-    status, evaluated = run_tool("train_net", *command)
-    assert status == 0, evaluated
-    assert average_precision(evaluated) == average_precision(printed)
+    results = run_lazy(tmp_path / "whole", *coco_mini)
+    broken = as_killed_after("model_0000000.pth", tmp_path / "whole", tmp_path / "broken")
+    assert_equal_results(run_lazy(broken, "--resume", *coco_mini), results)
+    assert "Starting training from iteration 1" in (broken / "log.txt").read_text()
+    assert_same_end(broken, tmp_path / "whole")
+    checkpoint = f"train.init_checkpoint={broken / 'model_final.pth'}"
+    evaluated = run_lazy(tmp_path / "e", "--eval-only", *coco_mini[4:], checkpoint)
+    assert_equal_results(evaluated, results)
 
 
 @pytest.fixture
@@ -291,20 +340,16 @@ IN_BFLOAT16 = {(True, torch.bfloat16), (False, torch.float32)}
 no_gpu_only = pytest.mark.skipif(torch.cuda.is_available(), reason="mixed precision on a machine without a GPU")
 
 
-def in_this_process(*arguments: object) -> dict:
-    return train.main(build_argument_parser().parse_args(list(map(str, arguments))))
-
-
 @no_gpu_only
 def test_mixed_precision_trains_in_bfloat16_on_the_cpu_and_resumes_without_it(bccd, tmp_path, types_of_convolutions):
-    arguments = ["--config-file", CONFIG, *bccd, *tiny(tmp_path / "run", 2, **{"TEST.PRECISE_BN.ENABLED": False})]
-    in_this_process(*arguments, "SOLVER.AMP.ENABLED", True)
+    arguments = [*bccd, *tiny(tmp_path / "run", 1, **{"TEST.PRECISE_BN.ENABLED": False})]
+    run(*arguments, "SOLVER.AMP.ENABLED", True)
     assert types_of_convolutions == IN_BFLOAT16
     assert "Mixed precision on the CPU uses float32 and bfloat16" in (tmp_path / "run" / "log.txt").read_text()
     state = load(tmp_path / "run" / "model_final.pth")
     assert {value.dtype for value in state["model"].values() if value.is_floating_point()} == {torch.float32}
     types_of_convolutions.clear()
-    in_this_process("--resume", *arguments, "SOLVER.MAX_ITER", 3)
+    run("--resume", *arguments, "SOLVER.MAX_ITER", 2)
     assert types_of_convolutions == {(True, torch.float32), (False, torch.float32)}
     curve = losses(tmp_path / "run" / "metrics.json")
     assert curve and all(math.isfinite(loss) for loss in curve.values())
@@ -317,29 +362,29 @@ def test_a_lazy_config_trains_in_bfloat16_on_the_cpu(coco_mini, tmp_path, types_
     config.write_text(LAZY)
     keys = [f"train.output_dir={tmp_path / 'run'}", "train.max_iter=1", "train.amp.enabled=True"]
     keys += ["model.roi_heads.batch_size_per_image=16", "model.roi_heads.box_predictor.test_topk_per_image=3"]
-    in_this_process("--config-file", config, *coco_mini, *keys, "model.backbone.bottom_up.channels_last=True")
+    train.main(parse("--config-file", config, *coco_mini, *keys, "model.backbone.bottom_up.channels_last=True"))
     assert types_of_convolutions == IN_BFLOAT16
 
 
 def test_a_compiled_trunk_trains_and_goes_on_uncompiled(bccd, tmp_path):
-    def run(iterations, *more, **keys):
+    def graphs(iterations, *more, **keys):
         torch._dynamo.reset()
         counters.clear()
-        in_this_process("--config-file", CONFIG, *more, *bccd, *tiny(tmp_path / "run", iterations, **keys))
+        run(*more, *bccd, *tiny(tmp_path / "run", iterations, **keys))
         return counters["stats"]["unique_graphs"]
 
     switches = {"MODEL.RESNETS.CHANNELS_LAST": True, "MODEL.RESNETS.COMPILE": True}
     keys = {**switches, "MODEL.RESNETS.COMPILE_BACKEND": "eager", "TEST.PRECISE_BN.ENABLED": False}
     # Images of many sizes: two graphs of training, one of evaluation.
-    assert 2 <= run(3, **keys) <= 4
-    assert run(4, "--resume") == 0
+    assert 2 <= graphs(3, **keys) <= 4
+    assert graphs(4, "--resume") == 0
     state = load(tmp_path / "run" / "model_final.pth")["model"]
     assert not [name for name in state if "_orig_mod" in name]
 
 
 def test_the_seed_of_a_config_comes_before_the_seed_that_was_drawn(tmp_path):
     def seed_of(seed, *options):
-        return run_setup.resolve_seed(seed, str(tmp_path / "new"), build_argument_parser().parse_args(options))
+        return run_setup.resolve_seed(seed, str(tmp_path / "new"), parse(*options))
 
     drawn = seed_of(-1)
     assert seed_of(-1, "--resume") == drawn >= 0
@@ -361,7 +406,7 @@ def test_the_seed_of_a_config_comes_before_the_seed_that_was_drawn(tmp_path):
         ("sem_seg", SemSegEvaluator),
     ],
 )
-def test_each_kind_of_data_set_gets_its_evaluator(kind, evaluator, shared, tmp_path):
+def test_each_kind_of_dataset_gets_its_evaluator(kind, evaluator, shared, tmp_path):
     name = f"some_{kind}"
     if name not in DatasetCatalog:
         DatasetCatalog.register(name, lambda: [{"file_name": "a", "sem_seg_file_name": "b"}])
@@ -394,7 +439,7 @@ def test_an_evaluator_without_its_package_is_missed_before_the_training(name, pa
     monkeypatch.setattr(importlib.util, "find_spec", lambda wanted: None if wanted == package else object())
     arguments = ["--config-file", str(CONFIG), "DATASETS.TEST", f"('{name}',)"]
     with pytest.raises(ConfigError, match=f"DATASETS.TEST has {name}, whose evaluation needs the package {package}"):
-        train.YamlRun(build_argument_parser().parse_args(arguments))
+        train.YamlRun(parse(*arguments))
 
 
 @pytest.mark.parametrize(
@@ -404,10 +449,10 @@ def test_what_crops_masks_is_missed_before_the_training(name, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda wanted: None if wanted == "shapely" else object())
     arguments = ["--config-file", model_zoo.get_config_file(name)]
     with pytest.raises(ConfigError, match="crops training images with masks, which needs the package shapely"):
-        train.main(build_argument_parser().parse_args(arguments))
+        train.main(parse(*arguments))
 
 
-def test_a_data_set_of_no_known_kind_is_refused():
+def test_a_dataset_of_no_known_kind_is_refused():
     with pytest.raises(
         ConfigError, match="the dataset of_no_kind needs an evaluator_type of sem_seg, coco, .*got None"
     ):
@@ -426,25 +471,22 @@ def test_a_data_set_of_no_known_kind_is_refused():
 )
 def test_options_that_do_not_hold_together_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        check_arguments(build_argument_parser().parse_args(list(map(str, options))))
+        check_arguments(parse(*options))
 
 
-def test_a_mistake_ends_the_tool_with_one_line(bccd, tmp_path):
-    bad = [*bccd[:1], tmp_path / "none.json", *bccd[2:]]
-    status, printed = run_tool("train_net", "--config-file", CONFIG, *bad, *tiny(tmp_path / "run", 1))
-    assert status != 0 and "Traceback" not in printed
-    assert f"error: {tmp_path / 'none.json'} cannot be read: No such file or directory" in printed
-    bad = [*tiny(tmp_path / "run", 1), "MODEL.WEIGHTS", __file__]
-    status, printed = run_tool("train_net", "--config-file", CONFIG, *bccd, *bad)
-    assert status != 0 and "Traceback" not in printed and f"error: {__file__}" in printed, printed
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_mistake_ends_the_tool_with_one_line(processes, bccd, tmp_path):
+    none = tmp_path / "none.json"
+    command = ["--num-gpus", processes, "--dist-url", "auto", "--config-file", CONFIG, *bccd[:1], none, *bccd[2:]]
+    with pytest.raises(SystemExit) as raised:
+        train_net.run(list(map(str, [*command, *tiny(tmp_path / "run", 1)])))
+    assert str(raised.value.code).endswith(f": error: {none} cannot be read: No such file or directory")
 
 
-def test_a_mistake_is_one_line_from_several_processes_too(bccd, tmp_path):
-    bad = [*bccd[:1], tmp_path / "none.json", *bccd[2:]]
-    command = ["--num-gpus", 2, "--dist-url", "auto", "--config-file", CONFIG, *bad, *tiny(tmp_path / "run", 1)]
-    status, printed = run_tool("train_net", *command)
-    assert status != 0
-    assert f"error: {tmp_path / 'none.json'} cannot be read: No such file or directory" in printed.splitlines()[-1]
+def test_a_file_that_is_not_a_checkpoint_ends_the_tool_with_one_line(bccd, tmp_path):
+    command = ["--config-file", CONFIG, *bccd, *tiny(tmp_path / "run", 1), "MODEL.WEIGHTS", __file__]
+    with pytest.raises(SystemExit, match=rf"error: {re.escape(__file__)}"):
+        train_net.run(list(map(str, command)))
 
 
 @pytest.mark.parametrize(
@@ -462,21 +504,19 @@ def test_a_mistake_is_one_line_from_several_processes_too(bccd, tmp_path):
 def test_a_bad_key_is_a_config_error(keys, message, bccd, tmp_path):
     arguments = ["--config-file", CONFIG, *bccd, *tiny(tmp_path / "run", 1), *keys]
     with pytest.raises(ConfigError, match=message):
-        train.YamlRun(build_argument_parser().parse_args(list(map(str, arguments)))).build_model()
+        train.YamlRun(parse(*arguments)).build_model()
 
 
 def test_single_images_are_fine_where_nothing_is_normalised_over_the_batch(bccd, tmp_path):
-    keys = ["SOLVER.IMS_PER_BATCH", 1, "MODEL.RESNETS.NORM", "FrozenBN", "MODEL.FPN.NORM", "", "SOLVER.MAX_ITER", 1]
-    arguments = ["--config-file", CONFIG, *bccd, *tiny(tmp_path / "run", 1), *keys]
-    args = build_argument_parser().parse_args([*map(str, arguments), "DATASETS.TEST", "()"])
-    train.main(args)
-    assert (tmp_path / "run" / "model_final.pth").is_file()
+    keys = {"SOLVER.IMS_PER_BATCH": 1, "MODEL.RESNETS.NORM": "FrozenBN", "MODEL.FPN.NORM": "", "DATASETS.TEST": "()"}
+    assert run(*bccd, *tiny(tmp_path, 1, **keys)) == {}
+    assert (tmp_path / "model_final.pth").is_file()
 
 
 def test_masks_are_asked_for_where_the_model_has_them_in_the_end(bccd, tmp_path):
     def setup(*keys):
         arguments = ["--config-file", CONFIG, *bccd, *tiny(tmp_path / "run", 1), *keys]
-        return train.YamlRun(build_argument_parser().parse_args(list(map(str, arguments)))).cfg
+        return train.YamlRun(parse(*arguments)).cfg
 
     with pytest.raises(DatasetError, match=r"train\.json lacks the segmentation .* MODEL\.MASK_ON"):
         setup("MODEL.MASK_ON", True)
