@@ -37,10 +37,6 @@ MARKER = "INSTALLED_FROM"  # a file in the dist-info; it names the source, and i
 STAGING_PREFIX = ".detectron2-install-"
 
 
-class InstallError(Exception):
-    """An installation that could not be done, with a message for the user."""
-
-
 def check_source(source: str) -> str:
     """Return the source without surrounding blanks.
 
@@ -108,11 +104,11 @@ def strip_tree(tree: Path, marker: str) -> Path:
         The dist-info folder.
 
     Raises:
-        InstallError: if the tree does not hold the package and exactly one dist-info.
+        RuntimeError: if the tree does not hold the package and exactly one dist-info.
     """
     dist_infos = list(tree.glob("*.dist-info"))
     if len(dist_infos) != 1 or not (tree / "detectron2" / "__init__.py").is_file():
-        raise InstallError(f"{WHEEL} should hold detectron2/ and one .dist-info, got {sorted(os.listdir(tree))}")
+        raise RuntimeError(f"{WHEEL} should hold detectron2/ and one .dist-info, got {sorted(os.listdir(tree))}")
     for path in sorted(tree.rglob("*"), reverse=True):  # reverse: what is in a folder before the folder
         if path.is_file() and not is_wanted(path.relative_to(tree).as_posix()):
             path.unlink()
@@ -129,11 +125,11 @@ def run_pip(arguments: list[str]) -> None:
     """Run pip of this interpreter.
 
     Raises:
-        InstallError: if pip fails; it has printed why.
+        RuntimeError: if pip fails; it has printed why.
     """
     command = [sys.executable, "-m", "pip", *arguments]
     if subprocess.run(command, check=False).returncode != 0:
-        raise InstallError(f"pip failed, see above; the command was: {' '.join(command)}")
+        raise RuntimeError(f"pip failed, see above; the command was: {' '.join(command)}")
 
 
 def remove(dists: list[metadata.Distribution]) -> None:
@@ -171,7 +167,7 @@ def install_requirement(source: str, folders: list[Path]) -> None:
     run_pip(["install", "--no-build-isolation", source])
     dists = find_installed(folders)
     if not dists:
-        raise InstallError(f"pip installed {source!r}, but that is no distribution of Detectron2")
+        raise RuntimeError(f"pip installed {source!r}, which is not a distribution of Detectron2")
     for dist in dists:
         metadata_file = next(path for path in dist.files or [] if path.name == "METADATA")
         record_marker(Path(str(dist.locate_file(metadata_file))).parent, describe(source))
@@ -181,7 +177,7 @@ def verify() -> str:
     """Import the engine in a fresh interpreter; return the version and the folder of the package.
 
     Raises:
-        InstallError: if the import fails.
+        RuntimeError: if the import fails.
     """
     code = "import detectron2.engine as e, detectron2 as d; print(d.__version__, d.__path__[0])"
     with tempfile.TemporaryDirectory() as folder:  # an empty one, since Python looks for modules there first
@@ -189,7 +185,7 @@ def verify() -> str:
             [sys.executable, "-W", "ignore", "-c", code], cwd=folder, capture_output=True, text=True, check=False
         )
     if done.returncode != 0:
-        raise InstallError(
+        raise RuntimeError(
             "Detectron2 is installed but does not import. If a package is missing below, "
             f'pip install "resnest-backbones[detectron2]" brings it.\n{done.stderr.strip()}'
         )
@@ -209,7 +205,7 @@ def install(source: str, *, force: bool = False) -> str:
 
     Raises:
         ValueError: if the source is not one.
-        InstallError: if it could not be installed or does not import.
+        RuntimeError: if it could not be installed or does not import.
     """
     source = check_source(source)
     paths = sysconfig.get_paths()
@@ -220,12 +216,12 @@ def install(source: str, *, force: bool = False) -> str:
         return f"already installed: {verify()}"
     if not force and None in markers:
         dist = installed[markers.index(None)]
-        raise InstallError(
+        raise RuntimeError(
             f"{dist.metadata['Name']} {dist.version} is in {dist.locate_file('')}, and this tool did not put it there; "
             "keep it, or replace it with --force"
         )
     if not os.access(folders[0], os.W_OK):
-        raise InstallError(f"{folders[0]} is not writable; run this with the Python of a virtual environment")
+        raise RuntimeError(f"{folders[0]} is not writable; run this with the Python of a virtual environment")
     print(f"installing Detectron2 from {describe(source)}", flush=True)
     if source == REGISTRY:
         remove([dist for dist in installed if Path(str(dist.locate_file(""))) != folders[0]])
@@ -250,7 +246,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         print(install(options.source, force=options.force))
-    except (ValueError, InstallError) as error:
+    except (ValueError, RuntimeError) as error:
         print(f"install_detectron2: {error}", file=sys.stderr)
         return 1
     return 0

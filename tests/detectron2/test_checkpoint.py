@@ -86,8 +86,7 @@ def test_published_weights_fill_the_trunk_of_a_detector(server, caplog, checkpoi
     assert not [m for m in our_messages(caplog) if "in part" in m]
 
 
-def test_published_weights_are_fetched_once(server):
-    model = helpers.detector(FPN_DETECTOR)
+def test_published_weights_are_fetched_once(server, model):
     for checkpointer in (DetectionCheckpointer, ResNeStCheckpointer, DetectionCheckpointer):
         checkpointer(model).load("resnest://resnest50")
     assert server.requests == [f"/{server.record.filename}"]
@@ -102,9 +101,8 @@ def test_the_renamed_file_holds_just_the_trunk(server):
 
 
 @BOTH
-def test_wrong_content_is_refused_and_leaves_no_file(server, checkpointer):
+def test_wrong_content_is_refused_and_leaves_no_file(server, model, checkpointer):
     server.content = server.content[:-100] + bytes(100)
-    model = helpers.detector(FPN_DETECTOR)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(WeightsError, match=f"its sha256 begins with .* instead of {server.record.sha256_prefix}"):
         checkpointer(model).load("resnest://resnest50")
@@ -159,10 +157,15 @@ def layouts() -> dict[str, dict]:
     }
 
 
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    """A detector that tests load files into."""
+    return helpers.detector(FPN_DETECTOR, {"MODEL.BACKBONE.FREEZE_AT": 2})
+
+
 @pytest.mark.parametrize("layout", layouts())
-def test_a_trunk_in_any_layout_fills_a_detector(layout, tmp_path, caplog):
+def test_a_trunk_in_any_layout_fills_a_detector(layout, model, tmp_path, caplog):
     torch.save(layouts()[layout], tmp_path / "file.pth")
-    model = helpers.detector(FPN_DETECTOR, {"MODEL.BACKBONE.FREEZE_AT": 2})
     ResNeStCheckpointer(model).load(str(tmp_path / "file.pth"))
     expected = trunk_of(core_state())
     assert differing(model, expected) == []
@@ -207,11 +210,10 @@ def test_a_detector_of_the_wrapper_fills_ours(checkpointer, shared, tmp_path, ca
 
 @pytest.mark.parametrize("kept", ["nothing", "res"])
 @BOTH
-def test_a_partly_matching_checkpoint_warns_with_how_many_of_how_many(checkpointer, kept, tmp_path, caplog):
+def test_a_partly_matching_checkpoint_warns_with_how_many_of_how_many(checkpointer, kept, model, tmp_path, caplog):
     expected = trunk_of(core_state())
     state = {name: value for name, value in expected.items() if name.startswith(TRUNK + kept)}
     torch.save({"model": state | {"other.weight": torch.rand(2)}}, tmp_path / "part.pth")
-    model = helpers.detector(FPN_DETECTOR)
     checkpointer(model).load(str(tmp_path / "part.pth"))
     assert differing(model, state) == []
     first = next(name for name in expected if name not in state)
@@ -224,9 +226,8 @@ def test_a_partly_matching_checkpoint_warns_with_how_many_of_how_many(checkpoint
         assert "; 1 unexpected (other.weight)" in warnings[1]
 
 
-def test_nothing_that_matches_is_called_nothing(tmp_path, caplog):
+def test_nothing_that_matches_is_called_nothing(model, tmp_path, caplog):
     torch.save({"other.weight": torch.rand(2)}, tmp_path / "other.pth")
-    model = helpers.detector(FPN_DETECTOR, {"MODEL.BACKBONE.FREEZE_AT": 2})
     ResNeStCheckpointer(model).load(str(tmp_path / "other.pth"))
     assert "other.pth: 0 of " in our_messages(caplog)[-1]
 
@@ -285,21 +286,20 @@ def test_a_cache_that_may_only_be_read_is_read(server, tmp_path, monkeypatch):
     assert read_checkpoint(again)["matching_heuristics"] is True
 
 
-def test_weights_of_another_shape_are_reported_not_loaded(tmp_path, caplog):
+def test_weights_of_another_shape_are_reported_not_loaded(model, tmp_path, caplog):
     core = core_state() | {"stem.conv1_1.weight": torch.rand(64, 3, 3, 3)}
     torch.save(convert_state_dict(core, "official"), tmp_path / "wide.pth")
-    model = helpers.detector(FPN_DETECTOR)
     ResNeStCheckpointer(model).load(str(tmp_path / "wide.pth"))
     warnings = our_messages(caplog)
     assert any("1 missing (backbone.bottom_up.stem.conv1_1.weight)" in message for message in warnings)
     assert any("1 unexpected (stem.conv1_1.weight)" in message for message in warnings)
 
 
-def test_a_file_with_keys_of_no_resnest_is_refused_by_name(tmp_path):
+def test_a_file_with_keys_of_no_resnest_is_refused_by_name(model, tmp_path):
     state = convert_state_dict(core_state(), "official") | {"layer1.0.conv4.weight": torch.rand(1)}
     torch.save(state, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=r"x\.pth.*layer1\.0\.conv4\.weight"):
-        ResNeStCheckpointer(helpers.detector(FPN_DETECTOR)).load(str(tmp_path / "x.pth"))
+        ResNeStCheckpointer(model).load(str(tmp_path / "x.pth"))
 
 
 class Payload:
@@ -313,14 +313,14 @@ class Payload:
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pkl"])
-def test_a_file_that_could_run_code_is_refused_unrun(suffix, tmp_path):
+def test_a_file_that_could_run_code_is_refused_unrun(suffix, model, tmp_path):
     file, proof = tmp_path / f"bad{suffix}", tmp_path / "ran"
     content = {"model": {"stem.conv1_1.weight": Payload(proof)}, "__author__": "someone"}
     if suffix == ".pth":
         torch.save(content, file)
     else:
         file.write_bytes(pickle.dumps(content))
-    checkpointer = ResNeStCheckpointer(helpers.detector(FPN_DETECTOR))
+    checkpointer = ResNeStCheckpointer(model)
     with pytest.raises(CheckpointError, match=rf"bad\{suffix} holds more than tensors.*refused"):
         checkpointer.load(str(file))
     assert not proof.exists()

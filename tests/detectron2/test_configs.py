@@ -171,7 +171,7 @@ def test_the_readme_has_the_same_pixels():
 
 
 @pytest.mark.parametrize("name", COCO_YAML)
-def test_the_data_sets_of_a_recipe_are_detectron2s_own(name):
+def test_the_datasets_of_a_recipe_are_detectron2s_own(name):
     cfg = model_zoo.get_config(LEAVES[name])
     for data in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         assert data in DatasetCatalog
@@ -217,7 +217,7 @@ def test_what_has_no_row_is_detectron2s_own_baseline_but_for_the_backbone_and_th
     assert different - unused == backbone | size
 
 
-def test_test_dev_is_the_row_with_test_time_augmentation_and_another_data_set():
+def test_test_dev_is_the_row_with_test_time_augmentation_and_another_dataset():
     row, dev = flat(model_zoo.get_config(TEST_DEV.removesuffix("_test_dev"))), flat(model_zoo.get_config(TEST_DEV))
     changed = {key: value for key, value in dev.items() if value != row[key]}
     assert changed == {"DATASETS.TEST": ["coco_2017_test-dev"], "TEST.AUG.ENABLED": True}
@@ -235,7 +235,7 @@ TINY_YAML = {
 
 def tiny_yaml(name: str) -> CfgNode:
     """The recipe's detector with smaller heads on the shallowest network of its kind."""
-    cfg = model_zoo.get_config(name)
+    cfg = model_zoo.get_config(LEAVES[name])
     cfg.merge_from_list([*TINY_DETECTOR, *(word for pair in TINY_YAML.items() for word in pair)])
     cfg.MODEL.RESNETS.DEPTH = 14 if "resnest" in cfg.MODEL.BACKBONE.NAME else 50
     return cfg
@@ -243,7 +243,7 @@ def tiny_yaml(name: str) -> CfgNode:
 
 def tiny_lazy(name: str) -> DictConfig:
     """The recipe's detector with fewer proposals on the shallowest network."""
-    cfg = model_zoo.get_config(name)
+    cfg = model_zoo.get_config(LEAVES[name])
     cfg.model.backbone.bottom_up.spec = "resnest14"
     cfg.model.proposal_generator.update(pre_nms_topk=(100, 50), post_nms_topk=(20, 10))
     thresholds = cfg.model.roi_heads.get("box_predictors", None) or [cfg.model.roi_heads.box_predictor]
@@ -284,7 +284,7 @@ def losses_of(model: nn.Module) -> set[str]:
 
 @pytest.mark.parametrize("name", LEAVES)
 def test_a_leaf_builds_the_network_it_names(name):
-    cfg = model_zoo.get_config(name)
+    cfg = model_zoo.get_config(LEAVES[name])
     with torch.device("meta"):
         if name in LAZY:
             network, trunk = cfg.model.backbone.bottom_up.spec, instantiate(cfg.model.backbone.bottom_up)

@@ -1,4 +1,4 @@
-"""Data sets of one's own: real COCO json files, whole and spoiled."""
+"""Custom datasets: real COCO json files, whole and spoiled."""
 
 import json
 from pathlib import Path
