@@ -242,18 +242,18 @@ def tiny_yaml(name: str) -> CfgNode:
 
 
 def tiny_lazy(name: str) -> DictConfig:
-    """The recipe's detector with fewer proposals on the shallowest network."""
+    """The recipe's detector with fewer proposals and objects on the shallowest network."""
     cfg = model_zoo.get_config(LEAVES[name])
     cfg.model.backbone.bottom_up.spec = "resnest14"
     cfg.model.proposal_generator.update(pre_nms_topk=(100, 50), post_nms_topk=(20, 10))
-    thresholds = cfg.model.roi_heads.get("box_predictors", None) or [cfg.model.roi_heads.box_predictor]
-    for predictor in thresholds:
-        predictor.test_score_thresh = 0.0
+    cfg.model.roi_heads.batch_size_per_image = 16
+    cfg.model.roi_heads.box_predictor.update(test_score_thresh=0.0, test_topk_per_image=3)
     return cfg
 
 
-# Recipes with the same architecture but for the depth differ in their data and schedules alone.
-ARCHITECTURES = {**{str(tiny_yaml(name).MODEL): name for name in YAML}, **{name: name for name in LAZY}}
+# Recipes that have the same architecture, but for the depth, differ only in data and schedules. The other LazyConfigs
+# build the models of their YAML files (below).
+ARCHITECTURES = {str(tiny_yaml(name).MODEL): name for name in YAML} | {LSJ: LSJ}
 
 
 def batch() -> list[dict[str, object]]:
