@@ -27,8 +27,8 @@ def read_readme() -> str:
 CORE = [
     "torch>=2.4",
     "torchvision>=0.19",
-    "fvcore>=0.1.5.post20221221",
     "filelock>=3.12",
+    "numpy>=1.24",
     "tqdm>=4.60",  # shows how far a download is
 ]
 
@@ -37,6 +37,7 @@ EXTRAS = {
     # Python: `python tools/install_detectron2.py` installs it.
     "detectron2": [
         "cloudpickle>=2.2",
+        "fvcore>=0.1.5.post20221221",
         "hydra-core>=1.1",
         "iopath>=0.1.9",
         "matplotlib>=3.7",
@@ -72,6 +73,7 @@ EXTRAS = {
     "docs": ["mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"],
     "dev": [
         "build>=1.2",
+        "fvcore>=0.1.5.post20221221",  # another count of multiply-adds
         "hypothesis>=6.100",
         "mypy>=1.10",
         "pytest>=8.2",

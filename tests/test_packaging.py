@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FRAMEWORKS = {"detectron2", "mmseg", "mmcv", "mmengine"}
-CORE = {"torch", "torchvision", "fvcore", "filelock", "tqdm"}
+CORE = {"torch", "torchvision", "filelock", "numpy", "tqdm"}
 TOP_LEVEL = {"models", "acceleration", "checkpoint", "weights.py", "detectron2", "mmseg", "export", "predict"}
 TOP_LEVEL |= {"model_zoo.py", "cli.py", "data.py", "errors.py", "__init__.py", "__main__.py", "py.typed", "configs"}
 SOURCES = ["setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md", "resnest_backbones", "configs"]
@@ -152,7 +152,15 @@ def test_the_extras_are_those_promised(wheel_metadata):
     assert names["mmseg"] == {"onedl-mmcv", "onedl-mmengine", "onedl-mmsegmentation"}
     assert names["demo"] == {"matplotlib", "opencv-python", "pillow", "scikit-image", "scikit-learn", "tqdm"}
     assert names["export"] == {"onnx", "onnxruntime", "onnxscript"}
-    assert names["detectron2"] >= {"pycocotools", "omegaconf", "hydra-core", "yacs", "tensorboard", "cloudpickle"}
+    assert names["detectron2"] >= {
+        "fvcore",
+        "pycocotools",
+        "omegaconf",
+        "hydra-core",
+        "yacs",
+        "tensorboard",
+        "cloudpickle",
+    }
     assert not {name for name in names["detectron2"] if "detectron2" in name}, "no wheel of Detectron2 is published"
 
 
