@@ -79,7 +79,7 @@ def test_convert_writes_another_layout(capsys, tmp_path):
     torch.save(build("resnest14").state_dict(), source)
     found = json.loads(said(capsys, "convert", source, target, "--to", "detectron2", "--json"))
     assert found["tensors"] == len(torch.load(target)["model"]) > 100
-    assert "is there already" in fails(capsys, "convert", source, target, "--to", "detectron2")
+    assert "pth exists" in fails(capsys, "convert", source, target, "--to", "detectron2")
 
 
 def test_doctor_reports_this_environment(capsys):

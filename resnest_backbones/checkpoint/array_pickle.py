@@ -81,7 +81,7 @@ def _reconstruct(kind: Any, *_: object) -> _Array:
 
 
 def _no_attribute(*_: object) -> None:
-    """Stands in for ``getattr``, by which a ``HistoryBuffer`` names its methods."""
+    """Stand in for ``getattr``, by which a ``HistoryBuffer`` names its methods."""
 
 
 def _scalar(dtype: _Dtype, data: Any) -> Any:
@@ -120,7 +120,7 @@ _STAND_INS_IN_TENSOR_FILES: dict[tuple[str, str], Any] = {
 
 
 def _named(stand_in: Callable[..., Any], module: str, name: str) -> Callable[..., Any]:
-    """A stand-in under the name of what it stands for, by which torch finds it."""
+    """Return a stand-in under the name of what it stands for, by which torch finds it."""
     names = {"__module__": module, "__qualname__": name}
     if isinstance(stand_in, type):
         return type(name, (stand_in,), names)
@@ -164,7 +164,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def made(value: Any) -> Any:
-    """The value with its stand-ins replaced by what they stand for; containers stay of their kind."""
+    """Replace the stand-ins in a value by what they stand for; containers stay of their kind."""
     if isinstance(value, _Array):
         return value.made
     if isinstance(value, History):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from resnest_backbones.checkpoint.array_pickle import arrays_in_tensor_files, load_arrays, made
+from resnest_backbones.checkpoint.fit import compare
 from resnest_backbones.checkpoint.layouts import (
     COUNTER,
     TARGETS,
@@ -52,6 +53,7 @@ SaveError = OSError  # what ``write_atomically`` raises
 
 _UNFINISHED = ".partial"  # ends the temporary name of a file that is being written
 _BLOCK = 1 << 20
+_OFFSETS = ".conv2_offset."
 
 
 def read_checkpoint(file: str | PathLike[str]) -> dict[str, Any]:
@@ -62,12 +64,12 @@ def read_checkpoint(file: str | PathLike[str]) -> dict[str, Any]:
     A file with the name of a published detector or segmentor must have the hash in that name.
 
     Raises:
-        CheckpointError: there is no such file, it is no checkpoint, is cut short, holds other objects, or is not the
+        CheckpointError: the file does not exist, is not a checkpoint, is cut short, holds other objects, or is not the
             published one whose name it has; the message names it.
     """
     path = Path(file)
     if not path.is_file():
-        raise CheckpointError(f"{path} is no file")
+        raise CheckpointError(f"{path} does not exist")
     _check_published(path)
     try:
         if path.suffix == ".pkl":
@@ -112,17 +114,17 @@ def _check_published(file: Path) -> None:
 def _why_unreadable(path: Path, stream: BinaryIO, error: Exception) -> str:
     head = stream.read(64)
     if head.lstrip()[:1] == b"<":
-        return f"{path} is no checkpoint but a web page or XML: it begins with {head.lstrip()[:15]!r}"
+        return f"{path} is not a checkpoint but a web page or XML: it begins with {head.lstrip()[:15]!r}"
     # torch's own message advises to turn the safety off: only what it says of the file is passed on.
     if named := re.search(r"GLOBAL (\S+)|(\S+) is neither an array", str(error)):
         what = named[1] or named[2]
         return f"{path} holds more than tensors and plain containers and is refused, as it could run code: {what}"
     reason = _reason(str(error).strip()) or type(error).__name__
-    return f"{path} ({path.stat().st_size} bytes) is no checkpoint, or is cut short or damaged: {reason}"
+    return f"{path} ({path.stat().st_size} bytes) is not a checkpoint, or is cut short or damaged: {reason}"
 
 
 def _reason(message: str) -> str:
-    """What torch says of the file, without its advice."""
+    """Return what torch says of the file, without its advice."""
     if "weights_only" not in message:
         return message.split("\n")[0]
     said = re.search(r"Unsupported operand \d+|(?<=WeightsUnpickler error: )[^\n]*", message)
@@ -130,7 +132,7 @@ def _reason(message: str) -> str:
 
 
 def extract_state_dict(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint's content, which may lie under ``model``, ``state_dict`` or ``model_state``.
+    """Return the tensors of a checkpoint's content, which may lie under ``model``, ``state_dict`` or ``model_state``.
 
     Raises:
         ValueError: there are no tensors; the message names the keys there are.
@@ -147,7 +149,7 @@ def extract_state_dict(content: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _as_tensor(value: Any) -> Any:
-    """A numpy array or scalar of numbers as a tensor; anything else as it is."""
+    """Return a numpy array or scalar of numbers as a tensor; anything else as it is."""
     numeric = isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8
     return torch.as_tensor(value.astype(value.dtype.newbyteorder("="))) if numeric else value
 
@@ -204,30 +206,23 @@ def load_checkpoint(model: nn.Module, file: str | PathLike[str], *, new: Collect
         raise
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    may_lack = [key for key in wanted if ".conv2_offset." in key and key not in state]
-    missing = [key for key in wanted if key not in state and key not in may_lack and not key.endswith(COUNTER)]
-    shapes = [
-        f"{key} is {tuple(state[key].shape)} in the file and {tuple(value.shape)} in the model"
-        for key, value in wanted.items()
-        if key in state and state[key].shape != value.shape
-    ]
-    if missing or shapes:
+    fit = compare(state, wanted, optional=lambda key: _OFFSETS in key)
+    if not fit.is_whole:
         raise CheckpointError(
-            f"{path} (layout {layout}) does not fit the model: {len(missing)} of its {len(wanted)} tensors are "
-            f"missing ({summarize_keys(missing)}) and {len(shapes)} have another shape ({summarize_keys(shapes, 3)}); "
-            "name in new what shall stay as it was initialised"
+            f"{path} (layout {layout}) does not fit the model: {fit.describe()}; name in `new` what is to stay as "
+            "initialised"
         )
     model.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
-    if may_lack:
-        logger.info("%s: no offsets of deformable convolutions; they stay as they were initialised", path)
-    unused = [key for key in (*state, *heads) if key not in wanted and not key.endswith(COUNTER)]
+    if any(_OFFSETS in key and key not in state for key in wanted):
+        logger.info("%s: no offsets of deformable convolutions; they stay as initialised", path)
+    unused = [*fit.unexpected, *(key for key in heads if not key.endswith(COUNTER))]
     if unused:
         logger.info("%s: %d tensors have no place in the model: %s", path, len(unused), summarize_keys(unused))
     return LoadReport(path, layout, sum(key in state for key in wanted), tuple(unused))
 
 
 def _split_or_own(state: dict[str, Tensor], names: Collection[str]) -> tuple[str, dict[str, Tensor], dict[str, Tensor]]:
-    """As ``split_trunk``; a model with norms of its own, which no published layout knows, needs no renaming."""
+    """Split as ``split_trunk`` does; keep the names where they are the model's own, as with norms of its own."""
     try:
         return split_trunk(state)
     except ValueError:
@@ -237,7 +232,7 @@ def _split_or_own(state: dict[str, Tensor], names: Collection[str]) -> tuple[str
 
 
 def save_atomically(content: Any, file: Path) -> None:
-    """``torch.save`` such that ``file`` is never half-written.
+    """Write by ``torch.save`` such that ``file`` is never half-written.
 
     Raises:
         OSError: as ``write_atomically``.
@@ -270,7 +265,7 @@ def write_atomically(file: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def remove_unfinished(folder: str | PathLike[str]) -> list[Path]:
-    """Remove what a process that was killed in ``write_atomically`` left in a folder; nobody may write there now."""
+    """Remove what a process killed in ``write_atomically`` left in a folder; no other process may write there."""
     found = sorted(Path(folder).glob(f".*{_UNFINISHED}"))
     for path in found:
         path.unlink(missing_ok=True)
@@ -278,9 +273,9 @@ def remove_unfinished(folder: str | PathLike[str]) -> list[Path]:
 
 
 def for_detectron2(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What Detectron2's own checkpointer reads: a detector as it is, a trunk alone to be found by the ends of names.
+    """Return what Detectron2's own checkpointer reads: a detector as it is, a trunk with names to be matched.
 
-    A trunk alone leaves its classifier and the counters of its norms behind, which no detector has a place for.
+    Of a trunk alone, classifier and counters of norms are left out, which no detector has a place for.
     """
     state = convert_state_dict(state_dict, "detectron2")
     if any(key.startswith("backbone.") for key in state):
@@ -291,11 +286,11 @@ def for_detectron2(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def convert_file(source: str | PathLike[str], target_file: str | PathLike[str], target: str) -> int:
-    """Write a checkpoint anew in another layout.
+    """Write a checkpoint in another layout.
 
     Args:
         source: a checkpoint in any published layout, or ``resnest://NAME``.
-        target_file: the file to write, ending in ``.pth``; it must not be there yet.
+        target_file: the file to write, ending in ``.pth``; it must not exist.
         target: as in ``convert_state_dict``. For ``detectron2`` the file is one that ``MODEL.WEIGHTS`` takes.
 
     Returns:
@@ -303,7 +298,7 @@ def convert_file(source: str | PathLike[str], target_file: str | PathLike[str], 
 
     Raises:
         ValueError: ``target`` or ``target_file`` is not as above.
-        CheckpointError: the source cannot be read, or is no ResNeSt; the message names the file.
+        CheckpointError: the source cannot be read, or is not a ResNeSt; the message names the file.
     """
     output = Path(target_file)
     if target not in TARGETS:
@@ -311,9 +306,9 @@ def convert_file(source: str | PathLike[str], target_file: str | PathLike[str], 
     if output.suffix != ".pth":
         raise ValueError(f"target_file must end in .pth, got {output}")
     if output.exists():
-        raise ValueError(f"target_file must be a new file, but {output} is there already")
+        raise ValueError(f"target_file must be a new file, but {output} exists")
     if not output.parent.is_dir():
-        raise ValueError(f"target_file must lie in a folder that is there, got {output}")
+        raise ValueError(f"target_file must lie in an existing folder, got {output}")
     path = _local_file(str(source))
     try:
         state = extract_state_dict(read_checkpoint(path))

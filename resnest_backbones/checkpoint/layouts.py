@@ -140,10 +140,10 @@ _ENCODING_HEADS = (
 
 
 def detect_layout(state_dict: Mapping[str, Any]) -> str:
-    """Name of a state dict's layout: ``detectron2`` (also the core's), ``official``, ``mmseg`` or ``encoding``.
+    """Return the layout of a state dict: ``detectron2`` (also the core's), ``official``, ``mmseg`` or ``encoding``.
 
     Raises:
-        ValueError: no known layout; the message says what was looked for and the first keys there are.
+        ValueError: the layout is unknown; the message says what was looked for and the first keys.
     """
     return _detect(_without_module_prefix(state_dict))[0].name
 
@@ -184,7 +184,7 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], target: str = "core") -
 
 
 def _as_segmentor(trunk: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The trunk, and heads and neck under MMSegmentation's names."""
+    """Name trunk, heads and neck as MMSegmentation does."""
     renamed = {key: _replace_prefix(key, _ENCODING_HEADS) for key in others}
     classifier = [key for key in trunk if key.startswith("fc.")]
     left_out = [key for key, new in renamed.items() if not new.startswith(_SEGMENTOR_PARTS)]
@@ -201,7 +201,7 @@ def _log_left_out(keys: Collection[str], target: str) -> None:
 
 
 def split_trunk(state_dict: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor], dict[str, Tensor]]:
-    """The layout's name, the trunk and classifier under the core's names, and the rest, a detector's heads, as it is.
+    """Return the layout, the trunk and classifier under the core's names, and the rest, such as heads, unchanged.
 
     Raises:
         ValueError: as ``convert_state_dict``.
@@ -228,7 +228,7 @@ def _detect(state_dict: Mapping[str, Any]) -> tuple[_Layout, str]:
                 return layout, prefix
     markers = ", ".join(f"{prefix}{layout.marker} ({layout.name})" for layout in _LAYOUTS for prefix in layout.prefixes)
     raise ValueError(
-        f"not the layout of a known ResNeSt: none of {markers} is there; first keys: {summarize_keys(state_dict)}"
+        f"not the layout of a known ResNeSt: it has none of {markers}; first keys: {summarize_keys(state_dict)}"
     )
 
 
@@ -251,7 +251,7 @@ def _with_shortcut_pools(state_dict: Mapping[str, Tensor], layout: _Layout, pref
 def _split_trunk(
     state_dict: Mapping[str, Tensor], layout: _Layout, prefix: str
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The trunk (and classifier) under the core's names, and all other keys as they are."""
+    """Return the trunk (and classifier) under the core's names, and all other keys unchanged."""
     trunk, others, wrong = {}, {}, []
     for key, value in state_dict.items():
         classifier = next((name for name in _CLASSIFIERS if key.startswith(name)), None)
@@ -267,11 +267,13 @@ def _split_trunk(
         else:
             wrong.append(key)
     if wrong:
-        raise ValueError(f"layout {layout.name}, but {len(wrong)} keys are of no ResNeSt: {summarize_keys(wrong)}")
+        raise ValueError(
+            f"layout {layout.name}, but {len(wrong)} keys do not belong to a ResNeSt: {summarize_keys(wrong)}"
+        )
     return trunk, others
 
 
 def summarize_keys(keys: Iterable[str], most: int = 5) -> str:
-    """The first few of many keys, for messages."""
+    """Join the first few of many keys, for messages."""
     names = [str(key) for key in keys]
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "none"
