@@ -24,7 +24,7 @@ _TONES = ((0.85, 0.95), (1.0, 1.0), (1.0, 0.45), (0.95, 0.65), (0.55, 1.0))
 
 
 def read_image(file: Path) -> np.ndarray:
-    """An image (H, W, 3), uint8 RGB, turned as its EXIF says.
+    """Read an image as (H, W, 3), uint8 RGB, turned as its EXIF says.
 
     Raises:
         DatasetError: it cannot be read.
@@ -62,10 +62,10 @@ def read_label_map(file: str | Path, content: bytes | None = None) -> np.ndarray
 
 
 def find_class_file(data_root: str | Path) -> Path:
-    """The file with the names of the classes of a data set: ``ROOT/classes.txt`` or ``ROOT/objectInfo150.txt``.
+    """Find the class names of a dataset: ``ROOT/classes.txt`` or ``ROOT/objectInfo150.txt``.
 
     Raises:
-        DatasetError: the root is no folder, or neither file is in it.
+        DatasetError: the root is not a folder, or has neither file.
     """
     root = Path(data_root)
     if not root.is_dir():
@@ -91,14 +91,14 @@ def read_classes(class_file: str | Path, *, max_classes: int | None = MAX_CLASSE
     """Return the names of the classes; the first one's label is 1.
 
     The file has one name per line, where blank lines and those that begin with # do not count; or it is a table like
-    ADE20K's objectInfo150.txt: columns parted by tabs, a header, and names in the last column.
+    ADE20K's objectInfo150.txt: columns separated by tabs, a header, and names in the last column.
 
     Args:
         class_file: the file.
         max_classes: how many there may be; None for any number, as a detector may have.
 
     Raises:
-        DatasetError: the file cannot be read, or its names are none, too many, or not all different.
+        DatasetError: the file cannot be read, or has no names, too many, or the same one twice.
     """
     file = Path(class_file)
     try:
@@ -106,7 +106,7 @@ def read_classes(class_file: str | Path, *, max_classes: int | None = MAX_CLASSE
     except OSError as error:
         raise DatasetError(f"the class file {file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise DatasetError(f"the class file {file} is no text in UTF-8: {error}") from error
+        raise DatasetError(f"the class file {file} is not UTF-8 text: {error}") from error
     lines = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if lines and "\t" in lines[0] and lines[0].split("\t")[-1].strip().lower() == "name":
         lines = [line.split("\t")[-1] for line in lines[1:]]
@@ -116,13 +116,13 @@ def read_classes(class_file: str | Path, *, max_classes: int | None = MAX_CLASSE
         raise DatasetError(f"the class file {file} must name {wanted}, got {len(names)}")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise DatasetError(
-            f"the class file {file} must name different classes, {', '.join(twice[:3])} are there repeatedly"
+            f"the class file {file} must name different classes, {', '.join(twice[:3])} appear more than once"
         )
     return names
 
 
 def make_palette(num_classes: int) -> list[list[int]]:
-    """Colours [R, G, B], 0..255, as different as their number allows; the first ones do not depend on it.
+    """Make colours [R, G, B], 0..255, as different as their number allows; the first ones do not depend on it.
 
     >>> make_palette(2)
     [[242, 36, 36], [0, 74, 255]]

@@ -1,4 +1,4 @@
-"""A trained or training model made fast, equal to rounding, with the interface that it had."""
+"""A trained or training model made fast, equal to rounding, with the same interface."""
 
 from resnest_backbones.acceleration.compilation import accelerate
 from resnest_backbones.acceleration.inference import optimize_for_inference

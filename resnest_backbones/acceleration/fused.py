@@ -71,11 +71,11 @@ class _Convolution:
         return {"conv": self.conv, "_packed": None, "_packed_for": ()}
 
     def plain(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> the convolution of it."""
+        """Convolve (N, C, H, W)."""
         return self._pointwise(x, "none")
 
     def relu(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> ReLU of the convolution of it, in one pass."""
+        """Convolve (N, C, H, W) and apply ReLU, in one pass."""
         return self._pointwise(x, "relu")
 
     def _pointwise(self, x: Tensor, then: str) -> Tensor:
@@ -85,7 +85,7 @@ class _Convolution:
         return result
 
     def add_relu(self, x: Tensor, to: Tensor) -> Tensor:
-        """ReLU of the convolution of ``x`` plus ``to``, in one pass that writes into ``to``."""
+        """Convolve ``x``, add ``to`` and apply ReLU, in one pass that writes into ``to``."""
         conv = self.conv
         place = (conv.padding, conv.stride, conv.dilation, conv.groups)
         result: Tensor = torch.ops.mkldnn._convolution_pointwise_.binary(
@@ -123,7 +123,7 @@ class FusedStem(nn.Module):
         self._convolutions = [_Convolution(conv) for conv in (stem.conv1_1, stem.conv1_2, stem.conv1_3)]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, 2 x width, H / 4, W / 4), sizes rounded up."""
+        """Map (N, in_channels, H, W) to (N, 2 x width, H / 4, W / 4), sizes rounded up."""
         (stem,) = self._plain
         if not _can_fuse(x, list(stem.children())):
             result: Tensor = stem(x)
@@ -140,8 +140,7 @@ class FusedBottleneck(nn.Module):
     Args:
         block: what it computes.
         before: the block before it in its stage. Its output, which nothing else needs, is written over by the sum with
-            the shortcut, unless a hook may have kept it. None for the first block, whose shortcut is a convolution, or
-            else is added to as it is.
+            the shortcut, unless a hook may have kept it. None for the first block, whose shortcut is a convolution.
     """
 
     def __init__(self, block: Bottleneck, before: nn.Module | None) -> None:
@@ -154,7 +153,7 @@ class FusedBottleneck(nn.Module):
         self._conv_shortcut = _Convolution(block.shortcut) if is_conv else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, 4 x planes, H / stride, W / stride), sizes rounded up."""
+        """Map (N, in_channels, H, W) to (N, 4 x planes, H / stride, W / stride), sizes rounded up."""
         (block,) = self._plain
         if not _can_fuse(x, list(block.children())):
             result: Tensor = block(x)
@@ -165,7 +164,7 @@ class FusedBottleneck(nn.Module):
         return self._conv3.add_relu(block.pool_after(mixed), to=self._shortcut(block, x))
 
     def _shortcut(self, block: Any, x: Tensor) -> Tensor:
-        """The shortcut, in a tensor that may be written over."""
+        """Compute the shortcut, in a tensor that may be overwritten."""
         if self._conv_shortcut is not None:
             return self._conv_shortcut.plain(block.shortcut_pool(x))
         shortcut: Tensor = block.shortcut_pool(x)

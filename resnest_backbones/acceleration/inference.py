@@ -1,8 +1,8 @@
-"""Trained models made fast for inference, equal to rounding, with the interface that they had.
+"""Trained models made fast for inference, equal to rounding, with the same interface.
 
-What is done: each batch norm is folded into the convolution before it, images and features lie in memory as
-channels-last, on a CPU what follows a convolution is computed in the same pass (``fused.py``), and on request the trunk
-computes in bfloat16 or float16, or is compiled.
+Each batch norm is folded into the convolution before it, images and features are channels-last in memory, on a CPU
+what follows a convolution is computed in the same pass (``fused.py``), and on request the trunk computes in bfloat16 or
+float16, or is compiled.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 def optimize_for_inference(
     model: _Model, *, dtype: torch.dtype | None = None, compile: bool | Mapping[str, Any] = False
 ) -> _Model:
-    """A copy of a model with a ResNeSt in it, made fast; the model itself stays as it is.
+    """Copy a model that holds a ResNeSt, and make the copy fast for inference.
 
     Args:
         model: a trunk, or any model that holds one, such as a Detectron2 detector or an MMSegmentation segmentor. Its
@@ -48,7 +48,7 @@ def optimize_for_inference(
 
     Raises:
         ExportError: there is no ResNeSt in the model, or one that is built with other norms than batch norm.
-        ValueError: ``dtype`` is none of float32, bfloat16 and float16.
+        ValueError: ``dtype`` is not float32, bfloat16 or float16.
     """
     if dtype is not None and dtype not in _DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(map(str, _DTYPES))}, got {dtype}")
@@ -87,7 +87,7 @@ def _check_norms(trunk: nn.Module, name: str) -> None:
 
 
 def _is_batch_norm(module: nn.Module | None) -> bool:
-    """Also the frameworks' that are no ``nn.BatchNorm2d``: what counts is that they shift and scale by constants."""
+    """Return whether a module shifts and scales by constants, as the frameworks' own batch norms do too."""
     statistics = [getattr(module, name, None) for name in ("running_mean", "running_var")]
     return all(isinstance(value, Tensor) for value in statistics) and not isinstance(module, nn.InstanceNorm2d)
 

@@ -1,4 +1,4 @@
-"""The networks in plain PyTorch: the trunk, its split attention, and one row per published variant."""
+"""The networks in plain PyTorch: the trunk, its split attention, and one spec per published variant."""
 
 from resnest_backbones.models.resnest import Bottleneck, DeepStem, ResNeSt, build
 from resnest_backbones.models.split_attention import SplitAttentionConv2d

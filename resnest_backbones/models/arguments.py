@@ -36,7 +36,7 @@ class ResNeStOptions(TrunkOptions, total=False):
 
 
 def is_positive(value: object) -> bool:
-    """Whether it is an integer of 1 or more; True is none."""
+    """Return whether it is an integer of 1 or more; True is not."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
@@ -68,7 +68,7 @@ def check_choice(argument: str, value: object, allowed: Sequence[object]) -> Non
 
 
 def check_names(argument: str, names: Collection[str], allowed: Sequence[str]) -> tuple[str, ...]:
-    """The names in the order of ``allowed``; one that is not there, or a bare string, is refused."""
+    """Return the names in the order of ``allowed``; refuse unknown ones and a bare string."""
     one = isinstance(names, str) or not isinstance(names, Collection)
     wrong = [names] if one else [name for name in names if name not in allowed]
     if wrong:
@@ -77,7 +77,7 @@ def check_names(argument: str, names: Collection[str], allowed: Sequence[str]) -
 
 
 def check_out_features(names: Sequence[str], num_classes: int | None) -> tuple[str, ...]:
-    """The features in network order, with ``logits`` where there are classes."""
+    """Return the features in network order, with ``logits`` where there are classes."""
     features = check_names("out_features", names, FEATURES)
     if not features:
         raise ValueError(f"out_features must name at least one of {', '.join(FEATURES)}, got none")
@@ -89,14 +89,14 @@ def check_out_features(names: Sequence[str], num_classes: int | None) -> tuple[s
 
 
 def stages_to_build(features: Sequence[str]) -> tuple[str, ...]:
-    """Only the stages whose parameters can get a gradient: those up to the last feature asked for."""
+    """Return the stages up to the last feature asked for; the parameters of others would get no gradient."""
     if "logits" in features:
         return STAGES
     return STAGES[: max(FEATURES.index(name) for name in features)]
 
 
 def check_multi_grid(grid: Sequence[int] | None, depth: int, *, built: bool) -> tuple[int, ...] | None:
-    """The factors on res5's dilations, one per block, or None."""
+    """Return the factors on res5's dilations, one per block, or None."""
     if grid is None:
         return None
     if not built:

@@ -193,7 +193,7 @@ class ResNeSt(nn.Module):
     """The trunk: images in, a dict of named features out.
 
     Args:
-        spec: a row of ``variants.VARIANTS``, its name, or a ``ResNeStSpec`` of your own.
+        spec: one of ``variants.VARIANTS``, its name, or a custom ``ResNeStSpec``.
         output_stride: 32, or 16 or 8 to dilate res5, or res4 and res5, instead of downsampling. The dilation rule is
             the original's.
         out_features: which of ``stem, res2, res3, res4, res5, logits`` to return. Stages beyond the last one asked for
@@ -364,7 +364,7 @@ def build(name: str, **options: Unpack[ResNeStOptions]) -> ResNeSt:
 def _stride_and_dilations(
     stage: str, depth: int, output_stride: int, multi_grid: Sequence[int] | None
 ) -> tuple[int, list[int]]:
-    """Stride of a stage, and the dilation of each of its blocks."""
+    """Return the stride of a stage, and the dilation of each of its blocks."""
     stride, first, rest = _STRIDES_AND_DILATIONS[output_stride][stage]
     if multi_grid is not None:
         return stride, [rest * factor for factor in multi_grid]

@@ -16,7 +16,7 @@ from resnest_backbones.models.layers import make_norm
 
 
 def attention_channels(channels: int, radix: int) -> int:
-    """Width of the attention's hidden layer: a quarter of the splits' channels, at least 32 (``splat.py``)."""
+    """Return the attention's hidden width: a quarter of the splits' channels, at least 32 (``splat.py``)."""
     return max(channels * radix // 4, 32)
 
 
@@ -83,7 +83,7 @@ class SplitAttentionConv2d(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def attention(self, pooled: Tensor) -> Tensor:
-        """Weights of the splits, (N, R, C, 1, 1), from their pooled sum, (N, C, 1, 1).
+        """Compute the weights of the splits, (N, R, C, 1, 1), from their pooled sum, (N, C, 1, 1).
 
         With K groups the hidden layer's output is group-major, (K, R, C/K), while the splits are radix-major: hence the
         transpose (``rSoftMax`` of the original).
@@ -91,7 +91,7 @@ class SplitAttentionConv2d(nn.Module):
         return self.attention_of(self.fc2(self.relu(self.bn1(self.fc1(pooled)))))
 
     def attention_of(self, logits: Tensor) -> Tensor:
-        """The weights, (N, R, C, 1, 1), of what ``fc2`` gives, (N, R x C, 1, 1)."""
+        """Turn the output of ``fc2``, (N, R x C, 1, 1), into weights, (N, R, C, 1, 1)."""
         n = logits.shape[0]
         if self.radix == 1:
             return torch.sigmoid(logits).view(n, 1, self.channels, 1, 1)
@@ -116,12 +116,12 @@ class SplitAttentionConv2d(nn.Module):
         return self.weigh(x, self.attention(self.pool(x)).to(x.dtype))
 
     def pool(self, splits: Tensor) -> Tensor:
-        """The mean over the image of the splits' sum: (N, R x C, H, W) -> (N, C, 1, 1)."""
+        """Average the sum of the splits over the image: (N, R x C, H, W) -> (N, C, 1, 1)."""
         # The mean of the sum is the sum of the means: pooling each split first reads the large tensor once.
         return splits.mean(dim=(2, 3)).view(-1, self.radix, self.channels).sum(dim=1)[..., None, None]
 
     def weigh(self, splits: Tensor, weights: Tensor) -> Tensor:
-        """The sum of the splits, (N, R x C, H, W), each by its weights, (N, R, C, 1, 1): (N, C, H, W)."""
+        """Sum the splits, (N, R x C, H, W), each times its weights, (N, R, C, 1, 1): (N, C, H, W)."""
         first, *others = zip(weights.unbind(dim=1), splits.split(self.channels, dim=1), strict=True)
         if self.radix == 2:
             # The two weights add up to one, so that their sum is an interpolation: a single pass over both splits.

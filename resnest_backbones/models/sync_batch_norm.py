@@ -14,8 +14,8 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
 
     Statistics and gradients are those of one process with the images of all, also where images of one process are more
     or larger than another's; Detectron2's ``NaiveSyncBatchNorm`` counts images without their size, and keeps the biased
-    variance. Two passes, mean first, since the mean of squares minus the square of the mean cancels digits. It is no
-    ``nn.SyncBatchNorm``, since ``DistributedDataParallel`` refuses those on CPUs.
+    variance. Two passes, mean first, since the mean of squares minus the square of the mean cancels digits. It is not
+    an ``nn.SyncBatchNorm``, since ``DistributedDataParallel`` refuses those on CPUs.
 
     Args:
         num_features: number of channels, C.
@@ -39,7 +39,7 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
         self.process_group = process_group
 
     def forward(self, input: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W); all processes must call it.
+        """Normalise (N, C, H, W); all processes must call it.
 
         Raises:
             ValueError: there is one value per channel in all processes together.

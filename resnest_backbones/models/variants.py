@@ -1,6 +1,6 @@
-"""One row per published network.
+"""One spec per published network.
 
-The seven ``resnest50_fast_<R>s<K>x<W>d`` rows are the ablation of the original (ablation.md): R splits, K groups of W
+The seven ``resnest50_fast_<R>s<K>x<W>d`` networks are the original's ablation (ablation.md): R splits, K groups of W
 channels at the first stage, and the average pool that downsamples stands before the 3x3 convolution, not after it.
 """
 
@@ -26,8 +26,8 @@ class ResNeStSpec:
         avd_first: the 3x3 average pool that downsamples comes before the 3x3 convolution, not after it.
         params: parameters with the 1000-class head, counted.
         multiply_adds: multiply-adds of one 224 x 224 image with that head, counted: convolutions and linear layers, and
-            one for each element that a norm scales and shifts (five of the seven published figures of the ablation are
-            reproduced by this count to all printed digits; ``tests/test_variants.py`` names the others).
+            one for each element that a norm scales and shifts (this count reproduces five of the seven published
+            numbers of the ablation to all printed digits; ``tests/models/test_variants.py`` names the others).
     """
 
     name: str
@@ -52,7 +52,7 @@ class ResNeStSpec:
         check_flags(avd_first=self.avd_first)
 
     def width(self, planes: int) -> int:
-        """Channels of the 3x3 convolution in a stage of ``planes`` (64, 128, 256, 512)."""
+        """Compute the channels of the 3x3 convolution in a stage of ``planes`` (64, 128, 256, 512)."""
         return int(planes * self.bottleneck_width / 64) * self.cardinality
 
 
@@ -61,7 +61,7 @@ def _fast(radix: int, cardinality: int, width: int, **costs: int) -> ResNeStSpec
     return ResNeStSpec(name, (3, 4, 6, 3), 32, radix, cardinality, width, avd_first=True, **costs)
 
 
-_ROWS = (
+_SPECS = (
     ResNeStSpec("resnest14", (1, 1, 1, 1), params=10_611_688, multiply_adds=2_756_731_360),
     ResNeStSpec("resnest26", (2, 2, 2, 2), params=17_069_448, multiply_adds=3_633_352_128),
     ResNeStSpec("resnest50", (3, 4, 6, 3), params=27_483_240, multiply_adds=5_385_512_800),
@@ -78,11 +78,11 @@ _ROWS = (
     _fast(1, 4, 24, params=25_677_000, multiply_adds=4_413_388_960),
 )
 
-VARIANTS: dict[str, ResNeStSpec] = {row.name: row for row in _ROWS}
+VARIANTS: dict[str, ResNeStSpec] = {spec.name: spec for spec in _SPECS}
 
 
 def list_variants() -> list[str]:
-    """Names of all networks that ``build`` knows.
+    """Return the names of all networks that ``build`` knows.
 
     Examples:
         >>> "resnest50" in list_variants()
@@ -92,7 +92,7 @@ def list_variants() -> list[str]:
 
 
 def get_variant(name: str) -> ResNeStSpec:
-    """The row of a published network.
+    """Return the spec of a published network.
 
     Raises:
         ValueError: ``name`` is not one of ``list_variants()``.

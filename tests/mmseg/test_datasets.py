@@ -139,8 +139,8 @@ def test_class_files_are_read(tmp_path, text, names):
         (b"", "must name 1 to 254 classes, got 0"),
         (b"# nothing\n", "must name 1 to 254 classes, got 0"),
         ("\n".join(map(str, range(255))).encode(), "must name 1 to 254 classes, got 255"),
-        (b"a\nb\na\n", "must name different classes, a are there repeatedly"),
-        (b"\xff\xfe\x00", "is no text in UTF-8"),
+        (b"a\nb\na\n", "must name different classes, a appear more than once"),
+        (b"\xff\xfe\x00", "is not UTF-8 text"),
         (None, "cannot be read: No such file"),
     ],
 )
