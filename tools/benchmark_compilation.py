@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""What compiling a trunk costs and gives on a stream of images of different sizes, as a row of a Markdown table each.
+"""Measure what compiling a trunk costs and gains on a stream of images of different sizes, as a Markdown table.
 
 python tools/benchmark_compilation.py --ways static dynamic buckets --variant resnest50
 
-Ways: `static` compiles each size for itself, up to PyTorch's limit of 8, beyond which it runs uncompiled; `dynamic` is
-what the plugins do; `buckets` is static, with sizes padded to multiples of --bucket pixels. Each runs in a process of
-its own, against an uncompiled trunk with the same weights there, image by image in turns. Times are CPU seconds,
-compilers that PyTorch starts included, so that what else runs on the machine counts less.
+Ways: `static` compiles each size separately, up to PyTorch's limit of 8, and runs further ones uncompiled; `dynamic` is
+what the plugins do; `buckets` is static, with sizes padded to multiples of --bucket pixels. Each way runs in a process
+of its own, in turns with an uncompiled trunk with the same weights, image by image. Times are CPU seconds, including
+the compilers that PyTorch starts, so that other programs on the machine matter less.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ SIZES = (
 
 
 def cpu_seconds() -> float:
-    """Of this process and of those that it has waited for."""
+    """Return the CPU seconds of this process and of those that it has waited for."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def step(net: nn.Module, images: Tensor) -> float:
-    """CPU seconds of the features, and of their gradients in training."""
+    """Return the CPU seconds of the features, and of their gradients in training."""
     start = cpu_seconds()
     with torch.set_grad_enabled(net.training):
         features = net(images)
@@ -57,7 +57,7 @@ def padded(images: Tensor, bucket: int) -> Tensor:
 
 
 def measure(way: str, args: argparse.Namespace) -> None:
-    """Print one way's row."""
+    """Print the row of one way."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     plain = build(args.variant).train(args.train)

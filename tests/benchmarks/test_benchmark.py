@@ -35,6 +35,8 @@ def test_every_installed_peer_takes_part_in_both_memory_formats_with_features_of
     found = contenders(case, CPU)
     with torch.no_grad():
         for name, make in found.items():
+            if case.trains and not name.startswith("ours"):
+                continue  # the peers of both cases are the same
             contender = make()
             assert shapes((contender.forward or contender.run)()) == wanted, name
     suffixes = ("", ", channels_last")

@@ -179,14 +179,25 @@ def small_data(shared, tmp_path) -> Path:
     return tmp_path / "data"
 
 
-def test_a_training_that_fails_names_its_log(small_data, tmp_path, monkeypatch):
-    pytest.importorskip("detectron2")
-    monkeypatch.setattr(small_training, "_NUM_DIGIT_IMAGES", (8, 4))
-    arguments = ["--data", small_data, "--output-dir", tmp_path / "out", "--recipe", "cpu", "--seeds", 1]
-    log = tmp_path / "out" / "digits_resnet50" / "console.txt"
-    with pytest.raises(SystemExit, match=f"error: mask_rcnn_resnet50_fpn_digits_cpu failed .*; its log is {log}"):
-        small_benchmark.run([*map(str, arguments), "--", "MODEL.NONE", "1"])
-    assert "MODEL.NONE" in log.read_text()
+@pytest.mark.parametrize("status", [0, 3])
+def test_a_training_leaves_its_metrics_and_a_failed_one_names_its_log(tmp_path, monkeypatch, status):
+    (tmp_path / "train_net.py").write_text(
+        "import pathlib, sys\nprint('trains')\n"
+        "pathlib.Path(sys.argv[-1], 'metrics.json').write_text('{\"bbox/AP\": 40.0}')\n"
+        f"sys.exit({status})\n"
+    )
+    monkeypatch.setattr(small_training, "TOOLS", tmp_path)
+    folder, config = tmp_path / "out", config_file("mask_rcnn", "resnet50", "digits", "cpu")
+    if status:
+        log = folder / "console.txt"
+        with pytest.raises(ResNeStError, match=f"digits_cpu failed with status 3; its log is {log}"):
+            train(folder, config, ["SEED", "1"])
+        assert log.read_text().splitlines()[1:] == ["trains"]
+    else:
+        metrics, seconds = train(folder, config, ["SEED", "1"])
+        assert metrics == {"bbox/AP": 40.0} and seconds > 0
+        (tmp_path / "train_net.py").unlink()
+        assert train(folder, config, ["SEED", "1"]) == (metrics, seconds)
 
 
 TINY = (

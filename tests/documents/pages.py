@@ -56,12 +56,12 @@ def blocks(page: Path) -> list[Block]:
 
 
 def table_rows(table: str) -> list[list[str]]:
-    """The cells of a Markdown table below its head."""
+    """Return the cells of a Markdown table below its head."""
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
 
 
 def calls(block: Block) -> list[Call]:
-    """The tools of this repository that a shell block calls, whatever launcher stands before them."""
+    """Return the calls of tools in a shell block, whatever launcher stands before them."""
     found = []
     for line in block.text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)

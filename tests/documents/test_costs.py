@@ -1,4 +1,4 @@
-"""The costs of the rows are those of the models that their configs build, by a count that is fvcore's."""
+"""The costs of the recipes are those of the models that their configs build, by a count that is fvcore's."""
 
 import json
 
@@ -22,7 +22,7 @@ SOME = (
 )
 
 
-def test_every_row_has_its_cost_and_nothing_else_has_one():
+def test_every_recipe_has_its_cost_and_nothing_else_has_one():
     assert list(costs()) == list(RECIPES)
     assert all(cost.parameters > 20e6 and cost.multiply_adds > 1e11 for cost in costs().values())
 
@@ -33,13 +33,13 @@ def recounted(name: str) -> Cost:
 
 
 @pytest.mark.parametrize("name", SOME)
-def test_the_cost_of_a_row_is_that_of_the_model_that_its_config_builds(name):
+def test_the_cost_of_a_recipe_is_that_of_the_model_that_its_config_builds(name):
     assert recounted(name) == costs()[name]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in RECIPES if name not in SOME])
-def test_so_is_the_cost_of_any_other_row(name):
+def test_so_is_the_cost_of_any_other_recipe(name):
     assert recounted(name) == costs()[name]
 
 
@@ -84,6 +84,6 @@ def test_a_deformable_convolution_costs_what_a_convolution_does():
         assert multiply_adds(deformable, image, offset) == multiply_adds(plain, image) == 2 * 100 * 16 * 4 * 9
 
 
-def test_what_is_no_row_is_answered_with_the_rows():
+def test_an_unknown_recipe_is_answered_with_the_known_ones():
     with pytest.raises(ValueError, match="name must be one of faster_rcnn_resnet50_fpn_1x, .*, got 'nothing'"):
         count("nothing")

@@ -31,7 +31,7 @@ def name_of(value: object) -> str:
 
 
 def printed(found: list[Block], place: int) -> str | None:
-    """What the page says that the block at a place prints."""
+    """Return the output that the page shows for the block at a place."""
     follows = found[place + 1] if place + 1 < len(found) else None
     return follows.text if follows is not None and follows.language == "text" and follows.is_next else None
 

@@ -18,7 +18,7 @@ def stands_for(pattern: str, key: str) -> bool:
 
 
 def not_in(table: dict[str, str], keys: list[str], stages: tuple[str, ...]) -> list[str]:
-    """The keys, without those of these stages and counters, that no row stands for."""
+    """Return the keys that no row stands for, except counters and those of some stages."""
     shown = [key for key in keys if not key.startswith(stages) and not key.endswith("num_batches_tracked")]
     assert len(shown) > 30
     return [key for key in shown if not any(stands_for(pattern, key) for pattern in table)]

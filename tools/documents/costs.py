@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of the published rows, counted once and kept in ``recipe_costs.json``.
+"""Parameters and multiply-adds of the published recipes, counted once and kept in ``recipe_costs.json``.
 
 Counted are convolutions (deformable ones without their sampling), linear layers, and one for each element that a norm
 scales and shifts, as for the networks of ``variants.py``. A detector is counted on one image of 800 x 1344 pixels (the
@@ -31,7 +31,7 @@ _DETECTOR_INPUT = (800, 1344)
 
 @dataclass(frozen=True)
 class Cost:
-    """What a row's model costs.
+    """The cost of a recipe's model.
 
     Attributes:
         parameters: of the whole model, auxiliary heads included.
@@ -48,22 +48,22 @@ class Cost:
 
 @cache
 def costs() -> Mapping[str, Cost]:
-    """The cost of every published row, by its name."""
+    """Return the cost of every published recipe, by its name."""
     content = json.loads(COSTS_FILE.read_text(encoding="utf-8"))
     return MappingProxyType({name: Cost(**cost) for name, cost in content.items()})
 
 
 def write_costs(counted: Mapping[str, Cost], file: Path = COSTS_FILE) -> None:
-    """Write costs, in the order of the rows."""
+    """Write costs, in the order of the recipes."""
     content = {name: asdict(counted[name]) for name in RECIPES}
     file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def count(name: str) -> Cost:
-    """Count a row anew; without memory for tensors, so that the largest takes seconds.
+    """Count a recipe's model on the device "meta", where the largest takes seconds.
 
     Raises:
-        ValueError: there is no such row.
+        ValueError: the recipe does not exist.
         ImportError: its framework is not installed.
     """
     if name not in RECIPES:
@@ -72,7 +72,7 @@ def count(name: str) -> Cost:
 
 
 def multiply_adds(module: Callable[..., Any], *inputs: Any) -> int:
-    """Of one call of a module, or of a method of one.
+    """Return the multiply-adds of one call of a module, or of a method of one.
 
     Tensors may be on the device "meta", where fvcore's tracing does not work; ``tests/test_costs.py`` shows that it
     counts the same.
@@ -83,12 +83,12 @@ def multiply_adds(module: Callable[..., Any], *inputs: Any) -> int:
 
 
 def _of_norm(x: Any, *args: Any, **kwargs: Any) -> int:
-    """One multiply-add, two operations, for each element that is scaled and shifted."""
+    """Return the operations of a norm: two for each element that is scaled and shifted."""
     return 2 * prod(x)
 
 
 def _of_deform_conv(x: Any, weight: Any, *args: Any, out_shape: Any, **kwargs: Any) -> int:
-    """As a convolution; the weight is (out, in / groups, height, width)."""
+    """Return the operations of a convolution; the weight is (out, in / groups, height, width)."""
     return 2 * prod(out_shape) * prod(weight[1:])
 
 
@@ -126,7 +126,7 @@ def _count_detector(name: str) -> Cost:
 
 
 def _multiply_adds_of_heads(heads: Any, channels: int, proposals: int, detections: int) -> Iterator[int]:
-    """Of each box head over all proposals, and of the mask head over all detections."""
+    """Yield the multiply-adds of each box head over all proposals, and of the mask head over all detections."""
     cascade = isinstance(heads.box_head, nn.ModuleList)
     pairs = (
         zip(heads.box_head, heads.box_predictor, strict=True) if cascade else [(heads.box_head, heads.box_predictor)]
