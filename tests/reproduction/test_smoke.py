@@ -17,6 +17,7 @@ pytest.importorskip("mmseg")
 SHORT = ("panoptic_fpn_resnest200_3x_tricks", "fcn_resnest50-d8_4xb4-paper_pascal_context_59-480x480")
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", [n if n in SHORT else pytest.param(n, marks=pytest.mark.slow) for n in RECIPES])
 def test_a_recipe_trains_evaluates_and_is_reported(name, smoke_root, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

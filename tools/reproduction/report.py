@@ -267,12 +267,12 @@ def main(args: argparse.Namespace) -> int:
     if not content["problems"] and not any(has_section(entry) for entry in content["recipes"]):
         name = "no recipe" if len(recipes) > 1 else recipes[0].name
         raise ConfigError(f"{name} was run in {args.output_dir}; `run` writes there, or give another --output-dir")
+    folder.mkdir(parents=True, exist_ok=True)
     texts = {
         "report.md": as_markdown(content),
         "report.json": json.dumps(content, indent=1, allow_nan=False) + "\n",
         "report.html": as_html(content, args.output_dir),
     }
-    folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         write_text(folder / name, text)
     print(headline(content["totals"]), summary(content["totals"]), sep="\n")

@@ -19,7 +19,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -124,20 +123,15 @@ def read_run(folder: Path) -> Run | None:
 
 
 def _check_types(run: Run) -> None:
-    texts = ("recipe", "command", "eval_only", "machine", "started", "ended", "error")
-    kinds: dict[str, Any] = {**dict.fromkeys(texts, str), "smoke": bool, "settings": list, "versions": dict}
-    for name, kind in {**kinds, "metrics": dict}.items():
-        if not isinstance(getattr(run, name), kind):
-            raise ValueError(f"{name} must be a {kind.__name__}, got {getattr(run, name)!r}")
-    if run.state not in STATES:
-        raise ValueError(f"state must be one of {', '.join(STATES)}, got {run.state!r}")
-    for metric, value in run.metrics.items():
-        if metric not in METRICS or isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
-            raise ValueError(
-                f"metrics must be numbers or null by the names {', '.join(METRICS)}, got {metric}: {value!r}"
-            )
-    if not all(isinstance(step.seconds, (int, float)) for step in run.steps):
-        raise ValueError("the seconds of a step must be a number")
+    """Refuse what no run writes: JSON has no types of its own."""
+    texts = (run.recipe, run.command, run.eval_only, run.machine, run.started, run.ended, run.error)
+    numbers = [*run.metrics.values(), *(step.seconds for step in run.steps)]
+    kinds = [*((text, str) for text in texts), (run.smoke, bool), (run.settings, list), (run.versions, dict)]
+    for value, kind in [*kinds, *((number, (int, float)) for number in numbers if number is not None)]:
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(f"it has a value of a wrong type, {value!r}")
+    if run.state not in STATES or run.metrics.keys() - METRICS.keys():
+        raise ValueError(f"it has an unknown state or metric: {run.state}, {', '.join(run.metrics)}")
 
 
 # The command line
@@ -270,25 +264,22 @@ def run_recipe(recipe: Recipe, args: argparse.Namespace, commands: Sequence[Comm
         print(f"finished already ({run.ended}), left as it is")
         return run
     folder.mkdir(parents=True, exist_ok=True)
-    is_main = args.machine_rank == 0
     try:
-        with FileLock(folder / ".lock", timeout=0) if is_main else contextlib.nullcontext():
-            return _run_locked(recipe, args, commands, run, folder if is_main else None)
+        with FileLock(folder / ".lock", timeout=0) if args.machine_rank == 0 else contextlib.nullcontext():
+            return _run_locked(recipe, args, commands, run)
     except Timeout as error:
         raise OSError(f"{folder} is in use: another process runs this recipe") from error
 
 
-def _run_locked(
-    recipe: Recipe, args: argparse.Namespace, commands: Sequence[Command], run: Run, result_folder: Path | None
-) -> Run:
-    """Run what is left of a recipe; write the result into a folder, unless another machine does."""
-    folder = args.output_dir / recipe.name
+def _run_locked(recipe: Recipe, args: argparse.Namespace, commands: Sequence[Command], run: Run) -> Run:
+    """Run what is left of a recipe; the first machine writes the result."""
+    folder, is_main = args.output_dir / recipe.name, args.machine_rank == 0
 
     def save(**changes: Any) -> Run:
         nonlocal run
         run = replace(run, **changes)
-        if result_folder is not None:
-            run.write(result_folder)
+        if is_main:
+            run.write(folder)
         return run
 
     save()
@@ -303,7 +294,7 @@ def _run_locked(
             save(steps=[*(other for other in run.steps if other.name != step.name), step])
             if step.status != 0:
                 raise ConfigError(find_error(folder / _log_name(args), step))
-        metrics = final_metrics(recipe, folder) if result_folder is not None else {}
+        metrics = final_metrics(recipe, folder) if is_main else {}
         return save(state="finished", ended=_now(), metrics=metrics)
     except (ResNeStError, OSError) as error:
         # A finished training that left no metrics evaluates anew when it is run again.
@@ -371,7 +362,7 @@ def _run_command(command: Command, log_file: Path) -> Step:
             for line in process.stdout:
                 log.write(line)
                 log.flush()
-                sys.stdout.write(line.decode(errors="replace"))
+                print(line.decode(errors="replace"), end="", flush=True)
             status = process.wait()
         except BaseException:
             _stop(process)
