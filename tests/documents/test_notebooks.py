@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, on a small data set and for a few iterations, and show what they promise."""
+"""The notebooks run from top to bottom, on a small dataset for a few iterations, and show what they promise."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""``tools/visualize.py`` with models of both frameworks on real data sets."""
+"""``tools/visualize.py`` with models of both frameworks on real datasets."""
 
 import json
 import re
@@ -74,21 +74,14 @@ def test_a_segmentor(tmp_path):
     init_default_scope(cfg.default_scope)
     torch.save({"state_dict": MODELS.build(cfg.model).state_dict()}, tmp_path / "model.pth")
     images, label_maps = data / "images" / "validation", data / "annotations" / "validation"
-    model = [
-        "--config",
-        str(config),
-        "--checkpoint",
-        str(tmp_path / "model.pth"),
-        "--classes",
-        str(data / "classes.txt"),
-    ]
+    checkpoint, classes = str(tmp_path / "model.pth"), str(data / "classes.txt")
+    model = ["--config", str(config), "--checkpoint", checkpoint, "--classes", classes]
     options = ["--val-images", str(images), "--val-label-maps", str(label_maps)]
     run([*model, *options, "--output-dir", str(tmp_path / "out")])
     found = check_page(tmp_path / "out", pictures=4, attention=2)
-    want = mean_iou(Predictor.from_config(model[1], model[3], classes=model[5]), images, label_maps)
+    want = mean_iou(Predictor.from_config(str(config), checkpoint, classes=classes), images, label_maps)
     assert found["mIoU"] == f"{want['mIoU']:.1f}" and found["aAcc"] == f"{want['aAcc']:.1f}"
-    picture = np.asarray(Image.open(tmp_path / "out" / "confusion.png"))
-    assert picture.std() > 10
+    assert np.asarray(Image.open(tmp_path / "out" / "confusion.png")).std() > 10
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ Shapes: S side of the square image in pixels, (h, w) digit, tight around its ink
 
 from __future__ import annotations
 
+import functools
 import json
 import tempfile
 from collections.abc import Sequence
@@ -167,6 +168,14 @@ def _build(root: Path, manifest: dict[str, Any], progress: bool) -> None:
                 raise
 
 
+@functools.cache
+def _load_material() -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Return scans (1797, 8, 8) in 0..1, their digits (1797,), and photographs (H, W, 3), uint8 RGB."""
+    digits = load_digits()
+    photos = [getattr(data, name)() for name in _PHOTOS] + list(load_sample_images().images)
+    return digits.images / 16, digits.target, photos
+
+
 def _draw_background(photos: Sequence[np.ndarray], split: str, size: int, rng: np.random.Generator) -> np.ndarray:
     """Crop a square (S, S, 3) float32 from one photograph's part for ``split``, mirror it and change its brightness."""
     photo = photos[int(rng.integers(len(photos)))]
@@ -225,14 +234,10 @@ def _place(
 
 
 def _compose(
-    scans: np.ndarray,
-    photos: Sequence[np.ndarray],
-    split: str,
-    size: int,
-    digits_per_image: Sequence[int],
-    rng: np.random.Generator,
+    split: str, size: int, digits_per_image: Sequence[int], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """Return one image (S, S, 3) uint8, its owners (S, S), and the scan's index of owner 1, 2, ..."""
+    scans, _, photos = _load_material()
     canvas = _draw_background(photos, split, size, rng)
     owners = np.zeros((size, size), dtype=np.uint8)
     placed: list[tuple[np.ndarray, int, int]] = []
@@ -281,9 +286,6 @@ def _write_split(dataset: DemoDataset, split: str, arguments: dict[str, Any], pr
     ]
     for folder in folders:
         folder.mkdir(parents=True)
-    digits = load_digits()
-    scans = digits.images / 16  # (1797, 8, 8) in 0..1
-    photos = [getattr(data, name)() for name in _PHOTOS] + list(load_sample_images().images)
     size = arguments["image_size"]
     images: list[dict[str, Any]] = []
     instances: list[dict[str, Any]] = []
@@ -291,8 +293,8 @@ def _write_split(dataset: DemoDataset, split: str, arguments: dict[str, Any], pr
     numbers = range(1, arguments[f"num_{split}"] + 1)
     for image_id in tqdm(numbers, desc=f"digits, {split}", unit="image", disable=not progress):
         rng = np.random.default_rng([arguments["seed"], list(_SPLITS).index(split), image_id])
-        pixels, owners, indices = _compose(scans, photos, split, size, arguments["digits_per_image"], rng)
-        categories = digits.target[indices] + 1
+        pixels, owners, indices = _compose(split, size, arguments["digits_per_image"], rng)
+        categories = _load_material()[1][indices] + 1
         segments = []
         ids = np.full(owners.shape, BACKGROUND_SEGMENT)
         for owner, (index, category) in enumerate(zip(indices, categories.tolist(), strict=True), start=1):
