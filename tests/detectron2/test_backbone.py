@@ -257,9 +257,10 @@ def test_a_config_without_the_keys_says_what_to_call():
 @pytest.mark.parametrize(("last", "levels"), [(3, ["p2", "p3", "p4"]), (4, ["p2", "p3", "p4", "p5"])])
 def test_a_pyramid_ends_with_the_last_stage_it_is_given(last, levels):
     keys = {"MODEL.BACKBONE.NAME": "build_resnest_fpn_backbone", "MODEL.FPN.OUT_CHANNELS": 8}
-    keys |= {"MODEL.RESNETS.OUT_FEATURES": STAGES[1:last], "MODEL.FPN.IN_FEATURES": STAGES[1:last]}
+    keys |= {"MODEL.RESNETS.OUT_FEATURES": STAGES[: last + 1], "MODEL.FPN.IN_FEATURES": STAGES[1:last]}
     net = build_backbone(helpers.resnest_config(keys)).eval()
-    assert "res5" not in dict(net.bottom_up.named_children())
+    # Unused stages are not built: DistributedDataParallel would miss their gradients.
+    assert [name for name, _ in net.bottom_up.named_children()] == STAGES[:last]
     features = net(torch.zeros(1, 3, 64, 64))
     assert list(features) == levels == list(net.output_shape())
     assert [64 // f.shape[-1] for f in features.values()] == [s.stride for s in net.output_shape().values()]

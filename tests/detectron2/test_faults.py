@@ -4,7 +4,6 @@ import argparse
 import json
 import shutil
 import subprocess
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -164,9 +163,3 @@ def test_only_crowds_are_nothing_to_train_on(tmp_path):
     file.write_text(file.read_text().replace('"iscrowd": 0', '"iscrowd": 1'))
     with pytest.raises(DatasetError, match=r"data\.json has no annotations to train on \(crowds do not count\)"):
         run(data, tmp_path / "run")
-
-
-def test_the_odd_images_are_what_they_are_called(tmp_path):
-    stream = BytesIO(odd_image("truncated", tmp_path)[0].read_bytes())
-    with pytest.raises(OSError, match="truncated"):
-        __import__("PIL.Image").Image.open(stream).load()

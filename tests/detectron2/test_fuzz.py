@@ -113,10 +113,3 @@ def test_a_bad_key_of_the_pyramid_is_named(keys, message):
         keys = {f"MODEL.{key}": value for key, value in keys.items()}
         common = {"MODEL.BACKBONE.NAME": "build_resnest_fpn_backbone", "MODEL.FPN.IN_FEATURES": STAGES}
         build_backbone(helpers.resnest_config(common, {"MODEL.RESNETS.OUT_FEATURES": STAGES}, keys))
-
-
-def test_stages_that_the_pyramid_does_not_use_are_not_built():
-    """Their parameters would get no gradient, which DistributedDataParallel refuses."""
-    keys = {"MODEL.BACKBONE.NAME": "build_resnest_fpn_backbone", "MODEL.FPN.IN_FEATURES": ["res2", "res3"]}
-    net = build_backbone(helpers.resnest_config(keys, {"MODEL.RESNETS.OUT_FEATURES": ["stem", *STAGES]}))
-    assert [name for name, _ in net.bottom_up.named_children()] == ["stem", "res2", "res3"]

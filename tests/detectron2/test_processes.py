@@ -44,40 +44,44 @@ def trunk(norm: str) -> ResNeSt:
     return ResNeSt("resnest14", norm=norm, freeze_at=2).double()
 
 
-def in_a_group(rank: int, norm: str, frozen: tuple[int, ...]) -> tuple[dict[str, torch.Tensor], list[dict]]:
+ALL = [(number, features) for number in range(6) for features in (STAGES[1:], STAGES)]
+
+
+def in_a_group(rank: int, norm: str, detectors: list[tuple]) -> tuple[dict[str, torch.Tensor], list[dict]]:
     """A step of the trunk, and weights and statistics of detectors after two steps; one image each."""
     net = trunk("SyncBN")
     ours = step_of_trunk(parallel(net, "cpu", broadcast_buffers=False), images()[2 * rank : 2 * rank + 2], net)
     trained = []
-    for freeze_at in frozen:
-        for extra in ({}, {"MODEL.RESNETS.OUT_FEATURES": STAGES}):
-            keys = {"MODEL.RESNETS.NORM": norm, "MODEL.FPN.NORM": norm, "MODEL.BACKBONE.FREEZE_AT": freeze_at}
-            model = parallel(helpers.detector(FPN_DETECTOR, keys, extra), "cpu", broadcast_buffers=False)
-            assert isinstance(model, DistributedDataParallel) and not model.find_unused_parameters
-            optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01)
-            for _ in range(2):  # the second forward is where it misses gradients of the first
-                optimizer.zero_grad()
-                helpers.training_losses(model, helpers.images(2)[rank : rank + 1])
-                optimizer.step()
-            trained.append({name: value.clone() for name, value in model.module.state_dict().items()})
+    for freeze_at, features in detectors:
+        keys = {"MODEL.RESNETS.NORM": norm, "MODEL.FPN.NORM": norm}
+        keys |= {"MODEL.BACKBONE.FREEZE_AT": freeze_at, "MODEL.RESNETS.OUT_FEATURES": features}
+        model = parallel(helpers.detector(FPN_DETECTOR, keys), "cpu", broadcast_buffers=False)
+        assert isinstance(model, DistributedDataParallel) and not model.find_unused_parameters
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01)
+        for _ in range(2):  # the second forward is where it misses gradients of the first
+            optimizer.zero_grad()
+            helpers.training_losses(model, helpers.images(2)[rank : rank + 1])
+            optimizer.step()
+        trained.append({name: value.clone() for name, value in model.module.state_dict().items()})
     return ours, trained
 
 
 @pytest.mark.fault("two processes instead of one", "gradients and statistics of batch norm are equal")
 @pytest.mark.fault("each FREEZE_AT in two processes", "no parameter goes unused")
 @pytest.mark.parametrize(
-    ("norm", "frozen"),
-    [("naiveSyncBN_N", (2,)), pytest.param("SyncBN", tuple(range(6)), marks=pytest.mark.slow)],
+    ("norm", "detectors"),
+    [("naiveSyncBN_N", [(2, STAGES)]), pytest.param("SyncBN", ALL, marks=pytest.mark.slow)],
+    ids=["naiveSyncBN_N", "SyncBN"],
 )
-def test_two_processes_are_one_with_the_whole_batch_and_use_every_parameter(norm, frozen, tmp_path):
+def test_two_processes_are_one_with_the_whole_batch_and_use_every_parameter(norm, detectors, tmp_path):
     alone = trunk("BN")
     want = step_of_trunk(alone, images(), alone)
-    (one, left), (two, right) = run_processes(partial(in_a_group, norm=norm, frozen=frozen), folder=tmp_path)
+    (one, left), (two, right) = run_processes(partial(in_a_group, norm=norm, detectors=detectors), folder=tmp_path)
     for ours in (one, two):
         assert ours.keys() == want.keys()
         for name, value in want.items():
             torch.testing.assert_close(ours[name], value, rtol=1e-8, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")
-    assert len(left) == len(right) == 2 * len(frozen)
+    assert len(left) == len(right) == len(detectors)
     for mine, yours in zip(left, right, strict=True):
         assert all(torch.equal(value, yours[name]) for name, value in mine.items())
 
