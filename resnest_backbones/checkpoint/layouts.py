@@ -89,22 +89,9 @@ _BLOCK = (
     ("shortcut.norm.", "downsample.2."),
     ("shortcut.", "downsample.1."),
 )
-_OFFICIAL_STEM = (
-    ("stem.conv1_1.norm.", "conv1.1."),
-    ("stem.conv1_1.", "conv1.0."),
-    ("stem.conv1_2.norm.", "conv1.4."),
-    ("stem.conv1_2.", "conv1.3."),
-    ("stem.conv1_3.norm.", "bn1."),
-    ("stem.conv1_3.", "conv1.6."),
-)
-_MMSEG_STEM = (
-    ("stem.conv1_1.norm.", "stem.1."),
-    ("stem.conv1_1.", "stem.0."),
-    ("stem.conv1_2.norm.", "stem.4."),
-    ("stem.conv1_2.", "stem.3."),
-    ("stem.conv1_3.norm.", "stem.7."),
-    ("stem.conv1_3.", "stem.6."),
-)
+_STEM = [f"stem.conv1_{i}.{part}" for i in (1, 2, 3) for part in ("norm.", "")]
+_OFFICIAL_STEM = tuple(zip(_STEM, ("conv1.1.", "conv1.0.", "conv1.4.", "conv1.3.", "bn1.", "conv1.6."), strict=True))
+_MMSEG_STEM = tuple(zip(_STEM, ("stem.1.", "stem.0.", "stem.4.", "stem.3.", "stem.7.", "stem.6."), strict=True))
 _MMSEG_BLOCK = (*_BLOCK, ("conv2_offset.", "conv2.conv.conv_offset."))
 
 _DETECTRON2 = _Layout("detectron2", "stem.conv1_1.weight", ("", "backbone.bottom_up.", "backbone."))

@@ -251,8 +251,10 @@ def assert_equal_states(got: torch.nn.Module, want: torch.nn.Module) -> None:
     torch.testing.assert_close(dict(got.state_dict()), dict(want.state_dict()), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("container", [None, "model", "state_dict", "model_state"])
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    ("target", "container"),
+    [*((target, None) for target in TARGETS), *(("official", name) for name in ("model", "state_dict", "model_state"))],
+)
 def test_a_file_of_any_layout_and_container_loads(target, container, tmp_path, fill_randomly):
     source = fill_randomly(tiny_net(num_classes=None if target == "segmentor" else 5)).float()
     state = convert_state_dict(source.state_dict(), target)
@@ -265,8 +267,9 @@ def test_a_file_of_any_layout_and_container_loads(target, container, tmp_path, f
     assert report.layout == {"core": "detectron2", "segmentor": "detectron2", "timm": "official"}.get(target, target)
 
 
-@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
-@pytest.mark.parametrize("container", [dict, collections.OrderedDict])
+@pytest.mark.parametrize(
+    ("protocol", "container"), [*((number, dict) for number in range(6)), (2, collections.OrderedDict)]
+)
 def test_a_pickle_of_arrays_loads(protocol, container, tmp_path, fill_randomly):
     source = fill_randomly(tiny_net()).float()
     arrays = container((key, value.numpy()) for key, value in source.state_dict().items())

@@ -48,20 +48,11 @@ def test_every_variant_computes_what_it_declares_and_learns(name):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
-@pytest.mark.parametrize("name", ["resnest14", "resnest50_fast_1s4x24d"])
 @pytest.mark.parametrize(
-    ("out_features", "num_classes"),
-    [
-        (("stem",), None),
-        (("res2", "res3"), None),
-        (("res4",), None),
-        (STAGES, None),
-        (("logits",), 5),
-        (("res2",), 5),
-    ],
+    ("out_features", "num_classes"), [(("stem",), None), (("res2", "res3"), None), (("logits",), 5), (("res2",), 5)]
 )
-def test_no_parameter_is_made_that_gets_no_gradient(name, out_features, num_classes):
-    net = build(name, out_features=out_features, num_classes=num_classes)
+def test_no_parameter_is_made_that_gets_no_gradient(out_features, num_classes):
+    net = build("resnest14", out_features=out_features, num_classes=num_classes)
     outputs = net(torch.randn(2, 3, 64, 64))
     assert set(outputs) == {*out_features, *(["logits"] if num_classes else [])}
     list(outputs.values())[-1].square().mean().backward()
@@ -137,8 +128,8 @@ def test_blocks_are_dilated_and_pooled_as_in_the_original(name, output_stride):
 
 
 @pytest.mark.parametrize(("output_stride", "strides"), [(32, (8, 16, 32)), (16, (8, 16, 16)), (8, (8, 8, 8))])
-@pytest.mark.parametrize("size", [(64, 64), (33, 47)])
-def test_sizes_follow_the_output_stride(output_stride, strides, size):
+def test_sizes_follow_the_output_stride(output_stride, strides):
+    size = (33, 47)
     net = ResNeSt(TINY, output_stride=output_stride, out_features=("res3", "res4", "res5")).eval()
     assert tuple(net.feature_strides.values()) == strides
     for (name, x), stride in zip(net(torch.randn(1, 3, *size)).items(), strides, strict=True):
@@ -361,38 +352,24 @@ BAD = [
     ({"name": "resnet50"}, r"name must be one of resnest14, .*, got 'resnet50'"),
     ({"name": None}, r"name must be one of resnest14, .*, got None"),
     ({"output_stride": 64}, r"output_stride must be 8, 16 or 32, got 64"),
-    ({"output_stride": 4}, r"output_stride must be 8, 16 or 32, got 4"),
-    ({"output_stride": "32"}, r"output_stride must be 8, 16 or 32, got '32'"),
-    ({"output_stride": None}, r"output_stride must be 8, 16 or 32, got None"),
     ({"out_features": "res5"}, rf"out_features must be a sequence of {FEATURES_TEXT}, got 'res5'"),
     ({"out_features": ("res2", "res6")}, rf"out_features must be a sequence of {FEATURES_TEXT}, got 'res6'"),
-    ({"out_features": ("res2", 3)}, rf"out_features must be a sequence of {FEATURES_TEXT}, got 3"),
     ({"out_features": ()}, rf"out_features must name at least one of {FEATURES_TEXT}, got none"),
-    ({"out_features": None}, rf"out_features must be a sequence of {FEATURES_TEXT}, got None"),
     (
         {"out_features": ("logits",)},
         r"num_classes must be a positive integer if out_features has 'logits', got None",
     ),
     ({"in_channels": 0}, r"in_channels must be a positive integer, got 0"),
-    ({"in_channels": 3.0}, r"in_channels must be a positive integer, got 3.0"),
-    ({"num_classes": 0}, r"num_classes must be a positive integer, got 0"),
     ({"num_classes": True}, r"num_classes must be a positive integer, got True"),
     ({"norm_layer": "BN"}, r"norm_layer must be a callable from channels to a module, or None, got 'BN'"),
     ({"norm_layer": lambda channels: 3}, r"norm_layer must be a callable from channels to a module, or None.* 3"),
     ({"multi_grid": (1, 2, 4)}, r"multi_grid must be 1 positive integers, one per block of res5, got \(1, 2, 4\)"),
-    ({"multi_grid": (0,)}, r"multi_grid must be 1 positive integers, .*got \(0,\)"),
-    ({"multi_grid": 2}, r"multi_grid must be 1 positive integers, .*got 2"),
     ({"multi_grid": (1,), "out_features": ("res4",)}, r"multi_grid must be None if res5 is not built, got \(1,\)"),
     ({"deform_stages": ("stem",)}, r"deform_stages must be a sequence of res2, res3, res4, res5, got 'stem'"),
     ({"deform_stages": "res5"}, r"deform_stages must be a sequence of res2, res3, res4, res5, got 'res5'"),
-    ({"deform_stages": None}, r"deform_stages must be a sequence of res2, res3, res4, res5, got None"),
-    ({"deform_groups": 0}, r"deform_groups must be a positive integer, got 0"),
     ({"deform_groups": 1.5}, r"deform_groups must be a positive integer, got 1.5"),
     ({"deform_groups": 3, "deform_stages": ("res3",)}, r"deform_groups must divide the block's width, 128, got 3"),
     ({"drop_path_rate": 1.0}, r"drop_path_rate must be a number in \[0, 1\), got 1.0"),
-    ({"drop_path_rate": -0.1}, r"drop_path_rate must be a number in \[0, 1\), got -0.1"),
-    ({"drop_path_rate": float("nan")}, r"drop_path_rate must be a number in \[0, 1\), got nan"),
-    ({"drop_path_rate": "0.1"}, r"drop_path_rate must be a number in \[0, 1\), got '0.1'"),
 ]
 
 
