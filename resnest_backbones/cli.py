@@ -104,14 +104,14 @@ def build_argument_parser() -> argparse.ArgumentParser:
         return command
 
     listing = add("list", "print the networks, or the configs of both frameworks, with published metrics")
-    listing.add_argument("--configs", action="store_true", help="the configs instead of the networks")
+    listing.add_argument("--configs", action="store_true", help="list the configs instead of the networks")
     info = add("info", "print what is known about a network or a config: cost, weights, configs, published metrics")
-    info.add_argument("name", metavar="NAME", help="as `list` and `list --configs` print it")
+    info.add_argument("name", metavar="NAME", help="a name that `list` or `list --configs` prints")
     download = add("download", "download and verify the published ImageNet weights of a network, and print their path")
     download.add_argument("name", metavar="NAME", help="a network")
     download.add_argument("--cache-dir", metavar="DIR", help="default: PyTorch Hub's cache")
     add_convert_arguments(add("convert", "convert a ResNeSt checkpoint from any published layout to another"))
-    add("doctor", "print what is installed, what is missing, and what clashes; the status is 1 if something clashes")
+    add("doctor", "print what is installed, what is missing, and what clashes; exit with status 1 if something clashes")
     return parser
 
 
@@ -147,7 +147,7 @@ def print_list(args: argparse.Namespace) -> int:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
     print()
     name = rows[0]["name"] if args.configs else "resnest50"
-    print_next("print all about one", "-m", "resnest_backbones", "info", name)
+    print_next("print everything about one", "-m", "resnest_backbones", "info", name)
     return 0
 
 

@@ -64,7 +64,7 @@ class Spread:
 _COCO_AP = Spread(
     0.3,
     "an author of MoCo calls a gap of 0.3 AP, between a user's run of a Mask R-CNN in Detectron2 and the published "
-    "figure, a reasonable random variation on COCO; others name 0.2 (Mask2Former issue 46) and 0.1 (GFocal issue 8)",
+    "value, a reasonable random variation on COCO; others name 0.2 (Mask2Former issue 46) and 0.1 (GFocal issue 8)",
     "github.com/facebookresearch/moco issue 39",
 )
 _PQ = Spread(0.3, "assumed to be that of AP on COCO; no source was found")
