@@ -43,18 +43,8 @@ def test_the_table_counts_what_passed_and_what_did_not(tmp_path, monkeypatch, ca
     page = "before\n<!-- table: faults -->\nold\n<!-- end of table -->\nafter\n"
     (tmp_path / "faults.md").write_text(page)
     monkeypatch.setattr(fault_table, "DOCUMENT", tmp_path / "faults.md")
-    options = [
-        "-W",
-        "ignore",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        "-o",
-        "addopts=",
-        "--import-mode=importlib",
-        "--write-faults",
-    ]
+    options = ["-W", "ignore", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=", "--write-faults"]
+    options += ["--import-mode=importlib", f"--rootdir={tmp_path}", str(tmp_path)]
     assert pytest.main(options, plugins=[fault_table]) == status
     rows = [
         ["a cut cable", "3", cable],
