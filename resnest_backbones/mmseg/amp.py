@@ -20,6 +20,6 @@ class CPUAmpOptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """As ``AmpOptimWrapper.optim_context``."""
+        """Compute in mixed precision inside, as ``AmpOptimWrapper.optim_context`` does."""
         with super().optim_context(model), torch.autocast("cpu", torch.bfloat16):
             yield

@@ -35,17 +35,16 @@ _OFFSETS = ".conv2_offset."
 class ResNeStBackbone(resnest.ResNeSt, BaseModule):
     """The trunk with what MMSegmentation, MMDetection and MMPretrain ask of a backbone.
 
-    It stands in the root registry of MMEngine, so that configs of all of them find it; the name of MMSegmentation's own
-    ``ResNeSt`` stays that one's.
+    It is in MMEngine's root registry, so that configs of all of them find it; ``ResNeSt`` remains the name of
+    MMSegmentation's own.
 
     Args:
         name: a published network, such as ``resnest50``, or a ``ResNeStSpec``.
-        out_indices: stages whose features are returned: 0 for res2 (stride 4) to 3 for res5. Stages beyond the last one
-            asked for are not built.
+        out_indices: stages whose features are returned: 0 for res2 (stride 4) to 3 for res5. Later ones are not built.
         output_stride: 32, 16 or 8; res5, or res4 and res5, are then dilated, by the original's rule.
         in_channels: channels of the image.
         frozen_stages: -1 freezes nothing, 0 the stem, 1 to 4 also res2 to res5: no gradients, batch norms in evaluation
-            mode, whatever ``train()`` is called with.
+            mode, in training too.
         norm_cfg: normalisation layers as MMEngine's registry builds them.
         norm_eval: keep all batch norms in evaluation mode in training.
         with_cp: recompute each block in backward to save memory.
@@ -120,7 +119,7 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
         return tuple(features[STAGES[i]] for i in self.out_indices)
 
     def train(self, mode: bool = True) -> ResNeStBackbone:
-        """Set the mode as ``nn.Module`` does; frozen stages, and batch norms with ``norm_eval``, stay as they are."""
+        """Set the mode; frozen stages, and batch norms with ``norm_eval``, stay in evaluation mode."""
         super().train(mode)
         self._freeze()
         if mode and self.norm_eval:
@@ -161,8 +160,8 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
     def fitting_trunk(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return what this trunk loads of a state dict in any published layout, under its own names.
 
-        Only counters of batch norms, which not all frameworks save, and offsets of deformable convolutions may be
-        absent, and the first convolution may have another shape, which loading then reports.
+        Counters of batch norms, which not all frameworks save, and offsets of deformable convolutions may be missing.
+        The first convolution may have another shape, which loading then reports.
 
         Raises:
             CheckpointError: the state dict is of another network; the message names the first tensors.
@@ -180,7 +179,7 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
 
 
 def _trunk(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Return the trunk in a state dict under the core's names; a model with norms of its own knows its names itself."""
+    """Return the trunk in a state dict under the core's names; a model with other norms has names of its own."""
     try:
         layout, trunk, others = split_trunk(given)
     except ValueError as error:

@@ -1,6 +1,6 @@
 """``resnest://`` weights in any OpenMMLab project, and checkpoints of every published layout, safely read.
 
-Importing the plugin changes nothing but that MMEngine knows ``resnest://NAME``. The hook renames what a runner loads;
+Importing the plugin only makes ``resnest://NAME`` known to MMEngine. The hook renames what a runner loads;
 ``use_safe_loading`` is for programs, such as this project's tools, that decide how their whole process reads files.
 """
 
@@ -95,11 +95,11 @@ def use_safe_loading() -> None:
 
 @HOOKS.register_module()
 class ResNeStCheckpointHook(Hook):
-    """Renames checkpoints of other layouts to what MMSegmentation calls a segmentor's parts, before they are loaded.
+    """Rename checkpoints of other layouts to MMSegmentation's names before they are loaded.
 
-    So ``load_from``, and a checkpoint to test, may be a trunk alone, a segmentor with MMSegmentation's own ResNeSt, or
-    PyTorch-Encoding's published DeepLabV3 or FCN. It acts where the model's backbone is a ``ResNeStBackbone``, and
-    names the file where that is of another network. In a config::
+    ``load_from``, or a checkpoint to test, may then be a trunk alone, a segmentor with MMSegmentation's own ResNeSt, or
+    PyTorch-Encoding's published DeepLabV3 or FCN. It acts if the model's backbone is a ``ResNeStBackbone``. In a
+    config::
 
         custom_hooks = [dict(type="ResNeStCheckpointHook")]
     """
@@ -126,7 +126,7 @@ def load_segmentor(model: nn.Module, file: str) -> dict[str, Any]:
     """Fill a segmentor from a checkpoint in any layout that ``ResNeStCheckpointHook`` takes.
 
     Args:
-        model: a segmentor; where its backbone is another than ``ResNeStBackbone``, nothing is renamed.
+        model: a segmentor; nothing is renamed unless its backbone is a ``ResNeStBackbone``.
         file: a path, a URL, or ``resnest://NAME``.
 
     Returns:
@@ -169,9 +169,9 @@ def _for_segmentor(content: Mapping[str, Any], backbone: ResNeStBackbone, file: 
 
 @HOOKS.register_module()
 class RequireWholeCheckpointHook(Hook):
-    """Refuses a checkpoint that does not fill the model; MMEngine would go on with random numbers in its place.
+    """Refuse a checkpoint that does not fill the model; MMEngine would keep random weights in its place.
 
-    Auxiliary heads, which only training uses, and counters of batch norms may be absent.
+    Auxiliary heads, which only training uses, and counters of batch norms may be missing.
     """
 
     priority = "LOWEST"  # after the hooks that rename what was loaded

@@ -39,11 +39,11 @@ class LabelMapDataset(BaseSegDataset):
         class_file: names of the classes; the one in ROOT where None.
         pipeline: transforms.
         test_mode: whether samples are for testing only.
-        ignore_index: the label that counts as none, after loading.
-        indices: take only the first so many samples, or those of these numbers.
-        serialize_data: keep the records as one piece of memory that workers share.
+        ignore_index: the label to ignore, after loading.
+        indices: take only the first N samples, or those with these numbers.
+        serialize_data: keep the records in one block of memory that workers share.
         lazy_init: look for the files later, when ``full_init`` is called.
-        max_refetch: how often another sample is tried where the pipeline gives none.
+        max_refetch: how many other samples are tried if the pipeline returns None.
 
     Raises:
         DatasetError: folders, the class file or annotations are missing; the message names them.
@@ -88,7 +88,7 @@ class LabelMapDataset(BaseSegDataset):
         """Pair images and annotations, sorted by name.
 
         Raises:
-            DatasetError: a folder is missing or empty, or an image has no annotation, or not one of its own.
+            DatasetError: a folder is missing or empty, or an image has no annotation, or shares it with another.
         """
         image_folder, annotation_folder = (Path(self.data_prefix[key]) for key in ("img_path", "seg_map_path"))
         for folder, what in ((image_folder, "images"), (annotation_folder, "annotations")):
@@ -123,7 +123,7 @@ class LabelMapDataset(BaseSegDataset):
 
 @contextmanager
 def errors_that_name(dataset: Any, index: int) -> Iterator[None]:
-    """Let errors from loading a sample name the image: OpenCV's say what is wrong, but not where.
+    """Let errors from loading a sample name the image, which OpenCV's do not.
 
     Raises:
         DatasetError: as ``LabelMapDataset.prepare_data``.

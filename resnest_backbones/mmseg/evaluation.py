@@ -26,24 +26,24 @@ PAPER_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 @MODELS.register_module()
 class PaperTTAModel(BaseTTAModel):
-    """A segmentor that predicts as the published figures were measured: over scales, mirrored, in windows.
+    """A segmentor that predicts as in the published evaluation: over scales, mirrored, in windows.
 
     The normalised image is resized, for each scale, until its long side is ``ceil(base_size * scale)``, and cut into
     windows. A window scores ``exp(logits + mirrored logits of the mirrored window)``; windows are averaged where they
-    overlap, resized to the image, and added up over the scales. The last window of a row ends in black beyond the image
-    where it does not fit, while MMSegmentation's sliding window would move back.
+    overlap, resized to the image, and added up over the scales. A last window that does not fit is padded with black,
+    while MMSegmentation's sliding window would move back.
 
-    It makes the augmentations itself, so that the pipeline in front of it just loads::
+    It makes the augmentations itself: the pipeline in front of it only loads::
 
         tta_model = dict(type="PaperTTAModel")
         tta_pipeline = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations"), dict(type="PackSegInputs")]
 
-    Scores are float64, because the exponential of two added logits soon leaves the range of float32: an image takes
-    16 * K * H * W bytes at the least, which is 1 GB for 150 classes and half a million pixels.
+    Scores are float64, since the exponential of two added logits soon exceeds the range of float32: an image takes at
+    least 16 * K * H * W bytes, which is 1 GB for 150 classes and half a million pixels.
 
     Args:
         module: the segmentor, or its config.
-        data_preprocessor: takes the place of that in the config of the segmentor.
+        data_preprocessor: replaces the one in the segmentor's config.
         base_size: long side of the image in pixels at scale 1.
         scales: factors on ``base_size``.
         flip: add the logits of the mirrored windows.
@@ -92,14 +92,14 @@ class PaperTTAModel(BaseTTAModel):
             (1, H, W).
 
         Raises:
-            ValueError: an image comes augmented already.
+            ValueError: an image is augmented already.
         """
         images = data["inputs"]
         samples = data.get("data_samples") or [SegDataSample() for _ in images]
         return [self._predict(image, sample) for image, sample in zip(images, samples, strict=True)]
 
     def merge_preds(self, data_samples_list: list[list[SegDataSample]]) -> list[SegDataSample]:
-        """Nothing to merge: there is one prediction per image."""
+        """Refuse: there is one prediction per image, and nothing to merge."""
         raise NotImplementedError("PaperTTAModel.test_step merges the augmented predictions of an image itself")
 
     def _predict(self, image: Tensor, sample: SegDataSample) -> SegDataSample:
@@ -123,7 +123,7 @@ class PaperTTAModel(BaseTTAModel):
         return sample
 
     def _normalize(self, image: Tensor, sample: SegDataSample) -> tuple[Tensor, SegDataSample]:
-        """The image as the segmentor takes it, on its device, without the padding that a preprocessor may add."""
+        """Return the image as the segmentor takes it, on its device, without a preprocessor's padding."""
         height, width = image.shape[1:]
         data = self.module.data_preprocessor({"inputs": [image], "data_samples": [sample]}, False)
         return data["inputs"][0][:, :height, :width], data["data_samples"][0]
@@ -131,7 +131,7 @@ class PaperTTAModel(BaseTTAModel):
     def _scaled(self, image: Tensor, scale: float) -> Tensor:
         """(C, H, W) -> the same with a long side of ``ceil(base_size * scale)``."""
         long, original = math.ceil(self.base_size * scale), max(image.shape[1:])
-        # A line of one pixel is kept where the original would round it away, and fail.
+        # At least one pixel: the original would round thin images to none, and fail.
         return _resize(image, tuple(max(int(side * long / original + 0.5), 1) for side in image.shape[1:]))
 
     def _scores(self, image: Tensor, black: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ class PaperTTAModel(BaseTTAModel):
         return (scores / count)[:, :height, :width]
 
     def _offsets(self, length: int) -> list[int]:
-        """Where windows begin along a side; the last one reaches its end, or beyond."""
+        """Return where windows begin along a side; the last one reaches its end, or beyond."""
         steps = math.ceil(max(length - self.crop_size, 0) / self.stride)
         return [self.stride * i for i in range(steps + 1)]
 

@@ -1,7 +1,7 @@
 """The decode heads of the paper's segmentors, which were PyTorch-Encoding's (``encoding/models/sseg`` there).
 
-They are other networks than MMSegmentation's ``ASPPHead`` (512 channels, a 3x3 convolution over all branches) and
-``FCNHead`` (two convolutions and a third over their concatenation with the input), whose names they leave alone.
+They differ from MMSegmentation's ``ASPPHead`` (512 channels, a 3x3 convolution over all branches) and ``FCNHead``
+(two convolutions and a third over their concatenation with the input), which keep their names.
 
 Shapes: N images, C channels, H x W positions of the stage that ``in_index`` picks.
 """
@@ -23,14 +23,25 @@ from torch import Tensor, nn
 from resnest_backbones.models.arguments import check_positive
 
 
+class _InitialisedAsInPyTorch(BaseDecodeHead):
+    def init_weights(self) -> None:
+        """Initialise as ``init_cfg`` says, or as PyTorch does; once, as in all of MMEngine."""
+        first = not self.is_init
+        super().init_weights()
+        if first and not self.init_cfg:  # undo MMCV's ConvModule; its norms are initialised as PyTorch's
+            for module in self.modules():
+                if isinstance(module, nn.Conv2d):
+                    module.reset_parameters()
+
+
 @MODELS.register_module()
-class PaperASPPHead(BaseDecodeHead):
-    """DeepLabV3's head as the paper has it.
+class PaperASPPHead(_InitialisedAsInPyTorch):
+    """DeepLabV3's head of the paper.
 
     A 1x1 convolution, three dilated 3x3 ones and the pooled image are concatenated in that order, projected by a 1x1
     convolution with dropout of whole channels, and followed by a 3x3 convolution, plain dropout and the classifier.
-    Without an ``init_cfg``, ``init_weights()`` draws as PyTorch's layers do, since the published heads began so;
-    MMSegmentation's heads draw from other distributions (of standard deviation 0.01 in the classifier).
+    Without an ``init_cfg``, ``init_weights()`` draws as PyTorch's layers do, as for the published heads;
+    MMSegmentation's heads draw from other distributions (standard deviation 0.01 in the classifier).
 
     Args:
         in_channels: channels C of the stage.
@@ -42,7 +53,7 @@ class PaperASPPHead(BaseDecodeHead):
         norm_cfg: normalisation layers as MMEngine's registry builds them.
         align_corners: how maps are resized.
         init_cfg: MMEngine's initialisation.
-        **kwargs: the other arguments of MMSegmentation's ``BaseDecodeHead``, which refuses those that it does not know.
+        **kwargs: other arguments of MMSegmentation's ``BaseDecodeHead``, which refuses unknown ones.
 
     Raises:
         ValueError: an argument is outside what is allowed; the message names it.
@@ -86,26 +97,19 @@ class PaperASPPHead(BaseDecodeHead):
         _use_plain_dropout(self)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """The stages' features -> class scores (N, num_classes, H, W)."""
+        """Return class scores (N, num_classes, H, W) from the stages' features."""
         return self.cls_seg(self._forward_feature(inputs))
 
     def _forward_feature(self, inputs: Sequence[Tensor]) -> Tensor:
-        """The stages' features -> what the classifier sees, (N, channels, H, W); some losses of MMSegmentation ask."""
+        """Return the classifier's input (N, channels, H, W); some losses of MMSegmentation call this."""
         x = self._transform_inputs(inputs)
         pooled = resize(self.image_pool(x), x.shape[2:], mode="bilinear", align_corners=self.align_corners)
         branches = torch.cat([*self.aspp_modules(x), pooled], dim=1)
         return self.bottleneck(self.project_dropout(self.project(branches)))
 
-    def init_weights(self) -> None:
-        """Initialise as ``init_cfg`` says, or as PyTorch does; once, as in all of MMEngine."""
-        first = not self.is_init
-        super().init_weights()
-        if first and not self.init_cfg:
-            _draw_as_pytorch_does(self)
-
 
 @MODELS.register_module()
-class PaperFCNHead(FCNHead):
+class PaperFCNHead(_InitialisedAsInPyTorch, FCNHead):
     """The paper's FCN head and auxiliary head: a 3x3 convolution, plain dropout and the classifier.
 
     Without an ``init_cfg``, ``init_weights()`` draws as PyTorch's layers do, as in ``PaperASPPHead``.
@@ -118,7 +122,7 @@ class PaperFCNHead(FCNHead):
         norm_cfg: normalisation layers as MMEngine's registry builds them.
         align_corners: how maps are resized.
         init_cfg: MMEngine's initialisation.
-        **kwargs: the other arguments of MMSegmentation's ``BaseDecodeHead``, which refuses those that it does not know.
+        **kwargs: other arguments of MMSegmentation's ``BaseDecodeHead``, which refuses unknown ones.
 
     Raises:
         ValueError: an argument is outside what is allowed; the message names it.
@@ -152,13 +156,6 @@ class PaperFCNHead(FCNHead):
         )
         _use_plain_dropout(self)
 
-    def init_weights(self) -> None:
-        """Initialise as ``init_cfg`` says, or as PyTorch does; once, as in all of MMEngine."""
-        first = not self.is_init
-        super().init_weights()
-        if first and not self.init_cfg:
-            _draw_as_pytorch_does(self)
-
 
 def _width(in_channels: int, channels: int | None, divisor: int) -> int:
     check_positive("in_channels", in_channels)
@@ -168,7 +165,7 @@ def _width(in_channels: int, channels: int | None, divisor: int) -> int:
 
 
 def _norm(norm_cfg: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Its default cannot be MMSegmentation's, which is to have no norms at all."""
+    """Return batch norm by default; MMSegmentation's default is no norm."""
     return {"type": "BN"} if norm_cfg is None else dict(norm_cfg)
 
 
@@ -189,10 +186,3 @@ def _use_plain_dropout(head: BaseDecodeHead) -> None:
     """Drop single values before the classifier, where MMSegmentation drops whole channels."""
     if head.dropout is not None:
         head.dropout = nn.Dropout(head.dropout_ratio)
-
-
-def _draw_as_pytorch_does(head: nn.Module) -> None:
-    """Undo the initialisation of MMCV's ``ConvModule``; that of its norms is PyTorch's already."""
-    for module in head.modules():
-        if isinstance(module, nn.Conv2d):
-            module.reset_parameters()

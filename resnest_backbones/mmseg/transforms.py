@@ -22,16 +22,16 @@ _SHOWN = 10
 
 @TRANSFORMS.register_module()
 class LoadCheckedAnnotations(LoadAnnotations):
-    """MMSegmentation's ``LoadAnnotations``, after a look at what the file really holds.
+    """MMSegmentation's ``LoadAnnotations``, with a check of the values in the file.
 
-    MMSegmentation casts the values to 8 bits and shifts them where ``reduce_zero_label`` is set, after which a wrong
-    label is a CUDA assertion, an index error far away or, for one that wraps around, nothing at all. A label map is an
-    image of one channel (a palette is welcome): classes from 0, or from 1 where ``reduce_zero_label`` makes 0 ignored,
-    and 255 for what is ignored.
+    MMSegmentation casts the values to 8 bits and shifts them if ``reduce_zero_label`` is set, after which a wrong label
+    ends in a CUDA assertion, an index error far away or, if it wraps around, in nothing at all. A label map is an image
+    of one channel (it may have a palette): classes from 0, or from 1 if ``reduce_zero_label`` makes 0 ignored, and 255
+    for what is ignored.
 
     Args:
-        num_classes: number of classes in the files, where the dataset does not put ``num_classes`` into its data
-            infos; MMSegmentation's own datasets do not.
+        num_classes: number of classes in the files, if the dataset does not put it into its data infos;
+            MMSegmentation's own datasets do not.
         backend_args: MMEngine's file backend.
 
     Raises:
@@ -45,9 +45,9 @@ class LoadCheckedAnnotations(LoadAnnotations):
         self.num_classes = num_classes
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Add ``gt_seg_map`` to a data info of a dataset; an image that is of none, in inference, stays as it is.
+        """Add ``gt_seg_map`` to a data info of a dataset; other images, in inference, stay as they are.
 
-        MMSegmentation's inference takes its own ``LoadAnnotations`` out of a test pipeline, by name.
+        MMSegmentation's inference removes its own ``LoadAnnotations`` from a test pipeline, by name.
 
         Raises:
             DatasetError, ValueError: as ``_load_seg_map``.

@@ -1,7 +1,7 @@
-"""A training that is broken off and resumed ends as if it had not been, and leaves whole files only.
+"""An interrupted training that is resumed ends as if it had not been interrupted, and leaves only whole files.
 
-Everything here works through MMEngine's registries and settings, so that a config dumped by a run says all of it and
-runs in MMSegmentation's own tools too.
+Everything here works through MMEngine's registries and settings, so that the config that a run dumps has all of it
+and runs in MMSegmentation's own tools too.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _SEEDED = {"InfiniteSampler": "SeededInfiniteSampler", "DefaultSampler": "Seeded
 
 @register_backend(WHOLE_FILES, force=True)
 class WholeFileBackend(LocalBackend):
-    """MMEngine's local files, never half-written: what is killed while writing leaves nothing under the final name."""
+    """MMEngine's local files, never half-written: a killed write leaves nothing under the final name."""
 
     def put(self, obj: bytes | memoryview, filepath: str | Path) -> None:
         """Write to a temporary name beside ``filepath``, then rename."""
@@ -54,7 +54,7 @@ class WholeFileBackend(LocalBackend):
 
 @HOOKS.register_module()
 class WholeCheckpointHook(CheckpointHook):
-    """MMEngine's hook, which removes an outdated checkpoint, and the best, before it writes the new one; here after."""
+    """MMEngine's hook, but outdated checkpoints are removed after the new one is written, not before."""
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
         outdated = None
@@ -81,7 +81,7 @@ class WholeCheckpointHook(CheckpointHook):
 
 
 class _RemovesLater:
-    """A file backend that only notes which files to remove."""
+    """A file backend that only records which files to remove."""
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
@@ -95,10 +95,12 @@ class _RemovesLater:
 
 
 def repair_last_checkpoint(work_dir: str | Path) -> Path | None:
-    """Make ``last_checkpoint`` name a file that is there; the file that ``--resume`` will take, None without one.
+    """Make ``last_checkpoint`` name an existing file, and return it: the one that ``--resume`` will take, or None.
 
-    It can fail to: when the folder was moved, or the writing of that one line was interrupted. Checkpoints themselves
-    are whole, whatever their name.
+    It may name none after the folder was moved, or when the writing of its one line was interrupted.
+
+    Raises:
+        CheckpointError: it names a file that does not exist, and there is no other checkpoint.
     """
     folder = Path(work_dir).absolute()
     pointer = folder / "last_checkpoint"
@@ -108,7 +110,7 @@ def repair_last_checkpoint(work_dir: str | Path) -> Path | None:
     moved = folder / named.name
     numbered = [(int(m[1]), path) for path in folder.glob("*.pth") if (m := _CHECKPOINT_NAME.fullmatch(path.name))]
     if not moved.is_file() and not numbered:
-        raise CheckpointError(f"{pointer} names {named}, which is not there, nor is any other checkpoint in {folder}")
+        raise CheckpointError(f"{pointer} names {named}, which does not exist, and {folder} has no other checkpoint")
     found = moved if moved.is_file() else max(numbered)[1]
     WholeFileBackend().put(str(found).encode(), pointer)
     return found
@@ -129,7 +131,7 @@ class SeededIndex(int):
     seed: int
 
     def __new__(cls, index: int, seed: int) -> SeededIndex:
-        """Make it."""
+        """Return the index with its seed."""
         self = super().__new__(cls, index)
         self.seed = seed
         return self
@@ -140,10 +142,10 @@ class SeededIndex(int):
 
 @DATA_SAMPLERS.register_module()
 class SeededInfiniteSampler(InfiniteSampler):
-    """MMEngine's endless sampler, in whose stream each place has a seed of its own.
+    """MMEngine's endless sampler, with a seed for each position of its stream.
 
-    With ``SeededDataset``, a place in the stream gives the same augmented sample whichever worker loads it, and whether
-    the training was broken off before it or not.
+    With ``SeededDataset``, a position gives the same augmented sample whichever worker loads it, in a resumed training
+    too.
     """
 
     _place = 0
@@ -155,7 +157,7 @@ class SeededInfiniteSampler(InfiniteSampler):
             yield SeededIndex(index, seed)
 
     def skip(self, num_samples: int) -> None:
-        """Begin at that place of this process's stream, counted from its start."""
+        """Go to that position of this process's stream, counted from its start."""
         self.indices = self._indices_of_rank()
         for _ in range(num_samples):
             next(self.indices)
@@ -164,7 +166,7 @@ class SeededInfiniteSampler(InfiniteSampler):
 
 @DATA_SAMPLERS.register_module()
 class SeededDefaultSampler(DefaultSampler):
-    """MMEngine's sampler of epochs, in which each place of each epoch has a seed of its own, as above."""
+    """MMEngine's sampler of epochs, with a seed for each position of each epoch, as above."""
 
     def __iter__(self) -> Iterator[SeededIndex]:
         for place, index in enumerate(super().__iter__()):
@@ -173,10 +175,10 @@ class SeededDefaultSampler(DefaultSampler):
 
 @DATASETS.register_module()
 class SeededDataset:
-    """Seeds the random numbers of Python, numpy and torch before a sample is loaded, by what its index brings along.
+    """Seed the random numbers of Python, NumPy and PyTorch before a sample is loaded, by the seed in its index.
 
     Args:
-        dataset: the data set, or its config.
+        dataset: the dataset, or its config.
     """
 
     def __init__(self, *, dataset: Any) -> None:
@@ -184,7 +186,7 @@ class SeededDataset:
 
     @property
     def METAINFO(self) -> dict[str, Any]:
-        """As ``metainfo``; some tools of MMSegmentation ask for it by this name."""
+        """``metainfo`` under the name that some tools of MMSegmentation read."""
         return self.dataset.metainfo
 
     @property
@@ -193,7 +195,7 @@ class SeededDataset:
         return self.dataset.metainfo
 
     def full_init(self) -> None:
-        """Look for the files, where that was put off."""
+        """Look for the files, unless that is done."""
         self.dataset.full_init()
 
     def __len__(self) -> int:
@@ -208,25 +210,25 @@ class SeededDataset:
 
 @HOOKS.register_module()
 class SeedIterationsHook(Hook):
-    """Makes the random numbers of the model in an iteration a function of the seed, the process and its number."""
+    """Make the model's random numbers in an iteration a function of the seed, the process and the iteration."""
 
     priority = "VERY_LOW"
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Called between the loading of a batch and the step."""
+        """Seed between the loading of a batch and the step."""
         _seed_all(derive_seed(runner.seed, get_rank(), runner.iter))
 
 
 @HOOKS.register_module()
 class StopAtInvalidLossHook(Hook):
-    """Ends a training whose loss is no finite number, before a checkpoint or a log has it, with its images."""
+    """End a training whose loss is not finite before a checkpoint is written, and name its images."""
 
     priority = "VERY_HIGH"
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
-        """Called after the step.
+        """Check the losses of the step.
 
         Raises:
             DivergedError: a loss is NaN or infinite.
@@ -244,13 +246,13 @@ class StopAtInvalidLossHook(Hook):
 
 @HOOKS.register_module()
 class CheckBatchHook(Hook):
-    """Refuses batches of one image that batch norm cannot take, the last of an epoch too, before the first iteration.
+    """Refuse batches of one image, the last of an epoch too, where batch norm cannot take them.
 
     The attention of a ResNeSt normalises one value per image and channel.
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Called before the first iteration.
+        """Check the training data's loader.
 
         Raises:
             ConfigError: there will be such a batch; the message names the setting.
@@ -274,12 +276,12 @@ class CheckBatchHook(Hook):
 
 @HOOKS.register_module()
 class ValidateAfterResumeHook(Hook):
-    """Validates first where the checkpoint to go on from was due for it: the break may have come before or in that."""
+    """Validate first when the checkpoint to resume from was due for it: the interruption may have cut that off."""
 
     priority = "LOWEST"  # after the hook of checkpoints, which keeps the best
 
     def before_train(self, runner: Runner) -> None:
-        """Called before the first iteration."""
+        """Validate when due."""
         loop = runner.train_loop
         by_epoch = isinstance(loop, EpochBasedTrainLoop)
         done, last = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
@@ -289,12 +291,12 @@ class ValidateAfterResumeHook(Hook):
 
 
 def make_resumable(cfg: Config) -> list[str]:
-    """Let a training that is broken off and resumed end as if it had not been, and leave only whole checkpoints.
+    """Change a config so that an interrupted training resumes exactly, and leaves only whole checkpoints.
 
-    Idempotent, as the config that a run dumped has all of it already.
+    Idempotent: the config that a run dumps has all of it.
 
     Returns:
-        What could not be done, for the user.
+        Messages for the user about what cannot be made so.
     """
     hook = cfg.get("default_hooks", {}).get("checkpoint")
     if hook and type_name(hook) == "CheckpointHook":
@@ -311,7 +313,7 @@ def make_resumable(cfg: Config) -> list[str]:
         loader.sampler.type = _SEEDED[sampler]
         loader.dataset = {"type": "SeededDataset", "dataset": loader.dataset}
     elif loader.get("batch_sampler"):
-        return ["A resumed training will see other augmentations: there is a batch_sampler, which cannot be seeded"]
+        return ["A resumed training will see other augmentations: a batch_sampler cannot be seeded"]
     elif sampler not in _SEEDED.values():
         return [f"A resumed training will see other augmentations: the sampler must be of {' or '.join(_SEEDED)}"]
     return []
