@@ -31,7 +31,10 @@ def read_image(file: Path) -> np.ndarray:
     """
     try:
         with Image.open(file) as opened:
-            return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+            image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith("I"):  # PIL would cut 16 bits off at 255; OpenCV, by which MMCV reads, scales
+                image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+            return np.asarray(image.convert("RGB"))
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
         raise DatasetError(f"{file} cannot be read as an image: {error}") from error
 
