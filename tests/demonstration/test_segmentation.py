@@ -24,7 +24,7 @@ from demonstration.segmentation import CLASS_NAMES, SEGMENTATION_CONFIG, compare
 from reproduction.metrics import read_metrics
 from resnest_backbones.data import make_palette
 from tests.demonstration.helpers import TINY, check_pictures, file_times, has_content, pixels, unchanged
-from tests.mmseg.helpers import last_figures, run_here
+from tests.mmseg.helpers import last_metrics, run_here
 
 
 def run_segmentation(folder, *options) -> None:
@@ -66,7 +66,7 @@ def test_an_interrupted_demonstration_resumes_and_leaves_all_that_it_promises(fi
     assert curves["mIoU"][0][-1] == 3
     check_pictures(folder)
     for work_dir in (folder, folder / "evaluation"):  # the last validation, and the test of the saved model
-        for name, value in last_figures(work_dir).items():
+        for name, value in last_metrics(work_dir).items():
             assert results[name] == pytest.approx(value, abs=0.006), name  # it rounds to two decimals
 
 

@@ -1,4 +1,4 @@
-"""Small real MMSegmentation configs and data sets for the tests of the tools."""
+"""Small real MMSegmentation configs and datasets for the tests of the tools."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from mmengine.runner import CheckpointLoader
 from mmengine.utils import ManagerMixin
 from PIL import Image
 
-# A ResNeSt-14 at output stride 8 with two narrow heads: an iteration on crops of 64 pixels takes 0.2 seconds.
+# The first two stages of a ResNeSt-14 with two narrow heads: an iteration on crops of 64 pixels takes 0.1 seconds.
 CONFIG = """
 custom_imports = dict(imports=["resnest_backbones.mmseg"])
 default_scope = "mmseg"
@@ -26,14 +27,14 @@ model = dict(
         type="SegDataPreProcessor", mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True, pad_val=0, seg_pad_val=255, size=(64, 64), test_cfg=dict(size_divisor=8),
     ),
-    backbone=dict(type="ResNeStBackbone", name={name!r}, output_stride=8, norm_cfg=norm_cfg),
+    backbone=dict(type="ResNeStBackbone", name={name!r}, out_indices=(0, 1), norm_cfg=norm_cfg),
     decode_head=dict(
-        type="FCNHead", in_channels=2048, in_index=3, channels=16, num_convs=1, concat_input=False,
+        type="FCNHead", in_channels=512, in_index=1, channels=16, num_convs=1, concat_input=False,
         dropout_ratio=0.1, num_classes={num_classes}, norm_cfg=norm_cfg, align_corners=False,
         loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=1.0, class_weight=[1.0] * 7),
     ),
     auxiliary_head=[dict(
-        type="FCNHead", in_channels=1024, in_index=2, channels=16, num_convs=1, concat_input=False,
+        type="FCNHead", in_channels=256, in_index=0, channels=16, num_convs=1, concat_input=False,
         dropout_ratio=0.1, num_classes={num_classes}, norm_cfg=norm_cfg, align_corners=False,
         loss_decode=[dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=0.4)],
     )],
@@ -65,7 +66,7 @@ tta_pipeline = [
     ]),
 ]
 tta_model = dict(type="SegTTAModel")
-# Pascal VOC with its wrapper: --data-root has to put another data set in its place.
+# Pascal VOC with its wrapper: --data-root has to put another dataset in its place.
 train_dataloader = dict(
     batch_size=2, num_workers=0, sampler=dict(type="InfiniteSampler", shuffle=True),
     dataset=dict(type="RepeatDataset", times=3, dataset=dict(
@@ -178,13 +179,27 @@ def run_here(run: Callable[[list[str]], None], *arguments: object) -> None:
         run([str(argument) for argument in arguments])
 
 
+def fails(run: Callable[[list[str]], None], *arguments: object) -> str:
+    """Run a tool that must end with an error of one line, and return it."""
+    with pytest.raises(SystemExit) as raised:
+        run_here(run, *arguments)
+    message = str(raised.value.code)
+    assert "\n" not in message and ": error: " in message
+    return message
+
+
+def load(file: Path) -> dict:
+    """Read a checkpoint that a test has written."""
+    return torch.load(file, weights_only=False)
+
+
 def logged(work_dir: Path) -> str:
     """All that MMEngine logged in a work dir."""
     return "".join(file.read_text() for file in sorted(work_dir.glob("*/*.log")))
 
 
-def last_figures(work_dir: Path) -> dict[str, float]:
-    """The figures of the last validation or test in a work dir: mIoU, aAcc, mAcc in percent."""
+def last_metrics(work_dir: Path) -> dict[str, float]:
+    """The metrics of the last validation or test in a work dir: mIoU, aAcc, mAcc in percent."""
     found: list[dict[str, float]] = []
     for file in sorted([*work_dir.glob("*/vis_data/scalars.json"), *work_dir.glob("*/2*.json")]):
         found += [record for line in file.read_text().splitlines() if "mIoU" in (record := json.loads(line))]

@@ -33,8 +33,8 @@ def segmentor(name: str = "resnest14", num_classes: int = 3) -> nn.Module:
         {
             "type": "EncoderDecoder",
             "backbone": {"type": "ResNeStBackbone", "name": name, "output_stride": 8},
-            "decode_head": {"type": "PaperASPPHead", "in_channels": 2048, "in_index": 3, **head},
-            "auxiliary_head": {"type": "PaperFCNHead", "in_channels": 1024, "in_index": 2, **head},
+            "decode_head": {"type": "PaperASPPHead", "in_channels": 2048, "channels": 16, "in_index": 3, **head},
+            "auxiliary_head": {"type": "PaperFCNHead", "in_channels": 1024, "channels": 16, "in_index": 2, **head},
             "train_cfg": {},
             "test_cfg": {"mode": "whole"},
         }
@@ -151,15 +151,6 @@ def test_getattr_in_a_file_reaches_nothing(tmp_path):
     assert read_checkpoint(tmp_path / "reach.pth") == {"x": None}
 
 
-def test_pytorchs_own_list_of_safe_globals_stays_as_it_was(source, tmp_path):
-    before = set(torch.serialization.get_safe_globals())
-    torch.save(training_checkpoint(source), tmp_path / "iter_4.pth")
-    load_from_file(str(tmp_path / "iter_4.pth"))
-    with pytest.raises(CheckpointError):
-        load_from_file(str(tmp_path / "nowhere.pth"))
-    assert set(torch.serialization.get_safe_globals()) == before
-
-
 def test_what_a_user_has_allowed_pytorch_to_read_does_not_stand_in_the_way(source, tmp_path):
     torch.save(training_checkpoint(source), tmp_path / "iter_4.pth")
     core = np._core if hasattr(np, "_core") else np.core
@@ -181,24 +172,6 @@ def test_several_threads_read_at_once(tmp_path):
         read = [*threads.map(read_checkpoint, [tmp_path / "file.pth"] * 80)]
     assert all(np.array_equal(content["x"], np.arange(3)) for content in read)
     assert set(torch.serialization.get_safe_globals()) == before
-
-
-def test_pytorchs_advice_to_switch_the_safety_off_is_not_passed_on(tmp_path):
-    class CallsWhatItReached:
-        def __reduce__(self):
-            return _Reached(), ()
-
-    class _Reached:
-        def __call__(self):
-            """Never called: only its pickle is."""
-
-        def __reduce__(self):
-            return getattr, (HistoryBuffer, "__init__")
-
-    torch.save({"x": CallsWhatItReached()}, tmp_path / "bad.pth")
-    with pytest.raises(CheckpointError, match=r"bad\.pth") as error:
-        read_checkpoint(tmp_path / "bad.pth")
-    assert "weights_only" not in str(error.value) and "likely succeed" not in str(error.value)
 
 
 def test_a_segmentor_at_a_url_loads(source, tmp_path, monkeypatch, safe_loading):
@@ -284,8 +257,10 @@ def hook_loads(model: nn.Module, content: dict, file: str) -> None:
     model.load_state_dict(content["state_dict"], strict=True)
 
 
-@pytest.mark.parametrize("container", ["state_dict", None])
-@pytest.mark.parametrize("layout", WHOLE)
+@pytest.mark.parametrize(
+    ("layout", "container"),
+    [("own", "state_dict"), ("parallel", None), ("encoding", "state_dict"), ("encoding", None), ("mmseg", None)],
+)
 def test_whole_segmentors_of_every_layout_load(layout, container, source, tmp_path):
     state = WHOLE[layout](source)
     assert len(state) == len(source.state_dict())
@@ -300,7 +275,7 @@ def test_whole_segmentors_of_every_layout_load(layout, container, source, tmp_pa
     assert_same(other, source)
 
 
-@pytest.mark.parametrize("layout", ["core", "official", "mmseg", "segmentor"])
+@pytest.mark.parametrize("layout", ["core", "official"])
 def test_a_trunk_alone_loads(layout, source, tmp_path):
     state = convert_state_dict(trunk_of(source), layout)
     torch.save(state, tmp_path / "trunk.pth")
@@ -320,11 +295,12 @@ def test_heads_of_other_classes_stay_and_are_left(source, tmp_path):
     assert model.decode_head.conv_seg.out_channels == 5
 
 
-@pytest.mark.parametrize("layout", WHOLE)
+@pytest.mark.parametrize("layout", ["own", "encoding"])
 def test_a_segmentor_of_another_depth_is_refused_by_name(layout, tmp_path):
-    state = WHOLE[layout](segmentor("resnest26"))
+    with torch.device("meta"):
+        state = WHOLE[layout](segmentor("resnest26"))
     file = str(tmp_path / "deeper.pth")
-    torch.save({"state_dict": state}, file)
+    torch.save({"state_dict": {key: torch.zeros(()).expand(value.shape) for key, value in state.items()}}, file)
     with pytest.raises(CheckpointError, match=rf"{re.escape(file)}: the checkpoint is of another network: .*res2\.1\."):
         load_segmentor(segmentor(), file)
     with pytest.raises(CheckpointError, match=rf"{re.escape(file)}: the checkpoint is of another network"):

@@ -41,7 +41,7 @@ NAME = re.compile(
 )
 PAPER = [name for name in LEAVES if "-paper_" in name]
 CONVENTION = [name for name in LEAVES if "-160k_" in name or "-80k_" in name]
-# A config of each data set and way to train; what is asked of their pipelines need not be asked of every network.
+# A config of each dataset and way to train; what is asked of their pipelines need not be asked of every network.
 DATA = {
     "ade20k/paper": "deeplabv3_resnest50-d8_4xb4-paper_ade20k-480x480",
     "pascal_context_59/paper": "deeplabv3_resnest50-d8_4xb4-paper_pascal_context_59-480x480",
@@ -77,13 +77,6 @@ def resolved(name: str) -> Config:
 def header(name: str) -> str:
     """The comment that a config begins with, in one line."""
     return " ".join(re.match(r"(?:#.*\n)*", LEAVES[name].read_text())[0].replace("#", "").split())
-
-
-def tiny(cfg: Config) -> Config:
-    """No download, and no padding to the real crop."""
-    cfg.model.backbone.init_cfg = None
-    cfg.model.data_preprocessor.size = (64, 64)
-    return cfg
 
 
 def batch(num_classes: int, size: tuple[int, int], number: int = 2) -> dict:
@@ -183,17 +176,39 @@ def test_every_part_that_a_config_names_is_registered(name):
 
 
 @pytest.mark.parametrize("name", LEAVES)
-def test_a_leaf_trains_a_step_and_predicts(name):
-    cfg = tiny(resolved(name))
-    model = MODELS.build(cfg.model)
-    num_classes = cfg.model.decode_head.num_classes
+def test_a_leaf_builds_the_network_that_it_names(name):
+    cfg = resolved(name)
+    cfg.model.backbone.init_cfg = None
+    with torch.device("meta"):
+        model = MODELS.build(cfg.model)
     classes = DATASETS.get(cfg.train_dataloader.dataset.type).METAINFO.get("classes")  # custom: none
-    assert num_classes == (len(classes) if classes else cfg.num_classes)
+    assert cfg.model.decode_head.num_classes == (len(classes) if classes else cfg.num_classes)
     if "name" in cfg.model.backbone:
         blocks = [len(stage) for name, stage in model.backbone.named_children() if name.startswith("res")]
         assert blocks == list(get_variant(cfg.model.backbone.name).depths)[: len(blocks)]
         assert len(blocks) == max(cfg.model.backbone.get("out_indices", [3])) + 1
 
+
+def one_of_each_kind() -> list[str]:
+    """Leaves that differ in more than the depth of the backbone and where the data is."""
+    kinds: dict[str, str] = {}
+    for name in LEAVES:
+        cfg = resolved(name)
+        for key in ("name", "depth", "init_cfg"):
+            cfg.model.backbone.pop(key, None)
+        for key in ("weights", "size"):
+            cfg.model.data_preprocessor.pop(key, None)
+        for head in ("decode_head", "auxiliary_head"):
+            (cfg.model.get(head) or {}).pop("num_classes", None)
+        kinds.setdefault(str((cfg.model, cfg.optim_wrapper.type, cfg.tta_model)), name)
+    return list(kinds.values())
+
+
+def check_that_it_learns_and_predicts(cfg: Config) -> None:
+    num_classes = cfg.model.decode_head.num_classes
+    cfg.model.backbone.init_cfg = None  # no download
+    cfg.model.data_preprocessor.size = (64, 64)  # no padding to the real crop
+    model = MODELS.build(cfg.model)
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     losses = model(**model.data_preprocessor(batch(num_classes, (64, 64)), True), mode="loss")
     heads = {"decode"} | ({"aux"} if model.with_auxiliary_head else set())
@@ -206,12 +221,25 @@ def test_a_leaf_trains_a_step_and_predicts(name):
     optim_wrapper.step()
     assert len(before) == len(heads)
     assert all(not trained[key].equal(value) for key, value in before.items())
-
     model.eval()
     for runner in (model, MODELS.build(dict(cfg.tta_model, module=model)).module):
         (prediction,) = runner.test_step(batch(num_classes, (64, 80), number=1))
         assert prediction.seg_logits.data.shape == (num_classes, 64, 80)
         assert prediction.pred_sem_seg.data.shape == (1, 64, 80)
+
+
+@pytest.mark.parametrize("name", one_of_each_kind())
+def test_a_leaf_trains_a_step_and_predicts(name):
+    """On a shallow network: the test above builds the one that it names."""
+    cfg = resolved(name)
+    cfg.model.backbone.update({"name": "resnest14"} if "name" in cfg.model.backbone else {"depth": 50})
+    check_that_it_learns_and_predicts(cfg)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LEAVES)
+def test_every_leaf_trains_a_step_and_predicts(name):
+    check_that_it_learns_and_predicts(resolved(name))
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -350,7 +378,7 @@ def comparable(cfg: Config) -> dict:
 
 
 def unchecked(node: object) -> object:
-    """Our loading of label maps as MMSegmentation's, which knows reduce_zero_label from the data set as well."""
+    """Our loading of label maps as MMSegmentation's, which knows reduce_zero_label from the dataset as well."""
     if isinstance(node, dict):
         if node.get("type") in ("LoadAnnotations", "LoadCheckedAnnotations"):
             return {"type": "LoadAnnotations"}

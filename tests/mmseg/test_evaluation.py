@@ -101,22 +101,6 @@ def test_flip_adds_the_logits_of_the_mirrored_window_before_the_exponential(segm
     assert_same(scores(model, image), (whole_logits(segmentor, image) + mirrored_back).exp())
 
 
-def test_the_prediction_of_a_mirrored_image_is_the_mirrored_prediction(segmentor):
-    image = picture(30, 32)
-    model = PaperTTAModel(segmentor, base_size=32, scales=(1.0,), crop_size=32, stride=16)
-    assert_same(scores(model, image.flip(-1)), scores(model, image).flip(-1))
-    alone = PaperTTAModel(segmentor, base_size=32, scales=(1.0,), crop_size=32, stride=16, flip=False)
-    assert (scores(alone, image.flip(-1)) - scores(alone, image).flip(-1)).abs().max() > 0.01
-
-
-def test_overlapping_windows_are_averaged_after_the_exponential(segmentor):
-    image = picture(32, 48)
-    model = PaperTTAModel(segmentor, base_size=48, scales=(1.0,), flip=False, crop_size=32, stride=16)
-    left, right = (whole_logits(segmentor, part).exp() for part in (image[..., :32], image[..., 16:]))
-    want = torch.cat([left[..., :16], (left[..., 16:] + right[..., :16]) / 2, right[..., 16:]], dim=-1)
-    assert_same(scores(model, image), want)
-
-
 def test_the_last_window_ends_in_black_and_does_not_move_back(segmentor):
     image = picture(32, 40)
     model = PaperTTAModel(segmentor, base_size=40, scales=(1.0,), flip=False, crop_size=32, stride=24)
@@ -135,12 +119,6 @@ def test_what_is_smaller_than_a_window_is_padded_with_black_pixels_right_and_bel
     model = PaperTTAModel(segmentor, base_size=max(size), scales=(1.0,), flip=False, crop_size=crop, stride=crop)
     padded = F.pad(image, (0, crop - width, 0, crop - height))
     assert_same(scores(model, image), whole_logits(segmentor, padded).exp()[:, :height, :width])
-
-
-def test_padding_of_a_black_image_cannot_be_told_from_it(segmentor):
-    model = PaperTTAModel(segmentor, base_size=32, scales=(1.0,), crop_size=32, stride=16)
-    small, whole = (scores(model, torch.zeros(3, height, 32, dtype=torch.uint8)) for height in (20, 32))
-    assert_same(small, whole[:, :20])
 
 
 @pytest.mark.parametrize(
@@ -192,23 +170,6 @@ def test_scales_are_resized_to_the_image_and_added_up(segmentor):
     assert_same(scores(together, image), sum(single))
     small = scores(PaperTTAModel(segmentor, base_size=16, scales=(1.0,), crop_size=32, stride=16), image)
     assert_same(single[0], small)  # 0.5 of 32 is 16
-
-
-def test_an_image_of_one_colour_gives_scores_that_no_scale_changes():
-    """With a network of one pixel at a time: a linear head on the image itself."""
-    init_default_scope("mmseg")
-
-    class Identity(torch.nn.Module):
-        def forward(self, x):
-            return (x,)
-
-    model = MODELS.build(ConfigDict(copy.deepcopy(SEGMENTOR)))
-    model.backbone, model.decode_head.convs = Identity(), torch.nn.Identity()
-    model.decode_head.conv_seg = torch.nn.Conv2d(3, CLASSES, 1)
-    image = torch.tensor([30, 120, 220], dtype=torch.uint8)[:, None, None].expand(3, 50, 70)
-    logits = whole_logits(model.eval(), image)
-    got = scores(PaperTTAModel(model, base_size=40, crop_size=32, stride=20), image)
-    assert_same(got, 6 * (2 * logits).exp())
 
 
 def test_logits_beyond_the_range_of_float32s_exponential_stay_ordered(segmentor):

@@ -19,20 +19,7 @@ import train_seg
 from resnest_backbones.checkpoint import read_checkpoint
 from resnest_backbones.errors import DatasetError
 from tests.helpers import ODD_IMAGES, odd_image, read_only, small_disk
-from tests.mmseg.helpers import last_figures, logged, make_label_map_dataset, run_here, write_config
-
-
-def fails(run, *arguments) -> str:
-    with pytest.raises(SystemExit) as raised:
-        run_here(run, *arguments)
-    message = str(raised.value.code)
-    assert "\n" not in message and ": error: " in message
-    return message
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory) -> Path:
-    return write_config(tmp_path_factory.mktemp("config"))
+from tests.mmseg.helpers import fails, last_metrics, logged, run_here, write_config
 
 
 def write_data(root: Path, names: list[str]) -> Path:
@@ -52,18 +39,13 @@ def options(*more: str) -> list[str]:
     return ["--cfg-options", "randomness.seed=3", *more]
 
 
-@pytest.fixture(scope="module")
-def own_data(tmp_path_factory) -> Path:
-    return make_label_map_dataset(tmp_path_factory.mktemp("data") / "own")
-
-
 @pytest.mark.fault("odd images", "a segmentor trains on them and is evaluated")
 def test_odd_images_are_trained_on_and_evaluated(config, tmp_path, record_property):
     data = write_data(tmp_path / "data", ODD_IMAGES)
     more = options("train_cfg.max_iters=3", "train_dataloader.batch_size=3", "train_cfg.val_interval=3")
     run_here(train_seg.run, config, "--data-root", data, "--work-dir", tmp_path / "run", *more)
     assert "Iter(train) [3/3]" in logged(tmp_path / "run")
-    assert 0 <= last_figures(tmp_path / "run")["mIoU"] <= 100
+    assert 0 <= last_metrics(tmp_path / "run")["mIoU"] <= 100
     record_property("times", len(ODD_IMAGES))
 
 
@@ -92,22 +74,23 @@ def test_a_truncated_image_ends_the_tool_in_one_line(config, tmp_path):
 
 
 @pytest.mark.fault("a loss that becomes NaN", "the training ends, naming iteration, learning rate and images")
-def test_a_loss_that_is_no_number_ends_the_training_with_where_it_was(own_data, config, tmp_path):
+def test_a_loss_that_is_no_number_ends_the_training_with_where_it_was(custom_data, config, tmp_path):
     work_dir = tmp_path / "run"
     more = options("optim_wrapper.optimizer.lr=1e20", "default_hooks.checkpoint.interval=1")
-    message = fails(train_seg.run, config, "--data-root", own_data, "--work-dir", work_dir, *more)
+    message = fails(train_seg.run, config, "--data-root", custom_data, "--work-dir", work_dir, *more)
     assert "the training diverged in iteration 1, at learning rate " in message and "e+19, with the images " in message
-    assert str(own_data / "images" / "training") in message and "loss nan" in message
+    assert str(custom_data / "images" / "training") in message and "loss nan" in message
     for file in work_dir.glob("*.pth"):  # written in the iteration before, whose loss was a number
         assert file.name == "iter_1.pth"
 
 
 @pytest.mark.fault("a full disk", "the training ends, naming the file; the last checkpoint goes on with more room")
 @pytest.mark.slow
-def test_a_full_disk_ends_the_training_and_leaves_the_last_checkpoint(own_data, config, tmp_path):
-    arguments = [config, "--data-root", own_data, "--work-dir", tmp_path / "run"]
+def test_a_full_disk_ends_the_training_and_leaves_the_last_checkpoint(trained, custom_data, config, tmp_path):
+    room = 1.7 * (trained / "iter_4.pth").stat().st_size / 1024
+    arguments = [config, "--data-root", custom_data, "--work-dir", tmp_path / "run"]
     more = options("train_cfg.max_iters=4", "train_cfg.val_interval=100")
-    with small_disk(tmp_path / "run", 140_000) as work_dir:
+    with small_disk(tmp_path / "run", int(room)) as work_dir:
         message = fails(train_seg.run, *arguments, *more)
         assert "iter_4.pth could not be written: No space left on device" in message
         assert [file.name for file in work_dir.glob("*.pth")] == ["iter_2.pth"] and not [*work_dir.glob(".*.partial")]
@@ -119,17 +102,17 @@ def test_a_full_disk_ends_the_training_and_leaves_the_last_checkpoint(own_data, 
 
 
 @pytest.mark.fault("a read-only output folder", "the tool ends in one line that names it")
-def test_a_read_only_work_dir_is_missed_before_the_training(own_data, config, tmp_path):
+def test_a_read_only_work_dir_is_missed_before_the_training(custom_data, config, tmp_path):
     work_dir = tmp_path / "run"
     work_dir.mkdir()
     with read_only(work_dir):
-        message = fails(train_seg.run, config, "--data-root", own_data, "--work-dir", work_dir)
+        message = fails(train_seg.run, config, "--data-root", custom_data, "--work-dir", work_dir)
     assert f"the output folder {work_dir} cannot be written: Read-only file system" in message
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "web page"])
 @pytest.mark.fault("a damaged checkpoint to resume from", "an error names the file")
-def test_a_damaged_checkpoint_is_not_gone_on_with_or_tested(damage, own_data, config, tmp_path):
+def test_a_damaged_checkpoint_is_not_gone_on_with_or_tested(damage, custom_data, config, tmp_path):
     file = tmp_path / "iter_2.pth"
     torch.save({"state_dict": {"weight": torch.ones(1000)}, "meta": {"iter": 2, "epoch": 0}}, file)
     content = bytearray(file.read_bytes())
@@ -137,14 +120,14 @@ def test_a_damaged_checkpoint_is_not_gone_on_with_or_tested(damage, own_data, co
         content[content.index(torch.ones(9).numpy().tobytes()) + 2] ^= 1
     file.write_bytes({"truncated": content[:-700], "flipped": content, "web page": b"<html>Sign in</html>"}[damage])
     (tmp_path / "last_checkpoint").write_text(str(file))
-    data = ["--data-root", own_data, "--work-dir", tmp_path]
+    data = ["--data-root", custom_data, "--work-dir", tmp_path]
     for message in (fails(train_seg.run, config, *data, "--resume"), fails(test_seg.run, config, file, *data)):
         assert str(file) in message and ("web page" if damage == "web page" else "cut short or damaged") in message
 
 
 @pytest.mark.fault("a batch of one image with batch norm", "an error names the setting")
-def test_a_batch_of_one_image_is_refused_where_batch_norm_cannot_take_it(own_data, config, tmp_path):
-    arguments = [config, "--data-root", own_data, "--work-dir", tmp_path / "run"]
+def test_a_batch_of_one_image_is_refused_where_batch_norm_cannot_take_it(custom_data, config, tmp_path):
+    arguments = [config, "--data-root", custom_data, "--work-dir", tmp_path / "run"]
     single = options("train_dataloader.batch_size=1", "train_cfg.max_iters=1", "train_cfg.val_interval=100")
     assert "train_dataloader.batch_size must be 2 or more per process" in fails(train_seg.run, *arguments, *single)
     # The batch norms of the trunk rest: single images are fine. The heads' have many pixels each.
@@ -153,10 +136,10 @@ def test_a_batch_of_one_image_is_refused_where_batch_norm_cannot_take_it(own_dat
 
 @pytest.mark.fault("a batch of one image with batch norm", "an error names the setting")
 @pytest.mark.slow
-def test_an_epoch_may_not_end_in_a_batch_of_one_image(own_data, tmp_path):
+def test_an_epoch_may_not_end_in_a_batch_of_one_image(custom_data, tmp_path):
     for split in ("training", "validation"):
-        shutil.copytree(own_data / "images" / split, tmp_path / "data" / "images" / split)
-        shutil.copytree(own_data / "annotations" / split, tmp_path / "data" / "annotations" / split)
+        shutil.copytree(custom_data / "images" / split, tmp_path / "data" / "images" / split)
+        shutil.copytree(custom_data / "annotations" / split, tmp_path / "data" / "annotations" / split)
     (tmp_path / "data" / "classes.txt").write_text("red\ngreen\nblue\n")
     for kind, suffix in (("images", "jpg"), ("annotations", "png")):
         (tmp_path / "data" / kind / "training" / f"003.{suffix}").unlink()
@@ -173,7 +156,7 @@ def test_an_epoch_may_not_end_in_a_batch_of_one_image(own_data, tmp_path):
 
 
 @pytest.mark.fault("an empty data set", "an error names the folder")
-def test_a_data_set_without_images_is_named(own_data, config, tmp_path):
+def test_a_data_set_without_images_is_named(custom_data, config, tmp_path):
     data = write_data(tmp_path / "data", ["plain"])
     (data / "images" / "training" / "plain.png").unlink()
     message = fails(train_seg.run, config, "--data-root", data, "--work-dir", tmp_path / "run")

@@ -15,15 +15,9 @@ from PIL import Image
 
 import infer_seg
 import test_seg
-from resnest_backbones.data import make_palette
+from resnest_backbones.data import make_palette, read_image
 from resnest_backbones.mmseg import use_safe_loading
-from tests.helpers import run_tool
-from tests.mmseg.helpers import as_in_a_new_process, last_figures, make_label_map_dataset, run_here, write_config
-
-
-@pytest.fixture(scope="module")
-def own_data(tmp_path_factory):
-    return make_label_map_dataset(tmp_path_factory.mktemp("data") / "own", splits=["validation"])
+from tests.mmseg.helpers import as_in_a_new_process, fails, last_metrics, run_here, write_config
 
 
 @pytest.fixture(scope="module")
@@ -48,24 +42,24 @@ def read(file) -> np.ndarray:
     return np.asarray(Image.open(file))
 
 
-def test_label_maps_are_those_that_the_test_evaluates(own_data, config, checkpoint, tmp_path):
-    images = own_data / "images" / "validation"
+def test_label_maps_are_those_that_the_test_evaluates(custom_data, config, checkpoint, tmp_path):
+    images = custom_data / "images" / "validation"
     for tta in ([], ["--tta"]):
         run_here(infer_seg.run, config, checkpoint, images, "--out-dir", tmp_path / "out", *tta)
-        arguments = ["--data-root", own_data, "--work-dir", tmp_path / "test", "--out", tmp_path / "maps"]
+        arguments = ["--data-root", custom_data, "--work-dir", tmp_path / "test", "--out", tmp_path / "maps"]
         run_here(test_seg.run, config, checkpoint, *arguments, *tta)
-        assert last_figures(tmp_path / "test")["aAcc"] > 0
+        assert last_metrics(tmp_path / "test")["aAcc"] > 0
         for number in range(4):
             own, theirs = (read(tmp_path / f / f"{number:03d}.png") for f in ("out/label_maps", "maps"))
             assert own.dtype == np.uint8 and own.shape == (96, 128)
             assert np.array_equal(own, theirs) and set(np.unique(own)) <= {1, 2, 3}
 
 
-def test_images_of_one_name_in_two_folders_are_not_written_over_each_other(own_data, config, checkpoint, tmp_path):
+def test_images_of_one_name_in_two_folders_are_not_written_over_each_other(custom_data, config, checkpoint, tmp_path):
     for kind in ("images", "annotations"):
         for folder in ("a", "b"):
-            shutil.copytree(own_data / kind / "validation", tmp_path / "data" / kind / "validation" / folder)
-    shutil.copy(own_data / "classes.txt", tmp_path / "data")
+            shutil.copytree(custom_data / kind / "validation", tmp_path / "data" / kind / "validation" / folder)
+    shutil.copy(custom_data / "classes.txt", tmp_path / "data")
     arguments = [config, checkpoint, "--data-root", tmp_path / "data", "--work-dir", tmp_path / "test"]
     with pytest.raises(SystemExit, match=r"--out needs images of different names, got .*a/000.jpg and .*b/000.jpg"):
         run_here(test_seg.run, *arguments, "--out", tmp_path / "maps")
@@ -73,11 +67,11 @@ def test_images_of_one_name_in_two_folders_are_not_written_over_each_other(own_d
 
 
 @pytest.mark.parametrize("as_array", [False, True])
-def test_mmsegmentations_own_inference_takes_the_configs(as_array, own_data, config, checkpoint):
+def test_mmsegmentations_own_inference_takes_the_configs(as_array, custom_data, config, checkpoint):
     text = Path(config).read_text().replace('type="LoadAnnotations"', 'type="LoadCheckedAnnotations", num_classes=3')
     checked = Path(config).with_name("checked.py")
     checked.write_text(text)
-    file = str(own_data / "images" / "validation" / "000.jpg")
+    file = str(custom_data / "images" / "validation" / "000.jpg")
     image = mmcv.imread(file) if as_array else file
     with as_in_a_new_process():
         use_safe_loading()
@@ -106,9 +100,9 @@ def test_the_drawing_mixes_colours_into_the_image_and_names_what_is_there():
     assert rows[0] < rows[1]  # the largest is first
 
 
-def test_names_and_colours_come_from_the_checkpoint_or_from_a_file(own_data, config, checkpoint, tmp_path):
-    image = own_data / "images" / "validation" / "000.jpg"
-    for number, more in enumerate(([], ["--data-root", own_data], ["--classes", own_data / "classes.txt"])):
+def test_names_and_colours_come_from_the_checkpoint_or_from_a_file(custom_data, config, checkpoint, tmp_path):
+    image = custom_data / "images" / "validation" / "000.jpg"
+    for number, more in enumerate(([], ["--data-root", custom_data], ["--classes", custom_data / "classes.txt"])):
         options = ["--opacity", 1, "--device", "cpu", *more]
         run_here(infer_seg.run, config, checkpoint, image, "--out-dir", tmp_path / str(number), *options)
     pictures = [read(tmp_path / str(number) / "drawn" / "000.png") for number in range(3)]
@@ -117,6 +111,21 @@ def test_names_and_colours_come_from_the_checkpoint_or_from_a_file(own_data, con
     assert np.array_equal(pictures[0][:384], np.eye(3, dtype=np.uint8)[labels - 1] * 255)
     assert np.array_equal(pictures[1], pictures[2])
     assert np.array_equal(pictures[1][:384], np.array(make_palette(3), dtype=np.uint8)[labels - 1])
+
+
+def test_files_are_read_as_mmcv_reads_them(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 65536, (40, 50, 4))
+    small = (pixels >> 8).astype(np.uint8)
+    images = {
+        "grey": small[..., 0],
+        "rgb": small[..., :3],
+        "rgba": small,
+        "sixteen_bits": pixels[..., 0].astype(np.uint16),
+    }
+    for name, content in images.items():
+        Image.fromarray(content).save(tmp_path / f"{name}.png")
+        want = mmcv.imread(str(tmp_path / f"{name}.png"), channel_order="rgb")
+        np.testing.assert_array_equal(read_image(tmp_path / f"{name}.png"), want, err_msg=name)
 
 
 def test_odd_images_are_read_as_the_pipelines_read_them_and_broken_ones_are_named(config, checkpoint, tmp_path):
@@ -130,9 +139,8 @@ def test_odd_images_are_read_as_the_pipelines_read_them_and_broken_ones_are_name
     exif[0x0112] = 6  # a quarter turn
     turned.save(folder / "turned.jpg", exif=exif)
     (folder / "broken.jpg").write_bytes(b"no image")
-    status, printed = run_tool("infer_seg", config, checkpoint, folder, "--out-dir", tmp_path / "out")
-    assert status == 1 and "Traceback" not in printed and "4/4" in printed  # the bar of progress
-    assert f"infer_seg.py: error: {folder / 'broken.jpg'} cannot be read as an image" in printed
+    message = fails(infer_seg.run, config, checkpoint, folder, "--out-dir", tmp_path / "out")
+    assert f"error: {folder / 'broken.jpg'} cannot be read as an image" in message
     shapes = {file.name: read(file).shape for file in (tmp_path / "out" / "label_maps").iterdir()}
     assert shapes == {"grey.png": (70, 90), "rgba.png": (70, 90), "turned.png": (90, 70)}
     assert len(list((tmp_path / "out" / "drawn").iterdir())) == 3
@@ -145,22 +153,21 @@ def test_odd_images_are_read_as_the_pipelines_read_them_and_broken_ones_are_name
         (["{own}"], "no images"),
         (["{own}/images/validation", "{own}/images/validation/001.jpg"], "must differ, got"),
         (["{own}/images/validation", "--opacity", "1.5"], "--opacity must be from 0 to 1, got 1.5"),
-        (["{own}/images/validation", "--classes", "{own}/two.txt"], "does not fit the model of the config"),
+        (["{own}/images/validation", "--classes", "{tmp}/two.txt"], "does not fit the model of the config"),
         (["{own}/images/validation", "--cfg-options", "tta_model=None", "--tta"], "--tta needs tta_model"),
     ],
 )
-def test_wrong_arguments_are_named(arguments, message, own_data, config, checkpoint, tmp_path):
-    (own_data / "two.txt").write_text("a\nb\n")
-    given = [argument.format(own=own_data) for argument in arguments]
-    with pytest.raises(SystemExit) as raised:
-        run_here(infer_seg.run, config, checkpoint, *given, "--out-dir", tmp_path / "out")
-    assert message.format(own=own_data) in raised.value.code and not (tmp_path / "out").exists()
+def test_wrong_arguments_are_named(arguments, message, custom_data, config, checkpoint, tmp_path):
+    (tmp_path / "two.txt").write_text("a\nb\n")
+    given = [argument.format(own=custom_data, tmp=tmp_path) for argument in arguments]
+    said = fails(infer_seg.run, config, checkpoint, *given, "--out-dir", tmp_path / "out")
+    assert message.format(own=custom_data) in said and not (tmp_path / "out").exists()
 
 
-def test_a_config_that_names_no_classes_asks_for_a_file(config, own_data, checkpoint, tmp_path):
+def test_a_config_that_names_no_classes_asks_for_a_file(config, custom_data, checkpoint, tmp_path):
     content = torch.load(checkpoint, weights_only=True)
     torch.save({"state_dict": content["state_dict"]}, tmp_path / "bare.pth")
-    arguments = [tmp_path / "bare.pth", own_data / "images" / "validation", "--out-dir", tmp_path / "out"]
+    arguments = [tmp_path / "bare.pth", custom_data / "images" / "validation", "--out-dir", tmp_path / "out"]
     with pytest.raises(SystemExit, match="the model has 3 classes, 21 are named: name a file of them by --classes"):
         run_here(infer_seg.run, config, *arguments)
     options = ["--cfg-options", "test_dataloader.dataset.type=BaseSegDataset"]

@@ -35,15 +35,15 @@ needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="what is dif
 def segmentor(config: Path, **backbone: object) -> nn.Module:
     init_default_scope("mmseg")
     cfg = Config.fromfile(config)
-    cfg.model.backbone.update(backbone)
+    cfg.model.backbone.update({"out_indices": (0, 1, 2, 3), "output_stride": 8, **backbone})
+    last = cfg.model.backbone.out_indices[-1]
+    cfg.model.decode_head.update(in_channels=256 << last, in_index=-1)
+    cfg.model.auxiliary_head[0].update(in_channels=128 << last, in_index=-2)
     for head in (cfg.model.decode_head, cfg.model.auxiliary_head[0]):
         head.dropout_ratio = 0.0
         losses = head.loss_decode if isinstance(head.loss_decode, list) else [head.loss_decode]
         for loss in losses:
             loss.pop("class_weight", None)
-    if max(cfg.model.backbone.get("out_indices", (3,))) < 3:  # no res5 to put a head on
-        cfg.model.decode_head.update(in_channels=1024, in_index=-1)
-        cfg.model.auxiliary_head[0].update(in_channels=512, in_index=0)
     assert _replace_sync_norms(cfg.model)
     torch.manual_seed(0)
     return MODELS.build(cfg.model).double()

@@ -169,11 +169,11 @@ def test_configs_find_it_and_a_chosen_subset_of_classes_still_works(tmp_path):
 # --- the training augmentation of the paper, as the shipped configs have it
 
 
-@pytest.fixture(params=PAPER, ids=lambda file: file.parent.name)
-def config(request) -> Config:
+@pytest.fixture
+def config() -> Config:
     init_default_scope("mmseg")
     np.random.seed(0)  # what MMCV's transforms draw from
-    return Config.fromfile(request.param)
+    return Config.fromfile(PAPER[0])
 
 
 def steps(config: Config, *names: str) -> Compose:
@@ -195,7 +195,10 @@ def assert_uniform(draws: list[int], values: range) -> None:
     assert abs(((counts - expected) ** 2 / expected).sum() - freedom) < 5 * (2 * freedom) ** 0.5
 
 
-def test_the_steps_are_the_papers_in_its_order(config):
+def test_the_steps_are_the_papers_in_its_order_for_both_datasets(config):
+    other = Config.fromfile(PAPER[1]).train_dataloader.dataset.pipeline
+    assert config.train_dataloader.dataset.pipeline[2:] == other[2:]
+    assert [step.type for step in other[:2]] == ["LoadImageFromFile", "LoadCheckedAnnotations"]
     loading, *augmentation, packing = [step["type"] for step in config.train_dataloader.dataset.pipeline[1:]]
     assert (loading, packing) == ("LoadCheckedAnnotations", "PackSegInputs")
     assert augmentation == ["RandomFlip", "RandomResize", "Pad", "RandomCrop"]
@@ -213,8 +216,8 @@ def test_half_of_the_images_are_mirrored_with_their_labels(config):
 
 
 def test_the_long_side_is_any_integer_from_260_to_1040_equally_often(config):
-    resize, given = steps(config, "RandomResize"), sample_of(400, 3)
-    draws = [max(resize(dict(given))["img"].shape) for _ in range(20_000)]
+    resize, given = steps(config, "RandomResize"), sample_of(100, 1)
+    draws = [max(resize(dict(given))["img"].shape) for _ in range(8_000)]
     assert_uniform(draws, LONG_SIDES)
 
 

@@ -1,0 +1,61 @@
+"""Changes to MMSegmentation's configs: a custom dataset in its own ones."""
+
+from pathlib import Path
+
+import mmseg
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmseg.datasets.transforms import LoadAnnotations
+from mmseg.registry import DATASETS, MODELS
+
+from resnest_backbones.mmseg.config import inner_datasets, type_name, use_custom_dataset
+from tests.mmseg.helpers import as_in_a_new_process
+
+MMSEG_CONFIGS = Path(mmseg.__file__).parent / ".mim" / "configs"
+
+
+def test_types_are_known_however_a_config_gives_them():
+    given = ["LoadAnnotations", "mmseg.LoadAnnotations", LoadAnnotations]
+    assert {type_name({"type": kind}) for kind in given} == {"LoadAnnotations"}
+    assert type_name({}) == ""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pspnet/pspnet_r50-d8_4xb4-160k_ade20k-512x512.py",
+        "deeplabv3plus/deeplabv3plus_r50-d8_4xb2-80k_cityscapes-512x1024.py",
+        "fcn/fcn_r50-d8_4xb4-40k_pascal-context-59-480x480.py",
+        "unet/unet-s5-d16_fcn_4xb4-ce-1.0-dice-3.0-40k_drive-64x64.py",
+        "bisenetv1/bisenetv1_r18-d32_4xb4-160k_cityscapes-1024x1024.py",
+        "ocrnet/ocrnet_hr18_4xb4-20k_voc12aug-512x512.py",
+    ],
+)
+def test_any_config_takes_a_custom_dataset(name, custom_data):
+    path = MMSEG_CONFIGS / name
+    if not path.is_file():
+        pytest.skip(f"this MMSegmentation has no {name}")
+    cfg = Config.fromfile(path)
+    sizes = [step.crop_size for step in cfg.train_pipeline if step.type == "RandomCrop"]
+    use_custom_dataset(cfg, custom_data)
+    with as_in_a_new_process():
+        init_default_scope("mmseg")
+        for loader, split in ((cfg.train_dataloader, "training"), (cfg.val_dataloader, "validation")):
+            dataset = DATASETS.build(loader.dataset)
+            sample = dataset[0]["data_samples"]
+            assert f"/images/{split}/" in sample.img_path and sample.reduce_zero_label
+            assert set(np.unique(sample.gt_sem_seg.data)) <= {0, 1, 2, 255}
+            assert dataset.metainfo["classes"] == ("red", "green", "blue")
+        cfg.model.pretrained = None
+        cfg.model.backbone.pop("init_cfg", None)
+        cfg.model.backbone.pop("pretrained", None)
+        with torch.device("meta"):
+            model = MODELS.build(cfg.model)
+    layers = {name: m.out_channels for name, m in model.named_modules() if name.endswith("conv_seg")}
+    assert len(layers) >= 2 and set(layers.values()) == {3}
+    (dataset,) = inner_datasets(cfg.train_dataloader.dataset)
+    assert [step["crop_size"] for step in dataset.pipeline if step["type"] == "RandomCrop"] == sizes
+    assert [evaluator.type for evaluator in cfg.test_evaluator] == ["IoUMetric"]
