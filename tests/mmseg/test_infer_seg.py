@@ -83,23 +83,6 @@ def test_mmsegmentations_own_inference_takes_the_configs(as_array, custom_data, 
         assert np.array_equal(inferencer(image, show=False)["predictions"], predicted[0])
 
 
-def test_the_drawing_mixes_colours_into_the_image_and_names_what_is_there():
-    image = np.full((160, 480, 3), 200, dtype=np.uint8)
-    labels = np.zeros((160, 480), dtype=int)
-    labels[:, 160:] = 2
-    labels[:, 400:] = 255  # no class
-    classes, palette = ["wall", "never seen", "a sea of a name that is far too long for any legend"], make_palette(3)
-    drawn = np.asarray(infer_seg.draw_label_map(image, labels, classes, palette, opacity=0.25))
-    assert np.abs(drawn[50, 50] - (0.75 * 200 + 0.25 * np.array(palette[0]))).max() <= 1
-    assert np.abs(drawn[50, 200] - (0.75 * 200 + 0.25 * np.array(palette[2]))).max() <= 1
-    assert np.array_equal(drawn[50, 460], [200, 200, 200])
-    legend = drawn[160:]
-    colours = {tuple(pixel) for pixel in legend.reshape(-1, 3)}
-    assert tuple(palette[0]) in colours and tuple(palette[2]) in colours and tuple(palette[1]) not in colours
-    rows = [np.flatnonzero((legend == palette[label]).all(axis=2).any(axis=1))[0] for label in (2, 0)]
-    assert rows[0] < rows[1]  # the largest is first
-
-
 def test_names_and_colours_come_from_the_checkpoint_or_from_a_file(custom_data, config, checkpoint, tmp_path):
     image = custom_data / "images" / "validation" / "000.jpg"
     for number, more in enumerate(([], ["--data-root", custom_data], ["--classes", custom_data / "classes.txt"])):
