@@ -66,7 +66,7 @@ def test_the_features_are_those_of_the_core(out_indices, output_stride):
         torch.testing.assert_close(feature, want[STAGES[i]], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", list_variants())
+@pytest.mark.parametrize("name", [name for name in list_variants() if sum(get_variant(name).depths) <= 16])
 def test_every_network_has_the_cores_parameters(name):
     with torch.device("meta"):
         core = build(name)
