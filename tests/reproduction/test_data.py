@@ -144,6 +144,9 @@ CASES = {
     "no mask, for a recipe without masks": (
         BOXES, lambda r: edit(r / INSTANCES, lambda c: c["annotations"][0].pop("segmentation")), [],
     ),
+    "an empty mask, for a recipe without masks": (
+        BOXES, lambda r: edit(r / INSTANCES, lambda c: c["annotations"][0].update(segmentation=[])), [],
+    ),
     "no mask": (
         MASKS, lambda r: edit(r / INSTANCES, lambda c: c["annotations"][0].pop("segmentation")),
         ["annotations with bbox, category_id, image_id, segmentation; 1 of "],

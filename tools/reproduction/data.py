@@ -256,7 +256,8 @@ def _check_categories(categories: Sequence[Mapping[str, Any]], *, panoptic: bool
 
 
 def _check_fields(annotations: Sequence[Mapping[str, Any]], needed: set[str]) -> None:
-    wrong = [a for a in annotations if not needed <= a.keys() or not a.get("segmentation", True)]
+    masks = "segmentation" in needed
+    wrong = [a for a in annotations if not needed <= a.keys() or (masks and not a["segmentation"])]
     if wrong or not annotations:
         which = f"{len(wrong)} of {len(annotations)} lack some: id {_some([str(a.get('id')) for a in wrong])}"
         raise ConfigError(f"must have annotations with {', '.join(sorted(needed))}; {which if wrong else 'got none'}")
