@@ -29,7 +29,7 @@ from resnest_backbones.errors import ExportError
 from resnest_backbones.export.exportable import SEGMENTATION, Exportable
 from resnest_backbones.export.models import BuiltModel
 from resnest_backbones.mmseg.checkpoint import check_fills, load_segmentor
-from resnest_backbones.mmseg.config import fit_heads, inner_datasets, type_name
+from resnest_backbones.mmseg.config import fit_heads, inner_datasets, load_config, type_name
 from resnest_backbones.mmseg.engine.infer import classes_and_palette, loads_labels
 
 _AXES = {0: "batch", 2: "height", 3: "width"}
@@ -170,12 +170,9 @@ def _load_config(file: str, options: Sequence[str]) -> Config:
     parser = argparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--options", nargs="+", action=DictAction)
     try:
-        cfg = Config.fromfile(file)
-        if options:
-            cfg.merge_from_dict(parser.parse_args(["--options", *options]).options)
+        return load_config(file, parser.parse_args(["--options", *options]).options if options else None)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ExportError(f"{file} cannot be used with these --opts: {error}") from error
-    return cfg
 
 
 def _resize_of(pipeline: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
