@@ -66,6 +66,7 @@ EXTRAS = {
         "pycocotools>=2.0.6",  # run-length codes of masks
         "scikit-image>=0.22",
         "scikit-learn>=1.3",
+        "tabulate>=0.9",  # tables of tools/benchmark.py and the documents
         "tqdm>=4.60",
     ],
     "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2", "tabulate>=0.9"],
@@ -78,7 +79,7 @@ EXTRAS = {
         "mypy>=1.10",
         "pytest>=8.2",
         "pytest-timeout>=2.3",
-        "pytest-xdist>=3.6",  # the tests run in two processes
+        "pytest-xdist>=3.7",  # the tests run in two processes, files in the order of their names
         "ruff>=0.9",
         "setuptools>=77,<81",  # tests/test_packaging.py builds the wheel
         "timm>=1.0",

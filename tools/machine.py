@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -59,13 +58,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def processor_name() -> str:
-    """Return the name of the processor; for callers that have not yet moved to ``describe_machine``."""
-    return _processor().rpartition(",")[0].rpartition(",")[0]
-
-
-def installed_versions(packages: Iterable[str]) -> dict[str, str]:
-    """Return versions of some packages; for callers that have not yet moved to ``describe_machine``."""
-    return {name: value for name, value in _versions().items() if name in {"python", *packages}}
