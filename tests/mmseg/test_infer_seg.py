@@ -151,7 +151,7 @@ def test_a_config_that_names_no_classes_asks_for_a_file(config, custom_data, che
     content = torch.load(checkpoint, weights_only=True)
     torch.save({"state_dict": content["state_dict"]}, tmp_path / "bare.pth")
     arguments = [tmp_path / "bare.pth", custom_data / "images" / "validation", "--out-dir", tmp_path / "out"]
-    with pytest.raises(SystemExit, match="the model has 3 classes, 21 are named: name a file of them by --classes"):
+    with pytest.raises(SystemExit, match="the model has 3 classes, but 21 names: give a file of them with --classes"):
         run_here(infer_seg.run, config, *arguments)
     options = ["--cfg-options", "test_dataloader.dataset.type=BaseSegDataset"]
     with pytest.raises(SystemExit, match="neither the checkpoint nor the config names the classes"):

@@ -34,7 +34,7 @@ def test_it_trains_validates_and_keeps_the_last_checkpoints(trained):
 
 @needs_no_gpu
 def test_it_says_that_there_is_no_gpu(trained):
-    assert "There is no GPU here: running on the CPU" in logged(trained)
+    assert "No GPU found: running on the CPU" in logged(trained)
 
 
 def test_the_saved_checkpoint_tests_to_the_metrics_of_the_last_validation(
@@ -104,7 +104,7 @@ def test_mixed_precision_is_bfloat16_on_the_cpu_and_a_training_may_resume_withou
         assert seen == {(True, torch.float32), (False, torch.float32)}
     finally:
         handle.remove()
-    assert "Mixed precision on the CPU is of float32 and bfloat16" in logged(tmp_path)
+    assert "Mixed precision on the CPU uses float32 and bfloat16" in logged(tmp_path)
     assert "Iter(train) [3/3]" in logged(tmp_path)
     assert {value.dtype for value in load(tmp_path / "iter_2.pth")["state_dict"].values()} <= {
         torch.float32,

@@ -64,8 +64,8 @@ class Predictor:
         self.classes, self.palette = classes_and_palette(class_file, cfg, content.get("meta", {}))
         if len(self.classes) != segmentor.num_classes:
             raise ConfigError(
-                f"the model has {segmentor.num_classes} classes, {len(self.classes)} are named: name a file of them by "
-                "--classes"
+                f"the model has {segmentor.num_classes} classes, but {len(self.classes)} names: give a file of them "
+                "with --classes"
             )
 
     @torch.no_grad()
@@ -108,5 +108,5 @@ def classes_and_palette(
         dataset = inner_datasets(cfg.test_dataloader.dataset)[0]
         known = {**DATASETS.get(dataset.type).METAINFO, **(dataset.get("metainfo") or {})}
     if not known.get("classes"):
-        raise ConfigError("neither the checkpoint nor the config names the classes: name a file of them by --classes")
+        raise ConfigError("neither the checkpoint nor the config names the classes: give a file of them with --classes")
     return known["classes"], known.get("palette") or make_palette(len(known["classes"]))

@@ -108,7 +108,7 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
     add_config_options(parser)
     add_verbose(parser)
     parser.add_argument(
-        "--launcher", choices=("none", "pytorch", "slurm", "mpi"), default="none", help="what starts the processes"
+        "--launcher", choices=("none", "pytorch", "slurm", "mpi"), default="none", help="launcher of the processes"
     )
     # torch.distributed.launch passes it in either spelling.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
@@ -121,7 +121,7 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action=DictAction,
         metavar="KEY=VALUE",
-        help='change settings of the config: a.b=1 a.c="[1,2]" a.d="[(1,2),(3,4)]", without blanks in a value',
+        help='change settings of the config: a.b=1 a.c="[1,2]" a.d="[(1,2),(3,4)]", without spaces in a value',
     )
     group = parser.add_argument_group("a custom dataset in ADE20K's layout, instead of the config's")
     group.add_argument(
@@ -309,18 +309,18 @@ def adapt_to_cpu(cfg: Config) -> list[str]:
     """
     if get_device() != "cpu":
         return []
-    messages = ["There is no GPU here: running on the CPU"]
+    messages = ["No GPU found: running on the CPU"]
     wrapper = cfg.get("optim_wrapper")
     if wrapper and type_name(wrapper) == "AmpOptimWrapper":
         wrapper.type = "CPUAmpOptimWrapper"
         for key in _AMP_KEYS:
             wrapper.pop(key, None)
-        messages.append("Mixed precision on the CPU is of float32 and bfloat16, which needs no scaling of losses")
+        messages.append("Mixed precision on the CPU uses float32 and bfloat16, without scaling of losses")
     if cfg.get("launcher", "none") != "none":
         if _replace_sync_norms(cfg.model):
-            messages.append("SyncBN exchanges its statistics by gloo: CpuSyncBN of this package takes its place")
+            messages.append("SyncBN is replaced by CpuSyncBN, which exchanges its statistics by gloo")
         if cfg.pop("sync_bn", None) is not None:
-            messages.append("sync_bn is left out: MMEngine converts norms for GPUs only; name SyncBN in the norm_cfg")
+            messages.append("sync_bn is ignored: MMEngine converts norms for GPUs only; name SyncBN in the norm_cfg")
         usual = {
             "type": "MMDistributedDataParallel",
             "broadcast_buffers": False,
