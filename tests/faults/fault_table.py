@@ -71,6 +71,8 @@ class FaultTable:
         return markdown_table(("injected", "times", "what happened"), rows, "lrl")
 
     def pytest_terminal_summary(self, terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
+        if not self.rows:
+            return  # nothing was run, as with --collect-only
         from machine import describe_machine
 
         about = describe_machine()
