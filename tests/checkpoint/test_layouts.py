@@ -227,14 +227,14 @@ def test_timms_resnet50d_is_refused_though_its_stem_looks_official():
         state = timm.create_model("resnet50d").state_dict()
     assert "conv1.0.weight" in state
     with pytest.raises(
-        ValueError, match=r"layout official, but \d+ keys are not of a ResNeSt: layer1\.0\.conv2\.weight"
+        ValueError, match=r"layout official, but \d+ keys do not belong to a ResNeSt: layer1\.0\.conv2\.weight"
     ):
         convert_state_dict(state)
 
 
 def test_a_single_foreign_key_is_named():
     state = {**convert_state_dict(core_state(), "official"), "layer1.0.se.weight": torch.empty(1)}
-    with pytest.raises(ValueError, match=r"1 keys are not of a ResNeSt: layer1\.0\.se\.weight$"):
+    with pytest.raises(ValueError, match=r"1 keys do not belong to a ResNeSt: layer1\.0\.se\.weight$"):
         convert_state_dict(state)
 
 
