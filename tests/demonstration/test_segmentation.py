@@ -31,6 +31,10 @@ def run_segmentation(folder, *options) -> None:
     run_here(make_demo.run, "--output-dir", folder, "--only", "segmentation", *TINY, *options)
 
 
+# The detection part of the demonstration runs by default.
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """Return the folder of a demonstration that was interrupted and repeated, and the iterations that were started."""

@@ -21,6 +21,7 @@ def pictures(content):
     return [output for output in outputs(content) if "image/png" in output.get("data", {})]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", FRAMEWORKS)
 def test_a_notebook_runs_from_top_to_bottom_and_draws(name, tmp_path):

@@ -112,6 +112,7 @@ def test_mixed_precision_is_bfloat16_on_the_cpu_and_a_training_may_resume_withou
     }
 
 
+@pytest.mark.slow
 def test_a_compiled_backbone_trains_and_resumes_uncompiled(custom_data, config, tmp_path):
     def run(iterations, *more):
         torch._dynamo.reset()
@@ -252,6 +253,7 @@ def torchrun(tool: str, *arguments: object) -> str:
 
 
 @needs_no_gpu
+@pytest.mark.slow
 def test_two_processes_train_and_test_on_the_cpu(trained, custom_data, config, tmp_path):
     data = ["--data-root", custom_data]
     torchrun("train_seg", config, *data, "--work-dir", tmp_path / "two", "--cfg-options", "train_cfg.max_iters=2")

@@ -401,7 +401,7 @@ def test_a_spec_must_be_a_spec_or_a_name():
         ResNeSt(14)
 
 
-@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+@pytest.mark.parametrize("gradient_checkpointing", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_compiled_network_trains_as_the_plain_one(gradient_checkpointing, fill_randomly):
     results = []
     for compiled in (False, True):

@@ -14,7 +14,7 @@ from tests.reproduction.smoke import lacks_panoptic_evaluation, smoke_settings
 pytest.importorskip("detectron2")
 pytest.importorskip("mmseg")
 
-SHORT = ("panoptic_fpn_resnest200_3x_tricks", "fcn_resnest50-d8_4xb4-paper_pascal_context_59-480x480")
+SHORT = ("panoptic_fpn_resnest200_3x_tricks",)
 
 
 @pytest.mark.timeout(1800)

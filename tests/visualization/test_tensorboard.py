@@ -59,6 +59,7 @@ def test_detectron2s_outputs_are_drawn(kind):
     assert drawn.shape == (40, 60, 3) and (drawn != image).any()
 
 
+@pytest.mark.slow
 def test_mmsegmentation_draws_validation_images(tmp_path):
     pytest.importorskip("mmseg")
     import train_seg
