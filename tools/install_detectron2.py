@@ -5,10 +5,10 @@
 
 No wheel of Detectron2 is published under its own name. Its Python code, as of April 2024, is in the wheel of
 sal-detectron2, which says that it is for Python 3.10 only and carries two things no environment should get: a top-level
-package `tools`, and operators compiled against one release of PyTorch. The source `registry`, the default, takes from
-that wheel the package `detectron2` alone: the compiled operators (rotated boxes, Detectron2's own deformable
-convolution) are absent, everything else works on any Python and any PyTorch. Any other source is a requirement of pip,
-built against the PyTorch that is installed.
+package `tools`, and operators compiled against one release of PyTorch. The source `registry`, the default, takes the
+package `detectron2` alone: without the compiled operators (rotated boxes, Detectron2's own deformable convolution), it
+works on any Python and any PyTorch. Any other source is a requirement of pip, built against the PyTorch that is
+installed.
 
 Install what Detectron2 itself needs first: pip install "resnest-backbones[detectron2]".
 """
@@ -25,41 +25,28 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
-REGISTRY = "registry"
 WHEEL = "sal-detectron2==0.7.2"
 WHEEL_SHA256 = "491af0c7f79bdb2d178e46f6cb16a97c4ac968d45c41ea3f6b6435d59bbee561"
 REGISTRY_OPTIONS = [
     *("--no-deps", "--upgrade", "--only-binary", ":all:", "--require-hashes"),
     *("--python-version", "3.10", "--implementation", "cp", "--abi", "none", "--platform", "any"),
 ]
-
 MARKER = "INSTALLED_FROM"  # a file in the dist-info; it names the source, and is there only after a whole installation
 STAGING_PREFIX = ".detectron2-install-"
 
 
 def check_source(source: str) -> str:
-    """Return the source without surrounding blanks.
-
-    Raises:
-        ValueError: if it is neither `registry` nor a requirement of Detectron2 that pip takes: a URL, a path that
-            exists, or the name of a distribution of Detectron2.
-    """
+    """Return `registry` or a requirement of Detectron2 that pip takes (a URL, an existing path, a name), stripped."""
     text = source.strip()
     is_url = re.match(r"[a-z][a-z0-9+.-]*://\S+$", text, flags=re.IGNORECASE)
     is_named = re.match(r"[a-z0-9_.-]*detectron2(?![a-z0-9_.-])", text, flags=re.IGNORECASE)
     is_option = text.startswith("-") or "\n" in text
-    if not is_option and (text == REGISTRY or is_url or is_named or (text and Path(text).exists())):
+    if not is_option and (text == "registry" or is_url or is_named or (text and Path(text).exists())):
         return text
     raise ValueError(
-        f"source must be '{REGISTRY}' or a pip requirement of Detectron2 (a URL such as "
-        f"git+https://github.com/facebookresearch/detectron2.git, an existing path, or a name with a version such as "
-        f"detectron2==0.6), got {source!r}"
+        "source must be 'registry' or a pip requirement of Detectron2 (a URL such as git+https://github.com/"
+        f"facebookresearch/detectron2.git, an existing path, or a name such as detectron2==0.6), got {source!r}"
     )
-
-
-def describe(source: str) -> str:
-    """Return the line that the marker holds: the source, and for the registry which wheel."""
-    return f"{REGISTRY} {WHEEL} sha256:{WHEEL_SHA256}" if source == REGISTRY else source
 
 
 def find_installed(folders: list[Path]) -> list[metadata.Distribution]:
@@ -68,17 +55,12 @@ def find_installed(folders: list[Path]) -> list[metadata.Distribution]:
     return [dist for dist in found if "detectron2" in (dist.metadata["Name"] or "").lower()]
 
 
-def read_marker(dist: metadata.Distribution) -> str | None:
-    """Return the source a distribution was installed from by this tool, or None if by something else."""
-    text = dist.read_text(MARKER)
-    return None if text is None else text.strip()
-
-
 def is_wanted(path: str) -> bool:
     """Tell whether a path of the wheel, relative to site-packages, belongs in the environment."""
     top, _, rest = path.partition("/")
-    is_compiled = rest.startswith("_C.") and rest.endswith((".so", ".pyd"))
-    return (top == "detectron2" and not is_compiled) or top.endswith(".dist-info")
+    if top.endswith(".dist-info"):
+        return rest != "top_level.txt"  # it names `tools`
+    return top == "detectron2" and not (rest.startswith("_C.") and rest.endswith((".so", ".pyd")))
 
 
 def record_marker(dist_info: Path, marker: str) -> None:
@@ -86,75 +68,43 @@ def record_marker(dist_info: Path, marker: str) -> None:
     (dist_info / MARKER).write_text(marker + "\n", encoding="utf-8")
     record = dist_info / "RECORD"
     with record.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.reader(file) if row]
-    changed = [f"{dist_info.name}/{name}" for name in ("top_level.txt", MARKER) if (dist_info / name).exists()]
-    rows = [row for row in rows if row[0] not in changed and (dist_info.parent / row[0]).exists()]
+        rows = [row for row in csv.reader(file) if row and (dist_info.parent / row[0]).exists()]
     with record.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows + [[path, "", ""] for path in changed])
-
-
-def strip_tree(tree: Path, marker: str) -> Path:
-    """Reduce an unpacked wheel to what is wanted, and make its dist-info tell the truth about it.
-
-    Args:
-        tree: The folder pip installed the wheel into.
-        marker: The line to record as the source.
-
-    Returns:
-        The dist-info folder.
-
-    Raises:
-        RuntimeError: if the tree does not hold the package and exactly one dist-info.
-    """
-    dist_infos = list(tree.glob("*.dist-info"))
-    if len(dist_infos) != 1 or not (tree / "detectron2" / "__init__.py").is_file():
-        raise RuntimeError(f"{WHEEL} should hold detectron2/ and one .dist-info, got {sorted(os.listdir(tree))}")
-    for path in sorted(tree.rglob("*"), reverse=True):  # reverse: what is in a folder before the folder
-        if path.is_file() and not is_wanted(path.relative_to(tree).as_posix()):
-            path.unlink()
-        elif path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
-
-    (dist_info,) = dist_infos
-    (dist_info / "top_level.txt").write_text("detectron2\n", encoding="utf-8")
-    record_marker(dist_info, marker)
-    return dist_info
+        csv.writer(file, lineterminator="\n").writerows([*rows, [f"{dist_info.name}/{MARKER}", "", ""]])
 
 
 def run_pip(arguments: list[str]) -> None:
-    """Run pip of this interpreter.
-
-    Raises:
-        RuntimeError: if pip fails; it has printed why.
-    """
+    """Run pip of this interpreter; it prints why it fails."""
     command = [sys.executable, "-m", "pip", *arguments]
     if subprocess.run(command, check=False).returncode != 0:
         raise RuntimeError(f"pip failed, see above; the command was: {' '.join(command)}")
 
 
 def remove(dists: list[metadata.Distribution]) -> None:
-    """Uninstall these distributions with pip."""
+    """Uninstall these distributions."""
     if dists:
         run_pip(["uninstall", "--quiet", "--yes", *(dist.metadata["Name"] for dist in dists)])
 
 
-def install_registry(site_packages: Path) -> None:
-    """Install the package from the pinned wheel; an interruption leaves no half package behind.
-
-    The dist-info is renamed into place last, so an environment that has it has the whole package.
-    """
+def install_registry(site_packages: Path, marker: str) -> None:
+    """Install the package from the pinned wheel; the dist-info is renamed into place last, when the rest is whole."""
     for stale in site_packages.glob(STAGING_PREFIX + "*"):
         shutil.rmtree(stale, ignore_errors=True)
     # Inside site-packages, and so on the same file system: there a rename is atomic.
     with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=site_packages) as staging:
-        tree = Path(staging) / "tree"
-        requirements = Path(staging) / "requirements.txt"
+        tree, requirements = Path(staging) / "tree", Path(staging) / "requirements.txt"
         requirements.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")
         run_pip(["install", "--quiet", *REGISTRY_OPTIONS, "--target", str(tree), "-r", str(requirements)])
-        dist_info = strip_tree(tree, describe(REGISTRY))
+        dist_infos = list(tree.glob("*.dist-info"))
+        if len(dist_infos) != 1 or not (tree / "detectron2" / "__init__.py").is_file():
+            raise RuntimeError(f"{WHEEL} should hold detectron2/ and one .dist-info, got {sorted(os.listdir(tree))}")
+        for path in list(tree.rglob("*")):
+            if path.is_file() and not is_wanted(path.relative_to(tree).as_posix()):
+                path.unlink()
+        record_marker(dist_infos[0], marker)
 
         remove(find_installed([site_packages]))
-        for name in ("detectron2", dist_info.name):
+        for name in ("detectron2", dist_infos[0].name):
             target = site_packages / name
             if target.exists():  # left by an interrupted run, or put there by hand
                 target.rename(Path(staging) / f"previous-{name}")
@@ -170,20 +120,15 @@ def install_requirement(source: str, folders: list[Path]) -> None:
         raise RuntimeError(f"pip installed {source!r}, which is not a distribution of Detectron2")
     for dist in dists:
         metadata_file = next(path for path in dist.files or [] if path.name == "METADATA")
-        record_marker(Path(str(dist.locate_file(metadata_file))).parent, describe(source))
+        record_marker(Path(str(dist.locate_file(metadata_file))).parent, source)
 
 
 def verify() -> str:
-    """Import the engine in a fresh interpreter; return the version and the folder of the package.
-
-    Raises:
-        RuntimeError: if the import fails.
-    """
+    """Import the engine in a fresh interpreter; return the version and the folder of the package."""
     code = "import detectron2.engine as e, detectron2 as d; print(d.__version__, d.__path__[0])"
+    command = [sys.executable, "-W", "ignore", "-c", code]
     with tempfile.TemporaryDirectory() as folder:  # an empty one, since Python looks for modules there first
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", code], cwd=folder, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(
             "Detectron2 is installed but does not import. If a package is missing below, "
@@ -194,25 +139,13 @@ def verify() -> str:
 
 
 def install(source: str, *, force: bool = False) -> str:
-    """Install Detectron2 from a source unless it is there already.
-
-    Args:
-        source: `registry` or a pip requirement.
-        force: Install in any case, and replace a Detectron2 that something else installed.
-
-    Returns:
-        A line that says what was done.
-
-    Raises:
-        ValueError: if the source is not one.
-        RuntimeError: if it could not be installed or does not import.
-    """
+    """Install Detectron2 from a source unless it is there already; return a line that says what was done."""
     source = check_source(source)
-    paths = sysconfig.get_paths()
-    folders = [Path(paths["purelib"]), Path(paths["platlib"])]
+    marker = f"{source} {WHEEL} sha256:{WHEEL_SHA256}" if source == "registry" else source
+    folders = [Path(sysconfig.get_path("purelib")), Path(sysconfig.get_path("platlib"))]
     installed = find_installed(folders)
-    markers = [read_marker(dist) for dist in installed]
-    if not force and markers == [describe(source)]:
+    markers = [dist.read_text(MARKER) for dist in installed]
+    if not force and markers == [marker + "\n"]:
         return f"already installed: {verify()}"
     if not force and None in markers:
         dist = installed[markers.index(None)]
@@ -222,10 +155,10 @@ def install(source: str, *, force: bool = False) -> str:
         )
     if not os.access(folders[0], os.W_OK):
         raise RuntimeError(f"{folders[0]} is not writable; run this with the Python of a virtual environment")
-    print(f"installing Detectron2 from {describe(source)}", flush=True)
-    if source == REGISTRY:
+    print(f"installing Detectron2 from {marker}", flush=True)
+    if source == "registry":
         remove([dist for dist in installed if Path(str(dist.locate_file(""))) != folders[0]])
-        install_registry(folders[0])
+        install_registry(folders[0], marker)
     else:
         install_requirement(source, folders)
     return f"installed: {verify()}"
@@ -239,7 +172,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--source",
-        default=os.environ.get("DETECTRON2") or REGISTRY,
+        default=os.environ.get("DETECTRON2") or "registry",
         help="'registry' or a pip requirement; the default is the environment variable DETECTRON2, else 'registry'",
     )
     parser.add_argument("--force", action="store_true", help="install even if some Detectron2 is there already")
