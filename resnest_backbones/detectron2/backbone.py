@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 _NORMS = ("BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "")
 _DEPTHS = tuple(int(name.removeprefix("resnest")) for name in VARIANTS if name.removeprefix("resnest").isdigit())
 _STAGES_IN_ORDER = ("stem", *STAGES)
+_OUTPUT_STRIDES = {(1, 1): 32, (1, 2): 16, (2, 4): 8}  # by the dilations of res4 and res5
 _KEYS = {
     "radix": "MODEL.RESNETS.RADIX",
     "cardinality": "MODEL.RESNETS.NUM_GROUPS",
@@ -110,7 +111,7 @@ class ResNeSt(resnest.ResNeSt, Backbone):
 
 
 def _norm_layer(norm: str | NormLayer | None) -> NormLayer | None:
-    if norm is None or norm == "":
+    if not norm:
         return None
     if callable(norm):
         return norm
@@ -142,7 +143,7 @@ def build_resnest_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNeSt:
     """Build a ``ResNeSt`` from ``MODEL.RESNETS`` and ``MODEL.BACKBONE.FREEZE_AT``.
 
     Raises:
-        ConfigError: a key has a value that no ResNeSt can have; the message names the key.
+        ConfigError: a key has a value that is not allowed; the message names it.
     """
     return _build_trunk(cfg, input_shape, cfg.MODEL.RESNETS.OUT_FEATURES)
 
@@ -155,9 +156,16 @@ def _build_trunk(cfg: CfgNode, input_shape: ShapeSpec, out_features: Sequence[st
         wrong = [name for name in keys.OUT_FEATURES if name not in _STAGES_IN_ORDER]
         if wrong:
             raise ValueError(f"MODEL.RESNETS.OUT_FEATURES must be of {', '.join(_STAGES_IN_ORDER)}, got {wrong[0]!r}")
+        spec = _spec_from_config(keys)
+        dilations = (keys.RES4_DILATION, keys.RES5_DILATION)
+        if dilations not in _OUTPUT_STRIDES:
+            raise ValueError(
+                "MODEL.RESNETS.RES4_DILATION and RES5_DILATION must be 1 and 1 (output stride 32), 1 and 2 (16) or "
+                f"2 and 4 (8), got {dilations[0]} and {dilations[1]}"
+            )
         return ResNeSt(
-            _spec_from_config(keys),
-            output_stride=_output_stride_from_config(keys),
+            spec,
+            output_stride=_OUTPUT_STRIDES[dilations],
             out_features=out_features,
             in_channels=input_shape.channels,
             norm=keys.NORM,
@@ -211,17 +219,6 @@ def _spec_from_config(keys: CfgNode) -> ResNeStSpec:
     )
 
 
-def _output_stride_from_config(keys: CfgNode) -> int:
-    strides = {(1, 1): 32, (1, 2): 16, (2, 4): 8}
-    dilations = (keys.RES4_DILATION, keys.RES5_DILATION)
-    if dilations not in strides:
-        raise ValueError(
-            "MODEL.RESNETS.RES4_DILATION and RES5_DILATION must be 1 and 1 (output stride 32), 1 and 2 (16) or 2 and 4 "
-            f"(8), got {dilations[0]} and {dilations[1]}"
-        )
-    return strides[dilations]
-
-
 @_register
 def build_resnest_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """Build a ResNeSt with Detectron2's FPN: p2..p5 and a max-pooled p6, or fewer where ``FPN.IN_FEATURES`` has fewer.
@@ -229,7 +226,7 @@ def build_resnest_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     Raises:
         ConfigError: a key has a value that is not allowed; the message names it.
     """
-    bottom_up = _bottom_up(cfg, input_shape, cfg.MODEL.FPN.IN_FEATURES)
+    bottom_up = _bottom_up(cfg, input_shape)
     top_block = LastLevelMaxPool()
     top_block.in_feature = f"p{int(math.log2(bottom_up.feature_strides[cfg.MODEL.FPN.IN_FEATURES[-1]]))}"
     return _with_fpn(cfg, bottom_up, top_block)
@@ -246,13 +243,13 @@ def build_retinanet_resnest_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -
         raise ConfigError(f"MODEL.RESNETS.OUT_FEATURES must have res5, got {list(cfg.MODEL.RESNETS.OUT_FEATURES)}")
     if cfg.MODEL.FPN.IN_FEATURES and cfg.MODEL.FPN.IN_FEATURES[-1] != "res5":
         raise ConfigError(f"MODEL.FPN.IN_FEATURES must end with res5, got {list(cfg.MODEL.FPN.IN_FEATURES)}")
-    bottom_up = _bottom_up(cfg, input_shape, cfg.MODEL.FPN.IN_FEATURES)
+    bottom_up = _bottom_up(cfg, input_shape)
     return _with_fpn(cfg, bottom_up, LastLevelP6P7(bottom_up.feature_channels["res5"], cfg.MODEL.FPN.OUT_CHANNELS))
 
 
-def _bottom_up(cfg: CfgNode, input_shape: ShapeSpec, in_features: Sequence[str]) -> ResNeSt:
+def _bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> ResNeSt:
     """Build the trunk below a pyramid, without stages that it does not use: their parameters would get no gradient."""
-    given = cfg.MODEL.RESNETS.OUT_FEATURES
+    given, in_features = cfg.MODEL.RESNETS.OUT_FEATURES, cfg.MODEL.FPN.IN_FEATURES
     if not in_features:
         raise ConfigError("MODEL.FPN.IN_FEATURES must name at least one stage, got none")
     wrong = [name for name in in_features if name not in given]
@@ -276,11 +273,5 @@ def _bottom_up(cfg: CfgNode, input_shape: ShapeSpec, in_features: Sequence[str])
 
 
 def _with_fpn(cfg: CfgNode, bottom_up: ResNeSt, top_block: nn.Module) -> FPN:
-    return FPN(
-        bottom_up=bottom_up,
-        in_features=cfg.MODEL.FPN.IN_FEATURES,
-        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
-        norm=cfg.MODEL.FPN.NORM,
-        top_block=top_block,
-        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
-    )
+    keys = cfg.MODEL.FPN
+    return FPN(bottom_up, keys.IN_FEATURES, keys.OUT_CHANNELS, keys.NORM, top_block, keys.FUSE_TYPE)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import re
-import shutil
 import tempfile
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
@@ -33,11 +30,7 @@ _WRAPPER_FILE = re.compile(r"resnest(50|101|200|269)_detectron-\w+\.pth$")
 
 
 class ResNeStWeightsHandler(PathHandler):
-    """Resolves ``resnest://NAME`` to a local file that Detectron2's own checkpointer can read.
-
-    The published file is downloaded and verified (``weights.fetch``), then renamed once into Detectron2's layout, in a
-    file beside it.
-    """
+    """Resolves ``resnest://NAME`` to a local file in Detectron2's layout, beside the published and verified one."""
 
     def _get_supported_prefixes(self) -> list[str]:
         return [SCHEME]
@@ -49,7 +42,7 @@ class ResNeStWeightsHandler(PathHandler):
         if renamed.exists() and not force:
             return str(renamed)
         if not os.access(renamed.parent, os.W_OK):  # a cache that others filled
-            renamed = Path(_private_folder()) / renamed.name
+            renamed = Path(_private_folder().name) / renamed.name
         with FileLock(f"{renamed}.lock"):
             if force or not renamed.exists():
                 save_atomically(for_detectron2(extract_state_dict(read_checkpoint(published))), renamed)
@@ -63,11 +56,9 @@ class ResNeStWeightsHandler(PathHandler):
 
 
 @cache
-def _private_folder() -> str:
+def _private_folder() -> tempfile.TemporaryDirectory[str]:
     """Return a folder that lasts as long as this process."""
-    folder = tempfile.mkdtemp(prefix="resnest_backbones_")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    return tempfile.TemporaryDirectory(prefix="resnest_backbones_")
 
 
 def register_weights_handler() -> None:
@@ -111,9 +102,8 @@ class ResNeStCheckpointer(DetectionCheckpointer):
         """Load a checkpoint as ``DetectionCheckpointer`` does; a file that is refused does not spoil the next call.
 
         Raises:
-            CheckpointError: the file cannot be found, downloaded or read, is not a ResNeSt though its names look like
-                one, or has the name of a published detector but not its hash; or, with ``require_whole``, it does not
-                fill the model, or no file is named.
+            CheckpointError: the file cannot be found, downloaded or read, has names of no ResNeSt among a ResNeSt's, or
+                not the published file's hash; with ``require_whole``, it does not fill the model, or none is named.
         """
         if self.require_whole and not path:
             raise CheckpointError(
@@ -135,7 +125,10 @@ class ResNeStCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         content = read_checkpoint(filename)
-        state = _model_state(content, filename)
+        try:
+            state = extract_state_dict(content.get("blobs", content))
+        except ValueError as error:
+            raise CheckpointError(f"{filename}: {error}") from error
         if filename.endswith(".pkl"):
             return _zoo_content(content)
         loaded: dict[str, Any] = {**content} if "model" in content else {}
@@ -185,13 +178,6 @@ def _renamed(state: dict[str, Any], filename: str) -> dict[str, Any]:
         # Not a ResNeSt: a ResNet baseline, or another project's model, which loads as Detectron2 does it.
         return {"matching_heuristics": True} if filename.endswith(".pyth") else {}
     return for_detectron2(state)
-
-
-def _model_state(content: Mapping[str, Any], filename: str) -> dict[str, Any]:
-    try:
-        return extract_state_dict(content.get("blobs", content))
-    except ValueError as error:
-        raise CheckpointError(f"{filename}: {error}") from error
 
 
 def _zoo_content(content: dict[str, Any]) -> dict[str, Any]:

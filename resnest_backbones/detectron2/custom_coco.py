@@ -87,9 +87,9 @@ def _read_json(file: Path) -> dict[str, Any]:
         raise DatasetError(
             f"{file} is not a COCO instances file: it has no list of objects {' and '.join(map(repr, wrong))}"
         )
-    if not content["images"] or not content["categories"]:
-        empty = "images" if not content["images"] else "categories"
-        raise DatasetError(f"{file} has no {empty}")
+    for key in ("images", "categories"):
+        if not content[key]:
+            raise DatasetError(f"{file} has no {key}")
     return content
 
 
@@ -191,14 +191,11 @@ def register_custom_coco(
     if train.num_objects == 0:
         raise DatasetError(f"{train.json_file} has no annotations to train on (crowds do not count)")
     if train.class_names != val.class_names:
-        only_train = sorted(set(train.class_names) - set(val.class_names))
-        only_val = sorted(set(val.class_names) - set(train.class_names))
-        difference = "their order differs"
-        if only_train or only_val:
-            difference = (
-                f"only in the first: {', '.join(only_train) or 'none'}; "
-                f"only in the second: {', '.join(only_val) or 'none'}"
-            )
+        one, two = set(train.class_names), set(val.class_names)
+        only = [", ".join(sorted(names)) or "none" for names in (one - two, two - one)]
+        difference = f"only in the first: {only[0]}; only in the second: {only[1]}"
+        if one == two:
+            difference = "their order differs"
         raise DatasetError(
             f"{train.json_file} and {val.json_file} must have equal categories in the same order of ids; {difference}"
         )
@@ -215,20 +212,9 @@ def _register(source: CocoSource) -> str:
 
 
 def use_custom_dataset(
-    cfg: CfgNode | DictConfig,
-    train_json: str | None,
-    train_images: str | None,
-    val_json: str,
-    val_images: str,
+    cfg: CfgNode | DictConfig, train_json: str | None, train_images: str | None, val_json: str, val_images: str
 ) -> None:
     """Let a config, in place, train and evaluate on a custom dataset, and give its heads the number of classes.
-
-    Args:
-        cfg: of YAML, or a LazyConfig.
-        train_json: as in ``register_custom_coco``, like the other three.
-        train_images: folder of the images to train on.
-        val_json: annotations to evaluate on.
-        val_images: folder of their images.
 
     Raises:
         DatasetError: the dataset cannot be used, or lacks annotations that the config's model needs.

@@ -13,6 +13,7 @@ import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -42,7 +43,6 @@ from detectron2.evaluation import (
     SemSegEvaluator,
 )
 from detectron2.utils import comm
-from detectron2.utils.env import seed_all_rng
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from resnest_backbones.data import derive_seed
@@ -75,21 +75,13 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 class NamingMapper:
-    """A mapper whose errors name the image, which those of PIL and of augmentations do not.
-
-    Args:
-        mapper: dataset dict -> what the model takes.
-    """
+    """A mapper whose errors name the image, which those of PIL and of augmentations do not."""
 
     def __init__(self, mapper: Callable[[dict[str, Any]], Any]) -> None:
         self._mapper = mapper
 
     def __call__(self, sample: dict[str, Any]) -> Any:
-        """Map a dataset dict.
-
-        Raises:
-            DatasetError: the image or its annotations cannot be used; the message names the file.
-        """
+        """Map a dataset dict; raise a ``DatasetError`` that names the file where it cannot be used."""
         try:
             return self._mapper(sample)
         except Exception as error:  # of any kind: the mapper may be the user's
@@ -120,22 +112,17 @@ class _SeededMapDataset(Dataset[Any]):
 
 
 class _BatchStream(Sampler[list[int]]):
-    """Endless batches of places in a sampler's stream, from the batch numbered ``start`` on.
+    """Endless batches of places in a sampler's stream, from the batch numbered ``start`` on."""
 
-    Attributes:
-        start: number of the first batch; set it before iterating.
-    """
-
-    def __init__(self, sampler: Sampler[int], shapes: Sequence[tuple[int, int]], batch_size: int, group: bool) -> None:
+    def __init__(self, sampler: Sampler[int], shapes: Sequence[tuple[int, int]], batch_size: int) -> None:
         self.start = 0
         self._sampler = sampler
         self._shapes = shapes
         self._batch_size = batch_size
-        self._group = group
 
     def _places(self) -> Iterator[dict[str, int]]:
         for position, index in enumerate(self._sampler):
-            width, height = self._shapes[index] if self._group else (1, 1)
+            width, height = self._shapes[index]
             yield {"width": width, "height": height, "place": position * len(self._shapes) + index}
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -156,19 +143,9 @@ def build_resumable_train_loader(
     collate_fn: Callable[[list[Any]], Any] | None = None,
     seed: int,
 ) -> DataLoader[Any]:
-    """Build what ``detectron2.data.build_detection_train_loader`` builds, from a seed.
+    """Build what ``detectron2.data.build_detection_train_loader`` builds from these arguments, and from a seed.
 
     ``set_first_batch(loader, n)``, before iterating, makes the batch numbered ``n`` the first.
-
-    Args:
-        dataset: list of Detectron2 dataset dicts, or a map-style dataset of them.
-        mapper: dataset dict -> what the model takes.
-        total_batch_size: images per iteration over all processes.
-        sampler: a sampler of Detectron2 over ``dataset``; ``TrainingSampler`` where None.
-        aspect_ratio_grouping: batch wide images with wide ones and tall ones with tall ones.
-        num_workers: processes that load images.
-        collate_fn: as in ``DataLoader``; a batch stays a list where None.
-        seed: of the stream and of the augmentation.
 
     Raises:
         ValueError: ``total_batch_size`` is not a positive multiple of the number of processes.
@@ -180,10 +157,10 @@ def build_resumable_train_loader(
     if sampler is None:
         with seeded(seed):
             sampler = TrainingSampler(len(samples))
-    shapes = (
-        [(d.get("width", 1), d.get("height", 1)) for d in samples] if aspect_ratio_grouping else range(len(samples))
-    )
-    batches = _BatchStream(sampler, shapes, total_batch_size // world_size, aspect_ratio_grouping)  # type: ignore[arg-type]
+    shapes = [(1, 1)] * len(samples)
+    if aspect_ratio_grouping:
+        shapes = [(sample.get("width", 1), sample.get("height", 1)) for sample in samples]
+    batches = _BatchStream(sampler, shapes, total_batch_size // world_size)
     return DataLoader(
         _SeededMapDataset(samples, mapper or (lambda sample: sample), seed),
         batch_sampler=batches,
@@ -214,52 +191,33 @@ def set_first_batch(loader: Any, number: int) -> None:
         batches.start = number
 
 
-def seed_iteration(seed: int, iteration: int) -> None:
-    """Make the random numbers of an iteration a function of the seed, the process, and its number alone."""
-    seed_all_rng(derive_seed(seed, comm.get_rank(), iteration))
-
-
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> Any:
     """Build Detectron2's test loader; its errors name the image that cannot be loaded."""
-    mapper = NamingMapper(DatasetMapper(cfg, is_train=False))
-    return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+    return build_detection_test_loader(cfg, dataset_name, mapper=NamingMapper(DatasetMapper(cfg, is_train=False)))
 
 
 def check_evaluator(dataset_name: str) -> None:
-    """Check that the package of a dataset's evaluator is installed, before the training rather than after it.
-
-    Raises:
-        ConfigError: it is not.
-    """
+    """Raise a ``ConfigError`` before the training where the package of a dataset's evaluator is not installed."""
     package = _EVALUATOR_PACKAGES.get(MetadataCatalog.get(dataset_name).get("evaluator_type", ""))
     if package is not None and importlib.util.find_spec(package) is None:
         raise ConfigError(f"DATASETS.TEST has {dataset_name}, whose evaluation needs the package {package}: install it")
 
 
 def build_evaluator(dataset_name: str, output_folder: str) -> DatasetEvaluator:
-    """Build the evaluator of a dataset's ``evaluator_type``, as Detectron2's own ``train_net.py`` does.
-
-    Raises:
-        ConfigError: Detectron2 has no evaluator for that type.
-    """
+    """Build the evaluator of a dataset's ``evaluator_type``, as Detectron2's own ``train_net.py`` does."""
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type", None)
-
-    def semantic() -> DatasetEvaluator:
-        return SemSegEvaluator(dataset_name, distributed=True, output_dir=output_folder)
-
-    def instances() -> DatasetEvaluator:
-        return COCOEvaluator(dataset_name, output_dir=output_folder)
-
+    semantic = partial(SemSegEvaluator, dataset_name, output_dir=output_folder)
+    instances = partial(COCOEvaluator, dataset_name, output_dir=output_folder)
     builders: dict[str, Callable[[], DatasetEvaluator]] = {
         "sem_seg": semantic,
         "coco": instances,
         "coco_panoptic_seg": lambda: DatasetEvaluators(
             [semantic(), instances(), COCOPanopticEvaluator(dataset_name, output_folder)]
         ),
-        "cityscapes_instance": lambda: CityscapesInstanceEvaluator(dataset_name),
-        "cityscapes_sem_seg": lambda: CityscapesSemSegEvaluator(dataset_name),
-        "pascal_voc": lambda: PascalVOCDetectionEvaluator(dataset_name),
-        "lvis": lambda: _lvis_evaluator(dataset_name, output_folder),
+        "cityscapes_instance": partial(CityscapesInstanceEvaluator, dataset_name),
+        "cityscapes_sem_seg": partial(CityscapesSemSegEvaluator, dataset_name),
+        "pascal_voc": partial(PascalVOCDetectionEvaluator, dataset_name),
+        "lvis": partial(_lvis_evaluator, dataset_name, output_folder),
     }
     if kind not in builders:
         raise ConfigError(f"the dataset {dataset_name} needs an evaluator_type of {', '.join(builders)}, got {kind}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +14,29 @@ from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.engine import HookBase, TrainerBase, hooks
 from detectron2.evaluation import inference_context
 from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
 from detectron2.utils.visualizer import Visualizer
 from torch import nn
 from torch.optim import Optimizer
 
+from resnest_backbones.data import derive_seed
 from resnest_backbones.detectron2.checkpoint import ResNeStCheckpointer
-from resnest_backbones.detectron2.engine.data import seed_iteration
 from resnest_backbones.errors import DivergedError, check_finite, diverged
 
 _FINAL = "model_final"  # as Detectron2's PeriodicCheckpointer has it
+_MAX_DRAWN = 4  # images
 _MIN_SCORE = 0.5  # of an object that is drawn
 
 
 class SeedIterations(HookBase):
-    """Make the random numbers of each iteration a function of the seed and its number."""
+    """Make the random numbers of each iteration a function of the seed, the process and its number alone."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
     def before_step(self) -> None:
         """Seed all generators."""
-        seed_iteration(self._seed, self.trainer.iter)
+        seed_all_rng(derive_seed(self._seed, comm.get_rank(), self.trainer.iter))
 
 
 class RepeatablePreciseBN(hooks.PreciseBN):
@@ -55,7 +58,7 @@ class SaveMissedFinal(HookBase):
         self._checkpointer = checkpointer
 
     def before_train(self) -> None:
-        """Write it once the checkpoint to resume from is loaded."""
+        """Write it where it is missing."""
         trainer = self.trainer
         file = Path(self._checkpointer.save_dir) / f"{_FINAL}.pth"
         if trainer.start_iter < trainer.max_iter or file.exists() or not comm.is_main_process():
@@ -79,11 +82,7 @@ class StopAtInvalidLoss(HookBase):
 
     @contextmanager
     def explain(self, trainer: TrainerBase) -> Iterator[None]:
-        """Add iteration, learning rate and images to an error of Detectron2's own.
-
-        Raises:
-            DivergedError: a loss is not finite.
-        """
+        """Add iteration, learning rate and images to an error of Detectron2's own."""
         try:
             yield
         except DivergedError:
@@ -105,28 +104,13 @@ class StopAtInvalidLoss(HookBase):
 
 
 class DrawPredictions(HookBase):
-    """Draw what the model finds in some held-out images, for TensorBoard.
+    """Draw what the model finds in the first images of a loader for evaluation, for TensorBoard."""
 
-    Args:
-        batches: of a loader for evaluation; the first ``num_images`` images are drawn.
-        metadata: of the dataset.
-        image_format: channel order of the batches' images, such as "BGR".
-        period: number of iterations between two drawings.
-        num_images: number of images.
-    """
-
-    def __init__(
-        self, batches: Iterable[list[Any]], metadata: Any, *, image_format: str, period: int, num_images: int = 4
-    ) -> None:
+    def __init__(self, batches: Iterable[list[Any]], metadata: Any, *, image_format: str, period: int) -> None:
         self._metadata = metadata
         self._format = image_format
         self._period = period
-        self._inputs: list[Any] = []
-        for batch in batches:
-            self._inputs += batch
-            if len(self._inputs) >= num_images:
-                break
-        del self._inputs[num_images:]
+        self._inputs = list(islice(chain.from_iterable(batches), _MAX_DRAWN))
 
     def after_step(self) -> None:
         """Draw after each period, and after the last iteration."""
@@ -143,13 +127,7 @@ class DrawPredictions(HookBase):
 
 
 def draw_output(image: np.ndarray, found: Mapping[str, Any], metadata: Any) -> np.ndarray:
-    """Draw an output of a Detectron2 model: boxes, masks and keypoints, or a panoptic or semantic map.
-
-    Args:
-        image: (H, W, 3), uint8 RGB.
-        found: an output of the model, of this size.
-        metadata: of the dataset.
-    """
+    """Draw an output of a model on its image, (H, W, 3) uint8 RGB: objects, or a panoptic or semantic map."""
     visualizer = Visualizer(image, metadata)
     if "panoptic_seg" in found:
         drawn = visualizer.draw_panoptic_seg_predictions(found["panoptic_seg"][0].cpu(), found["panoptic_seg"][1])

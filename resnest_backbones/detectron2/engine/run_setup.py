@@ -53,32 +53,22 @@ def resolve_seed(seed: int, output_dir: str, args: argparse.Namespace) -> int:
 
 
 def check_cropped_polygons() -> None:
-    """Check that the package with which Detectron2 crops polygons is there, before the first step needs it.
-
-    Raises:
-        ConfigError: shapely is not installed.
-    """
+    """Raise a ``ConfigError`` before the first step where the package that crops polygons is not installed."""
     if importlib.util.find_spec("shapely") is None:
         raise ConfigError("the config crops training images with masks, which needs the package shapely: install it")
 
 
 def check_batch(cfg: CfgNode) -> None:
-    """Check that the batch divides among the processes, and suffices for batch norm.
+    """Raise a ``ConfigError`` where the batch does not divide among the processes, or is too small for batch norm.
 
     Batch norm needs two values per channel; the attention's has one per image, since its input is pooled.
-
-    Raises:
-        ConfigError: it does not.
     """
     batch, processes, norm = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size(), cfg.MODEL.RESNETS.NORM
     if batch % processes:
         raise ConfigError(f"SOLVER.IMS_PER_BATCH must be a multiple of the {processes} processes, got {batch}")
     images = batch if "SyncBN" in norm else batch // processes
-    if (
-        "resnest" in cfg.MODEL.BACKBONE.NAME
-        and norm in ("BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
-        and images == 1
-    ):
+    is_batch_norm = norm in ("BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
+    if images == 1 and is_batch_norm and "resnest" in cfg.MODEL.BACKBONE.NAME:
         raise ConfigError(
             f"SOLVER.IMS_PER_BATCH must be 2 or more {'in all' if 'SyncBN' in norm else 'per process'} with "
             f"MODEL.RESNETS.NORM {norm}, got {batch} for {processes} processes; FrozenBN, GN and LN take single images"
@@ -86,11 +76,7 @@ def check_batch(cfg: CfgNode) -> None:
 
 
 def setup_run(cfg: CfgNode | DictConfig, args: argparse.Namespace, output_dir: str, messages: list[str]) -> None:
-    """Set up logs, seed and output folder as Detectron2 does, then log ``messages`` as warnings.
-
-    Raises:
-        OSError: the output folder cannot be written.
-    """
+    """Set up logs, seed and output folder as Detectron2 does, then log ``messages`` as warnings."""
     if comm.is_main_process():
         check_writable(output_dir)
         if not args.eval_only:
@@ -116,26 +102,18 @@ def build_step_trainer(model: nn.Module, loader: Any, optimizer: Optimizer, *, d
     if not device.startswith("cpu"):
         return AMPTrainer(model, loader, optimizer)
     # AMPTrainer is for GPUs only. bfloat16 has float32's range, so a forward pass in it is all that is needed.
-    _train_in_bfloat16(model)
-    return SimpleTrainer(model, loader, optimizer)
-
-
-def _train_in_bfloat16(model: nn.Module) -> None:
     forward = model.forward
 
-    def forward_in_training(*args: Any, **kwargs: Any) -> Any:
+    def forward_in_bfloat16(*args: Any, **kwargs: Any) -> Any:
         with torch.autocast("cpu", torch.bfloat16, enabled=model.training):
             return forward(*args, **kwargs)
 
-    setattr(model, "forward", forward_in_training)  # noqa: B010
+    setattr(model, "forward", forward_in_bfloat16)  # noqa: B010
+    return SimpleTrainer(model, loader, optimizer)
 
 
 class NestedState:
-    """The state of a trainer as Detectron2's ``DefaultTrainer`` saves it: its checkpoints resume here, and ours there.
-
-    Args:
-        trainer: whose own state has all entries on one level.
-    """
+    """The state of a trainer as Detectron2's ``DefaultTrainer`` saves it, so that either's checkpoints resume there."""
 
     def __init__(self, trainer: SimpleTrainer) -> None:
         self._trainer = trainer

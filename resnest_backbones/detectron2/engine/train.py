@@ -18,13 +18,7 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
 from detectron2.data import MetadataCatalog, build_detection_train_loader
-from detectron2.engine import (
-    DefaultTrainer,
-    HookBase,
-    default_argument_parser,
-    default_writers,
-    hooks,
-)
+from detectron2.engine import DefaultTrainer, HookBase, default_argument_parser, default_writers, hooks
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.evaluation import inference_on_dataset, print_csv_format, verify_results
 from detectron2.modeling import GeneralizedRCNNWithTTA
@@ -107,24 +101,17 @@ def build_argument_parser() -> argparse.ArgumentParser:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Check what the parser cannot.
-
-    Raises:
-        ValueError: the config file does not exist, only some of the options of a custom dataset are given, or the
-            time-out is not above 0; the message names them.
-    """
-    if not args.config_file:
-        raise ValueError("--config-file must name a config, got none")
+    """Check what the parser cannot; raise a ``ValueError`` that names the option."""
     if not os.path.isfile(args.config_file):
-        raise ValueError(f"--config-file must be a file, got {args.config_file}")
+        raise ValueError(f"--config-file must be a config file, got {args.config_file or 'none'}")
     if not 0 < args.dist_timeout < float("inf"):
         raise ValueError(f"--dist-timeout must be above 0, got {args.dist_timeout:g}")
-    given = [name for name in _CUSTOM_DATASET if getattr(args, name)]
     needed = _CUSTOM_DATASET[2:] if args.eval_only else _CUSTOM_DATASET
-    if given and not set(needed) <= set(given):
-        options = ["--" + name.replace("_", "-") for name in needed]
-        missing = [option for option, name in zip(options, needed, strict=True) if name not in given]
-        raise ValueError(f"{', '.join(options)} must be given together, {', '.join(missing)} are missing")
+    missing = [name for name in needed if not getattr(args, name)]
+    if missing and any(getattr(args, name) for name in _CUSTOM_DATASET):
+        options = ["--" + name.replace("_", "-") for name in (*needed, *missing)]
+        whole, absent = ", ".join(options[: len(needed)]), ", ".join(options[len(needed) :])
+        raise ValueError(f"{whole} must be given together, {absent} are missing")
 
 
 def main(args: argparse.Namespace) -> dict[str, Any]:
@@ -134,10 +121,7 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
         The results of the last evaluation on the main process: task -> metric -> percent.
 
     Raises:
-        ConfigError: the config cannot be read, or asks for something that cannot be built.
-        CheckpointError: the weights cannot be read, or, in an evaluation, do not fill the model.
-        DatasetError: the custom dataset, or one of the images, cannot be used.
-        DivergedError: a loss is not finite.
+        ResNeStError: one of its subclasses, for a config, weights, data or a loss that cannot be used.
         OSError: the output folder cannot be written.
     """
     run = LazyRun(args) if is_lazy(args) else YamlRun(args)
@@ -207,11 +191,7 @@ def is_lazy(args: argparse.Namespace) -> bool:
 
 
 def load_yaml(args: argparse.Namespace) -> CfgNode:
-    """Read the config file and the keys of the command line.
-
-    Raises:
-        ConfigError: a key is unknown, or has a value of another type.
-    """
+    """Read the config file and the keys of the command line; raise a ``ConfigError`` that names a wrong key."""
     cfg = get_cfg()
     add_resnest_config(cfg)
     try:
@@ -227,11 +207,6 @@ class YamlRun:
 
     Attributes:
         cfg: the file's keys, the custom dataset, the command line's keys, and what this machine needs; frozen.
-        evaluate_augmented: evaluates a model with test-time augmentation, where the config wants that.
-
-    Raises:
-        ConfigError: a key is unknown, or has a value that it cannot have.
-        DatasetError: the custom dataset cannot be used, or does not fit the config.
     """
 
     log_period = 20
@@ -296,17 +271,12 @@ class YamlRun:
         return next(iter(results.values())) if len(results) == 1 else results
 
     def _evaluate_augmented(self, model: nn.Module) -> dict[str, Any]:
-        """Evaluate with Detectron2's test-time augmentation; results have ``_TTA`` behind their names.
-
-        Detectron2 has it only for plain R-CNN models; others are left out with a warning.
-        """
+        """Evaluate with Detectron2's test-time augmentation, which is for plain R-CNN models; names end with _TTA."""
         cfg = self.cfg
         if cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN" or cfg.MODEL.KEYPOINT_ON or cfg.MODEL.LOAD_PROPOSALS:
-            logger.warning(
-                "TEST.AUG.ENABLED has no effect: Detectron2 has no test-time augmentation for %s%s",
-                cfg.MODEL.META_ARCHITECTURE,
-                " with keypoints or proposals" if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN" else "",
-            )
+            kind = cfg.MODEL.META_ARCHITECTURE
+            kind += " with keypoints or proposals" if kind == "GeneralizedRCNN" else ""
+            logger.warning("TEST.AUG.ENABLED has no effect: Detectron2 has no test-time augmentation for %s", kind)
             return {}
         logger.info("Evaluating with test-time augmentation ...")
         plain = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
@@ -315,15 +285,7 @@ class YamlRun:
 
 
 class LazyRun:
-    """What a LazyConfig makes of a run, as Detectron2's ``lazyconfig_train_net.py`` does; its logs are set up.
-
-    Attributes:
-        cfg: the file's keys, the custom dataset, the command line's keys, and what this machine needs.
-
-    Raises:
-        ConfigError: training images are cropped without the package for that.
-        DatasetError: the custom dataset cannot be used, or does not fit the config.
-    """
+    """What a LazyConfig makes of a run, as Detectron2's ``lazyconfig_train_net.py`` does; its logs are set up."""
 
     evaluate_augmented = None
 
