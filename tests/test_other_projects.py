@@ -19,45 +19,28 @@ def trained(model: nn.Module) -> list[str]:
 # torchvision
 
 
-def torchvision_detector() -> nn.Module:
+def test_torchvisions_faster_rcnn_trains_and_detects_on_the_bare_trunk():
     from torchvision.models.detection import FasterRCNN
     from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
-    trunk = rb.build("resnest14")
+    trunk, x = rb.build("resnest14").eval(), torch.randn(1, 3, 65, 96)
+    with torch.no_grad():
+        want = trunk(x)
     channels = [256, 512, 1024, 2048]
     fpn = BackboneWithFPN(trunk, {stage: str(number) for number, stage in enumerate(STAGES)}, channels, 64)
-    return FasterRCNN(fpn, num_classes=3, min_size=96, max_size=160)
-
-
-def test_torchvisions_faster_rcnn_trains_and_detects_on_the_bare_trunk():
-    torch.manual_seed(0)
-    model = torchvision_detector()
+    with torch.no_grad():
+        features = fpn.body.eval()(x)
+    assert list(features) == ["0", "1", "2", "3"]
+    assert all(torch.equal(one, other) for one, other in zip(features.values(), want.values(), strict=True))
+    model = FasterRCNN(fpn, num_classes=3, min_size=96, max_size=160).train()
     images = [torch.rand(3, 96, 128), torch.rand(3, 120, 96)]
     boxes = torch.tensor([[10.0, 20.0, 60.0, 80.0]])
     losses = model(images, [{"boxes": boxes, "labels": torch.tensor([1])} for _ in images])
     sum(losses.values()).backward()
-    names = trained(model)
-    assert {name.split(".")[2] for name in names if name.startswith("backbone.body.")} >= {
-        "res2",
-        "res3",
-        "res4",
-        "res5",
-    }
+    assert {name.split(".")[2] for name in trained(model) if name.startswith("backbone.body.")} >= {*STAGES}
     with torch.no_grad():
         found = model.eval()(images)
     assert [set(one) for one in found] == [{"boxes", "labels", "scores"}] * 2
-
-
-def test_torchvisions_fpn_sees_the_features_of_the_trunk():
-    trunk = torchvision_detector().backbone.eval().body
-    whole = rb.build("resnest14").eval()
-    whole.load_state_dict(trunk.state_dict())
-    x = torch.randn(1, 3, 65, 96)
-    with torch.no_grad():
-        found, want = trunk(x), whole(x)
-    assert list(found) == ["0", "1", "2", "3"]
-    for name, value in zip(found, want.values(), strict=True):
-        torch.testing.assert_close(found[name], value)
 
 
 # Detectron2
@@ -137,13 +120,15 @@ def test_a_lazyconfig_project_with_the_backbone_in_the_place_of_its_resnet(tmp_p
 
     (tmp_path / "project.py").write_text(LAZY_PROJECT)
     cfg = LazyConfig.load(str(tmp_path / "project.py"))
-    cfg = LazyConfig.apply_overrides(cfg, ["model.backbone.bottom_up.freeze_at=1", "model.roi_heads.num_classes=2"])
+    keys = ["model.backbone.bottom_up.freeze_at=1", "model.backbone.bottom_up.drop_path_rate=0.1"]
+    cfg = LazyConfig.apply_overrides(cfg, [*keys, "model.roi_heads.num_classes=2"])
     LazyConfig.save(cfg, str(tmp_path / "saved.yaml"))
     cfg = LazyConfig.load(str(tmp_path / "saved.yaml"))
     torch.manual_seed(0)
     model = instantiate(cfg.model).train()
     trunk = model.backbone.bottom_up
-    assert isinstance(trunk, ResNeSt) and trunk.output_shape()["res5"].stride == 32
+    assert isinstance(trunk, ResNeSt) and trunk.output_shape()["res5"].stride == model.backbone.size_divisibility == 32
+    assert trunk.res5[-1].drop_path.p == pytest.approx(0.1)
     losses = helpers.training_losses(model, helpers.images(2))
     assert {"loss_cls", "loss_mask", "loss_rpn_cls"} <= set(losses)
     assert not any(name.startswith("backbone.bottom_up.stem") for name in trained(model))

@@ -11,20 +11,23 @@ from torch import Tensor, nn
 
 from resnest_backbones.detectron2 import add_resnest_config
 
+BOX_HEAD = {
+    "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
+    "MODEL.ROI_HEADS.NUM_CLASSES": 3,
+    "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
+    "MODEL.ROI_BOX_HEAD.NUM_FC": 1,
+    "MODEL.ROI_BOX_HEAD.FC_DIM": 16,
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 7,
+}
 FPN_DETECTOR = {
+    **BOX_HEAD,
     "MODEL.BACKBONE.NAME": "build_resnest_fpn_backbone",
     "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
     "MODEL.FPN.IN_FEATURES": ["res2", "res3", "res4", "res5"],
     "MODEL.FPN.OUT_CHANNELS": 32,
     "MODEL.ANCHOR_GENERATOR.SIZES": [[32], [64], [128], [256], [512]],
     "MODEL.RPN.IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"],
-    "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
     "MODEL.ROI_HEADS.IN_FEATURES": ["p2", "p3", "p4", "p5"],
-    "MODEL.ROI_HEADS.NUM_CLASSES": 3,
-    "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
-    "MODEL.ROI_BOX_HEAD.NUM_FC": 1,
-    "MODEL.ROI_BOX_HEAD.FC_DIM": 16,
-    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 7,
 }
 RETINANET = {
     "MODEL.META_ARCHITECTURE": "RetinaNet",
@@ -47,19 +50,6 @@ PANOPTIC_FPN = {
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
 }
 # No FPN: the heads look at one stage of the trunk.
-SINGLE_STAGE_DETECTOR = {
-    "MODEL.BACKBONE.NAME": "build_resnest_backbone",
-    "MODEL.RESNETS.OUT_FEATURES": ["res4"],
-    "MODEL.RPN.IN_FEATURES": ["res4"],
-    "MODEL.RPN.CONV_DIMS": [16],
-    "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
-    "MODEL.ROI_HEADS.IN_FEATURES": ["res4"],
-    "MODEL.ROI_HEADS.NUM_CLASSES": 3,
-    "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
-    "MODEL.ROI_BOX_HEAD.NUM_FC": 1,
-    "MODEL.ROI_BOX_HEAD.FC_DIM": 16,
-    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 7,
-}
 PROPOSAL_NETWORK = {
     "MODEL.META_ARCHITECTURE": "ProposalNetwork",
     "MODEL.BACKBONE.NAME": "build_resnest_backbone",
@@ -67,18 +57,19 @@ PROPOSAL_NETWORK = {
     "MODEL.RPN.IN_FEATURES": ["res4"],
     "MODEL.RPN.CONV_DIMS": [16],
 }
+SINGLE_STAGE_DETECTOR = {
+    **PROPOSAL_NETWORK,
+    **BOX_HEAD,
+    "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
+    "MODEL.ROI_HEADS.IN_FEATURES": ["res4"],
+}
 
 
 def resnest_config(*parts: dict[str, object]) -> CfgNode:
     """Detectron2's defaults and the keys of ``parts``, on the CPU; ResNeSt-14 with BN and nothing frozen otherwise."""
     cfg = get_cfg()
     add_resnest_config(cfg)
-    keys = {
-        "MODEL.DEVICE": "cpu",
-        "MODEL.RESNETS.DEPTH": 14,
-        "MODEL.RESNETS.NORM": "BN",
-        "MODEL.BACKBONE.FREEZE_AT": 0,
-    }
+    keys = {"MODEL.DEVICE": "cpu", "MODEL.RESNETS.DEPTH": 14, "MODEL.RESNETS.NORM": "BN", "MODEL.BACKBONE.FREEZE_AT": 0}
     for part in parts:
         keys |= part
     cfg.merge_from_list([item for pair in keys.items() for item in pair])

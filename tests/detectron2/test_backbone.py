@@ -47,7 +47,7 @@ def norms_of(module: nn.Module) -> list[nn.Module]:
 
 
 @pytest.mark.parametrize(
-    ("norm", "freeze_at"), [*(("BN", number) for number in range(6)), *((norm, 2) for norm in NORMS if norm != "BN")]
+    ("norm", "freeze_at"), [*(("BN", number) for number in (0, 1, 5)), *((norm, 2) for norm in NORMS)]
 )
 def test_frozen_stages_stay_frozen_and_the_others_learn(norm, freeze_at):
     net = trunk(NORM=norm, FREEZE_AT=freeze_at).train()
@@ -93,26 +93,18 @@ def test_freezing_keeps_what_the_network_computes():
     torch.testing.assert_close(after, before)
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_group_norm_works_on_a_single_image(training):
+def test_group_norm_works_on_a_single_image_and_takes_the_widths_of_the_fast_networks():
+    net = trunk(NORM="GN", NUM_GROUPS=2, BOTTLENECK_WIDTH=40)
+    assert net.res2[0].conv1.norm.num_groups == 16  # 80 channels
+    assert net.stem.conv1_1.norm.num_groups == 32
     # The pooled vector of the attention has one value per channel: 32 groups of it would leave nothing to normalise.
-    net = trunk(NORM="GN").train(training)
     net(torch.randn(1, 3, 64, 64))["res5"].mean().backward()
     for name, module in net.named_modules():
         if isinstance(module, SplitAttentionConv2d):
             assert module.fc1.weight.grad.abs().max() > 0, name
 
 
-def test_group_norm_takes_the_widths_of_the_fast_networks():
-    net = trunk(NORM="GN", NUM_GROUPS=2, BOTTLENECK_WIDTH=40)
-    assert net.res2[0].conv1.norm.num_groups == 16  # 80 channels
-    assert net.stem.conv1_1.norm.num_groups == 32
-    assert torch.isfinite(net(torch.randn(1, 3, 64, 64))["res5"]).all()
-
-
-@pytest.mark.parametrize(
-    "features", [["stem"], ["res2"], ["res4"], ["stem", "res3"], ["res2", "res3", "res4"], STAGES], ids="+".join
-)
+@pytest.mark.parametrize("features", [["stem"], ["res4"], ["stem", "res3"], STAGES], ids="+".join)
 def test_only_the_stages_that_are_needed_are_built(features):
     net = trunk(OUT_FEATURES=features)
     channels = dict(zip(STAGES, (64, 256, 512, 1024, 2048), strict=True))
@@ -127,43 +119,27 @@ def test_only_the_stages_that_are_needed_are_built(features):
 
 
 @pytest.mark.parametrize("spelling", ["BOTTLENECK_WIDTH", "WIDTH_PER_GROUP"])
-@pytest.mark.parametrize("name", FAST)
-def test_a_fast_network_is_the_cores_whichever_way_its_width_is_spelled(name, spelling):
+@pytest.mark.parametrize("name", ["resnest26", "resnest200", *FAST])
+def test_the_keys_of_a_published_network_build_it_whichever_way_its_width_is_spelled(name, spelling):
     spec = get_variant(name)
-    keys = {spelling: spec.bottleneck_width, "RADIX": spec.radix, "NUM_GROUPS": spec.cardinality, "AVD_FIRST": True}
-    net = trunk(DEPTH=50, **keys)
-    classifier = 2048 * 1000 + 1000
-    assert sum(p.numel() for p in net.parameters()) == spec.params - classifier
-    if name == "resnest50_fast_2s2x40d":
-        core = build(name).eval()
-        core.load_state_dict(net.state_dict())
-        image = torch.randn(1, 3, 64, 64)
-        with torch.no_grad():
-            assert torch.equal(net.eval()(image)["res5"], core(image)["res5"])
-
-
-def test_the_average_pool_stands_where_avd_first_says():
-    for avd_first in (False, True):
-        block = trunk(AVD_FIRST=avd_first, OUT_FEATURES=["res3"]).res3[0]
-        kinds = type(block.pool_before), type(block.pool_after)
-        assert kinds == ((nn.AvgPool2d, nn.Identity) if avd_first else (nn.Identity, nn.AvgPool2d))
-
-
-@pytest.mark.parametrize("radix", [1, 2, 4])
-def test_the_radix_is_honoured(radix):
-    net = trunk(RADIX=radix, OUT_FEATURES=["res3"])
-    convs = [m for m in net.modules() if isinstance(m, SplitAttentionConv2d)]
-    assert [(m.radix, m.conv.out_channels) for m in convs] == [(radix, 64 * radix), (radix, 128 * radix)]
-
-
-@pytest.mark.parametrize("depth", [26, 50, 101, 200])
-def test_a_depth_is_the_published_network(depth):
-    cfg = helpers.resnest_config({"MODEL.RESNETS.DEPTH": depth, "MODEL.RESNETS.OUT_FEATURES": STAGES})
+    depth = int(name.removeprefix("resnest").partition("_")[0])
+    keys = {"DEPTH": depth, "RADIX": spec.radix, "NUM_GROUPS": spec.cardinality, "AVD_FIRST": spec.avd_first}
+    keys |= {spelling: spec.bottleneck_width, "OUT_FEATURES": STAGES}
     with torch.device("meta"):
-        net, core = build_resnest_backbone(cfg, ShapeSpec(channels=3)), build(f"resnest{depth}")
+        cfg = helpers.resnest_config({f"MODEL.RESNETS.{key}": value for key, value in keys.items()})
+        net, core = build_resnest_backbone(cfg, ShapeSpec(channels=3)), build(name)
     shapes, expected = ({name: v.shape for name, v in each.state_dict().items()} for each in (net, core))
     assert shapes == expected
-    assert sum(p.numel() for p in net.parameters()) == get_variant(f"resnest{depth}").params - 2_049_000
+    assert sum(p.numel() for p in net.parameters()) == spec.params - 2_049_000
+    block = net.res3[0]
+    kinds = type(block.pool_before), type(block.pool_after)
+    assert kinds == ((nn.AvgPool2d, nn.Identity) if spec.avd_first else (nn.Identity, nn.AvgPool2d))
+
+
+def test_the_radix_is_honoured():
+    net = trunk(RADIX=4, OUT_FEATURES=["res3"])
+    convs = [m for m in net.modules() if isinstance(m, SplitAttentionConv2d)]
+    assert [(m.radix, m.conv.out_channels) for m in convs] == [(4, 64 * 4), (4, 128 * 4)]
 
 
 @pytest.mark.parametrize(("dilations", "strides"), [((1, 1), (16, 32)), ((1, 2), (16, 16)), ((2, 4), (8, 8))])
@@ -223,10 +199,8 @@ def test_the_number_of_input_channels_follows_the_pixel_mean():
         ({"WIDTH_PER_GROUP": 30, "BOTTLENECK_WIDTH": 40}, r"BOTTLENECK_WIDTH.*integer.*got 30 x 40"),
         ({"NORM": "BatchNorm"}, r"MODEL\.RESNETS\.NORM must be .*'SyncBN'.*got 'BatchNorm'"),
         ({"OUT_FEATURES": ["res2", "res6"]}, r"MODEL\.RESNETS\.OUT_FEATURES must be .*stem.*res5.*got 'res6'"),
-        ({"OUT_FEATURES": ["logits"]}, r"MODEL\.RESNETS\.OUT_FEATURES must be .*got 'logits'"),
         ({"OUT_FEATURES": []}, r"MODEL\.RESNETS\.OUT_FEATURES must .*at least one.*got none"),
         ({"FREEZE_AT": 7}, r"MODEL\.BACKBONE\.FREEZE_AT must be .*0 .*5 .*got 7"),
-        ({"FREEZE_AT": -1}, r"MODEL\.BACKBONE\.FREEZE_AT must be .*0 .*5 .*got -1"),
         ({"RES2_OUT_CHANNELS": 64}, r"MODEL\.RESNETS\.RES2_OUT_CHANNELS must be 256, got 64"),
         ({"RES4_DILATION": 2}, r"MODEL\.RESNETS\.RES4_DILATION and RES5_DILATION must be .*got 2 and 1"),
         ({"DEFORM_ON_PER_STAGE": [True]}, r"MODEL\.RESNETS\.DEFORM_ON_PER_STAGE must have 4 values, got \[True\]"),
@@ -237,7 +211,6 @@ def test_the_number_of_input_channels_follows_the_pixel_mean():
         ({"DROP_PATH_RATE": 1.0}, r"MODEL\.RESNETS\.DROP_PATH_RATE must be .*\[0, 1\), got 1\.0"),
         ({"COMPILE": True, "COMPILE_BACKEND": "inductr"}, r"MODEL\.RESNETS\.COMPILE.* must name .*got 'inductr'"),
         ({"RADIX": 1, "AVD": False}, r"MODEL\.RESNETS\.AVD must be True.*got False"),
-        ({"RADIX": 1, "DEEP_STEM": False}, r"MODEL\.RESNETS\.DEEP_STEM must be True.*got False"),
         ({"RADIX": 1, "AVG_DOWN": False}, r"MODEL\.RESNETS\.AVG_DOWN must be True.*got False"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
@@ -298,7 +271,6 @@ DETECTORS = {
     ],
     "panoptic": [PANOPTIC_FPN],
     "retinanet": [RETINANET],
-    "rpn alone on res4": [PROPOSAL_NETWORK],
     "rpn alone on the stem": [
         PROPOSAL_NETWORK,
         {"MODEL.RESNETS.OUT_FEATURES": ["stem"], "MODEL.RPN.IN_FEATURES": ["stem"]},
@@ -322,12 +294,10 @@ DETECTORS = {
             "MODEL.RESNETS.GRADIENT_CHECKPOINTING": True,
         },
     ],
-    "radix 1": [FPN_DETECTOR, {"MODEL.RESNETS.RADIX": 1}],
-    "group norm": [FPN_DETECTOR, {"MODEL.RESNETS.NORM": "GN", "MODEL.FPN.NORM": "GN"}],
 }
 
 
-@pytest.mark.parametrize(("name", "freeze_at"), [("fpn", 0), ("single stage", 0), *((name, 2) for name in DETECTORS)])
+@pytest.mark.parametrize(("name", "freeze_at"), [("fpn", 0), *((name, 2) for name in DETECTORS)])
 def test_a_training_step_reaches_every_parameter_and_inference_works(name, freeze_at):
     model = helpers.detector(*DETECTORS[name], {"MODEL.BACKBONE.FREEZE_AT": freeze_at})
     batch = helpers.images()

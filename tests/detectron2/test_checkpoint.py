@@ -75,7 +75,7 @@ def without_locks(folder: Path) -> list[str]:
 
 
 @BOTH
-@pytest.mark.parametrize(("norm", "freeze_at"), [("BN", 0), ("FrozenBN", 2), ("SyncBN", 2)])
+@pytest.mark.parametrize(("norm", "freeze_at"), [("BN", 0), ("FrozenBN", 2)])
 def test_published_weights_fill_the_trunk_of_a_detector(server, caplog, checkpointer, norm, freeze_at):
     model = helpers.detector(FPN_DETECTOR, {"MODEL.RESNETS.NORM": norm, "MODEL.BACKBONE.FREEZE_AT": freeze_at})
     checkpointer(model).resume_or_load("resnest://resnest50", resume=False)
@@ -86,18 +86,19 @@ def test_published_weights_fill_the_trunk_of_a_detector(server, caplog, checkpoi
     assert not [m for m in our_messages(caplog) if "in part" in m]
 
 
-def test_published_weights_are_fetched_once(server, model):
+def test_published_weights_are_fetched_once_and_open_as_a_read_only_file_of_the_trunk(server, model):
     for checkpointer in (DetectionCheckpointer, ResNeStCheckpointer, DetectionCheckpointer):
         checkpointer(model).load("resnest://resnest50")
     assert server.requests == [f"/{server.record.filename}"]
     stem = server.record.filename.removesuffix(".pth")
     assert without_locks(server.cache) == [f"{stem}.detectron2.pth", f"{stem}.pth"]
-
-
-def test_the_renamed_file_holds_just_the_trunk(server):
-    content = read(PathManager.get_local_path("resnest://resnest50"))
+    register_weights_handler()  # twice is safe
+    with PathManager.open("resnest://resnest50", "rb") as stream:
+        content = read(stream)
     assert content["matching_heuristics"] is True
     assert set(content["model"]) == {name for name in core_state() if not name.startswith("fc.")}
+    with pytest.raises(OSError, match="read-only"):
+        PathManager.open("resnest://resnest50", "wb")
 
 
 @BOTH
@@ -127,14 +128,6 @@ def test_a_failure_while_renaming_leaves_no_half_written_file(server, monkeypatc
 def test_an_unknown_name_lists_those_that_are_known():
     with pytest.raises(ValueError, match=r"no published weights are known for 'resnest://resnest51'.*resnest50"):
         DetectionCheckpointer(nn.Linear(1, 1)).load("resnest://resnest51")
-
-
-def test_the_weights_open_as_a_file_but_are_read_only(server):
-    register_weights_handler()  # twice is safe
-    with PathManager.open("resnest://resnest50", "rb") as stream:
-        assert "model" in torch.load(stream, weights_only=True)
-    with pytest.raises(OSError, match="read-only"):
-        PathManager.open("resnest://resnest50", "wb")
 
 
 # Files in every layout.
@@ -179,9 +172,8 @@ def test_a_trunk_in_any_layout_fills_a_detector(layout, model, tmp_path, caplog)
     assert "not used by the model" not in caplog.text
 
 
-@pytest.mark.parametrize("layout", ["official", "wrapper backbone"])
-def test_a_trunk_fills_a_bare_backbone_without_a_warning(layout, tmp_path, caplog):
-    torch.save(layouts()[layout], tmp_path / "file.pth")
+def test_a_trunk_fills_a_bare_backbone_without_a_warning(tmp_path, caplog):
+    torch.save(layouts()["official"], tmp_path / "file.pth")
     model = ResNeSt("resnest14", freeze_at=1)
     ResNeStCheckpointer(model).load(str(tmp_path / "file.pth"))
     expected = {name: value for name, value in core_state().items() if not name.startswith("fc.")}
@@ -224,12 +216,6 @@ def test_a_partly_matching_checkpoint_warns_with_how_many_of_how_many(checkpoint
         everything = [name for name in model.state_dict() if not name.endswith(COUNTER)]
         assert f"part.pth: {len(state)} of {len(everything)} tensors match; " in warnings[1]
         assert "; 1 unexpected (other.weight)" in warnings[1]
-
-
-def test_nothing_that_matches_is_called_nothing(model, tmp_path, caplog):
-    torch.save({"other.weight": torch.rand(2)}, tmp_path / "other.pth")
-    ResNeStCheckpointer(model).load(str(tmp_path / "other.pth"))
-    assert "other.pth: 0 of " in our_messages(caplog)[-1]
 
 
 class OwnNorm(nn.Module):
@@ -286,16 +272,13 @@ def test_a_cache_that_may_only_be_read_is_read(server, tmp_path, monkeypatch):
     assert read_checkpoint(again)["matching_heuristics"] is True
 
 
-def test_weights_of_another_shape_are_reported_not_loaded(model, tmp_path, caplog):
+def test_weights_of_another_shape_are_reported_and_keys_of_no_resnest_refused(model, tmp_path, caplog):
     core = core_state() | {"stem.conv1_1.weight": torch.rand(64, 3, 3, 3)}
     torch.save(convert_state_dict(core, "official"), tmp_path / "wide.pth")
     ResNeStCheckpointer(model).load(str(tmp_path / "wide.pth"))
     warnings = our_messages(caplog)
     assert any("1 missing (backbone.bottom_up.stem.conv1_1.weight)" in message for message in warnings)
     assert any("1 unexpected (stem.conv1_1.weight)" in message for message in warnings)
-
-
-def test_a_file_with_keys_of_no_resnest_is_refused_by_name(model, tmp_path):
     state = convert_state_dict(core_state(), "official") | {"layer1.0.conv4.weight": torch.rand(1)}
     torch.save(state, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=r"x\.pth.*layer1\.0\.conv4\.weight"):
@@ -331,29 +314,30 @@ def test_a_file_that_could_run_code_is_refused_unrun(suffix, model, tmp_path):
 
 # Other projects' files.
 
-RESNET_DETECTOR = {
-    **FPN_DETECTOR,
-    "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
-    "MODEL.RESNETS.DEPTH": 50,
-}
+
+@pytest.fixture(scope="module")
+def resnet() -> nn.Module:
+    """A plain ResNet detector that tests load files into."""
+    keys = {"MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone", "MODEL.RESNETS.DEPTH": 50}
+    return helpers.detector(FPN_DETECTOR, keys)
 
 
 def plain(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value for name, value in state.items() if not name.endswith(COUNTER)}
 
 
-def test_a_model_zoo_file_of_arrays_fills_a_plain_resnet_detector(tmp_path, caplog):
-    published, model = (helpers.detector(RESNET_DETECTOR, seed=seed) for seed in (1, 2))
-    arrays = {name: value.numpy() for name, value in plain(published.state_dict()).items()}
+def test_a_model_zoo_file_of_arrays_fills_a_plain_resnet_detector(resnet, tmp_path, caplog):
+    published = distinct_tensors({name: value.shape for name, value in plain(resnet.state_dict()).items()})
+    arrays = {name: value.numpy() for name, value in published.items()}
     content = {"model": arrays, "__author__": "Detectron2 Model Zoo"}
     (tmp_path / "model_final.pkl").write_bytes(pickle.dumps(content))
-    ResNeStCheckpointer(model).load(str(tmp_path / "model_final.pkl"))
-    assert differing(model, plain(published.state_dict())) == []
+    ResNeStCheckpointer(resnet).load(str(tmp_path / "model_final.pkl"))
+    assert differing(resnet, published) == []
     assert our_messages(caplog) == []
     assert f"{len(arrays)} of {len(arrays)} tensors match" in our_messages(caplog, logging.INFO)[-1]
 
 
-def test_a_caffe2_file_of_the_first_detectron_fills_a_plain_resnet(tmp_path):
+def test_a_caffe2_file_of_the_first_detectron_fills_a_plain_resnet(resnet, tmp_path):
     arrays = {
         "conv1_w": np.full((64, 3, 7, 7), 0.25, dtype=np.float32),
         "res_conv1_bn_s": np.full(64, 0.5, dtype=np.float32),
@@ -361,21 +345,19 @@ def test_a_caffe2_file_of_the_first_detectron_fills_a_plain_resnet(tmp_path):
         "conv1_w_momentum": np.zeros((64, 3, 7, 7), dtype=np.float32),
     }
     (tmp_path / "R-50.pkl").write_bytes(pickle.dumps({"blobs": arrays}, protocol=2))
-    model = helpers.detector(RESNET_DETECTOR)
-    ResNeStCheckpointer(model).load(str(tmp_path / "R-50.pkl"))
-    trunk = model.backbone.bottom_up
+    ResNeStCheckpointer(resnet).load(str(tmp_path / "R-50.pkl"))
+    trunk = resnet.backbone.bottom_up
     assert (trunk.stem.conv1.weight == 0.25).all()
     assert (trunk.stem.conv1.norm.weight == 0.5).all()
     assert (trunk.res2[0].conv1.weight == 0.75).all()
 
 
 @pytest.mark.parametrize(("name", "query"), [("file.pth", "?matching_heuristics=True"), ("file.pyth", "")])
-def test_matching_by_the_ends_of_names_works_as_in_detectron2(name, query, tmp_path):
-    model = helpers.detector(RESNET_DETECTOR)
-    state = {"stem.conv1.weight": torch.full((64, 3, 7, 7), 0.25)}
-    torch.save({"model_state" if name.endswith(".pyth") else "model": state}, tmp_path / name)
-    ResNeStCheckpointer(model).load(f"{tmp_path / name}{query}")
-    assert (model.backbone.bottom_up.stem.conv1.weight == 0.25).all()
+def test_matching_by_the_ends_of_names_works_as_in_detectron2(name, query, resnet, tmp_path):
+    weight = torch.rand(()).expand(64, 3, 7, 7)
+    torch.save({"model_state" if name.endswith(".pyth") else "model": {"stem.conv1.weight": weight}}, tmp_path / name)
+    ResNeStCheckpointer(resnet).load(f"{tmp_path / name}{query}")
+    assert torch.equal(resnet.backbone.bottom_up.stem.conv1.weight, weight)
 
 
 # Saving and resuming.
@@ -434,7 +416,7 @@ def test_a_process_that_is_told_not_to_save_writes_nothing(tmp_path):
 
 
 @BOTH
-@pytest.mark.parametrize("norms", [("BN", "BN"), ("BN", "FrozenBN"), ("FrozenBN", "BN")], ids=" to ".join)
+@pytest.mark.parametrize("norms", [("BN", "FrozenBN"), ("FrozenBN", "BN")], ids=" to ".join)
 def test_a_saved_detector_loads_whether_or_not_its_norms_count_batches(checkpointer, norms, tmp_path, caplog):
     keys = [{"MODEL.RESNETS.NORM": norm, "MODEL.BACKBONE.FREEZE_AT": 1} for norm in norms]
     model, again = (helpers.detector(FPN_DETECTOR, key, seed=seed) for seed, key in enumerate(keys))

