@@ -17,7 +17,13 @@ from detectron2.utils.file_io import PathManager
 from filelock import FileLock
 from iopath.common.file_io import PathHandler, get_cache_dir
 
-from resnest_backbones.checkpoint import extract_state_dict, for_detectron2, read_checkpoint, save_atomically
+from resnest_backbones.checkpoint import (
+    extract_state_dict,
+    for_detectron2,
+    read_checkpoint,
+    save_atomically,
+    write_atomically,
+)
 from resnest_backbones.checkpoint.fit import compare
 from resnest_backbones.checkpoint.layouts import COUNTER, detect_layout
 from resnest_backbones.errors import CheckpointError, WeightsError
@@ -94,9 +100,7 @@ class ResNeStCheckpointer(DetectionCheckpointer):
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Name the newest checkpoint in the file ``last_checkpoint``."""
         tag = Path(self.save_dir) / "last_checkpoint"
-        temporary = tag.with_name(f".{tag.name}.{os.getpid()}.partial")
-        temporary.write_text(last_filename_basename)
-        os.replace(temporary, tag)
+        write_atomically(tag, lambda stream: stream.write(last_filename_basename.encode()))
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a checkpoint as ``DetectionCheckpointer`` does; a file that is refused does not spoil the next call.

@@ -95,10 +95,7 @@ def test_many_keys_at_random_build_a_backbone_or_are_named(record_property):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (
-            {"FPN.IN_FEATURES": ["res2", "res6"]},
-            r"IN_FEATURES must be of MODEL\.RESNETS\.OUT_FEATURES, .*got",
-        ),
+        ({"FPN.IN_FEATURES": ["res2", "res6"]}, r"IN_FEATURES must be of MODEL\.RESNETS\.OUT_FEATURES, .*got"),
         ({"FPN.IN_FEATURES": []}, r"MODEL\.FPN\.IN_FEATURES must name at least one stage"),
         ({"FPN.IN_FEATURES": ["res3", "res5"]}, r"strides .* twice .* got 8, 32"),
         ({"RESNETS.RES5_DILATION": 2}, r"strides .* twice .* got 4, 8, 16, 16"),
@@ -109,7 +106,6 @@ def test_many_keys_at_random_build_a_backbone_or_are_named(record_property):
     ids=str,
 )
 def test_a_bad_key_of_the_pyramid_is_named(keys, message):
+    keys = {f"MODEL.{key}": value for key, value in keys.items()}
     with pytest.raises(ValueError, match=message):
-        keys = {f"MODEL.{key}": value for key, value in keys.items()}
-        common = {"MODEL.BACKBONE.NAME": "build_resnest_fpn_backbone", "MODEL.FPN.IN_FEATURES": STAGES}
-        build_backbone(helpers.resnest_config(common, {"MODEL.RESNETS.OUT_FEATURES": STAGES}, keys))
+        build_backbone(helpers.resnest_config(helpers.FPN_DETECTOR, keys))

@@ -35,28 +35,26 @@ from tests.helpers import ROOT, TINY_DETECTOR, run_tool, start_tool, subset_of_c
 CONFIG = ROOT / "configs" / "detectron2" / "coco_detection" / "faster_rcnn_resnest50_fpn_1x.yaml"
 
 
-def custom_data(root: Path, folder: Path, train_json: str, val_json: str, train_images: str, val_images: str) -> list:
-    annotations = root / "annotations"
-    return [
-        "--train-json", subset_of_coco(annotations / train_json, folder / "train.json", 6),
-        "--train-images", root / train_images,
-        "--val-json", subset_of_coco(annotations / val_json, folder / "val.json", 3),
-        "--val-images", root / val_images,
-    ]  # fmt: skip
+def custom_data(root: Path, folder: Path, year: str = "", images: str = "") -> list:
+    """Options for six training and three validation images."""
+    words = []
+    for split, count in (("train", 6), ("val", 3)):
+        json_file = root / "annotations" / f"instances_{split}{year}.json"
+        words += [f"--{split}-json", subset_of_coco(json_file, folder / f"{split}.json", count)]
+        words += [f"--{split}-images", root / (images or f"{split}{year}")]
+    return words
 
 
 @pytest.fixture(scope="module")
 def bccd(shared, tmp_path_factory) -> list:
-    """Options for six training and three validation images of the blood-cell set (boxes)."""
-    files = ("instances_train.json", "instances_val.json", "images", "images")
-    return custom_data(shared / "data" / "bccd", tmp_path_factory.mktemp("bccd"), *files)
+    """Of the blood-cell set (boxes)."""
+    return custom_data(shared / "data" / "bccd", tmp_path_factory.mktemp("bccd"), images="images")
 
 
 @pytest.fixture(scope="module")
 def coco_mini(shared, tmp_path_factory) -> list:
-    """Options for six training and three validation images of COCO (boxes and masks, 80 classes)."""
-    files = ("instances_train2017.json", "instances_val2017.json", "train2017", "val2017")
-    return custom_data(shared / "data" / "coco_mini", tmp_path_factory.mktemp("coco"), *files)
+    """Of COCO (boxes and masks, 80 classes)."""
+    return custom_data(shared / "data" / "coco_mini", tmp_path_factory.mktemp("coco"), year="2017")
 
 
 def tiny(output: Path, iterations: int, **keys: object) -> list:
