@@ -343,7 +343,7 @@ def test_a_caffe2_file_of_the_first_detectron_fills_a_plain_resnet(resnet, tmp_p
 
 @pytest.mark.parametrize(("name", "query"), [("file.pth", "?matching_heuristics=True"), ("file.pyth", "")])
 def test_matching_by_the_ends_of_names_works_as_in_detectron2(name, query, resnet, tmp_path):
-    weight = torch.rand(()).expand(64, 3, 7, 7)
+    weight = torch.full((64, 3, 7, 7), float(len(name)))
     torch.save({"model_state" if name.endswith(".pyth") else "model": {"stem.conv1.weight": weight}}, tmp_path / name)
     ResNeStCheckpointer(resnet).load(f"{tmp_path / name}{query}")
     assert torch.equal(resnet.backbone.bottom_up.stem.conv1.weight, weight)
