@@ -51,11 +51,6 @@ def step(net: nn.Module, images: Tensor) -> float:
     return cpu_seconds() - start
 
 
-def padded(images: Tensor, bucket: int) -> Tensor:
-    height, width = images.shape[2:]
-    return pad(images, (0, -width % bucket, 0, -height % bucket))
-
-
 def measure(way: str, args: argparse.Namespace) -> None:
     """Print the row of one way."""
     torch.set_num_threads(args.threads)
@@ -66,7 +61,8 @@ def measure(way: str, args: argparse.Namespace) -> None:
     for net, compiled in ((plain, False), (fast, {"backend": args.backend, **WAYS[way]})):
         accelerate(net, channels_last=args.channels_last, compile=compiled)
     stream = [torch.randn(args.batch, 3, *size) for size in SIZES[: args.images]]
-    fed = [padded(images, args.bucket) for images in stream] if way == "buckets" else stream
+    bucket = args.bucket if way == "buckets" else 1
+    fed = [pad(images, (0, -images.shape[3] % bucket, 0, -images.shape[2] % bucket)) for images in stream]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         first = sum(step(fast, images) for images in fed)
@@ -77,15 +73,10 @@ def measure(way: str, args: argparse.Namespace) -> None:
             again["plain"].append(step(plain, images))
             again["fast"].append(step(fast, images_fed))
     assert counters["stats"]["unique_graphs"] == graphs
-    medians = {
-        name: sum(statistics.median(times[i :: len(stream)]) for i in range(len(stream)))
-        for name, times in again.items()
-    }
-    print(
-        f"| {way} | {graphs} | {first:.0f} | {medians['fast']:.2f} | {medians['plain']:.2f} "
-        f"| {medians['fast'] / medians['plain']:.2f} |",
-        flush=True,
+    plain_s, fast_s = (
+        sum(statistics.median(times[i :: len(stream)]) for i in range(len(stream))) for times in again.values()
     )
+    print(f"| {way} | {graphs} | {first:.0f} | {fast_s:.2f} | {plain_s:.2f} | {fast_s / plain_s:.2f} |", flush=True)
 
 
 def main() -> None:
@@ -94,18 +85,17 @@ def main() -> None:
         epilog="example: python tools/benchmark_compilation.py --ways dynamic --variant resnest14",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=list(WAYS))
-    parser.add_argument("--variant", choices=list_variants(), default="resnest50")
-    parser.add_argument("--train", action="store_true", help="measure forward and backward")
-    parser.add_argument(
-        "--channels-last", action="store_true", help="use channels-last memory, compiled and uncompiled"
-    )
-    parser.add_argument("--backend", default="inductor", help="backend of torch.compile")
-    parser.add_argument("--images", type=int, default=len(SIZES), help="number of images")
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--bucket", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5, help="passes after the first, for the median")
-    parser.add_argument("--threads", type=int, default=1)
+    add = parser.add_argument
+    add("--ways", nargs="+", choices=tuple(WAYS), default=list(WAYS))
+    add("--variant", choices=list_variants(), default="resnest50")
+    add("--train", action="store_true", help="measure forward and backward")
+    add("--channels-last", action="store_true", help="use channels-last memory, compiled and uncompiled")
+    add("--backend", default="inductor", help="backend of torch.compile")
+    add("--images", type=int, default=len(SIZES), help="number of images")
+    add("--batch", type=int, default=2)
+    add("--bucket", type=int, default=64)
+    add("--rounds", type=int, default=5, help="passes after the first, for the median")
+    add("--threads", type=int, default=1)
     args = parser.parse_args()
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # workers would outlive what is measured
     print("| sizes | graphs | first pass, CPU s | later passes | uncompiled | ratio |")

@@ -7,10 +7,11 @@ python tools/demo.py --model exported/model.onnx photos/ video.mp4 --output-dir 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,35 +66,26 @@ is the n-th class, as in ADE20K's annotations), and OUTPUT_DIR/predictions.json.
     return parser
 
 
-def check_arguments(args: argparse.Namespace) -> None:
-    """Check what the parser cannot.
-
-    Raises:
-        ValueError: options are missing, contradict each other, or are out of their range; the message names them.
-    """
+def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Check what the parser cannot, and end with its error."""
     if bool(args.model) == bool(args.config):
-        raise ValueError("either --model or --config must be given")
+        parser.error("either --model or --config must be given")
     if args.config and not args.checkpoint:
-        raise ValueError("--config needs --checkpoint")
+        parser.error("--config needs --checkpoint")
     of_configs = [name for name in ("checkpoint", "framework", "classes", "opts") if args.model and getattr(args, name)]
     if of_configs:
-        raise ValueError(f"--{of_configs[0]} goes with --config: an exported file contains it")
+        parser.error(f"--{of_configs[0]} goes with --config: an exported file contains it")
     if not args.inputs and args.camera is None:
-        raise ValueError("FILE_OR_FOLDER or --camera must be given")
+        parser.error("FILE_OR_FOLDER or --camera must be given")
     for name in ("min_score", "opacity"):
         if not 0 <= getattr(args, name) <= 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be from 0 to 1, got {getattr(args, name)}")
+            parser.error(f"--{name.replace('_', '-')} must be from 0 to 1, got {getattr(args, name)}")
     if args.max_frames is not None and args.max_frames < 1:
-        raise ValueError(f"--max-frames must be positive, got {args.max_frames}")
+        parser.error(f"--max-frames must be positive, got {args.max_frames}")
 
 
 def predict(args: argparse.Namespace) -> list[str]:
-    """Predict, draw and write; return what went wrong with single files, one message each. All others are done.
-
-    Raises:
-        ExportError: the model cannot be used.
-        DatasetError: there is nothing to predict on.
-    """
+    """Predict, draw and write; return what went wrong with single files, one message each. All others are done."""
     images, videos = find_files(args.inputs) if args.inputs else ([], [])
     window = Window("resnest_backbones") if args.show else None
     if args.model:
@@ -108,9 +100,11 @@ def predict(args: argparse.Namespace) -> list[str]:
     problems: list[str] = []
     try:
         for file in tqdm(images, desc="images", disable=not images):
-            _collect(problems, demo.predict_image, file)
+            with collected(problems):
+                demo.predict_image(file)
         for source, name in sources:
-            _collect(problems, demo.predict_video, source, name)
+            with collected(problems):
+                demo.predict_video(source, name)
     except KeyboardInterrupt:
         problems.append("interrupted: what was done until then is written")
     demo.write_json()
@@ -122,9 +116,10 @@ def predict(args: argparse.Namespace) -> list[str]:
     return problems
 
 
-def _collect(problems: list[str], function: Callable[..., None], *arguments: object) -> None:
+@contextlib.contextmanager
+def collected(problems: list[str]) -> Iterator[None]:
     try:
-        function(*arguments)
+        yield
     except DatasetError as error:
         problems.append(str(error))
 
@@ -139,9 +134,9 @@ class Demo:
 
     def predict_image(self, file: Path) -> None:
         image = read_image(file)
-        found, picture = self._predict(image)
+        found, picture, record = self._predict(image)
         _save_png(picture, self._folder / "drawn" / f"{file.stem}.png")
-        record = {"file": str(file), **self._record(image, found)}
+        record = {"file": str(file), **record}
         if isinstance(found, LabelMap) and len(self._predictor.classes) < 255:  # what a file of bytes holds
             labels = self._folder / "label_maps" / f"{file.stem}.png"
             labels.parent.mkdir(exist_ok=True)
@@ -156,30 +151,25 @@ class Demo:
         total = min(video.count or limit or 0, limit or video.count) or None
         with video_writer(self._folder / "drawn" / f"{name}.mp4", video.frames_per_second) as writer:
             for number, image in enumerate(tqdm(itertools.islice(video, limit), desc=name, total=total)):
-                found, picture = self._predict(image)
+                _, picture, record = self._predict(image)
                 writer.write(picture)
-                self._records.append({"file": source, "frame": number, **self._record(image, found)})
+                self._records.append({"file": source, "frame": number, **record})
                 if self._window is not None and not self._window.show(picture):
                     break
 
-    def _predict(self, image: np.ndarray) -> tuple[Detections | LabelMap, Image.Image]:
+    def _predict(self, image: np.ndarray) -> tuple[Detections | LabelMap, Image.Image, dict[str, Any]]:
         found = self._predictor(image, self._args.min_score)
         classes, palette = self._predictor.classes, self._predictor.metadata.get("palette")
+        record = {"height": image.shape[0], "width": image.shape[1], **describe(found, classes)}
         if isinstance(found, LabelMap):
-            return found, draw_label_map(image, found.labels, classes, palette, opacity=self._args.opacity)
-        return found, draw_detections(image, found, classes, palette, opacity=self._args.opacity)
-
-    def _record(self, image: np.ndarray, found: Detections | LabelMap) -> dict[str, Any]:
-        return {"height": image.shape[0], "width": image.shape[1], **describe(found, self._predictor.classes)}
+            return found, draw_label_map(image, found.labels, classes, palette, opacity=self._args.opacity), record
+        return found, draw_detections(image, found, classes, palette, opacity=self._args.opacity), record
 
     def write_json(self) -> None:
         """Write all predictions, one image per line."""
-        content = {
-            "task": self._predictor.task,
-            "model": self._args.model or self._args.config,
-            "checkpoint": self._args.checkpoint,
-            "classes": self._predictor.classes,
-        }
+        model = self._args.model or self._args.config
+        content = {"task": self._predictor.task, "model": model, "checkpoint": self._args.checkpoint}
+        content["classes"] = self._predictor.classes
         records = ",\n ".join(map(json.dumps, self._records))
         text = f'{json.dumps(content)[:-1]}, "images": [\n {records}\n]}}\n'
         write_atomically(self._folder / "predictions.json", lambda stream: stream.write(text.encode()))
@@ -193,10 +183,7 @@ def run(arguments: list[str] | None = None) -> None:
     """Parse the command line and predict; the status is 1 if a file could not be read."""
     parser = build_parser()
     args = parser.parse_args(arguments)
-    try:
-        check_arguments(args)
-    except ValueError as error:
-        parser.error(str(error))
+    check_arguments(parser, args)
     with one_line_errors(parser.prog, ImportError, verbose=args.verbose):
         problems = predict(args)
     if problems:

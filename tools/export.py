@@ -31,6 +31,8 @@ from resnest_backbones.models.variants import list_variants
 
 _RANDOM = "random"
 _TRUNK_OPTIONS = ("output_stride", "out_features", "num_classes")
+_HEADER = ("input", "output", "max abs", "relative", "")
+_TABLE = {"tablefmt": "plain", "disable_numparse": True, "colalign": ("left", "left", "right", "right")}
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -57,25 +59,15 @@ Examples:
     add("model", metavar="MODEL", help="a network such as resnest50, or the config of a detector or segmentor")
     add("checkpoint", metavar="CHECKPOINT", help=f"a file, resnest://NAME, or {_RANDOM}, to try the formats")
     add("--formats", nargs="+", choices=tuple(FORMATS), default=["onnx"], metavar="FORMAT", help=", ".join(FORMATS))
-    add(
-        "--opset",
-        type=int,
-        default=OPSETS[-1],
-        metavar="N",
-        help="opset of the ONNX file: 18, 19 or 20 (default: %(default)s)",
-    )
+    text = "opset of the ONNX file: 18, 19 or 20 (default: %(default)s)"
+    add("--opset", type=int, default=OPSETS[-1], metavar="N", help=text)
     add("--output-dir", type=Path, default=Path("exported"), metavar="DIR", help="default: %(default)s")
     add("--name", help="name of the files, without suffix (default: that of MODEL)")
     add("--size", type=parse_size, metavar="HxW", help="size of the image to trace the network with")
     add("--fixed", action="store_true", help="let the files take only batches of this size")
-    add(
-        "--check-sizes",
-        nargs="*",
-        type=parse_size,
-        default=[(224, 224), (160, 256), (193, 129)],
-        metavar="HxW",
-        help="image sizes to compare the files at, besides --size (default: 224x224 160x256 193x129)",
-    )
+    sizes = [(224, 224), (160, 256), (193, 129)]
+    text = "image sizes to compare the files at, besides --size (default: 224x224 160x256 193x129)"
+    add("--check-sizes", nargs="*", type=parse_size, default=sizes, metavar="HxW", help=text)
     add("--check-images", nargs="+", default=[], metavar="FILE", help="photographs to compare on as well")
     add("--tolerance", type=float, default=1e-4, help="largest relative difference allowed (default: %(default)s)")
     add("--backbone", action="store_true", help="export only the trunk of a detector or segmentor")
@@ -91,16 +83,13 @@ Examples:
 
 
 def export(args: argparse.Namespace) -> bool:
-    """Export as the options say; return whether all files equal the network within ``--tolerance``.
-
-    Raises:
-        ExportError: an option, the model or a format does not allow it.
-        CheckpointError: the checkpoint does not fit the model.
-        ImportError: a framework or a package of the extra ``export`` is missing.
-    """
+    """Export as the options say; return whether all files equal the network within ``--tolerance``."""
     exportable = build_exportable(args)
     name = args.name or Path(args.model).stem
-    inputs = [*random_inputs(exportable, [] if args.fixed else args.check_sizes), *photographs(exportable, args)]
+    inputs = random_inputs(exportable, [] if args.fixed else args.check_sizes)
+    if args.check_images and (exportable.metadata["task"] == BACKBONE or not exportable.dynamic):
+        raise ExportError("--check-images goes with a detector or a segmentor that is not --fixed")
+    inputs += [prepare_image(read_image(Path(file)), exportable.metadata)[0] for file in args.check_images]
     good = True
     for format_name in tqdm(args.formats, desc="formats", leave=False):
         file = args.output_dir / f"{name}{FORMATS[format_name].suffix}"
@@ -111,11 +100,12 @@ def export(args: argparse.Namespace) -> bool:
             raise ExportError(f"{format_name}: {error}") from error
         seconds = time.perf_counter() - start
         print(f"{format_name}: {file} ({file.stat().st_size / 1e6:.1f} MB, written in {seconds:.0f} s)", flush=True)
-        differences = check_parity(exportable, load(file), inputs)
-        print_differences(differences)
-        if exportable.rows and all(found.note.startswith("0 ") for found in differences if found.output == "boxes"):
+        found = check_parity(exportable, load(file), inputs)
+        rows = [("x".join(map(str, d.size)), d.output, f"{d.absolute:.1e}", f"{d.relative:.1e}", d.note) for d in found]
+        print(textwrap.indent(tabulate(rows, _HEADER, **_TABLE), "  "), flush=True)
+        if exportable.rows and all(d.note.startswith("0 ") for d in found if d.output == "boxes"):
             print("  nothing was detected in any of these: compare on photographs, with --check-images", flush=True)
-        problems = find_problems(differences, args.tolerance)
+        problems = find_problems(found, args.tolerance)
         for problem in problems:
             print(f"{format_name}: NOT EQUAL: {problem}", flush=True)
         good = good and not problems
@@ -136,13 +126,9 @@ def build_exportable(args: argparse.Namespace) -> Exportable:
         raise ExportError(f"--{option} is for a trunk given by its name, and MODEL is the config {args.model}")
     if args.model not in model_zoo.list() and not Path(args.model).is_file():
         raise ExportError(f"MODEL must be a network such as resnest50, or a config, its file or name, got {args.model}")
-    built = build_model(
-        args.model,
-        None if args.checkpoint == _RANDOM else args.checkpoint,
-        framework=args.framework,
-        options=args.opts,
-        classes=args.classes,
-    )
+    checkpoint = None if args.checkpoint == _RANDOM else args.checkpoint
+    options = {"framework": args.framework, "options": args.opts, "classes": args.classes}
+    built = build_model(args.model, checkpoint, **options)
     if args.backbone:
         return export_backbone(built.model, args.size or (224, 224), fixed=args.fixed)
     return built.exportable(args.size, fixed=args.fixed)
@@ -159,29 +145,14 @@ def random_inputs(exportable: Exportable, sizes: Sequence[tuple[int, int]]) -> l
     return inputs
 
 
-def photographs(exportable: Exportable, args: argparse.Namespace) -> list[Tensor]:
-    if args.check_images and (exportable.metadata["task"] == BACKBONE or not exportable.dynamic):
-        raise ExportError("--check-images goes with a detector or a segmentor that is not --fixed")
-    return [prepare_image(read_image(Path(file)), exportable.metadata)[0] for file in args.check_images]
-
-
-def print_differences(differences: Sequence[Difference]) -> None:
-    rows = [
-        ("x".join(map(str, d.size)), d.output, f"{d.absolute:.1e}", f"{d.relative:.1e}", d.note) for d in differences
-    ]
-    header = ("input", "output", "max abs", "relative", "")
-    table = tabulate(rows, header, tablefmt="plain", disable_numparse=True, colalign=("left", "left", "right", "right"))
-    print(textwrap.indent(table, "  "), flush=True)
-
-
 def find_problems(differences: Sequence[Difference], tolerance: float) -> list[str]:
     problems = []
-    for found in differences:
-        where = f"{found.output} at {'x'.join(map(str, found.size))}"
-        if not found.relative <= tolerance:  # NaN is a problem, too
-            problems.append(f"{where} differs by {found.relative:.1e}, allowed is {tolerance:.1e}")
-        elif found.unmatched:
-            problems.append(f"{where}: {found.unmatched} detections have no match")
+    for d in differences:
+        where = f"{d.output} at {'x'.join(map(str, d.size))}"
+        if not d.relative <= tolerance:  # NaN is a problem, too
+            problems.append(f"{where} differs by {d.relative:.1e}, allowed is {tolerance:.1e}")
+        elif d.unmatched:
+            problems.append(f"{where}: {d.unmatched} detections have no match")
     return problems
 
 

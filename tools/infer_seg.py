@@ -30,7 +30,6 @@ from resnest_backbones.predict.sources import find_files
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the command line."""
     parser = argparse.ArgumentParser(
         description="Predict label maps, and draw them over the images.",
         epilog="example: python tools/infer_seg.py CONFIG CHECKPOINT photo.jpg folder/ --out-dir predictions",
@@ -38,15 +37,12 @@ def build_parser() -> argparse.ArgumentParser:
     add_verbose(parser)
     parser.add_argument("config", help="the config file")
     parser.add_argument("checkpoint", help="the checkpoint file")
-    parser.add_argument(
-        "images", nargs="+", metavar="IMAGE_OR_FOLDER", help=f"images, or folders with {', '.join(IMAGE_SUFFIXES)}"
-    )
-    parser.add_argument(
-        "--out-dir", required=True, metavar="DIR", help="write drawn/NAME.png and label_maps/NAME.png there"
-    )
-    parser.add_argument(
-        "--opacity", type=float, default=0.5, help="opacity of the colours, 0 to 1 (default: %(default)s)"
-    )
+    text = f"images, or folders with {', '.join(IMAGE_SUFFIXES)}"
+    parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER", help=text)
+    text = "write drawn/NAME.png and label_maps/NAME.png there"
+    parser.add_argument("--out-dir", required=True, metavar="DIR", help=text)
+    text = "opacity of the colours, 0 to 1 (default: %(default)s)"
+    parser.add_argument("--opacity", type=float, default=0.5, help=text)
     parser.add_argument("--device", help="device, such as cpu or cuda:1 (default: a GPU if available)")
     parser.add_argument("--tta", action="store_true", help="use test-time augmentation: tta_model and tta_pipeline")
     add_config_options(parser)
@@ -54,13 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def infer(args: argparse.Namespace) -> list[str]:
-    """Predict and draw; return what went wrong with single images, one message each. All others are done.
-
-    Raises:
-        ConfigError: an option or the config does not allow it, or there are no images.
-        CheckpointError: the file is not a checkpoint, or does not fill the model.
-        DatasetError: an argument does not exist, two images have one name, or the class file is wrong.
-    """
+    """Predict and draw; return what went wrong with single images, one message each. All others are done."""
     if not 0 <= args.opacity <= 1:
         raise ConfigError(f"--opacity must be from 0 to 1, got {args.opacity}")
     cfg = load_config(args.config, args.cfg_options)

@@ -19,7 +19,6 @@ FRAMEWORKS = {"detection": "detectron2", "segmentation": "mmseg"}
 
 
 def build_argument_parser() -> argparse.ArgumentParser:
-    """Return the parser."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog="example: python tools/make_demo.py --output-dir quick --iterations 50 --num-train 100 --num-val 20",
@@ -34,15 +33,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
 
 
 def choose(only: str | None, installed: Collection[str]) -> tuple[list[str], list[str]]:
-    """Return the parts to run, and notes on those that are skipped.
-
-    Args:
-        only: the part that was asked for; None for all.
-        installed: names of the installed frameworks.
-
-    Raises:
-        ImportError: no framework is installed for what is to run.
-    """
+    """Return the parts to run (``only`` one, or all), and notes on those whose framework is not ``installed``."""
     wanted = [only] if only else list(FRAMEWORKS)
     chosen = [name for name in wanted if FRAMEWORKS[name] in installed]
     notes = [
@@ -56,7 +47,6 @@ def choose(only: str | None, installed: Collection[str]) -> tuple[list[str], lis
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
-    """Run the demonstration and say where everything is."""
     parser = build_argument_parser()
     given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
     start = time.perf_counter()

@@ -33,63 +33,45 @@ def build_argument_parser() -> argparse.ArgumentParser:
     add("images", nargs="+", metavar="IMAGE_OR_FOLDER", help="a few dozen typical images, for calibration")
     add("--output", type=Path, metavar="FILE.onnx", help="default: MODEL_int8.onnx")
     add("--max-images", type=int, default=100, metavar="N", help="use the first N of the images (default: %(default)s)")
-    add(
-        "--method",
-        choices=METHODS,
-        default="minmax",
-        help="how to find the range of an activation (default: %(default)s)",
-    )
+    text = "how to find the range of an activation (default: %(default)s)"
+    add("--method", choices=METHODS, default="minmax", help=text)
     add("--keep", nargs="+", default=[], metavar="NAME", help="keep nodes with this in their names in float32")
     group = parser.add_argument_group("measure AP, or mIoU, of both files")
     group.add_argument("--val-json", type=Path, metavar="FILE", help="annotations in COCO format, for a detector")
     group.add_argument("--val-images", type=Path, metavar="DIR", help="folder of the validation images")
-    group.add_argument(
-        "--val-label-maps", type=Path, metavar="DIR", help="label maps, for a segmentor: n is the n-th class"
-    )
+    text = "label maps, for a segmentor: n is the n-th class"
+    group.add_argument("--val-label-maps", type=Path, metavar="DIR", help=text)
     add_verbose(parser)
     return parser
 
 
-def check_arguments(args: argparse.Namespace) -> None:
-    """Check what the parser cannot.
-
-    Raises:
-        ValueError: an option is out of its range, or lacks another one.
-    """
+def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Check what the parser cannot, and end with its error."""
     if args.max_images < 1:
-        raise ValueError(f"--max-images must be positive, got {args.max_images}")
+        parser.error(f"--max-images must be positive, got {args.max_images}")
     truth = [name for name in ("val_json", "val_label_maps") if getattr(args, name)]
     if len(truth) > 1 or bool(truth) != bool(args.val_images):
-        raise ValueError("--val-images goes with --val-json or with --val-label-maps")
+        parser.error("--val-images goes with --val-json or with --val-label-maps")
     for name in ("val_json", "val_images", "val_label_maps"):
         value = getattr(args, name)
         if value is not None and not (value.is_file() if name == "val_json" else value.is_dir()):
-            raise ValueError(f"--{name.replace('_', '-')} does not exist: {value}")
+            parser.error(f"--{name.replace('_', '-')} does not exist: {value}")
 
 
-def measure(file: Path, args: argparse.Namespace) -> dict[str, float]:
-    predictor = Predictor.from_file(file)
+def measure(predictor: Predictor, args: argparse.Namespace) -> dict[str, float]:
     if args.val_json:
         return average_precision(predictor, args.val_json, args.val_images)
     return mean_iou(predictor, args.val_images, args.val_label_maps)
 
 
-def milliseconds(file: Path, images: list[Path]) -> float:
+def milliseconds(predictor: Predictor, images: list[Path]) -> float:
     """Return the median time of an image, preprocessing included."""
-    predictor = Predictor.from_file(file)
     times = []
     for image in [read_image(path) for path in [images[0], *images[:_TIMED]]]:
         start = time.perf_counter()
         predictor(image)
         times.append(time.perf_counter() - start)
     return 1e3 * statistics.median(times[1:])  # the first call also allocates
-
-
-def compare(before: dict[str, float], after: dict[str, float]) -> str:
-    """Return a table of the metrics of both files, and the change in percentage points."""
-    rows = [(name, value, after[name], f"{after[name] - value:+.2f}") for name, value in before.items()]
-    table = tabulate(rows, ("percent", "float32", "int8", "change"), tablefmt="plain", floatfmt=".2f")
-    return textwrap.indent(table, "  ")
 
 
 def convert(args: argparse.Namespace) -> None:
@@ -99,20 +81,23 @@ def convert(args: argparse.Namespace) -> None:
         raise ExportError(f"--output must not be {args.model} itself")
     number = quantize(args.model, output, images, method=args.method, keep=args.keep)
     print(f"{output}: {number} operators in int8, calibrated on {len(images)} images")
+    predictors = []
     for name, file in (("float32", args.model), ("int8", output)):
-        print(f"  {name:<8} {file.stat().st_size / 1e6:>8.1f} MB {milliseconds(file, images):>8.1f} ms per image")
+        predictors.append(Predictor.from_file(file))
+        time_per_image = milliseconds(predictors[-1], images)
+        print(f"  {name:<8} {file.stat().st_size / 1e6:>8.1f} MB {time_per_image:>8.1f} ms per image")
     if args.val_images:
-        print(compare(measure(args.model, args), measure(output, args)))
+        before, after = (measure(predictor, args) for predictor in predictors)
+        rows = [(name, value, after[name], f"{after[name] - value:+.2f}") for name, value in before.items()]
+        table = tabulate(rows, ("percent", "float32", "int8", "change"), tablefmt="plain", floatfmt=".2f")
+        print(textwrap.indent(table, "  "))
     print_next("look at its predictions", "tools/demo.py", "--model", output, "IMAGE_OR_FOLDER")
 
 
 def run(arguments: list[str] | None = None) -> None:
     parser = build_argument_parser()
     args = parser.parse_args(arguments)
-    try:
-        check_arguments(args)
-    except ValueError as error:
-        parser.error(str(error))
+    check_arguments(parser, args)
     with one_line_errors(parser.prog, ImportError, verbose=args.verbose):
         convert(args)
 

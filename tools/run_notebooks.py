@@ -24,16 +24,12 @@ NOTEBOOKS = Path(__file__).resolve().parents[1] / "docs" / "notebooks"
 
 
 def run(notebook: Path, folder: Path, parameters: Mapping[str, Any] | None = None) -> NotebookNode:
-    """Run a notebook and return it with its outputs.
+    """Run a notebook and return it with its outputs; the file stays as it is.
 
     Args:
-        notebook: the file, which stays as it is.
+        notebook: the file.
         folder: working directory of the kernel.
         parameters: new values for names that the cell tagged "parameters" assigns.
-
-    Raises:
-        ValueError: that cell does not assign one of the names.
-        CellExecutionError: a cell raised an error.
     """
     content = nbformat.read(notebook, as_version=4)
     if parameters:
@@ -43,13 +39,13 @@ def run(notebook: Path, folder: Path, parameters: Mapping[str, Any] | None = Non
             raise ValueError(f"a parameter must be a name that {notebook.name} assigns, got {unknown[0]!r}")
         source = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
         content.cells.insert(place + 1, nbformat.v4.new_code_cell(source))
+
+    def announce(cell: NotebookNode, cell_index: int) -> None:
+        if cell.cell_type == "code":
+            print(f"cell {cell_index + 1}", flush=True)
+
     resources = {"metadata": {"path": str(folder)}}
-    return NotebookClient(content, timeout=None, resources=resources, on_cell_start=_print_cell).execute()
-
-
-def _print_cell(cell: NotebookNode, cell_index: int) -> None:
-    if cell.cell_type == "code":
-        print(f"cell {cell_index + 1}", flush=True)
+    return NotebookClient(content, timeout=None, resources=resources, on_cell_start=announce).execute()
 
 
 def strip(content: NotebookNode) -> None:
@@ -62,16 +58,14 @@ def strip(content: NotebookNode) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run and store."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog="example: python tools/run_notebooks.py docs/notebooks/detection.ipynb",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("notebooks", type=Path, nargs="*", help="default: all of docs/notebooks")
-    parser.add_argument(
-        "--parameters", type=json.loads, metavar="JSON", help='for example {"ITERATIONS": 20}; nothing is stored then'
-    )
+    text = 'for example {"ITERATIONS": 20}; nothing is stored then'
+    parser.add_argument("--parameters", type=json.loads, metavar="JSON", help=text)
     args = parser.parse_args(arguments)
     for notebook in args.notebooks or sorted(NOTEBOOKS.glob("*.ipynb")):
         start = time.perf_counter()

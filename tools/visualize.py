@@ -9,13 +9,9 @@ from visualization.cli import build_argument_parser, check_arguments, visualize
 
 
 def run(arguments: list[str] | None = None) -> None:
-    """Parse the command line and draw."""
     parser = build_argument_parser()
     args = parser.parse_args(arguments)
-    try:
-        check_arguments(args)
-    except ValueError as error:
-        parser.error(str(error))
+    check_arguments(parser, args)
     with one_line_errors(parser.prog, ImportError, verbose=args.verbose):
         page = visualize(args)
     print(f"wrote {page}, and its pictures beside it")

@@ -6,11 +6,11 @@ from torch import nn
 
 from resnest_backbones import build
 from resnest_backbones.errors import ExportError
-from resnest_backbones.export import FORMATS, Exportable, check_parity, export_backbone, load, save
+from resnest_backbones.export import FORMATS, check_parity, export_backbone, load, save
 from resnest_backbones.models.resnest import Bottleneck, ResNeSt
 from resnest_backbones.models.variants import ResNeStSpec, list_variants
 from tests.acceleration.test_inference import trained
-from tests.export.helpers import assert_parity
+from tests.export.helpers import assert_parity, saved
 
 SIZES = ((1, 3, 64, 64), (3, 3, 33, 127), (2, 3, 96, 65))
 PIXELS = ((1, 3, 32, 32), (2, 3, 64, 32), (1, 3, 1, 500))  # whose features in res5 are a pixel high or wide
@@ -41,55 +41,29 @@ def inputs(sizes=SIZES) -> list[torch.Tensor]:
     return [torch.randn(size, generator=generator) for size in sizes]
 
 
-def assert_equal(exportable: Exportable, file, sizes=SIZES) -> None:
-    assert_parity(exportable, file, inputs(sizes))
-
-
 def test_onnx_of_deformable_split_attention_has_standard_operators_and_equals_pytorch(tmp_path):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     exportable = export_backbone(trained_trunk(*DEFORMABLE), (64, 96))
-    save(exportable, "onnx", tmp_path / "trunk.onnx")
-    assert [file.name for file in tmp_path.iterdir()] == ["trunk.onnx"]
-    model = onnx.load(tmp_path / "trunk.onnx")
+    file = saved(exportable, "onnx", tmp_path)
+    assert list(tmp_path.iterdir()) == [file]
+    model = onnx.load(file)
     assert {entry.domain for entry in model.opset_import} <= {"", "ai.onnx"}
     kinds = [node.op_type for node in model.graph.node]
     assert kinds.count("DeformConv") == 1 and kinds.count("Softmax") == 1
-    assert [dim.dim_param or dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim] == [
-        "batch",
-        3,
-        "height",
-        "width",
-    ]
-    assert_equal(exportable, tmp_path / "trunk.onnx")
+    sides = [dim.dim_param or dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
+    assert sides == ["batch", 3, "height", "width"]
+    assert_parity(exportable, file, inputs())
 
 
-@pytest.mark.parametrize(
-    ("network", "format_name"),
-    [
-        (GATED, "torchscript"),
-        (DEFORMABLE, "torchscript"),
-        pytest.param(GATED, "pt2", marks=pytest.mark.slow),
-    ],
-)
-def test_pytorchs_own_formats_equal_the_trunk_at_other_sizes(network, format_name, tmp_path):
+@pytest.mark.parametrize("network", [GATED, DEFORMABLE], ids=["gated", "deformable"])
+@pytest.mark.parametrize("format_name", ["torchscript", pytest.param("aoti", marks=pytest.mark.slow)])
+def test_torchscript_and_aotinductor_equal_the_trunk_at_other_sizes(network, format_name, tmp_path):
     exportable = export_backbone(trained_trunk(*network), (64, 96))
-    file = tmp_path / f"trunk{FORMATS[format_name].suffix}"
-    save(exportable, format_name, file)
-    assert_equal(exportable, file)
-    metadata = load(file).metadata
+    metadata = assert_parity(exportable, saved(exportable, format_name, tmp_path), inputs()).metadata
     assert metadata["task"] == "backbone" and metadata["network"] == network[0].name
     assert metadata["inputs"] == ["images"] and metadata["outputs"] == list(exportable.output_names)
     assert metadata["dynamic"] == ["batch", "height", "width"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("network", [GATED, DEFORMABLE], ids=["gated", "deformable"])
-def test_aotinductor_equals_the_trunk_at_other_sizes(network, tmp_path):
-    exportable = export_backbone(trained_trunk(*network), (64, 96))
-    save(exportable, "aoti", tmp_path / "trunk.aoti.pt2")
-    assert_equal(exportable, tmp_path / "trunk.aoti.pt2")
-    assert load(tmp_path / "trunk.aoti.pt2").metadata["network"] == network[0].name
 
 
 @pytest.mark.slow
@@ -99,45 +73,39 @@ def test_every_network_in_every_format(name, format_name, tmp_path):
     if format_name == "onnx":
         pytest.importorskip("onnxruntime")
     exportable = export_backbone(trained_trunk(name, {"num_classes": 5}), (64, 96))
-    file = tmp_path / f"trunk{FORMATS[format_name].suffix}"
-    save(exportable, format_name, file)
     # The float32 network itself is 3.6e-5 of its float64 in res4 of 269, which has the most blocks.
-    assert_parity(exportable, file, inputs(SIZES[:2]), 1e-4 if name == "resnest269" else 1e-5)
+    tolerance = 1e-4 if name == "resnest269" else 1e-5
+    assert_parity(exportable, saved(exportable, format_name, tmp_path), inputs(SIZES[:2]), tolerance)
 
 
 def test_a_program_equals_the_trunk_at_other_sizes_down_to_features_of_a_pixel(tmp_path):
     spec, options = DEFORMABLE
     exportable = export_backbone(trained_trunk(spec, {**options, "out_features": ("stem", "res2", "res5")}), (64, 96))
-    save(exportable, "pt2", tmp_path / "trunk.pt2")
-    program = load(tmp_path / "trunk.pt2")
-    assert_equal(exportable, program, (*SIZES, *PIXELS))
+    program = assert_parity(exportable, saved(exportable, "pt2", tmp_path), inputs((*SIZES, *PIXELS)))
     assert program.metadata["outputs"] == ["stem", "res2", "res5"]
     assert program.metadata["dynamic"] == ["batch", "height", "width"]
 
 
 def test_a_file_of_another_network_is_seen_to_differ(tmp_path):
-    small = {"out_features": ("res2",)}
-    exportable = export_backbone(trained_trunk("resnest14", small), (64, 64))
-    save(exportable, "torchscript", tmp_path / "trunk.torchscript")
+    exportable = export_backbone(trained_trunk("resnest14", {"out_features": ("res2",)}), (64, 64))
+    loaded = load(saved(exportable, "torchscript", tmp_path))
     nn.init.normal_(exportable.module.trunk.res2[0].conv1.weight)
-    (found,) = check_parity(exportable, load(tmp_path / "trunk.torchscript"), inputs(SIZES[:1]))
+    (found,) = check_parity(exportable, loaded, inputs(SIZES[:1]))
     assert found.relative > 0.1
     more = export_backbone(trained_trunk("resnest14", {"out_features": ("res2", "res3")}), (64, 64))
     with pytest.raises(ExportError, match="there must be 2 outputs, got 1"):
-        check_parity(more, load(tmp_path / "trunk.torchscript"), inputs(SIZES[:1]))
+        check_parity(more, loaded, inputs(SIZES[:1]))
 
 
 def test_a_fixed_file_takes_its_size_only(tmp_path):
     exportable = export_backbone(trained_trunk("resnest14", {"out_features": ("stem",)}), (64, 96), fixed=True)
-    save(exportable, "pt2", tmp_path / "trunk.pt2")
-    program = load(tmp_path / "trunk.pt2")
+    program = assert_parity(exportable, saved(exportable, "pt2", tmp_path), inputs([(2, 3, 64, 96)]))
     assert program.metadata["dynamic"] == []
-    assert_equal(exportable, program, ((2, 3, 64, 96),))
     with pytest.raises(ExportError, match="the file cannot be run at 1x3x64x64: "):
         check_parity(exportable, program, inputs(SIZES[:1]))
 
 
-def test_exporting_leaves_the_model_alone(tmp_path):
+def test_exporting_leaves_the_model_alone():
     net = build("resnest14", out_features=("res2",)).double().train()
     exportable = export_backbone(net)
     assert net.training and next(net.parameters()).dtype == torch.float64

@@ -19,17 +19,8 @@ def test_a_trunk_with_its_weights_is_written_compared_and_read_again(tmp_path, c
     net = trained(build("resnest14", num_classes=3))
     torch.save(net.state_dict(), tmp_path / "trunk.pth")
     options = ["--num-classes", 3, "--out-features", "res3", "logits", "--size", "64x96", "--check-sizes", "33x65"]
-    export(
-        "resnest14",
-        tmp_path / "trunk.pth",
-        *options,
-        "--formats",
-        "torchscript",
-        "--name",
-        "a",
-        "--output-dir",
-        tmp_path,
-    )
+    output = ["--formats", "torchscript", "--name", "a", "--output-dir", tmp_path]
+    export("resnest14", tmp_path / "trunk.pth", *options, *output)
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith(f"torchscript: {tmp_path / 'a.torchscript'} (")
     assert [line.split()[:2] for line in printed[2:]] == [
@@ -70,17 +61,13 @@ def test_a_difference_above_the_tolerance_is_told_and_ends_with_status_1(tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            ["resnest15", "random"],
-            "MODEL must be a network such as resnest50, or a config, its file or name, got resnest15",
-        ),
-        (["resnest14", "nothing.pth"], "nothing.pth"),
-        (["resnest14", "random", "--formats", "onnx", "--opset", "7"], "onnx: opset must be one of 18, 19, 20, got 7"),
-        (["resnest14", "random", "--out-features", "res9"], "out_features must"),
-        (["resnest14", "random", "--num-classes", "0"], "num_classes must be a positive integer, got 0"),
+        ("resnest15 random", "MODEL must be a network such as resnest50, or a config, its file or name, got resnest15"),
+        ("resnest14 nothing.pth", "nothing.pth"),
+        ("resnest14 random --formats onnx --opset 7", "onnx: opset must be one of 18, 19, 20, got 7"),
+        ("resnest14 random --num-classes 0", "num_classes must be a positive integer, got 0"),
     ],
 )
 def test_mistakes_are_told_in_one_line(arguments, message, tmp_path):
     with pytest.raises(SystemExit) as error:
-        export(*arguments, "--output-dir", tmp_path)
+        export(*arguments.split(), "--output-dir", tmp_path)
     assert message in str(error.value.code) and "\n" not in str(error.value.code)

@@ -53,13 +53,9 @@ def write_truth(root, predictor) -> None:
 
 
 def test_int8_is_smaller_and_finds_most_of_what_was_found(folder, tmp_path, capsys):
-    run(
-        [
-            *(str(folder / "model.onnx"), str(folder / "images"), "--output", str(tmp_path / "small.onnx")),
-            *("--val-json", str(folder / "truth.json"), "--val-images", str(folder / "images")),
-            *("--keep", "box_predictor"),
-        ]
-    )
+    model, images, truth = (str(folder / name) for name in ("model.onnx", "images", "truth.json"))
+    metrics = ("--val-json", truth, "--val-images", images)
+    run([model, images, "--output", str(tmp_path / "small.onnx"), *metrics, "--keep", "box_predictor"])
     printed = capsys.readouterr().out.splitlines()
     nodes = [node.name for node in onnx.load(folder / "model.onnx").graph.node if node.op_type in ("Conv", "Gemm")]
     kept = [name for name in nodes if "box_predictor" in name]
@@ -74,10 +70,8 @@ def test_int8_is_smaller_and_finds_most_of_what_was_found(folder, tmp_path, caps
     assert metrics["AP50"][0] > 99 and 30 < metrics["AP50"][1] <= 100
     assert metrics["AP50"][2] == pytest.approx(metrics["AP50"][1] - metrics["AP50"][0], abs=0.011)
     metadata = load(tmp_path / "small.onnx").metadata
-    assert (
-        metadata["int8"] == {"method": "minmax", "images": 3, "kept": ["box_predictor"]}
-        and metadata["classes"] == CLASSES
-    )
+    assert metadata["int8"] == {"method": "minmax", "images": 3, "kept": ["box_predictor"]}
+    assert metadata["classes"] == CLASSES
     assert [file.name for file in tmp_path.iterdir()] == ["small.onnx"]
 
 

@@ -13,11 +13,11 @@ from torch import nn
 
 from resnest_backbones import model_zoo
 from resnest_backbones.errors import ExportError
-from resnest_backbones.export import FORMATS, load, save
+from resnest_backbones.export import save
 from resnest_backbones.export.models import build_model
 from resnest_backbones.export.segmentors import export_segmentor
 from tests.acceleration.test_inference import trained
-from tests.export.helpers import assert_parity
+from tests.export.helpers import assert_parity, drawn, saved
 from tests.mmseg.helpers import as_in_a_new_process, write_config
 
 PAPER = "deeplabv3_resnest50-d8_4xb4-paper_ade20k-480x480"
@@ -51,17 +51,12 @@ def segmentor(name: str, backbone: dict = {}, head: dict = {}) -> nn.Module:  # 
     return trained(MODELS.build(cfg.model))
 
 
-def pixels(*sizes: tuple[int, ...]) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    return [torch.randint(0, 256, size, generator=generator).float() for size in sizes]
-
-
 @pytest.mark.parametrize("padding", [None, {"size_divisor": 32}])
 def test_the_exported_network_is_what_the_segmentor_computes_of_pixels(padding):
     model = segmentor(PAPER)
     model.test_cfg.mode = "whole"
     model.data_preprocessor.test_cfg = padding
-    (image,) = pixels((1, 3, 65, 97))
+    (image,) = drawn((1, 3, 65, 97))
     sample = SegDataSample(metainfo={"img_shape": (65, 97), "ori_shape": (65, 97), "pad_shape": (65, 97)})
     (found,) = model.test_step({"inputs": [image[0]], "data_samples": [sample]})
     assert isinstance(found.seg_logits, PixelData)
@@ -76,21 +71,21 @@ def test_onnx_of_the_papers_segmentor_equals_it_at_other_sizes(tmp_path):
     # Of res2 alone: PyTorch traces each block for seconds.
     model = segmentor(PAPER, {"out_indices": (0,)}, {"in_channels": 256, "in_index": 0})
     exportable = export_segmentor(model, (64, 96))
-    save(exportable, "onnx", tmp_path / "model.onnx")
-    assert {entry.domain for entry in onnx.load(tmp_path / "model.onnx").opset_import} <= {"", "ai.onnx"}
-    assert_parity(exportable, tmp_path / "model.onnx", pixels((1, 3, 64, 64), (3, 3, 65, 97)))
-    metadata = load(tmp_path / "model.onnx").metadata
+    file = saved(exportable, "onnx", tmp_path)
+    assert {entry.domain for entry in onnx.load(file).opset_import} <= {"", "ai.onnx"}
+    metadata = assert_parity(exportable, file, drawn((1, 3, 64, 64), (3, 3, 65, 97))).metadata
     assert metadata["task"] == "segmentation" and metadata["channel_order"] == "BGR"
     assert metadata["window"] == {"size": [480, 480], "stride": [320, 320]}
 
 
 @pytest.mark.slow
-def test_torchscript_of_a_padding_segmentor_equals_it_at_other_sizes(tmp_path):
-    model = segmentor(ALL[-1])
-    model.data_preprocessor.test_cfg = {"size_divisor": 32}
+@pytest.mark.parametrize(("name", "format_name", "divisor"), [(ALL[-1], "torchscript", 32), (PAPER, "aoti", None)])
+def test_a_padding_segmentor_and_aotinductor_equal_it_at_other_sizes(name, format_name, divisor, tmp_path):
+    model = segmentor(name)
+    if divisor:
+        model.data_preprocessor.test_cfg = {"size_divisor": divisor}
     exportable = export_segmentor(model, (64, 96))
-    save(exportable, "torchscript", tmp_path / "model.torchscript")
-    assert_parity(exportable, tmp_path / "model.torchscript", pixels((1, 3, 64, 64), (3, 3, 65, 97)))
+    assert_parity(exportable, saved(exportable, format_name, tmp_path), drawn((1, 3, 64, 64), (3, 3, 65, 97)))
 
 
 @pytest.mark.slow
@@ -101,27 +96,18 @@ def test_every_kind_of_segmentor_in_every_format(name, format_name, tmp_path):
         pytest.importorskip("onnxruntime")
     fixed = name.startswith(POOLS) and format_name == "onnx"
     exportable = export_segmentor(segmentor(name), (64, 96), fixed=fixed)
-    file = tmp_path / f"model{FORMATS[format_name].suffix}"
-    save(exportable, format_name, file)
-    assert_parity(exportable, file, pixels((2, 3, 64, 96), *([] if fixed else [(1, 3, 64, 64), (3, 3, 65, 97)])))
-
-
-@pytest.mark.slow
-def test_aotinductor_of_the_papers_segmentor_equals_it_at_other_sizes(tmp_path):
-    exportable = export_segmentor(segmentor(PAPER), (64, 96))
-    save(exportable, "aoti", tmp_path / "model.aoti.pt2")
-    assert_parity(exportable, tmp_path / "model.aoti.pt2", pixels((1, 3, 64, 64), (3, 3, 65, 97)))
+    images = drawn((2, 3, 64, 96), *([] if fixed else [(1, 3, 64, 64), (3, 3, 65, 97)]))
+    assert_parity(exportable, saved(exportable, format_name, tmp_path), images)
 
 
 def test_a_config_and_its_checkpoint_give_a_network_and_what_it_needs(tmp_path):
     file = write_config(tmp_path, num_classes=3)
     (tmp_path / "names.txt").write_text("red\ngreen\nblue\n")
-    built = build_model(str(file), None, classes=str(tmp_path / "names.txt"))
+    names = str(tmp_path / "names.txt")
+    built = build_model(str(file), None, classes=names)
     torch.save({"state_dict": built.model.state_dict(), "meta": {}}, tmp_path / "model.pth")
-    again = build_model(str(file), str(tmp_path / "model.pth"), classes=str(tmp_path / "names.txt")).exportable(
-        (64, 64)
-    )
-    (image,) = pixels((1, 3, 64, 64))
+    again = build_model(str(file), str(tmp_path / "model.pth"), classes=names).exportable((64, 64))
+    (image,) = drawn((1, 3, 64, 64))
     with torch.no_grad():
         assert torch.equal(again.module(image)[0], built.exportable((64, 64)).module(image)[0])
     assert again.metadata["classes"] == ["red", "green", "blue"] and len(again.metadata["palette"]) == 3
@@ -133,9 +119,7 @@ def test_refusals_name_the_cause(tmp_path):
         export_segmentor(nn.Linear(1, 1))
     model = segmentor(PAPER)
     pyramid = segmentor("pspnet_resnest50-d8_4xb4-160k_ade20k-512x512")
-    with pytest.raises(
-        ExportError, match="pools images of any size to 6 cells, which ONNX supports for a fixed size only"
-    ):
+    with pytest.raises(ExportError, match="to 6 cells, which ONNX supports for a fixed size only"):
         save(export_segmentor(pyramid, (64, 96)), "onnx", tmp_path / "model.onnx")
     model.data_preprocessor.test_cfg = {"size_divisor": 32}
     with pytest.raises(ExportError, match="data_preprocessor.test_cfg pads images in a way that cannot be exported"):

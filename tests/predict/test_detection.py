@@ -26,8 +26,8 @@ def photograph(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("size", [(48, 64), (64, 48), (50, 50), (33, 200), (1, 40)])
-@pytest.mark.parametrize(("shortest", "longest"), [(80, 133), (40, 1333), (0, 100)])
+@pytest.mark.parametrize("size", [(48, 64), (33, 200), (1, 40)])
+@pytest.mark.parametrize(("shortest", "longest"), [(80, 133), (0, 100)])
 def test_images_are_resized_as_detectron2_does(size, shortest, longest):
     image = photograph(*size)
     wanted = ResizeShortestEdge([shortest, shortest], longest).get_transform(image).apply_image(image)

@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from visualization.detection import draw_annotations, match
-from visualization.panels import Panel, draw_panels
+from visualization.panels import draw_panels
 
 
 def box(category, *sides, **more):
@@ -51,13 +51,10 @@ def test_boxes_are_matched_as_coco_does():
     assert matched(truth, [shifted], 0.25)[0] == [shifted["bbox"]]
 
 
-def test_a_crowd_takes_any_number_and_is_never_missed():
+def test_a_crowd_is_never_missed_and_nothing_matches_without_objects_or_predictions():
     crowd = box(1, 0, 0, 100, 100, iscrowd=1)
     assert matched([crowd], [box(1, 0, 0, 10, 10, score=0.9), box(1, 50, 50, 10, 10, score=0.8)]) == [[], [], []]
     assert matched([crowd], []) == [[], [], []]
-
-
-def test_without_objects_or_predictions_there_is_nothing_to_match():
     one = box(1, 0, 0, 1, 1)
     assert matched([], []) == [[], [], []]
     assert matched([], [one | {"score": 0.5}]) == [[], [one["bbox"]], []]
@@ -78,7 +75,7 @@ def test_boxes_are_drawn_with_scores_where_they_have_one():
 def test_panels_stand_side_by_side(columns, tmp_path):
     colors = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (9, 90, 90)]
     red, green, blue, teal = (np.full((30, 60, 3), color, dtype=np.uint8) for color in colors)
-    rows = [[Panel(red, "a"), Panel(green, "b")], [Panel(blue, "c"), Panel(teal, "d")]]
+    rows = [[(red, "a"), (green, "b")], [(blue, "c"), (teal, "d")]]
     draw_panels(rows, tmp_path / "new" / "sheet.png", columns=columns, legend={"a class": (200, 0, 200)})
     sheet = np.asarray(Image.open(tmp_path / "new" / "sheet.png").convert("RGB"))
     places = [np.argwhere((sheet == color).all(axis=-1)) for color in colors]

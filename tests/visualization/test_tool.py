@@ -9,6 +9,7 @@ from PIL import Image
 
 from resnest_backbones.predict import Predictor
 from resnest_backbones.predict.evaluate import average_precision, mean_iou
+from visualization.segmentation import compare
 from visualize import run
 
 pytest.importorskip("pycocotools")
@@ -32,20 +33,18 @@ def check_page(folder, *, pictures: int, attention: int) -> dict[str, str]:
 def test_a_detector(tmp_path, shared, capsys):
     pytest.importorskip("detectron2")
     from detectron2.checkpoint import DetectionCheckpointer
+    from detectron2.modeling import build_model
 
     from tests.detectron2 import helpers
     from tests.helpers import subset_of_coco
 
     data = shared / "data" / "coco_mini"
     truth = subset_of_coco(data / "annotations" / "instances_val2017.json", tmp_path / "val.json", 3)
-    cfg = helpers.resnest_config(
-        helpers.FPN_DETECTOR, {"MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0, "INPUT.MIN_SIZE_TEST": 160}
-    )
+    options = {"MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0, "INPUT.MIN_SIZE_TEST": 160}
+    cfg = helpers.resnest_config(helpers.FPN_DETECTOR, options)
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(json.loads(truth.read_text())["categories"])
     cfg.MODEL.WEIGHTS = ""
     (tmp_path / "config.yaml").write_text(cfg.dump())
-    from detectron2.modeling import build_model
-
     DetectionCheckpointer(build_model(cfg), str(tmp_path)).save("model")
     model = ["--config", str(tmp_path / "config.yaml"), "--checkpoint", str(tmp_path / "model.pth")]
     images = data / "val2017"
@@ -84,10 +83,19 @@ def test_a_segmentor(tmp_path):
     assert np.asarray(Image.open(tmp_path / "out" / "confusion.png")).std() > 10
 
 
+def test_the_background_stays_grey():
+    image = np.full((480, 480, 3), 100, dtype=np.uint8)
+    truth, found = np.zeros((2, 480, 480), dtype=np.int64)
+    truth[:100, :100] = found[200:300] = 1
+    panels = compare(image, truth, found, ["background", "thing"])
+    assert [title for _, title in panels][1:3] == ["ground truth", "prediction"]
+    for (drawn, _), colored in zip(panels[1:], (truth == 1, found == 1, found == 1, truth == 1), strict=True):
+        assert ((drawn != drawn[..., :1]).any(axis=-1) == colored).all()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "one of the arguments --config --model is required"),
         (["--config", "a", "--val-json", "."], "--config needs --checkpoint"),
         (["--model", "a"], "one of the arguments --val-json --val-label-maps is required"),
         (["--model", "a", "--val-json", "none.json"], "none.json does not exist"),

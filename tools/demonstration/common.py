@@ -22,29 +22,18 @@ ROOT = Path(__file__).resolve().parents[2]  # of the checkout
 NUM_TRAIN = 1000
 NUM_VAL = 100
 PICTURES = 12  # held-out images to draw
-IMAGE_SIZE = 160  # the configs are made for it
-DIGITS_PER_IMAGE = (2, 7)  # with many digits in an image, fewer images suffice
 
 
 @dataclass(frozen=True)
 class Demonstration:
-    """What a demonstration has written.
+    """What a demonstration has written."""
 
-    Attributes:
-        folder: for everything but the dataset.
-        model: the trained weights.
-        dataset: what it was trained on.
-        headline: names of the metrics to report.
-        panels: what the pictures show, from left to right.
-        commands: purpose -> a command line to run next.
-    """
-
-    folder: Path
-    model: Path
+    folder: Path  # of everything but the dataset
+    model: Path  # the trained weights
     dataset: DemoDataset
-    headline: Sequence[str]
-    panels: Sequence[str]
-    commands: Mapping[str, str]
+    headline: Sequence[str]  # names of the metrics to report
+    panels: Sequence[str]  # what the pictures show, from left to right
+    commands: Mapping[str, str]  # purpose -> a command line to run next
 
     @property
     def results(self) -> dict[str, float | None]:
@@ -58,31 +47,17 @@ class Demonstration:
 
 
 def make_dataset(output_dir: Path, *, num_train: int, num_val: int) -> DemoDataset:
-    """Write the dataset of the demonstrations below ``output_dir``, or reuse it.
-
-    Raises:
-        ValueError: a number is out of range.
-        DatasetError: the dataset there has other arguments.
-    """
-    return make_demo_dataset(
-        output_dir / "data",
-        num_train=num_train,
-        num_val=num_val,
-        image_size=IMAGE_SIZE,
-        digits_per_image=DIGITS_PER_IMAGE,
-    )
+    """Write the dataset of the demonstrations below ``output_dir``, or reuse it; errors as of ``make_demo_dataset``."""
+    # The configs are made for this size; with many digits in an image, fewer images suffice.
+    sizes = {"num_train": num_train, "num_val": num_val, "image_size": 160}
+    return make_demo_dataset(output_dir / "data", digits_per_image=(2, 7), **sizes)
 
 
 def check_iterations(iterations: int, folder: Path, found: int | None) -> None:
-    """Check a number of iterations, also against a training in ``folder``, whose learning rates depend on it.
-
-    Args:
-        iterations: asked for.
-        folder: of the training.
-        found: iterations of the training there; None if there is none.
+    """Check a number of iterations, also against the ``found`` ones of a training in ``folder``, if there is one.
 
     Raises:
-        ValueError: the number is not positive, or not that of the training.
+        ValueError: the number is not positive, or not that of the training, whose learning rates depend on it.
     """
     if iterations < 1:
         raise ValueError(f"iterations must be a positive integer, got {iterations}")
@@ -116,25 +91,14 @@ def draw_page(folder: Path, *options: str | Path) -> None:
 
 
 def draw_predictions(pictures: Mapping[str, Sequence[Panel]], folder: Path, **options: Any) -> None:
-    """Draw each picture into ``folder/predictions`` and all of them on ``folder/predictions.png``.
-
-    Args:
-        pictures: name of an image -> its panels.
-        folder: to write to.
-        options: of ``draw_panels``.
-    """
+    """Draw the panels of each image into ``folder/predictions``, and all of them on ``folder/predictions.png``."""
     for name, panels in pictures.items():
         draw_panels([panels], folder / "predictions" / f"{name}.png", **options)
     draw_panels([*pictures.values()], folder / "predictions.png", columns=2, **options)
 
 
 def draw_curves(
-    curves: Mapping[str, Curve],
-    file: Path,
-    *,
-    losses: Mapping[str, str],
-    metrics: Mapping[str, str],
-    title: str,
+    curves: Mapping[str, Curve], file: Path, *, losses: Mapping[str, str], metrics: Mapping[str, str], title: str
 ) -> None:
     """Draw losses, and metrics on held-out images, over the iterations.
 
@@ -163,12 +127,9 @@ def draw_curves(
 
 
 def write_results(metrics: Mapping[str, float], folder: Path, *, title: str) -> None:
-    """Write ``results.txt`` and, last, ``results.json``, with null for NaN.
+    """Write metrics in percent to ``results.txt`` and, last, ``results.json``, with null for NaN.
 
-    Args:
-        metrics: name -> percent; names with a hyphen belong to one class and go last.
-        folder: to write to.
-        title: first line of the text.
+    Names with a hyphen belong to one class and go last; ``title`` is the first line of the text.
     """
     names = sorted(metrics, key=lambda name: "-" in name)
     rounded = {name: round(metrics[name], 3) if math.isfinite(metrics[name]) else None for name in names}
@@ -183,12 +144,7 @@ def _percent(value: float | None) -> str:
 
 
 def report(demonstrations: Mapping[str, Demonstration], seconds: float) -> str:
-    """Return the results, where the files are, and what to do next.
-
-    Args:
-        demonstrations: by name; not empty.
-        seconds: that all of them took.
-    """
+    """Return the results of at least one demonstration, where the files are, and what to do next."""
     dataset = next(iter(demonstrations.values())).dataset
     lines = [f"finished after {seconds:.0f} seconds; dataset: {shorten(dataset.root)}"]
     for name, one in demonstrations.items():

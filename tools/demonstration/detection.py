@@ -1,7 +1,6 @@
 """The detection part of ``make demo``: a small Faster R-CNN, trained from scratch on a CPU in minutes.
 
-It takes the steps of a real training: a dataset in COCO's format (``demonstration.digits``), a config,
-``tools/train_net.py``, COCO's evaluation. It writes, under one folder::
+It takes the steps of a real training, and writes, under one folder::
 
     data/                                 the dataset
     detection/model_final.pth             the trained model
@@ -34,7 +33,6 @@ from resnest_backbones.cli import python_command
 from resnest_backbones.data import read_image
 from resnest_backbones.detectron2 import add_resnest_config
 from visualization.detection import draw_annotations
-from visualization.panels import Panel
 
 DETECTION_CONFIG = common.ROOT / "configs" / "detectron2" / "demo" / "faster_rcnn_resnest14_fpn_demo.yaml"
 
@@ -85,38 +83,26 @@ def train_detector(
         metrics = {name.removeprefix("bbox/"): v[-1] for name, (_, v) in curves.items() if name.startswith("bbox/")}
         common.write_results(metrics, folder, title="COCO box AP in percent")
     curves = read_metrics(folder / "metrics.json")
-    common.draw_curves(
-        curves, folder / "curves.png", losses={name: name for name in _LOSSES}, metrics=_METRICS, title="box AP"
-    )
+    losses = {name: name for name in _LOSSES}
+    common.draw_curves(curves, folder / "curves.png", losses=losses, metrics=_METRICS, title="box AP")
     draw_predictions(dataset, folder / "inference" / "coco_instances_results.json", folder)
     common.draw_page(folder, "--config", used, "--checkpoint", model, "--classes", dataset.val_json, *val)
     evaluate = (*config, *val, "MODEL.WEIGHTS", model, "OUTPUT_DIR", folder / "evaluation")
-    return Demonstration(
-        folder,
-        model,
-        dataset,
-        headline=("AP", "AP50", "AP75"),
-        panels=_PANELS,
-        commands={"evaluate the saved model": python_command("tools/train_net.py", "--eval-only", *evaluate)},
-    )
+    commands = {"evaluate the saved model": python_command("tools/train_net.py", "--eval-only", *evaluate)}
+    headline = ("AP", "AP50", "AP75")
+    return Demonstration(folder, model, dataset, headline=headline, panels=_PANELS, commands=commands)
 
 
 def _scale_schedule(cfg: CfgNode, iterations: int) -> list[str]:
     """Return options for another number of iterations; evaluation, checkpoints and warm-up keep their share of them."""
     factor = iterations / cfg.SOLVER.MAX_ITER
-    values = {"SOLVER.MAX_ITER": iterations}
-    values |= {key: math.ceil(factor * operator.attrgetter(key)(cfg)) for key in _SCALED}
+    values = {key: math.ceil(factor * operator.attrgetter(key)(cfg)) for key in _SCALED}
+    values["SOLVER.MAX_ITER"] = iterations
     return [] if factor == 1 else [str(word) for item in values.items() for word in item]
 
 
 def draw_predictions(dataset: DemoDataset, predictions: Path, folder: Path) -> None:
-    """Draw the predictions for the first held-out images beside the ground truth.
-
-    Args:
-        dataset: the dataset.
-        predictions: in COCO's result format, as ``COCOEvaluator`` writes them.
-        folder: for ``predictions.png`` and ``predictions/``.
-    """
+    """Draw the predictions that ``COCOEvaluator`` wrote for the first held-out images beside the ground truth."""
     content = json.loads(dataset.val_json.read_text())
     names = {category["id"]: category["name"] for category in content["categories"]}
     likely = [one for one in json.loads(predictions.read_text()) if one["score"] >= _MIN_SCORE]
@@ -124,7 +110,7 @@ def draw_predictions(dataset: DemoDataset, predictions: Path, folder: Path) -> N
     for entry in content["images"][: common.PICTURES]:
         image = read_image(dataset.val_images / entry["file_name"])
         pictures[Path(entry["file_name"]).stem] = [
-            Panel(draw_annotations(image, [one for one in boxes if one["image_id"] == entry["id"]], names), title)
+            (draw_annotations(image, [one for one in boxes if one["image_id"] == entry["id"]], names), title)
             for boxes, title in zip((content["annotations"], likely), _PANELS, strict=True)
         ]
     common.draw_predictions(pictures, folder)

@@ -15,9 +15,8 @@ One root serves the loaders of COCO (Detectron2) and of ADE20K (MMSegmentation):
     panoptic_{train,val}/000001.png                RGB, segment id = R + 256 G + 65536 B
     panoptic_stuff_{train,val}/000001.png          uint8, as prepare_panoptic_fpn.py writes it: 0 things, 1 background
 
-All files come from one map of owners and agree to the pixel. COCO polygons have no holes, so a digit owns what its
-strokes enclose (the inside of a zero) everywhere, although the background shows through. Polygons decode to exactly the
-visible mask: a later digit may cover up to 60% of an earlier one, but never cuts a hole into it.
+All files agree to the pixel. COCO polygons have no holes, so a digit owns what its strokes enclose, such as the inside
+of a zero. A later digit may cover up to 60% of an earlier one, but never cuts a hole into it.
 
 Shapes: S side of the square image in pixels, (h, w) digit, tight around its ink. Colours are RGB in 0..255.
 """
@@ -60,7 +59,7 @@ _MIN_CONTRAST = 75.0  # in luma (0..255), between the ink and 85% of the pixels 
 
 @dataclass(frozen=True)
 class DemoDataset:
-    """The paths of the dataset; the docstring of the module says what the files hold."""
+    """The paths of the dataset."""
 
     root: Path
     train_images: Path
@@ -90,8 +89,8 @@ def make_demo_dataset(
     """Write the dataset to ``root``, or reuse it if the same call has written it before.
 
     The same arguments give byte-identical files (with the same versions of the libraries), and image n of a split does
-    not depend on the number of images. The files are written to a temporary sibling folder that is renamed at the end:
-    an interrupted call leaves nothing behind, and two processes may make the same call at once.
+    not depend on the number of images. An interrupted call leaves nothing behind, and two processes may make the same
+    call at once.
 
     Args:
         root: the folder to create, with its parents.
@@ -106,20 +105,17 @@ def make_demo_dataset(
         ValueError: an argument is out of range.
         DatasetError: ``root`` exists and holds something else; it is left as it is.
     """
-    integers = {"num_train": num_train, "num_val": num_val, "image_size": image_size, "seed": seed}
-    for name, value in integers.items():
+    arguments: dict[str, Any] = {"num_train": num_train, "num_val": num_val, "image_size": image_size, "seed": seed}
+    for name, value in arguments.items():
         low, high = _LIMITS[name]
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
             raise ValueError(f"{name} must be an integer from {low} to {high}, got {value!r}")
+        arguments[name] = int(value)
     counts = list(digits_per_image)
     if not (len(counts) == 2 and 1 <= counts[0] <= counts[1] <= 10):
         raise ValueError(f"digits_per_image must be (low, high), 1 <= low <= high <= 10, got {digits_per_image!r}")
-    arguments = {name: int(value) for name, value in integers.items()} | {"digits_per_image": counts}
-    manifest = {
-        "generator": "demonstration.digits",
-        "generator_version": GENERATOR_VERSION,
-        "arguments": arguments,
-    }
+    arguments["digits_per_image"] = counts
+    manifest = {"generator": "demonstration.digits", "generator_version": GENERATOR_VERSION, "arguments": arguments}
     root = Path(root).expanduser().absolute()
     if not _is_reusable(root, manifest):
         _build(root, manifest, progress)
@@ -139,7 +135,6 @@ def _paths(root: Path) -> DemoDataset:
 
 
 def _is_reusable(root: Path, manifest: dict[str, Any]) -> bool:
-    """Return True if ``root`` holds the dataset of ``manifest``, False if it does not exist; raise otherwise."""
     if not root.exists() and not root.is_symlink():
         return False
     try:
@@ -160,7 +155,7 @@ def _build(root: Path, manifest: dict[str, Any], progress: bool) -> None:
         for split in _SPLITS:
             _write_split(_paths(folder), split, manifest["arguments"], progress)
         (folder / "classes.txt").write_text("".join(f"{name}\n" for name in CLASS_NAMES))
-        _write_json(folder / "demo_data.json", manifest)
+        (folder / "demo_data.json").write_text(json.dumps(manifest) + "\n")
         try:
             folder.rename(root)
         except OSError:
@@ -212,10 +207,9 @@ def _draw_color(under: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _place(
     owners: np.ndarray, mask: np.ndarray, placed: list[tuple[np.ndarray, int, int]], top: int, left: int
 ) -> bool:
-    """Give the pixels of ``mask`` (h, w) to a new owner, unless it would hide too much of an earlier digit.
+    """Give the pixels of ``mask`` (h, w) in ``owners`` (S, S) to a new owner, unless an earlier one loses too many.
 
-    ``owners`` (S, S), 0 for the background and k for the k-th digit, changes in place on success. ``placed`` holds the
-    box (x0, y0, x1, y1), the area of the whole mask, and the scan's index of each earlier digit.
+    ``placed`` holds the box (x0, y0, x1, y1), the area of the whole mask, and the scan's index of each earlier digit.
     """
     height, width = mask.shape
     box = np.array([left, top, left + width, top + height])
@@ -252,21 +246,17 @@ def _compose(
         height, width = alpha.shape
         top, left = int(rng.integers(size - height + 1)), int(rng.integers(size - width + 1))
         mask = ndimage.binary_fill_holes(alpha > 0.5)
-        if not _place(owners, mask, placed, top, left):
-            continue
-        placed.append((np.array([left, top, left + width, top + height]), int(mask.sum()), index))
-        window = canvas[top : top + height, left : left + width]
-        window += alpha[..., None] * (_draw_color(window[alpha > 0.5], rng) - window)
+        if _place(owners, mask, placed, top, left):
+            placed.append((np.array([left, top, left + width, top + height]), int(mask.sum()), index))
+            window = canvas[top : top + height, left : left + width]
+            window += alpha[..., None] * (_draw_color(window[alpha > 0.5], rng) - window)
     soft = Image.fromarray(canvas.clip(0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.6)))
     noisy = np.asarray(soft) + rng.normal(0, rng.uniform(0, 6), (size, size, 3))
     return noisy.round().clip(0, 255).astype(np.uint8), owners, [index for _, _, index in placed]
 
 
 def _polygons(mask: np.ndarray) -> list[list[float]]:
-    """Return outlines [x0, y0, x1, y1, ...] of a mask (S, S) without holes, in COCO's coordinates (pixel 0 is 0..1).
-
-    They run half-way between the centres of the pixels inside and outside, so that they decode to the same mask.
-    """
+    """Return outlines [x0, y0, x1, y1, ...] of a mask (S, S) without holes, half-way between pixels in and outside."""
     outlines = measure.find_contours(np.pad(mask, 1).astype(float), 0.5, fully_connected="low")
     shifted = (measure.approximate_polygon(outline, 0)[:-1, ::-1] - 0.5 for outline in outlines)  # (row, col) to (x, y)
     return [outline.ravel().tolist() for outline in shifted]
@@ -281,15 +271,12 @@ def _segment(mask: np.ndarray, segment_id: int, category: int) -> dict[str, Any]
 
 
 def _write_split(dataset: DemoDataset, split: str, arguments: dict[str, Any], progress: bool) -> None:
-    images_root, label_maps, panoptic_root, stuff_root = folders = [
-        getattr(dataset, f"{split}_{kind}") for kind in ("images", "label_maps", "panoptic_root", "stuff_root")
-    ]
+    kinds = ("images", "label_maps", "panoptic_root", "stuff_root")
+    images_root, label_maps, panoptic_root, stuff_root = folders = [getattr(dataset, f"{split}_{k}") for k in kinds]
     for folder in folders:
         folder.mkdir(parents=True)
     size = arguments["image_size"]
-    images: list[dict[str, Any]] = []
-    instances: list[dict[str, Any]] = []
-    panoptic: list[dict[str, Any]] = []
+    images, instances, panoptic = [], [], []  # of COCO's files
     numbers = range(1, arguments[f"num_{split}"] + 1)
     for image_id in tqdm(numbers, desc=f"digits, {split}", unit="image", disable=not progress):
         rng = np.random.default_rng([arguments["seed"], list(_SPLITS).index(split), image_id])
@@ -317,10 +304,6 @@ def _write_split(dataset: DemoDataset, split: str, arguments: dict[str, Any], pr
     things = [{"id": digit + 1, "name": name, "supercategory": "digit"} for digit, name in enumerate(DIGIT_NAMES)]
     stuff = {"id": BACKGROUND_CATEGORY, "name": "background", "supercategory": "background", "isthing": 0}
     content = {"images": images, "annotations": instances, "categories": things}
-    _write_json(getattr(dataset, f"{split}_json"), content)
+    getattr(dataset, f"{split}_json").write_text(json.dumps(content) + "\n")
     content |= {"annotations": panoptic, "categories": [*(thing | {"isthing": 1} for thing in things), stuff]}
-    _write_json(getattr(dataset, f"{split}_panoptic_json"), content)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content) + "\n")
+    getattr(dataset, f"{split}_panoptic_json").write_text(json.dumps(content) + "\n")

@@ -1,7 +1,6 @@
 """The segmentation part of ``make demo``: a small DeepLabV3, trained from scratch on a CPU in minutes.
 
-It takes the steps of a real training: label maps in ADE20K's layout (``demonstration.digits``), a config,
-``tools/train_seg.py`` and ``tools/test_seg.py``. It writes, under one folder::
+It takes the steps of a real training, and writes, under one folder::
 
     data/                                    the dataset
     segmentation_data/                       its images, and label maps with all digits as one class
@@ -20,10 +19,10 @@ Finished parts are reused: the dataset, the checkpoints of an interrupted traini
 from __future__ import annotations
 
 import math
+import operator
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +38,7 @@ from demonstration.digits import DemoDataset
 from reproduction.metrics import read_metrics
 from resnest_backbones.cli import python_command
 from resnest_backbones.data import make_palette, read_image, read_label_map
-from visualization.panels import Panel, paint_labels
+from visualization.panels import paint_labels
 
 SEGMENTATION_CONFIG = common.ROOT / "configs" / "mmseg" / "demo" / "deeplabv3_resnest14-d8_1xb8-demo_demo-96x96.py"
 CLASS_NAMES = ("background", "digit")
@@ -58,18 +57,7 @@ def train_segmentor(
     num_train: int = common.NUM_TRAIN,
     num_val: int = common.NUM_VAL,
 ) -> Demonstration:
-    """Make the data, train, evaluate and draw, and reuse what an earlier call with the same arguments has finished.
-
-    Args:
-        output_dir: the folder to write to.
-        iterations: of training; the config's if None.
-        num_train: training images.
-        num_val: held-out images.
-
-    Raises:
-        ValueError: an argument is out of range, or the training in ``output_dir`` has another length.
-        DatasetError: the dataset in ``output_dir`` has other arguments.
-    """
+    """Make the data, train, evaluate and draw; arguments and errors are those of ``train_detector``."""
     output_dir = Path(output_dir)
     folder = output_dir / "segmentation"
     cfg = Config.fromfile(SEGMENTATION_CONFIG)
@@ -96,32 +84,16 @@ def train_segmentor(
         *("--config", SEGMENTATION_CONFIG, "--checkpoint", model, "--classes", data / "classes.txt"),
         *("--val-images", images, "--val-label-maps", label_maps),
     )
-    return Demonstration(
-        folder,
-        model,
-        dataset,
-        headline=("mIoU", "aAcc", "mAcc"),
-        panels=_PANELS,
-        commands={
-            "evaluate the saved model": python_command("tools/test_seg.py", *evaluate),
-            "draw its prediction for another image": python_command(
-                *("tools/infer_seg.py", SEGMENTATION_CONFIG, model, min(images.iterdir())),
-                *("--out-dir", folder / "own_images"),
-            ),
-        },
-    )
+    infer = (SEGMENTATION_CONFIG, model, min(images.iterdir()), "--out-dir", folder / "own_images")
+    commands = {
+        "evaluate the saved model": python_command("tools/test_seg.py", *evaluate),
+        "draw its prediction for another image": python_command("tools/infer_seg.py", *infer),
+    }
+    return Demonstration(folder, model, dataset, headline=("mIoU", "aAcc", "mAcc"), panels=_PANELS, commands=commands)
 
 
 def merge_digits(dataset: DemoDataset, root: Path) -> Path:
-    """Write the dataset in ADE20K's layout with two classes, background and digit, or reuse it.
-
-    Args:
-        dataset: the dataset, with background as label 1 and ten digits above.
-        root: folder to write to.
-
-    Returns:
-        ``root``.
-    """
+    """Write the dataset to ``root`` in ADE20K's layout with two classes, background and digit, or reuse it."""
     if root.is_dir():
         return root
     temporary = root.with_name(f".{root.name}.partial")
@@ -141,13 +113,8 @@ def merge_digits(dataset: DemoDataset, root: Path) -> Path:
 def _scale_schedule(cfg: Config, iterations: int) -> list[str]:
     """Return options for another number of iterations; evaluation, checkpoints and logs keep their share of them."""
     factor = iterations / cfg.train_cfg.max_iters
-    options = [f"train_cfg.max_iters={iterations}"]
-    for name in _SCALED:
-        value: Any = cfg
-        for key in name.split("."):
-            value = value[key]
-        options.append(f"{name}={math.ceil(factor * value)}")
-    return [] if factor == 1 else ["--cfg-options", *options]
+    scaled = [f"{name}={math.ceil(factor * operator.attrgetter(name)(cfg))}" for name in _SCALED]
+    return [] if factor == 1 else ["--cfg-options", f"train_cfg.max_iters={iterations}", *scaled]
 
 
 def compare_label_maps(truth: Path, predicted: Path, classes: Sequence[str]) -> dict[str, float]:
@@ -161,8 +128,13 @@ def compare_label_maps(truth: Path, predicted: Path, classes: Sequence[str]) -> 
     Returns:
         aAcc, mIoU, mAcc, and "IoU-" with the name of each class; NaN for a class that does not occur.
     """
+
+    def read(file: Path) -> torch.Tensor:
+        labels = torch.from_numpy(read_label_map(file).astype(np.int64))
+        return torch.where(labels == 0, _IGNORED, labels - 1)
+
     areas = [
-        IoUMetric.intersect_and_union(_read_classes(predicted / file.name), _read_classes(file), len(classes), _IGNORED)
+        IoUMetric.intersect_and_union(read(predicted / file.name), read(file), len(classes), _IGNORED)
         for file in sorted(truth.glob("*.png"))
     ]
     totals = [torch.stack(area).sum(dim=0) for area in zip(*areas, strict=True)]
@@ -172,28 +144,14 @@ def compare_label_maps(truth: Path, predicted: Path, classes: Sequence[str]) -> 
     return {name: 100 * float(value) for name, value in {**means, **by_class}.items()}
 
 
-def _read_classes(file: Path) -> torch.Tensor:
-    """Return indices of classes (H, W) in int64, ``_IGNORED`` where there is none."""
-    labels = torch.from_numpy(read_label_map(file).astype(np.int64))
-    return torch.where(labels == 0, _IGNORED, labels - 1)
-
-
 def draw_label_maps(images: Sequence[Path], truth: Path, predicted: Path, folder: Path) -> None:
-    """Draw image, ground truth and prediction side by side, digits in colour.
-
-    Args:
-        images: files; their label maps have the same name with the suffix .png.
-        truth: folder of label maps, label n for the n-th class and 0 for none.
-        predicted: likewise.
-        folder: for ``predictions.png`` and ``predictions/``.
-    """
+    """Draw images beside their label maps in two folders, digits in colour, into ``folder``."""
     shown = CLASS_NAMES[1:]  # the background stays grey
     palette = make_palette(len(shown))
-    legend = dict(zip(shown, palette, strict=True))
     pictures = {}
     for file in images:
         image = read_image(file)
         maps = [read_label_map(root / f"{file.stem}.png").astype(int) - 2 for root in (truth, predicted)]
         drawn = [image, *(paint_labels(image, labels, palette) for labels in maps)]
-        pictures[file.stem] = [Panel(pixels, title) for pixels, title in zip(drawn, _PANELS, strict=True)]
-    common.draw_predictions(pictures, folder, legend=legend)
+        pictures[file.stem] = list(zip(drawn, _PANELS, strict=True))
+    common.draw_predictions(pictures, folder, legend=dict(zip(shown, palette, strict=True)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from resnest_backbones.models.split_attention import SplitAttentionConv2d
 
 
 def find_trunk(module: nn.Module | None) -> ResNeSt | None:
-    """Return the ResNeSt in a model, or None."""
     return None if module is None else next((part for part in module.modules() if isinstance(part, ResNeSt)), None)
 
 
@@ -28,20 +28,16 @@ def recording(trunk: ResNeSt) -> Iterator[dict[str, list[np.ndarray]]]:
     """
     weights: dict[str, list[np.ndarray]] = {}
     handles = []
+
+    def keep(place: list[np.ndarray], number: int, part: SplitAttentionConv2d, *hooked: Tensor) -> None:
+        place[number] = part.attention_of(hooked[-1].detach().float())[0, :, :, 0, 0].cpu().numpy()
+
     for stage, blocks in trunk.named_children():
-        convolutions = [part for part in blocks.modules() if isinstance(part, SplitAttentionConv2d)]
-        if not convolutions:
-            continue
-        weights[stage] = [np.zeros((part.radix, part.channels)) for part in convolutions]
-        for number, part in enumerate(convolutions):
-
-            def keep(
-                module: nn.Module, args: object, logits: Tensor, *, owner: SplitAttentionConv2d = part,
-                place: list[np.ndarray] = weights[stage], number: int = number,
-            ) -> None:  # fmt: skip
-                place[number] = owner.attention_of(logits.detach().float())[0, :, :, 0, 0].cpu().numpy()
-
-            handles.append(part.fc2.register_forward_hook(keep))
+        for part in blocks.modules():
+            if isinstance(part, SplitAttentionConv2d):
+                place = weights.setdefault(stage, [])
+                handles.append(part.fc2.register_forward_hook(functools.partial(keep, place, len(place), part)))
+                place.append(np.zeros((part.radix, part.channels)))
     try:
         yield weights
     finally:
@@ -50,13 +46,7 @@ def recording(trunk: ResNeSt) -> Iterator[dict[str, list[np.ndarray]]]:
 
 
 def draw_attention(weights: dict[str, list[np.ndarray]], file: Path, title: str) -> None:
-    """Draw a row for each block and split, a column for each channel, sorted by the weight of the first split.
-
-    Args:
-        weights: from ``recording``.
-        file: the PNG to write; its folder is created.
-        title: of the drawing.
-    """
+    """Draw what ``recording`` gave: a row for each block and split, a column for each channel."""
     heights = [sum(len(one) for one in blocks) for blocks in weights.values()]
     figure = Figure(figsize=(11, 1.6 * len(heights) + 0.16 * sum(heights)), layout="constrained")
     figure.suptitle(title)

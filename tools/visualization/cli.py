@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import base64
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
@@ -20,7 +19,6 @@ from visualization.segmentation import visualize_segmentor
 
 
 def build_argument_parser() -> argparse.ArgumentParser:
-    """Return the parser."""
     parser = argparse.ArgumentParser(
         description="Draw what a model finds beside the ground truth: false positives, misses, precision and recall, "
         "confusion, and split attention.",
@@ -41,21 +39,15 @@ which contains all of them.
     model, truth = (parser.add_mutually_exclusive_group(required=True) for _ in range(2))
     model.add_argument("--config", metavar="CONFIG", help="a config of Detectron2 or MMSegmentation")
     add("--checkpoint", metavar="FILE", help="checkpoint of --config")
-    model.add_argument(
-        "--model", metavar="FILE", help="instead of both: a file that tools/export.py wrote; without attention"
-    )
+    text = "instead of both: a file that tools/export.py wrote; without attention"
+    model.add_argument("--model", metavar="FILE", help=text)
     truth.add_argument("--val-json", type=Path, metavar="FILE", help="annotations in COCO format, for a detector")
     add("--val-images", type=Path, metavar="DIR", required=True, help="folder of the images")
     text = "label maps (PNG), for a segmentor: n is the n-th class, 0 is unlabelled"
     truth.add_argument("--val-label-maps", type=Path, metavar="DIR", help=text)
     add("--pictures", type=int, default=8, metavar="N", help="draw the first N images (default: %(default)s)")
-    add(
-        "--attention",
-        type=int,
-        default=2,
-        metavar="N",
-        help="draw attention for the first N images (default: %(default)s)",
-    )
+    text = "draw attention for the first N images (default: %(default)s)"
+    add("--attention", type=int, default=2, metavar="N", help=text)
     add("--max-images", type=int, metavar="N", help="predict only the first N images (default: all)")
     add("--min-score", type=float, default=0.5, metavar="S", help="minimum score of drawn boxes (default: %(default)s)")
     add("--min-iou", type=float, default=0.5, metavar="IOU", help="minimum IoU of a correct box (default: %(default)s)")
@@ -68,32 +60,23 @@ which contains all of them.
     return parser
 
 
-def check_arguments(args: argparse.Namespace) -> None:
-    """Check what the parser cannot.
-
-    Raises:
-        ValueError: a file does not exist, or an option is out of range; the message names it.
-    """
+def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Check what the parser cannot, and end with its error."""
     if args.config and not args.checkpoint:
-        raise ValueError("--config needs --checkpoint")
+        parser.error("--config needs --checkpoint")
     for path in (args.val_json, args.val_images, args.val_label_maps):
         if path is not None and not path.exists():
-            raise ValueError(f"{path} does not exist")
+            parser.error(f"{path} does not exist")
     for name in ("min_score", "min_iou"):
         if not 0 <= getattr(args, name) <= 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be from 0 to 1, got {getattr(args, name)}")
-    for name in ("pictures", "attention"):
-        if getattr(args, name) < 0:
-            raise ValueError(f"--{name} must be 0 or more, got {getattr(args, name)}")
-    if args.max_images is not None and args.max_images < 1:
-        raise ValueError(f"--max-images must be 1 or more, got {args.max_images}")
+            parser.error(f"--{name.replace('_', '-')} must be from 0 to 1, got {getattr(args, name)}")
+    for name, least in (("pictures", 0), ("attention", 0), ("max_images", 1)):
+        if (value := getattr(args, name)) is not None and value < least:
+            parser.error(f"--{name.replace('_', '-')} must be {least} or more, got {value}")
 
 
 def visualize(args: argparse.Namespace) -> Path:
-    """Draw what the options of ``build_argument_parser`` ask for.
-
-    Returns:
-        The HTML file.
+    """Draw what the options of ``build_argument_parser`` ask for, and return the HTML file.
 
     Raises:
         ExportError: the model or the dataset is not of the kind that the options say.
@@ -132,20 +115,11 @@ def visualize(args: argparse.Namespace) -> Path:
         )
         sections.append(("Split attention", text, attended))
     facts = {"model": args.model or f"{args.config}, {args.checkpoint}", "images in": str(args.val_images), **facts}
-    page = args.output_dir / "index.html"
-    write_page(page, title="What the model finds, and what it misses", facts=facts, sections=sections)
-    return page
-
-
-def write_page(page: Path, **content: Any) -> None:
-    """Write one HTML file with all pictures in it.
-
-    Args:
-        page: the file.
-        content: ``title``, ``facts`` (name -> value) and ``sections`` of ``page.html.j2``.
-    """
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters["base64"] = lambda file: base64.b64encode(file.read_bytes()).decode()
-    html = environment.get_template("page.html.j2").render(**content)
+    title = "What the model finds, and what it misses"
+    html = environment.get_template("page.html.j2").render(title=title, facts=facts, sections=sections)
+    page: Path = args.output_dir / "index.html"
     write_atomically(page, lambda stream: stream.write(html.encode()))
+    return page

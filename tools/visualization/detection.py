@@ -19,8 +19,6 @@ from resnest_backbones.predict.evaluate import coco_results, evaluate_coco, read
 from resnest_backbones.predict.predictor import Detections, Predictor
 from visualization.panels import Panel, draw_panels
 
-TITLES = ("ground truth", "predictions", "false positives", "misses")
-
 _MAX_CURVES = 20  # classes in one drawing
 
 Boxes = Mapping[str, Any]  # an annotation or a result in COCO's format
@@ -30,10 +28,10 @@ Section = tuple[str, str, list[tuple[Path, str]]]  # title, text, and pictures w
 def visualize_detector(
     args: argparse.Namespace, predictor: Predictor, look: Callable[[Path], Any]
 ) -> tuple[list[Section], dict[str, str]]:
-    """Draw what the options of ``visualize.py`` ask for.
+    """Draw what ``look`` finds in a file.
 
     Args:
-        args: the options.
+        args: the options of ``visualize.py``.
         predictor: a detector.
         look: file -> what the detector finds in it.
 
@@ -53,11 +51,11 @@ def visualize_detector(
     pictures = []
     for entry in entries[: args.pictures]:
         image = read_image(args.val_images / entry["file_name"])
-        shown = [_of_image(boxes, entry["id"]) for boxes in (truth.anns.values(), likely, false, missed)]
-        panels = [
-            Panel(draw_annotations(image, boxes, names), f"{title}: {len(boxes)}")
-            for title, boxes in zip(TITLES, shown, strict=True)
-        ]
+        shown = {"ground truth": truth.anns.values(), "predictions": likely, "false positives": false, "misses": missed}
+        panels: list[Panel] = []
+        for title, boxes in shown.items():
+            here = [one for one in boxes if one["image_id"] == entry["id"]]
+            panels.append((draw_annotations(image, here, names), f"{title}: {len(here)}"))
         pictures.append((args.output_dir / "pictures" / f"{Path(entry['file_name']).stem}.png", entry["file_name"]))
         draw_panels([panels], pictures[-1][0])
     text = (
@@ -86,8 +84,8 @@ def match(truth: Any, results: Sequence[Boxes], min_iou: float) -> tuple[list[Bo
 
     Args:
         truth: a ``pycocotools.coco.COCO``.
-        results: boxes in COCO's format.
-        min_iou: overlap of boxes from which on an object counts as found.
+        results: in COCO's format.
+        min_iou: least IoU of a box that finds an object.
 
     Returns:
         Results that found an object of their class, results that found none (or one that was already taken), and
@@ -99,7 +97,8 @@ def match(truth: Any, results: Sequence[Boxes], min_iou: float) -> tuple[list[Bo
         objects = [one for one in truth.anns.values() if one["image_id"] in truth.imgs and not one.get("iscrowd")]
         return [], [], objects
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(truth, truth.loadRes([_without_mask(one) for one in results]), "bbox")
+        boxes = [{key: value for key, value in one.items() if key != "segmentation"} for one in results]
+        evaluation = COCOeval(truth, truth.loadRes(boxes), "bbox")
         evaluation.params.iouThrs = np.array([min_iou])
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
         evaluation.params.maxDets = [len(results)]
@@ -115,22 +114,8 @@ def match(truth: Any, results: Sequence[Boxes], min_iou: float) -> tuple[list[Bo
     return right, false, missed
 
 
-def _without_mask(result: Boxes) -> Boxes:
-    return {key: value for key, value in result.items() if key != "segmentation"}
-
-
-def _of_image(boxes: Any, image: int) -> list[Boxes]:
-    return [one for one in boxes if one["image_id"] == image]
-
-
 def draw_annotations(image: np.ndarray, annotations: Sequence[Boxes], names: Mapping[int, str]) -> np.ndarray:
-    """Draw boxes in COCO's format, with their classes and, where they have one, their scores.
-
-    Args:
-        image: (H, W, 3), uint8 RGB.
-        annotations: annotations or results.
-        names: category -> name.
-    """
+    """Draw annotations or results in COCO's format on an image (H, W, 3), uint8 RGB; ``names`` has their categories."""
     ordered = sorted(annotations, key=lambda one: -one.get("score", 1.0))
     boxes = np.array([one["bbox"] for one in ordered], dtype=np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
@@ -144,10 +129,7 @@ def draw_annotations(image: np.ndarray, annotations: Sequence[Boxes], names: Map
 def draw_precision(evaluation: Any, names: Sequence[str], file: Path) -> None:
     """Draw precision over recall: of each class at the first IoU, and the mean of the classes at several.
 
-    Args:
-        evaluation: an accumulated ``COCOeval``.
-        names: of the classes. If they are more than 20, the ten best and the ten worst are drawn.
-        file: the PNG to write.
+    Of more than 20 classes, the ten best and the ten worst. ``evaluation`` is an accumulated ``COCOeval``.
     """
     precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, class) for all areas; -1: class is absent
     recalls, thresholds = evaluation.params.recThrs, evaluation.params.iouThrs

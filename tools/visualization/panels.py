@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -14,6 +13,8 @@ from PIL import Image
 
 from resnest_backbones.predict.draw import draw_label_map
 
+Panel = tuple[np.ndarray, str]  # an image (H, W, 3), uint8 RGB, and its title
+
 _DPI = 100
 _PANEL, _SMALL_PANEL = 480, 260  # longer side in pixels: at least, in one column; exactly, in several
 _TITLE, _GAP = 32, 6  # height of a title, space between panels
@@ -21,19 +22,8 @@ _ENTRY, _LINE = 170, 26  # width and height of an entry of the legend
 _CONTRAST, _OPACITY = 0.4, 0.75  # of the image below the colours of label maps, and of the colours
 
 
-class Panel(NamedTuple):
-    """An image (H, W, 3), uint8 RGB, and its title."""
-
-    image: np.ndarray
-    title: str
-
-
 def draw_panels(
-    rows: Sequence[Sequence[Panel]],
-    file: Path,
-    *,
-    columns: int = 1,
-    legend: Mapping[str, Sequence[int]] | None = None,
+    rows: Sequence[Sequence[Panel]], file: Path, *, columns: int = 1, legend: Mapping[str, Sequence[int]] | None = None
 ) -> None:
     """Draw rows of panels.
 
@@ -45,7 +35,8 @@ def draw_panels(
     """
     columns = min(columns, len(rows))
     across, down = columns * len(rows[0]), math.ceil(len(rows) / columns)
-    sides = np.max([panel.image.shape[:2] for row in rows for panel in row], axis=0)
+    panels = [panel for row in rows for panel in row]
+    sides = np.max([image.shape[:2] for image, _ in panels], axis=0)
     height, width = sides * (max(1, _PANEL / sides.max()) if columns == 1 else _SMALL_PANEL / sides.max())
     full_width = across * width + (across - 1) * _GAP
     entries = max(1, int(full_width // _ENTRY))
@@ -59,9 +50,9 @@ def draw_panels(
     )
     for each in axes.flat:
         each.axis("off")
-    for each, panel in zip(axes.flat, (panel for row in rows for panel in row), strict=False):
-        each.imshow(panel.image)
-        each.set_title(panel.title, fontsize=10 if columns == 1 else 8)
+    for each, (image, title) in zip(axes.flat, panels, strict=False):
+        each.imshow(image)
+        each.set_title(title, fontsize=10 if columns == 1 else 8)
     if legend:
         patches = [Patch(color=np.divide(color, 255), label=name) for name, color in legend.items()]
         figure.legend(handles=patches, loc="lower center", ncols=min(entries, len(patches)), frameon=False)
@@ -70,13 +61,7 @@ def draw_panels(
 
 
 def paint_labels(image: np.ndarray, labels: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
-    """Return the image in pale grey under the colours of labels.
-
-    Args:
-        image: (H, W, 3), uint8 RGB.
-        labels: indices of classes (H, W); -1 stays grey.
-        palette: colour [R, G, B] of each class, 0..255.
-    """
+    """Return an image (H, W, 3), uint8 RGB, in pale grey under the colours of labels (H, W); -1 stays grey."""
     grey = np.asarray(Image.fromarray(image).convert("L"), dtype=np.float64)
     pale = (255 - _CONTRAST * (255 - grey)).round().astype(np.uint8)[..., None].repeat(3, axis=2)
     names = [""] * len(palette)

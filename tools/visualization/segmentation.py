@@ -18,24 +18,14 @@ from resnest_backbones.predict.predictor import Predictor
 from visualization.detection import Section
 from visualization.panels import Panel, draw_panels, paint_labels
 
-TITLES = ("image", "ground truth", "prediction", "false positives", "misses")
-
+_BACKGROUND = "background"  # a class of this name stays grey
 _MAX_CLASSES = 20  # in one drawing
 
 
 def visualize_segmentor(
     args: argparse.Namespace, predictor: Predictor, look: Callable[[Path], Any]
 ) -> tuple[list[Section], dict[str, str]]:
-    """Draw what the options of ``visualize.py`` ask for.
-
-    Args:
-        args: the options.
-        predictor: a segmentor.
-        look: file -> the label map that the segmentor predicts.
-
-    Returns:
-        Sections of the page, and facts for its table.
-    """
+    """Draw the label maps that ``look`` predicts for a file; return as ``visualize_detector`` does."""
     names = predictor.classes
     pairs = label_map_pairs(args.val_images, args.val_label_maps)[: args.max_images]
     confusion = np.zeros((len(names),) * 2, dtype=np.int64)
@@ -49,14 +39,17 @@ def visualize_segmentor(
 
     occurring = {label for _, truth, found in shown for label in np.union1d(truth, found).tolist()}
     palette = make_palette(len(names))
-    legend = {names[label]: palette[label] for label in sorted(occurring) if 0 <= label < len(names)}
+    colors = {name: color for label, (name, color) in enumerate(zip(names, palette, strict=True)) if label in occurring}
+    colors.pop(_BACKGROUND, None)
     pictures = []
     for file, truth, found in shown:
         pictures.append((args.output_dir / "pictures" / f"{file.stem}.png", file.name))
-        draw_panels([compare(read_image(file), truth, found, palette)], pictures[-1][0], legend=legend)
+        draw_panels([compare(read_image(file), truth, found, names)], pictures[-1][0], legend=colors)
     confusion_file = args.output_dir / "confusion.png"
     draw_confusion(confusion, names, confusion_file)
     text = "The last two panels show the wrong pixels: by the class that was predicted, and by the true class."
+    if _BACKGROUND in names:
+        text += " The background stays grey."
     sections: list[Section] = [
         ("Ground truth, prediction, false positives, misses", text, pictures),
         ("Confusion", "Of all labelled pixels.", [(confusion_file, "confusion of classes")]),
@@ -65,29 +58,33 @@ def visualize_segmentor(
     return sections, {"images": str(len(pairs)), **metrics}
 
 
-def compare(image: np.ndarray, truth: np.ndarray, found: np.ndarray, palette: Sequence[Sequence[int]]) -> list[Panel]:
+def compare(image: np.ndarray, truth: np.ndarray, found: np.ndarray, names: Sequence[str]) -> list[Panel]:
     """Return five panels: image, ground truth, prediction, wrong pixels by the predicted and by the true class.
 
     Args:
         image: (H, W, 3), uint8 RGB.
         truth: indices of classes (H, W), -1 where nothing is labelled.
         found: likewise.
-        palette: colour [R, G, B] of each class.
+        names: of the classes.
     """
     wrong = (truth != found) & (truth >= 0)
     share = wrong.sum() / max((truth >= 0).sum(), 1)
-    maps = (truth, found, np.where(wrong, found, -1), np.where(wrong, truth, -1))
-    drawn = [image, *(paint_labels(image, labels, palette) for labels in maps)]
-    titles = [f"{title}: {share:.1%} wrong" if title == "false positives" else title for title in TITLES]
-    return [Panel(pixels, title) for pixels, title in zip(drawn, titles, strict=True)]
+    maps = {
+        "ground truth": truth,
+        "prediction": found,
+        f"false positives: {share:.1%} wrong": np.where(wrong, found, -1),
+        "misses": np.where(wrong, truth, -1),
+    }
+    grey, palette = [label for label, name in enumerate(names) if name == _BACKGROUND], make_palette(len(names))
+    drawn = {title: np.where(np.isin(labels, grey), -1, labels) for title, labels in maps.items()}
+    return [(image, "image"), *((paint_labels(image, labels, palette), title) for title, labels in drawn.items())]
 
 
 def draw_confusion(confusion: np.ndarray, names: Sequence[str], file: Path) -> None:
-    """Draw which share of the pixels of each class went to each class.
+    """Draw which share of the pixels of each class went to each class; of many classes, the 20 most frequent.
 
     Args:
-        confusion: pixels (true classes, predicted classes). If there are more than 20 classes, the 20 most frequent
-            are drawn.
+        confusion: pixels (true classes, predicted classes).
         names: of the classes.
         file: the PNG to write.
     """
