@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import platform
@@ -19,22 +20,15 @@ _PACKAGES = (
 
 
 def describe_machine(device: torch.device | None = None) -> dict[str, Any]:
-    """Return the facts to record with a measurement, ready for JSON.
-
-    Args:
-        device: what was measured on; None for all GPUs of this machine, or its processor where there is no GPU.
-
-    Returns:
-        ``machine`` (the GPUs, or the processor), ``threads`` of PyTorch, ``date`` of today, and ``versions`` of Python
-        and of the packages that are installed.
-    """
+    """Return what to record with a measurement on ``device``; None: all GPUs, or the processor where there is none."""
     on_gpu = torch.cuda.is_available() if device is None else device.type == "cuda"
-    return {
-        "machine": _gpus(device) if on_gpu else _processor(),
-        "threads": torch.get_num_threads(),
-        "date": datetime.date.today().isoformat(),
-        "versions": _versions(),
-    }
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    today = datetime.date.today().isoformat()
+    machine = _gpus(device) if on_gpu else _processor()
+    return {"machine": machine, "threads": torch.get_num_threads(), "date": today, "versions": versions}
 
 
 def _gpus(device: torch.device | None) -> str:
@@ -48,13 +42,3 @@ def _processor() -> str:
         lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
     return f"{name}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -18,16 +18,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.small_records import (
-    DATASETS,
-    NETWORKS,
-    STARTS,
-    SmallRecord,
-    SmallRun,
-    read_records,
-    small_table,
-    write_record,
-)
+from benchmarks import small_records
+from benchmarks.small_records import DATASETS, NETWORKS, STARTS, SmallRecord, SmallRun
 from benchmarks.small_training import data_options, pretrain, transfer
 from machine import describe_machine
 from resnest_backbones.errors import add_verbose, one_line_errors
@@ -38,13 +30,11 @@ def build_argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with bccd/ and nuclei/")
     parser.add_argument("--output-dir", type=Path, default=Path("small_benchmark"), help="default: %(default)s")
     default = "gpu" if torch.cuda.is_available() else "cpu"
-    parser.add_argument(
-        "--recipe", choices=("gpu", "cpu"), default=default, help="cpu is shorter (default here: %(default)s)"
-    )
+    text = "cpu is shorter (default here: %(default)s)"
+    parser.add_argument("--recipe", choices=("gpu", "cpu"), default=default, help=text)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="default: 1 2 3")
-    parser.add_argument(
-        "--datasets", nargs="+", choices=tuple(DATASETS), default=list(DATASETS), help="default: all of them"
-    )
+    datasets = tuple(DATASETS)
+    parser.add_argument("--datasets", nargs="+", choices=datasets, default=datasets, help="default: all of them")
     add_verbose(parser)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys for every training, after --")
     return parser
@@ -72,9 +62,9 @@ def benchmark(args: argparse.Namespace, command: str) -> None:
         about = describe_machine()
         machine = f"{about['machine']}, {about['threads']} threads"
         facts = (command, about["date"], machine, about["versions"])
-        write_record(SmallRecord(name, args.recipe, *facts, pretraining, tuple(runs[name])), file)
+        small_records.write_record(SmallRecord(name, args.recipe, *facts, pretraining, tuple(runs[name])), file)
         print(f"[{number}/{len(combinations)}] {name}: {runs[name][-1]}", flush=True)
-    print(f"\n{small_table(read_records(file))}\nwritten: {file}")
+    print(f"\n{small_records.small_table(small_records.read_records(file))}\nwritten: {file}")
 
 
 if __name__ == "__main__":

@@ -71,8 +71,8 @@ def test_a_training_step_is_measured_in_time_and_memory():
 
 
 def test_whole_detectors_take_part():
-    pytest.importorskip("detectron2")
-    pytest.importorskip("resnest")
+    for package in ("detectron2", "resnest"):
+        pytest.importorskip(package)
     found = contenders(Case("resnest50", 64, 64, 1, "float32", "detector inference"), CPU)
     assert list(found) == ["ours, optimised", "ours", "original", "ResNet-50"]
     with torch.no_grad():
@@ -91,9 +91,8 @@ def test_whole_detectors_are_measured(what):
 def test_the_table_gives_ratios_to_the_first():
     result = Result(SMALL, {OURS: 10.0, "timm": 25.0, LIMIT: 8.0}, 100.0, 12.34, {}, {"timm": 7.0})
     title, _, rows = table(result).partition("\n\n")
-    assert title == (
-        "inference, resnest50, 1 x 3 x 64 x 96, float32 (one large convolution: 100 GFLOP/s, copies at 12.3 GB/s)"
-    )
+    rates = "one large convolution: 100 GFLOP/s, copies at 12.3 GB/s"
+    assert title == f"inference, resnest50, 1 x 3 x 64 x 96, float32 ({rates})"
     assert table_rows(rows) == [[OURS, "10.0", "1.00", ""], ["timm", "25.0", "2.50", "7"], [LIMIT, "8.0", "0.80", ""]]
 
 

@@ -3,23 +3,12 @@
 import json
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 
 import small_benchmark
-from benchmarks import small_training
-from benchmarks.small_records import (
-    DATASETS,
-    NETWORKS,
-    STARTS,
-    SmallRecord,
-    SmallRun,
-    circumstances_table,
-    read_records,
-    small_table,
-    write_record,
-)
+from benchmarks import small_records, small_training
+from benchmarks.small_records import DATASETS, NETWORKS, STARTS, SmallRecord, SmallRun, read_records, write_record
 from benchmarks.small_training import config_file, train
 from resnest_backbones.errors import ConfigError, ResNeStError
 from tests.documents.pages import table_rows
@@ -45,17 +34,13 @@ def differences(one: Mapping[str, object], other: Mapping[str, object]) -> set[s
     return {key for key in one if one[key] != other[key]}
 
 
-@pytest.mark.parametrize("recipe", ["gpu", "cpu"])
 @pytest.mark.parametrize(("method", "dataset"), TRAININGS)
-def test_both_networks_have_one_recipe(method, dataset, recipe):
-    resnet, resnest = (resolved(method, network, dataset, recipe) for network in NETWORKS)
-    assert differences(resnet, resnest) == {"MODEL.BACKBONE.NAME"}
-    assert resnet["MODEL.WEIGHTS"] == "" and resnet["MODEL.BACKBONE.FREEZE_AT"] == 0
-    assert resnet["MODEL.RESNETS.DEPTH"] == 50 and resnet["MODEL.RESNETS.NORM"] == "BN"
-
-
-@pytest.mark.parametrize(("method", "dataset"), TRAININGS)
-def test_the_shorter_recipe_differs_in_schedule_and_size_of_images_alone(method, dataset):
+def test_networks_have_one_recipe_and_the_shorter_one_differs_in_schedule_and_size_alone(method, dataset):
+    for recipe in ("gpu", "cpu"):
+        resnet, resnest = (resolved(method, network, dataset, recipe) for network in NETWORKS)
+        assert differences(resnet, resnest) == {"MODEL.BACKBONE.NAME"}
+        assert resnet["MODEL.WEIGHTS"] == "" and resnet["MODEL.BACKBONE.FREEZE_AT"] == 0
+        assert resnet["MODEL.RESNETS.DEPTH"] == 50 and resnet["MODEL.RESNETS.NORM"] == "BN"
     changed = differences(*(resolved(method, "resnest50", dataset, recipe) for recipe in ("gpu", "cpu")))
     assert "SOLVER.MAX_ITER" in changed
     assert all(key.startswith(("SOLVER.", "INPUT.", "DATALOADER.")) or key == "TEST.EVAL_PERIOD" for key in changed)
@@ -76,22 +61,30 @@ def test_the_table_has_means_deviations_and_the_difference():
     bccd = record(resnet50=[10.0, 12.0, 14.0], resnest50=[11.0, 12.0, 12.0])
     nuclei = record("nuclei", resnet50=[1.0], resnest50=[2.0])
     cells = ["12.00 ± 2.00", "11.67 ± 0.58", "-0.33", "3"]
-    assert table_rows(small_table({"bccd": bccd, "nuclei": nuclei})) == [
+    assert table_rows(small_records.small_table({"bccd": bccd, "nuclei": nuclei})) == [
         ["blood cells (BCCD)", "scratch", "box AP", *cells],
         ["blood cells (BCCD)", "scratch", "box AP50", *cells],
         *(["nuclei", "scratch", metric, "1.00", "2.00", "+1.00", "1"] for metric in ("box AP", "mask AP", "mask AP50")),
     ]
-
-
-def test_an_interrupted_benchmark_shows_what_there_is():
+    # Of an interrupted benchmark, what there is.
     two_and_one = record(resnet50=[10.0, 12.0], resnest50=[11.0])
-    assert table_rows(small_table({"bccd": two_and_one}))[0][3:] == ["11.00 ± 1.41", "11.00", "+0.00", "1 and 2"]
-    assert table_rows(small_table({"bccd": record(resnet50=[10.0])}))[0][3:] == ["10.00", "", "", "0 and 1"]
+    assert table_rows(small_records.small_table({"bccd": two_and_one}))[0][3:] == [
+        "11.00 ± 1.41",
+        "11.00",
+        "+0.00",
+        "1 and 2",
+    ]
+    assert table_rows(small_records.small_table({"bccd": record(resnet50=[10.0])}))[0][3:] == [
+        "10.00",
+        "",
+        "",
+        "0 and 1",
+    ]
 
 
 def test_each_dataset_has_its_own_circumstances():
     records = {name: record(name, resnet50=[1.0]) for name in DATASETS}
-    assert table_rows(circumstances_table(records)) == [
+    assert table_rows(small_records.circumstances_table(records)) == [
         [title, "cpu", f"`command of {name}`", "2030-01-31", "a machine", "python 3, torch 4", "1.00", "2.47"]
         for name, title in (("bccd", "blood cells (BCCD)"), ("nuclei", "nuclei"))
     ]
@@ -128,21 +121,13 @@ def test_wrong_arguments_are_named(tmp_path, capsys):
     assert "--seeds must be different numbers, 0 or more, got 1 1" in capsys.readouterr().err
 
 
-def finished_training(folder: Path, recipe: str) -> list[str]:
-    """Write what a training on digits leaves behind; return its options."""
-    options = ["--train-json", "digits/train.json", "SEED", "1"]
-    config = str(config_file("mask_rcnn", "resnest50", "digits", recipe))
-    command = ["train_net.py", "--resume", "--config-file", config, *options, "OUTPUT_DIR", str(folder)]
+def test_a_finished_training_is_used_again_for_the_same_settings_alone(tmp_path):
+    folder, options = tmp_path / "digits_resnest50", ["--train-json", "digits/train.json", "SEED", "1"]
+    gpu, cpu = (config_file("mask_rcnn", "resnest50", "digits", recipe) for recipe in ("gpu", "cpu"))
+    command = ["train_net.py", "--resume", "--config-file", str(gpu), *options, "OUTPUT_DIR", str(folder)]
     folder.mkdir()
     (folder / "console.txt").write_text(f"{shlex.join(command)}\n")
     (folder / "finished.json").write_text('{"metrics": {"bbox/AP": 40.0}, "seconds": 7.0}')
-    return options
-
-
-def test_a_finished_training_is_used_again_for_the_same_settings_alone(tmp_path):
-    folder = tmp_path / "digits_resnest50"
-    options = finished_training(folder, "gpu")
-    gpu, cpu = (config_file("mask_rcnn", "resnest50", "digits", recipe) for recipe in ("gpu", "cpu"))
     assert train(folder, gpu, options) == ({"bbox/AP": 40.0}, 7.0)
     for config, others in ((cpu, options), (gpu, [*options, "SOLVER.BASE_LR", "0.1"])):
         with pytest.raises(ConfigError, match=r"digits_resnest50 holds a training with other settings .*SEED 1 "):
@@ -166,38 +151,21 @@ def test_the_metrics_are_those_of_the_last_evaluation(tmp_path):
         small_training._last_metrics(file)
 
 
-@pytest.fixture
-def small_data(shared, tmp_path) -> Path:
-    """A few images of both datasets."""
-    for name in DATASETS:
-        source, target = shared / "data" / name, tmp_path / "data" / name
-        (target / "annotations").mkdir(parents=True)
-        (target / "images").symlink_to(source / "images")
-        for split in ("train", "val"):
-            file = f"annotations/instances_{split}.json"
-            subset_of_coco(source / file, target / file, 4)
-    return tmp_path / "data"
-
-
-@pytest.mark.parametrize("status", [0, 3])
-def test_a_training_leaves_its_metrics_and_a_failed_one_names_its_log(tmp_path, monkeypatch, status):
-    (tmp_path / "train_net.py").write_text(
-        "import pathlib, sys\nprint('trains')\n"
-        "pathlib.Path(sys.argv[-1], 'metrics.json').write_text('{\"bbox/AP\": 40.0}')\n"
-        f"sys.exit({status})\n"
-    )
+def test_a_training_leaves_its_metrics_and_a_failed_one_names_its_log(tmp_path, monkeypatch):
+    tool, log = tmp_path / "train_net.py", tmp_path / "out" / "console.txt"
     monkeypatch.setattr(small_training, "TOOLS", tmp_path)
-    folder, config = tmp_path / "out", config_file("mask_rcnn", "resnet50", "digits", "cpu")
-    if status:
-        log = folder / "console.txt"
-        with pytest.raises(ResNeStError, match=f"digits_cpu failed with status 3; its log is {log}"):
-            train(folder, config, ["SEED", "1"])
-        assert log.read_text().splitlines()[1:] == ["trains"]
-    else:
-        metrics, seconds = train(folder, config, ["SEED", "1"])
-        assert metrics == {"bbox/AP": 40.0} and seconds > 0
-        (tmp_path / "train_net.py").unlink()
-        assert train(folder, config, ["SEED", "1"]) == (metrics, seconds)
+    arguments = (tmp_path / "out", config_file("mask_rcnn", "resnet50", "digits", "cpu"), ["SEED", "1"])
+    tool.write_text("import sys\nprint('trains')\nsys.exit(3)\n")
+    with pytest.raises(ResNeStError, match=f"digits_cpu failed with status 3; its log is {log}"):
+        train(*arguments)
+    assert log.read_text().splitlines()[1:] == ["trains"]
+    tool.write_text(
+        "import pathlib, sys\npathlib.Path(sys.argv[-1], 'metrics.json').write_text('{\"bbox/AP\": 40.0}')\n"
+    )
+    metrics, seconds = train(*arguments)
+    assert metrics == {"bbox/AP": 40.0} and seconds > 0
+    tool.unlink()
+    assert train(*arguments) == (metrics, seconds)
 
 
 TINY = (
@@ -207,9 +175,17 @@ TINY = (
 
 
 @pytest.mark.slow
-def test_the_whole_benchmark_runs_and_finished_trainings_are_used_again(small_data, tmp_path):
+def test_the_whole_benchmark_runs_and_finished_trainings_are_used_again(shared, tmp_path):
     pytest.importorskip("detectron2")
-    arguments = ("--data", small_data, "--output-dir", tmp_path / "out", "--recipe", "cpu", "--seeds", 1, "--", *TINY)
+    data = tmp_path / "data"
+    for name in DATASETS:
+        source, target = shared / "data" / name, data / name
+        (target / "annotations").mkdir(parents=True)
+        (target / "images").symlink_to(source / "images")
+        for split in ("train", "val"):
+            file = f"annotations/instances_{split}.json"
+            subset_of_coco(source / file, target / file, 4)
+    arguments = ("--data", data, "--output-dir", tmp_path / "out", "--recipe", "cpu", "--seeds", 1, "--", *TINY)
     status, output = run_tool("small_benchmark", *arguments, timeout=900)
     assert status == 0, output
     assert "[8/8]" in output

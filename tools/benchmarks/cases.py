@@ -14,25 +14,15 @@ LIMIT = "limit"
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured.
+    """What is measured."""
 
-    Attributes:
-        network: a ResNeSt.
-        height: of the images, in pixels.
-        width: of the images, in pixels.
-        batch: number of images.
-        dtype: a key of ``DTYPES``; other than float32, peers run as they are and under autocast.
-        what: "inference", "training", "detector inference" or "detector training".
-        compiled: whether compiled contenders take part, too.
-    """
-
-    network: str
-    height: int
+    network: str  # a ResNeSt
+    height: int  # of the images, in pixels
     width: int
-    batch: int
-    dtype: str
-    what: str = "inference"
-    compiled: bool = False
+    batch: int  # number of images
+    dtype: str  # a key of DTYPES; other than float32, peers run as they are and under autocast
+    what: str = "inference"  # or "training", "detector inference", "detector training"
+    compiled: bool = False  # whether compiled contenders take part, too
 
     def __str__(self) -> str:
         return f"{self.what}, {self.network}, {self.batch} x 3 x {self.height} x {self.width}, {self.dtype}"
@@ -45,36 +35,20 @@ class Case:
 
 @dataclass(frozen=True)
 class Contender:
-    """Something that is run once per round.
-
-    Attributes:
-        run: does what the case says, on inputs that it holds.
-        forward: the forward pass of a training step, for counting the tensors kept for backward; None where they cannot
-            be seen.
-    """
+    """Something that is run once per round."""
 
     run: Callable[[], Any]
-    forward: Callable[[], Any] | None = None
+    forward: Callable[[], Any] | None = None  # of a training step, where the tensors kept for backward can be seen
 
 
 @dataclass(frozen=True)
 class Result:
-    """The results of a case, by the names of the contenders.
-
-    Attributes:
-        case: what was measured.
-        milliseconds: medians over the rounds, per batch.
-        kept: mebibytes kept for backward, parameters included.
-        peak: mebibytes that a run allocates at most beyond those it begins with; on GPUs.
-        profile: milliseconds of a run by kinds of operators; empty where that was not asked for.
-        gflops_per_second: best rate of the convolution that the limit is computed from.
-        gigabytes_per_second: best rate at which a large tensor is copied, reading and writing counted.
-    """
+    """The results of a case, by the names of the contenders."""
 
     case: Case
-    milliseconds: Mapping[str, float]
-    gflops_per_second: float
-    gigabytes_per_second: float
-    kept: Mapping[str, float]
-    peak: Mapping[str, float]
-    profile: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    milliseconds: Mapping[str, float]  # medians over the rounds, per batch
+    gflops_per_second: float  # best rate of the convolution that the limit is computed from
+    gigabytes_per_second: float  # best rate of copying a large tensor, reading and writing counted
+    kept: Mapping[str, float]  # mebibytes kept for backward, parameters included
+    peak: Mapping[str, float]  # mebibytes that a run allocates at most beyond those it begins with; on GPUs
+    profile: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # milliseconds by kinds of operators

@@ -26,7 +26,6 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def build_argument_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--networks", nargs="+", default=["resnest50"], metavar="NAME", help="default: resnest50")
@@ -58,12 +57,11 @@ def main(arguments: list[str] | None = None, description: str | None = None) -> 
         torch.set_num_threads(args.threads)
     what = ("detector " if args.detector else "") + ("training" if args.train else "inference")
     product = itertools.product(args.networks, args.sizes, args.batches, args.dtypes)
-    cases = [Case(network, *size, batch, dtype, what, args.compile) for network, size, batch, dtype in product]
-    words = sys.argv[1:] if arguments is None else arguments
-    command = shlex.join(["python", "tools/benchmark.py", *words])
+    command = shlex.join(["python", "tools/benchmark.py", *(sys.argv[1:] if arguments is None else arguments)])
     about = {**describe_machine(args.device), "rounds": args.rounds, "command": command}
     results = []
-    for case in cases:
+    for network, size, batch, dtype in product:
+        case = Case(network, *size, batch, dtype, what, args.compile)
         try:
             results.append(measure(case, rounds=args.rounds, device=args.device, only=args.only, profiled=args.profile))
         except ValueError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -14,6 +13,7 @@ from torch import nn
 from benchmarks.cases import DTYPES, Case, Contender
 from benchmarks.peers import peers
 from resnest_backbones.acceleration.inference import optimize_for_inference
+from resnest_backbones.model_zoo import get_config
 
 _NUM_BOXES = 8
 
@@ -28,37 +28,31 @@ def detector_contenders(case: Case, device: torch.device) -> dict[str, Callable[
         raise ValueError("--detector needs Detectron2, which is not installed")
     images = _inputs(case, device)
     dtype = None if case.dtype == "float32" else DTYPES[case.dtype]
-    contender = _step if case.trains else _call
     ours = partial(_detector, case.network, device)
-    makers = {"ours": ours}
+    makers = {} if case.trains else {"ours, optimised": lambda: optimize_for_inference(ours().eval(), dtype=dtype)}
+    makers["ours"] = ours
     if original := peers(case.network).get("original"):
         makers["original"] = partial(_detector, case.network, device, original)
     makers["ResNet-50"] = partial(_detector, "resnet50", device)
-    found = {name: partial(_contender, contender, make, images, dtype) for name, make in makers.items()}
-    if case.trains:
-        return found
-    fast = partial(_contender, _call, lambda: optimize_for_inference(ours().eval(), dtype=dtype), images, dtype)
-    return {"ours, optimised": fast, **found}
+    return {name: partial(_contender, make, images, dtype, case.trains) for name, make in makers.items()}
 
 
 def _contender(
-    contender: Callable[..., Callable[[], Any]],
-    make: Callable[[], Any],
-    images: list[dict[str, Any]],
-    dtype: torch.dtype | None,
+    make: Callable[[], Any], images: list[dict[str, Any]], dtype: torch.dtype | None, trains: bool
 ) -> Contender:
-    model = make()
-    return Contender(contender(model.train(contender is _step), images, dtype))
+    return Contender((_step if trains else _call)(make().train(trains), images, dtype))
 
 
 def _detector(network: str, device: torch.device, original: Callable[[], nn.Module] | None = None) -> Any:
     """Return a network's Faster R-CNN, with the original's blocks where these are given."""
-    cfg = importlib.import_module("resnest_backbones.model_zoo").get_config(f"faster_rcnn_{network}_fpn_1x")
+    from detectron2.modeling import build_model
+
+    cfg = get_config(f"faster_rcnn_{network}_fpn_1x")
     cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = "", str(device)
     for part in (cfg.MODEL.RESNETS, cfg.MODEL.FPN, cfg.MODEL.ROI_BOX_HEAD):
         part.NORM = part.NORM.replace("SyncBN", "BN")  # one process
     torch.manual_seed(0)
-    model = importlib.import_module("detectron2.modeling").build_model(cfg)
+    model = build_model(cfg)
     if original is not None:
         model.backbone.bottom_up = _Original(model.backbone.bottom_up, original()).to(device)
     return model
@@ -73,27 +67,24 @@ class _Original(nn.Module):
         stages = [getattr(ours, name) for name in self.names]
         for one, other in zip([ours.stem, *stages], [trunk.stem, *trunk.stages], strict=True):
             if not any(parameter.requires_grad for parameter in one.parameters()):
-                _freeze(other)
+                other.requires_grad_(False).eval()
+                other.train = lambda mode=True, module=other: module
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         return dict(zip(self.names, self.trunk(x), strict=True))
 
 
-def _freeze(module: Any) -> None:
-    module.requires_grad_(False).eval()
-    module.train = lambda mode=True: module
-
-
 def _inputs(case: Case, device: torch.device) -> list[dict[str, Any]]:
-    structures = importlib.import_module("detectron2.structures")
+    from detectron2.structures import Boxes, Instances
+
     generator = torch.Generator().manual_seed(0)
     size = torch.tensor([case.width, case.height])
     inputs = []
     for _ in range(case.batch):
         corners = torch.rand(_NUM_BOXES, 2, generator=generator) * 0.6 * size
         sides = (0.1 + 0.3 * torch.rand(_NUM_BOXES, 2, generator=generator)) * size
-        instances = structures.Instances((case.height, case.width))
-        instances.gt_boxes = structures.Boxes(torch.cat([corners, corners + sides], dim=1))
+        instances = Instances((case.height, case.width))
+        instances.gt_boxes = Boxes(torch.cat([corners, corners + sides], dim=1))
         instances.gt_classes = torch.arange(_NUM_BOXES)
         image = 255 * torch.rand(3, case.height, case.width, generator=generator)
         sizes = {"height": case.height, "width": case.width}
@@ -110,12 +101,13 @@ def _call(model: Any, inputs: list[dict[str, Any]], dtype: torch.dtype | None) -
 
 
 def _step(model: Any, inputs: list[dict[str, Any]], dtype: torch.dtype | None) -> Callable[[], None]:
+    from detectron2.utils.events import EventStorage
+
     forward = _call(model, inputs, dtype)
-    storage = importlib.import_module("detectron2.utils.events").EventStorage
 
     def run() -> None:
         torch.manual_seed(0)  # the heads draw samples
-        with storage(0):  # and count what they see
+        with EventStorage(0):  # and count what they see
             sum(forward().values()).backward()
         model.zero_grad()
 

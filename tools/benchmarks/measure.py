@@ -33,14 +33,7 @@ def contenders(case: Case, device: torch.device) -> dict[str, Callable[[], Conte
 def measure(
     case: Case, *, rounds: int, device: torch.device, only: Sequence[str] | None = None, profiled: bool = False
 ) -> Result:
-    """Run every contender once per round, after one round that does not count.
-
-    Args:
-        case: what to measure.
-        rounds: that count.
-        device: to run on.
-        only: patterns of names; None for all contenders.
-        profiled: also profile one more run.
+    """Run every contender, or those that match a pattern in ``only``, once per round, after one that does not count.
 
     Raises:
         ValueError: no contender has such a name, or a network does not exist.
@@ -52,8 +45,9 @@ def measure(
         raise ValueError(f"--only must name contenders ({'; '.join(makers)}), got {' '.join(only or ())}")
     found = {name: makers[name]() for name in chosen}
     probe, probe_flops = _probe(DTYPES[case.dtype], device)
-    copy, copied = _copy(device)
-    runs = {**{name: contender.run for name, contender in found.items()}, LIMIT: probe, "copy": copy}
+    source, target = torch.ones(2, _COPIED // 4, device=device)
+    runs = {name: contender.run for name, contender in found.items()}
+    runs |= {LIMIT: probe, "copy": lambda: target.copy_(source)}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     with nullcontext() if case.trains else torch.inference_mode():
         for number in tqdm(range(rounds + 1), desc="rounds", leave=False):
@@ -61,12 +55,11 @@ def measure(
                 taken = _time(run, device)
                 if number:
                     seconds[name].append(taken)
-    bandwidth = copied / min(seconds.pop("copy"))
+    bandwidth = 2.0 * _COPIED / min(seconds.pop("copy"))
     rate = probe_flops / min(seconds.pop(LIMIT))  # the best that the machine can do
     medians = {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
     if limit is not None:
-        # Backward has two convolutions of the same cost for each.
-        medians[LIMIT] = 1e3 * limit * (3 if case.trains else 1) / rate
+        medians[LIMIT] = 1e3 * limit * (3 if case.trains else 1) / rate  # backward: two convolutions for each
     return Result(
         case,
         medians,
@@ -106,18 +99,7 @@ def _probe(dtype: torch.dtype, device: torch.device) -> tuple[Callable[[], Any],
     conv = conv.to(memory_format=torch.channels_last)
     x = torch.randn(1, channels, side, side, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
 
-    def run() -> Tensor:
-        with torch.no_grad():
-            result: Tensor = conv(x)
-            return result
-
-    return run, 2.0 * 9 * channels**2 * side**2
-
-
-def _copy(device: torch.device) -> tuple[Callable[[], Any], float]:
-    source = torch.ones(_COPIED // 4, device=device)
-    target = torch.empty_like(source)
-    return lambda: target.copy_(source), 2.0 * _COPIED
+    return torch.no_grad()(lambda: conv(x)), 2.0 * 9 * channels**2 * side**2
 
 
 def _time(run: Callable[[], Any], device: torch.device) -> float:

@@ -10,12 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-_TIMM = {
-    "resnest50": "resnest50d",
-    "resnest101": "resnest101e",
-    "resnest200": "resnest200e",
-    "resnest269": "resnest269e",
-}
+_TIMM = {"resnest50": "resnest50d", **{f"resnest{depth}": f"resnest{depth}e" for depth in (101, 200, 269)}}
 _MMSEG_DEPTHS = {"resnest50": 50, "resnest101": 101, "resnest200": 200}
 
 
@@ -50,24 +45,14 @@ class Stages(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """Compute features of strides 4, 8, 16 and 32 of images (N, 3, H, W)."""
         x = self.stem(x)
-        outputs = []
-        for stage in self.stages:
-            x = stage(x)
-            outputs.append(x)
-        return outputs
+        return [x := stage(x) for stage in self.stages]
 
 
 def _timm_features(name: str) -> nn.Module:
-    model: nn.Module = importlib.import_module("timm").create_model(name, features_only=True, out_indices=(1, 2, 3, 4))
-    return model
+    return importlib.import_module("timm").create_model(name, features_only=True, out_indices=(1, 2, 3, 4))
 
 
 def _mmseg(network: str) -> nn.Module:
-    model: nn.Module = importlib.import_module("mmseg.models.backbones").ResNeSt(
-        depth=_MMSEG_DEPTHS[network],
-        stem_channels=64 if network == "resnest50" else 128,
-        radix=2,
-        reduction_factor=4,
-        avg_down_stride=True,
-    )
-    return model
+    stem_channels = 64 if network == "resnest50" else 128
+    options = {"stem_channels": stem_channels, "radix": 2, "reduction_factor": 4, "avg_down_stride": True}
+    return importlib.import_module("mmseg.models.backbones").ResNeSt(depth=_MMSEG_DEPTHS[network], **options)

@@ -16,8 +16,8 @@ from resnest_backbones.checkpoint import write_atomically
 def table(result: Result) -> str:
     """Return a heading and tables in Markdown: times, memory and profile where they were measured."""
     first = next(iter(result.milliseconds.values()))
-    memory = {"kept for backward (MiB)": result.kept, "peak (MiB)": result.peak}
-    memory = {title: values for title, values in memory.items() if values}
+    titles = {"kept for backward (MiB)": result.kept, "peak (MiB)": result.peak}
+    memory = {title: values for title, values in titles.items() if values}
     rows = []
     for name, value in result.milliseconds.items():
         cells = (f"{values[name]:.0f}" if name in values else "" for values in memory.values())
@@ -56,13 +56,7 @@ def draw(results: Sequence[Result], file: Path) -> None:
 
 
 def write_report(folder: Path, results: Sequence[Result], about: Mapping[str, Any]) -> None:
-    """Write ``benchmark.md``, ``benchmark.json`` and ``benchmark.png``.
-
-    Args:
-        folder: made where it does not exist.
-        results: of all cases so far.
-        about: ``describe_machine()``, with ``rounds`` and ``command``.
-    """
+    """Write ``benchmark.md``, ``.json`` and ``.png``; ``about`` has the machine, rounds and command."""
     folder.mkdir(parents=True, exist_ok=True)
     content = json.dumps({**about, "results": [asdict(result) for result in results]}, indent=1) + "\n"
     versions = ", ".join(f"{name} {value}" for name, value in about["versions"].items())

@@ -18,17 +18,9 @@ STARTS = ("scratch", "digits")
 
 @dataclass(frozen=True)
 class SmallDataset:
-    """A dataset of the benchmark.
-
-    Attributes:
-        title: for readers.
-        method: what is trained on it.
-        metrics: Detectron2's names of the metrics -> for readers.
-    """
-
-    title: str
-    method: str
-    metrics: Mapping[str, str]
+    title: str  # for readers
+    method: str  # what is trained on it
+    metrics: Mapping[str, str]  # Detectron2's names -> for readers
 
 
 # By the names of their folders, which hold images/ and annotations/instances_{train,val}.json.
@@ -53,26 +45,15 @@ class SmallRun:
 
 @dataclass(frozen=True)
 class SmallRecord:
-    """What the benchmark measured on one dataset.
+    """What the benchmark measured on one dataset."""
 
-    Attributes:
-        dataset: a key of ``DATASETS``.
-        recipe: ``gpu`` or ``cpu``, which is shorter.
-        command: that ran it.
-        date: when it ended, as year-month-day.
-        machine: what it ran on.
-        versions: package -> version.
-        pretraining: network -> box AP on held-out digits, in percent, after the pre-training.
-        runs: the trainings.
-    """
-
-    dataset: str
-    recipe: str
+    dataset: str  # a key of DATASETS
+    recipe: str  # gpu, or cpu, which is shorter
     command: str
-    date: str
+    date: str  # when it ended, as year-month-day
     machine: str
-    versions: Mapping[str, str] = field(hash=False)
-    pretraining: Mapping[str, float] = field(hash=False)
+    versions: Mapping[str, str] = field(hash=False)  # package -> version
+    pretraining: Mapping[str, float] = field(hash=False)  # network -> box AP on held-out digits, in percent
     runs: tuple[SmallRun, ...]
 
 
@@ -85,11 +66,11 @@ def write_record(record: SmallRecord, file: Path = RECORD_FILE) -> None:
 
 def read_records(file: Path = RECORD_FILE) -> dict[str, SmallRecord]:
     """Return what ``write_record`` wrote, by dataset."""
-    contents = json.loads(file.read_text(encoding="utf-8"))
-    return {
-        content["dataset"]: SmallRecord(**{**content, "runs": tuple(SmallRun(**run) for run in content["runs"])})
-        for content in contents
-    }
+    records = (
+        SmallRecord(**{**content, "runs": tuple(SmallRun(**run) for run in content["runs"])})
+        for content in json.loads(file.read_text(encoding="utf-8"))
+    )
+    return {record.dataset: record for record in records}
 
 
 def small_table(records: Mapping[str, SmallRecord] | None = None) -> str:

@@ -18,28 +18,20 @@ from demonstration.common import make_dataset
 from resnest_backbones.checkpoint import write_atomically
 from resnest_backbones.errors import ConfigError, DatasetError, ResNeStError
 
-_NUM_DIGIT_IMAGES = (1000, 100)
-
 
 def config_file(method: str, network: str, dataset: str, recipe: str) -> Path:
-    """Return a config of the benchmark."""
     suffix = "_cpu" if recipe == "cpu" else ""
     return ROOT / "configs" / "detectron2" / "small" / f"{method}_{network}_fpn_{dataset}{suffix}.yaml"
 
 
 def data_options(folder: Path) -> list[str]:
-    """Return the options of ``tools/train_net.py`` for a dataset's folder.
-
-    Raises:
-        DatasetError: the folder lacks images or annotations.
-    """
-    files = {split: folder / "annotations" / f"instances_{split}.json" for split in ("train", "val")}
-    missing = [path for path in (folder / "images", *files.values()) if not path.exists()]
-    if missing:
+    """Return the options of ``tools/train_net.py`` for a dataset's folder."""
+    images, (train, val) = folder / "images", (folder / "annotations" / f"instances_{s}.json" for s in ("train", "val"))
+    if missing := [path for path in (images, train, val) if not path.exists()]:
         raise DatasetError(
             f"{folder} must hold images/ and annotations/instances_{{train,val}}.json, {missing[0]} does not exist"
         )
-    return _options(files["train"], folder / "images", files["val"], folder / "images")
+    return _options(train, images, val, images)
 
 
 def _options(train_json: Path, train_images: Path, val_json: Path, val_images: Path) -> list[str]:
@@ -49,8 +41,7 @@ def _options(train_json: Path, train_images: Path, val_json: Path, val_images: P
 
 def pretrain(network: str, output_dir: Path, recipe: str, options: Sequence[str] = ()) -> float:
     """Train a network on digits, or use what ``output_dir`` holds of that; return its box AP on held-out digits."""
-    num_train, num_val = _NUM_DIGIT_IMAGES
-    digits = make_dataset(output_dir / "digits", num_train=num_train, num_val=num_val)
+    digits = make_dataset(output_dir / "digits", num_train=1000, num_val=100)
     data = _options(digits.train_json, digits.train_images, digits.val_json, digits.val_images)
     config = config_file("mask_rcnn", network, "digits", recipe)
     metrics, _ = train(_pretrained(network, output_dir), config, [*data, *options, "SEED", "1"])
@@ -62,14 +53,7 @@ def transfer(
 ) -> SmallRun:
     """Train a network on a dataset, or use what ``output_dir`` holds of that.
 
-    Args:
-        dataset: a key of ``DATASETS``.
-        network: one of ``NETWORKS``.
-        start: one of ``STARTS``.
-        seed: of the training.
-        output_dir: holds a folder for each training.
-        recipe: ``gpu`` or ``cpu``.
-        options: those of ``data_options``, and keys and values for the config.
+    ``options`` are those of ``data_options``, and keys and values for the config.
     """
     words = [*options, "SEED", str(seed)]
     if start == "digits":
@@ -94,7 +78,12 @@ def train(folder: Path, config: Path, options: Sequence[str]) -> tuple[dict[str,
     finished, log = folder / "finished.json", folder / "console.txt"
     words = ["--resume", "--config-file", str(config), *options, "OUTPUT_DIR", str(folder)]
     command = shlex.join(["train_net.py", *words])
-    _check_same_training(log, command)
+    if log.is_file():
+        earlier = log.read_text(encoding="utf-8", errors="replace").partition("\n")[0].strip()
+        # By names alone, since folders may have been moved.
+        one, other = ([Path(word).name for word in shlex.split(line)] for line in (earlier, command))
+        if one != other:
+            raise ConfigError(f"{folder} holds a training with other settings ({earlier}); choose another --output-dir")
     if not finished.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
@@ -110,17 +99,6 @@ def train(folder: Path, config: Path, options: Sequence[str]) -> tuple[dict[str,
         write_atomically(finished, lambda stream: stream.write(json.dumps(content).encode()))
     content = json.loads(finished.read_text())
     return content["metrics"], content["seconds"]
-
-
-def _check_same_training(log: Path, command: str) -> None:
-    if not log.is_file():
-        return
-    with open(log, encoding="utf-8", errors="replace") as stream:
-        earlier = stream.readline().strip()
-    # By names alone, since folders may have been moved.
-    one, other = ([Path(word).name for word in shlex.split(line)] for line in (earlier, command))
-    if one != other:
-        raise ConfigError(f"{log.parent} holds a training with other settings ({earlier}); choose another --output-dir")
 
 
 def _last_metrics(file: Path) -> dict[str, float]:

@@ -21,11 +21,11 @@ _FORMATS = {"": torch.contiguous_format, ", channels_last": torch.channels_last}
 def trunk_contenders(case: Case, device: torch.device) -> dict[str, Callable[[], Contender]]:
     """Return name -> builder of the contenders, ours first; peers that are not installed are left out."""
     images = torch.randn(case.batch, 3, case.height, case.width, device=device)
-    return dict((_training if case.trains else _inference)(case, images))
-
-
-def _inference(case: Case, images: Tensor) -> Iterator[tuple[str, Callable[[], Contender]]]:
     dtype = None if case.dtype == "float32" else DTYPES[case.dtype]
+    return dict((_training if case.trains else _inference)(case, images, dtype))
+
+
+def _inference(case: Case, images: Tensor, dtype: torch.dtype | None) -> Iterator[tuple[str, Callable[[], Contender]]]:
     yield OURS, partial(_optimized, case.network, images, dtype)
     if case.compiled:
         yield "ours, compiled", partial(_optimized, case.network, images, dtype, compile=True)
@@ -40,8 +40,7 @@ def _inference(case: Case, images: Tensor) -> Iterator[tuple[str, Callable[[], C
                 yield f"{name}{suffix}, compiled", partial(peer, dtype=dtype, compiled=True)
 
 
-def _training(case: Case, images: Tensor) -> Iterator[tuple[str, Callable[[], Contender]]]:
-    dtype = None if case.dtype == "float32" else DTYPES[case.dtype]
+def _training(case: Case, images: Tensor, dtype: torch.dtype | None) -> Iterator[tuple[str, Callable[[], Contender]]]:
     ours = {OURS_TRAINING: partial(build, case.network), KEEPING: partial(_keeping, case.network)}
     for name, make in {**ours, **peers(case.network)}.items():
         for suffix, memory_format in _FORMATS.items():
@@ -73,9 +72,8 @@ def _contender(
     compiled: bool = False,
     trains: bool = False,
 ) -> Contender:
-    net = make()
-    net.to(images.device, memory_format=memory_format)
-    net.train(trains)
+    net = make().to(images.device, memory_format=memory_format)
+    net.train(trains)  # which returns nothing in MMSegmentation
     if compiled:
         net.compile()
     forward = _bind(net, images, memory_format, dtype)

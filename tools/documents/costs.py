@@ -31,18 +31,9 @@ _DETECTOR_INPUT = (800, 1344)
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a recipe's model.
-
-    Attributes:
-        parameters: of the whole model, auxiliary heads included.
-        multiply_adds: of one image.
-        height: of that image in pixels.
-        width: likewise.
-    """
-
-    parameters: int
-    multiply_adds: int
-    height: int
+    parameters: int  # of the whole model, auxiliary heads included
+    multiply_adds: int  # of one image
+    height: int  # of that image, in pixels
     width: int
 
 
@@ -60,30 +51,20 @@ def write_costs(counted: Mapping[str, Cost], file: Path = COSTS_FILE) -> None:
 
 
 def count(name: str) -> Cost:
-    """Count a recipe's model on the device "meta", where the largest takes seconds.
-
-    Raises:
-        ValueError: the recipe does not exist.
-        ImportError: its framework is not installed.
-    """
+    """Count a recipe's model on the device "meta", where the largest takes seconds."""
     if name not in RECIPES:
         raise ValueError(f"name must be one of {', '.join(RECIPES)}, got {name!r}")
     return _count_detector(name) if RECIPES[name].framework == "detectron2" else _count_segmentor(name)
 
 
 def multiply_adds(module: Callable[..., Any], *inputs: Any) -> int:
-    """Return the multiply-adds of one call of a module, or of a method of one.
-
-    Tensors may be on the device "meta", where fvcore's tracing does not work; ``tests/test_costs.py`` shows that it
-    counts the same.
-    """
+    """Return the multiply-adds of one call of a module or of a method of one, as fvcore counts them."""
     with FlopCounterMode(display=False, custom_mapping=_EXTRA) as counter, torch.no_grad():
         module(*inputs)
     return counter.get_total_flops() // 2
 
 
 def _of_norm(x: Any, *args: Any, **kwargs: Any) -> int:
-    """Return the operations of a norm: two for each element that is scaled and shifted."""
     return 2 * prod(x)
 
 
@@ -114,11 +95,8 @@ def _count_detector(name: str) -> Cost:
         proposals = cfg.MODEL.RPN.POST_NMS_TOPK_TEST
         total = multiply_adds(model.backbone, image)
         total += multiply_adds(model.proposal_generator.rpn_head, [features[key] for key in cfg.MODEL.RPN.IN_FEATURES])
-        total += sum(
-            _multiply_adds_of_heads(
-                model.roi_heads, cfg.MODEL.FPN.OUT_CHANNELS, proposals, cfg.TEST.DETECTIONS_PER_IMAGE
-            )
-        )
+        sizes = (cfg.MODEL.FPN.OUT_CHANNELS, proposals, cfg.TEST.DETECTIONS_PER_IMAGE)
+        total += sum(_multiply_adds_of_heads(model.roi_heads, *sizes))
         if hasattr(model, "sem_seg_head"):
             total += multiply_adds(model.sem_seg_head.layers, features)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -127,14 +105,10 @@ def _count_detector(name: str) -> Cost:
 
 def _multiply_adds_of_heads(heads: Any, channels: int, proposals: int, detections: int) -> Iterator[int]:
     """Yield the multiply-adds of each box head over all proposals, and of the mask head over all detections."""
-    cascade = isinstance(heads.box_head, nn.ModuleList)
-    pairs = (
-        zip(heads.box_head, heads.box_predictor, strict=True) if cascade else [(heads.box_head, heads.box_predictor)]
-    )
-    for head, predictor in pairs:
-        yield multiply_adds(
-            nn.Sequential(head, predictor), torch.zeros(proposals, channels, *heads.box_pooler.output_size)
-        )
+    pair = (heads.box_head, heads.box_predictor)
+    pooled = torch.zeros(proposals, channels, *heads.box_pooler.output_size)
+    for head, predictor in zip(*pair, strict=True) if isinstance(heads.box_head, nn.ModuleList) else [pair]:
+        yield multiply_adds(nn.Sequential(head, predictor), pooled)
     if heads.mask_on:
         pooled = torch.zeros(detections, channels, *heads.mask_pooler.output_size)
         yield multiply_adds(heads.mask_head.layers, pooled)

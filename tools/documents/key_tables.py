@@ -12,7 +12,6 @@ from markdown_table import markdown_table
 from resnest_backbones.checkpoint.layouts import convert_state_dict
 from resnest_backbones.models.resnest import build
 
-_IN_A_DETECTOR = "backbone.bottom_up."
 _NORM = re.compile(r"(?:weight|bias|running_mean|running_var)$")
 
 
@@ -31,7 +30,7 @@ def mmseg_keys_table() -> str:
 def wrapper_keys_table() -> str:
     """Return the keys of a detector of the original's Detectron2 wrapper beside those of a trunk."""
     state = _state(num_classes=None)
-    return _table("Detectron2 wrapper", {_IN_A_DETECTOR + key: value for key, value in state.items()}, state)
+    return _table("Detectron2 wrapper", {f"backbone.bottom_up.{key}": value for key, value in state.items()}, state)
 
 
 def _state(num_classes: int | None = 10, deform_stages: tuple[str, ...] = ()) -> dict[str, Tensor]:
@@ -48,12 +47,11 @@ def _table(source: str, old: Mapping[str, Tensor], new: Mapping[str, Tensor]) ->
         raise ValueError(f"the keys of {source} do not convert to those of the trunk")
     names = {id(value): key for key, value in converted.items()}
     tensors = ((key, names[id(value)]) for key, value in old.items() if not key.endswith("num_batches_tracked"))
-    rows = dict.fromkeys(_shorten(*pair) for pair in tensors)  # a set that keeps its order
+    rows = dict.fromkeys(_shorten(*pair) for pair in tensors)  # * for the tensors of a norm or of a layer with a bias
     return markdown_table((source, "here"), [(f"`{old}`", f"`{new}`") for old, new in rows], "l")
 
 
 def _shorten(old: str, new: str) -> tuple[str, str]:
-    """Return both keys with ``*`` for the tensors of a norm or of a layer with a bias."""
     if ".norm." in new or ".bn" in new or ".fc" in new or new.startswith("fc.") or "offset" in new:
         return _NORM.sub("*", old), _NORM.sub("*", new)
     return old, new

@@ -14,8 +14,6 @@ from resnest_backbones.weights import WEIGHTS
 
 _PEERS = ("original", "timm", "mmseg")
 _CONTENDERS = (*_PEERS, "ResNet-50-D", "ResNet-50", "limit")
-# Of README.md: name of the record, what its first case is called there.
-_PERFORMANCE = {"inference": "inference", "training": "training step"}
 
 
 def _records() -> Iterator[dict[str, Any]]:
@@ -48,7 +46,7 @@ def _times(result: Mapping[str, Any], *names: str, compiled: bool = False) -> di
 def performance_table() -> str:
     """Return inference and training of ResNeSt-50, each against the fastest peer and against ResNet-50-D."""
     rows = []
-    for folder, title in _PERFORMANCE.items():
+    for folder, title in (("inference", "inference"), ("training", "training step")):
         record = json.loads((BENCHMARKS / folder / "benchmark.json").read_text(encoding="utf-8"))
         result = record["results"][0]
         ours = min(_times(result, "ours").values())
@@ -143,21 +141,20 @@ def choosing_table() -> str:
             times[network] = next(iter(result["milliseconds"].values()))
         else:
             kept[network] = next(iter(result["kept"].values()))
-    rows = []
-    for name, spec in VARIANTS.items():
-        rows.append(
-            (
-                f"`{name}`",
-                f"{(spec.params or 0) / 1e6:.1f}",
-                f"{(spec.multiply_adds or 0) / 1e9:.1f}",
-                f"{times[name]:.0f}" if name in times else "",
-                f"{kept[name]:.0f}" if name in kept else "",
-                f"{WEIGHTS[name].top1:.2f}" if name in WEIGHTS else "",
-                _published(f"faster_rcnn_{name}_fpn_1x", "box_ap"),
-                _published(f"mask_cascade_rcnn_{name}_fpn_1x", "box_ap", "mask_ap"),
-                _published(f"deeplabv3_{name}-d8_4xb4-paper_ade20k-480x480", "miou_multi_scale"),
-            )
+    rows = [
+        (
+            f"`{name}`",
+            f"{(spec.params or 0) / 1e6:.1f}",
+            f"{(spec.multiply_adds or 0) / 1e9:.1f}",
+            f"{times[name]:.0f}" if name in times else "",
+            f"{kept[name]:.0f}" if name in kept else "",
+            f"{WEIGHTS[name].top1:.2f}" if name in WEIGHTS else "",
+            _published(f"faster_rcnn_{name}_fpn_1x", "box_ap"),
+            _published(f"mask_cascade_rcnn_{name}_fpn_1x", "box_ap", "mask_ap"),
+            _published(f"deeplabv3_{name}-d8_4xb4-paper_ade20k-480x480", "miou_multi_scale"),
         )
+        for name, spec in VARIANTS.items()
+    ]
     return markdown_table(head, rows, "lr")
 
 

@@ -21,13 +21,7 @@ _KEPT, _DILATED = "#cfe2f3", "#f9d9a8"
 
 
 def draw_output_strides(network: str = "resnest50") -> str:
-    """Return an SVG with a row for each output stride, and in it a square as large as each stage's features.
-
-    Strides and dilations are read from networks that are built for it.
-
-    Args:
-        network: a name of ``list_variants()``.
-    """
+    """Return an SVG with a row for each output stride, and in it a square as large as each stage's features."""
     stream = io.StringIO()
     # Text as text, and no ids drawn at random or date: the same networks give the same file.
     with matplotlib.rc_context({"svg.hashsalt": "output_stride", "svg.fonttype": "none"}):
@@ -56,9 +50,11 @@ def draw_figure(network: str) -> Figure:
         for column, (name, stride) in enumerate(net.feature_strides.items(), start=1):
             x, side = (column + 0.5) * _COLUMN, _IMAGE // stride
             dilations = stage_dilations(net.get_submodule(name))
+            first, last = dilations[0], dilations[-1]
+            runs = str(first) if first == last else f"{first}, then {last}"
             color = _DILATED if max(dilations) > 1 else _KEPT
             axes.add_patch(Rectangle((x - side / 2, y - side / 2), side, side, facecolor=color, edgecolor="#333333"))
-            write(x, y + 80, f"stride {stride}: {side} x {side}", f"dilation {_runs(dilations)}", size=9)
+            write(x, y + 80, f"stride {stride}: {side} x {side}", f"dilation {runs}", size=9)
             if row == 0:
                 write(x, 24, name, weight="bold")
     return figure
@@ -66,11 +62,4 @@ def draw_figure(network: str) -> Figure:
 
 def stage_dilations(stage: nn.Module) -> list[int]:
     """Return the dilation of the 3x3 convolution of each block of a stage."""
-    found = [module.conv for module in stage.modules() if isinstance(module, SplitAttentionConv2d)]
-    return [int(conv.dilation[0]) for conv in found]
-
-
-def _runs(dilations: list[int]) -> str:
-    """Return ``1, then 2``: the first block's dilation, and that of the others where it differs."""
-    first, rest = dilations[0], dilations[-1]
-    return str(first) if first == rest else f"{first}, then {rest}"
+    return [module.conv.dilation[0] for module in stage.modules() if isinstance(module, SplitAttentionConv2d)]

@@ -96,18 +96,13 @@ def _cost(recipe: Recipe) -> tuple[str, str]:
 
 def others_table() -> str:
     """Return every packaged config without a published metric, as the comment at its top describes it."""
-    names = [name for name in list_configs() if name.removesuffix("_test_dev") not in RECIPES]
-    rows = [(f"`{name}`", _description(name)) for name in names if _folder(name) not in ("demo", "small")]
+    rows = []
+    for name in list_configs():
+        file = Path(get_config_file(name))
+        if name.removesuffix("_test_dev") not in RECIPES and file.parent.name not in ("demo", "small"):
+            comment = takewhile(lambda line: line.startswith("#"), file.read_text(encoding="utf-8").splitlines())
+            rows.append((f"`{name}`", " ".join(line.removeprefix("#").strip() for line in comment)))
     return markdown_table(("recipe", "what it is"), rows, "l")
-
-
-def _folder(name: str) -> str:
-    return Path(get_config_file(name)).parent.name
-
-
-def _description(name: str) -> str:
-    lines = Path(get_config_file(name)).read_text(encoding="utf-8").splitlines()
-    return " ".join(line.removeprefix("#").strip() for line in takewhile(lambda line: line.startswith("#"), lines))
 
 
 _METHODS = {
