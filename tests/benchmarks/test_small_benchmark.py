@@ -67,19 +67,11 @@ def test_the_table_has_means_deviations_and_the_difference():
         *(["nuclei", "scratch", metric, "1.00", "2.00", "+1.00", "1"] for metric in ("box AP", "mask AP", "mask AP50")),
     ]
     # Of an interrupted benchmark, what there is.
-    two_and_one = record(resnet50=[10.0, 12.0], resnest50=[11.0])
-    assert table_rows(small_records.small_table({"bccd": two_and_one}))[0][3:] == [
-        "11.00 ± 1.41",
-        "11.00",
-        "+0.00",
-        "1 and 2",
-    ]
-    assert table_rows(small_records.small_table({"bccd": record(resnet50=[10.0])}))[0][3:] == [
-        "10.00",
-        "",
-        "",
-        "0 and 1",
-    ]
+    for there, cells in (
+        (record(resnet50=[10.0, 12.0], resnest50=[11.0]), ["11.00 ± 1.41", "11.00", "+0.00", "1 and 2"]),
+        (record(resnet50=[10.0]), ["10.00", "", "", "0 and 1"]),
+    ):
+        assert table_rows(small_records.small_table({"bccd": there}))[0][3:] == cells
 
 
 def test_each_dataset_has_its_own_circumstances():

@@ -2,9 +2,7 @@
 
 PYTHONPATH=.:tools python -m tests.faults.kill_trainings train_net --times 20 --folder killed
 
-The tool runs from its file in a process of its own that SIGKILL ends. Only the frameworks are imported once, in the
-process that forks it, because that takes longer than all the rest. No thread may run there then, hence
-``OMP_NUM_THREADS=1``, which equal sums need anyway.
+The tool runs in a process that SIGKILL ends, forked from one that has imported the frameworks and may run no thread.
 """
 
 from __future__ import annotations
@@ -14,7 +12,9 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch is imported
 
 import argparse
+import functools
 import json
+import operator
 import random
 import runpy
 import signal
@@ -40,44 +40,26 @@ _PATIENCE = 600.0  # seconds that one process may take
 
 @dataclass(frozen=True)
 class Tool:
-    """A training of a tool: how it is called, and how its output tells what it does.
+    """A training of a tool: how it is called, and how its output tells what it does."""
 
-    Attributes:
-        arguments: (dataset, output folder, iterations) -> the command line, without ``--resume``.
-        last: the checkpoint that the end of the training leaves, with the number of iterations in braces.
-        training: is in the output once iterations begin.
-        evaluating: is in the output while it evaluates.
-        evaluated: is in the output after that.
-        state: keys of the last checkpoint whose values must be equal in the end.
-    """
-
-    arguments: Callable[[DemoDataset, Path, int], list[object]]
-    last: str
-    training: str
-    evaluating: str
-    evaluated: str
-    state: tuple[str, ...]
+    arguments: Callable[[DemoDataset, Path, int], list[object]]  # of dataset, output folder and iterations
+    last: str  # the checkpoint that the end of the training leaves, with the number of iterations in braces
+    training: str  # is in the output once iterations begin
+    evaluating: str  # is in the output while it evaluates
+    evaluated: str  # is in the output after that
+    state: tuple[str, ...]  # keys of the last checkpoint whose values must be equal in the end
 
 
 @dataclass
 class Outcome:
-    """The result of killing one tool's training.
+    """The result of killing one tool's training."""
 
-    Attributes:
-        kills: number of kills in each phase.
-        runs: trainings from start to end that these kills were spread over.
-        checkpoints: checkpoints under their final name that were read after a kill.
-        unfinished: files under a temporary name that kills left, and that the next process removed.
-        tensors: tensors and numbers of the last checkpoint that were compared with the unbroken run's.
-        differing: those that were not equal bit for bit.
-    """
-
-    kills: Counter[str] = field(default_factory=Counter)
-    runs: int = 0
-    checkpoints: int = 0
-    unfinished: int = 0
-    tensors: int = 0
-    differing: list[str] = field(default_factory=list)
+    kills: Counter[str] = field(default_factory=Counter)  # in each phase
+    runs: int = 0  # trainings from start to end that these kills were spread over
+    checkpoints: int = 0  # under their final name, read after a kill
+    unfinished: int = 0  # files under a temporary name that kills left, and that the next process removed
+    tensors: int = 0  # tensors and numbers of the last checkpoint that were compared with the unbroken run's
+    differing: list[str] = field(default_factory=list)  # those that were not equal bit for bit
 
 
 def _train_net_arguments(data: DemoDataset, output: Path, iterations: int) -> list[object]:
@@ -146,12 +128,8 @@ TOOLS = {
 def kill_training(name: str, folder: Path, *, kills: int, iterations: int = 24, seed: int = 0) -> Outcome:
     """Train without a break, then kill the same training again and again, each time continuing with ``--resume``.
 
-    Args:
-        name: of ``TOOLS``.
-        folder: for data, checkpoints and output.
-        kills: how many; if a training ends before, another one takes the rest.
-        iterations: length of the training, even; it saves after every second one, and evaluates after every third.
-        seed: of the moments.
+    If a training ends before all ``kills``, another one takes the rest. ``iterations`` must be even: it saves after
+    every second one, and evaluates after every third.
     """
     tool, chance, outcome = TOOLS[name], random.Random(seed), Outcome()
     data = make_demo_dataset(folder / "data", num_train=6, num_val=8, image_size=64, progress=False)
@@ -281,12 +259,7 @@ def _become(tool: Path, arguments: list[str], printed: Path) -> None:
 def _state(tool: Tool, file: Path) -> dict[str, Any]:
     """Return the leaves of a checkpoint that must be equal, by their path."""
     content = read_checkpoint(file)
-    chosen = {}
-    for key in tool.state:
-        value = content
-        for part in key.split("/"):
-            value = value[part]
-        chosen[key] = value
+    chosen = {key: functools.reduce(operator.getitem, key.split("/"), content) for key in tool.state}
     return {keystr(path): leaf for path, leaf in tree_flatten_with_path(chosen)[0]}
 
 
@@ -298,9 +271,7 @@ def _same(one: Any, other: Any) -> bool:
 
 def main() -> None:
     """Import what a tool needs, kill its training, and print the outcome as one line of JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="tests.faults.kill_trainings"
-    )
+    parser = argparse.ArgumentParser(prog="tests.faults.kill_trainings")
     parser.add_argument("tool", choices=tuple(TOOLS))
     parser.add_argument("--times", type=int, default=20, help="number of kills (default: %(default)s)")
     parser.add_argument("--iterations", type=int, default=24, help="length of the training (default: %(default)s)")

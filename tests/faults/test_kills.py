@@ -18,9 +18,8 @@ def kill(tool: str, folder: Path, times: int, iterations: int, timeout: float) -
     pytest.importorskip("sklearn")  # of the demonstration's dataset
     command = [sys.executable, "-m", "tests.faults.kill_trainings", tool, "--folder", folder / "killed"]
     command += ["--times", str(times), "--iterations", str(iterations)]
-    done = subprocess.run(
-        command, env=environment(), capture_output=True, text=True, timeout=timeout, cwd=ROOT, check=False
-    )
+    options = {"env": environment(), "capture_output": True, "text": True, "timeout": timeout, "cwd": ROOT}
+    done = subprocess.run(command, check=False, **options)
     assert done.returncode == 0, done.stdout + done.stderr
     outcome = json.loads(done.stdout.splitlines()[-1])
     assert sum(outcome["kills"].values()) == times and outcome["differing"] == []
@@ -44,9 +43,7 @@ def test_killed_twenty_times_it_goes_on_to_the_very_same_end(tool, tmp_path, rec
     assert {"iteration", "checkpoint", "evaluation"} <= outcome["kills"].keys()
     words = {"iteration": "in iterations", "checkpoint": "in the writing of a checkpoint", "start": "while starting"}
     killed = [f"{n} {words.get(phase, 'in evaluations')}" for phase, n in sorted(outcome["kills"].items())]
+    whole = f"{', '.join(killed)}; {outcome['checkpoints']} checkpoints read after kills, all whole"
+    compared = f"{outcome['tensors']} tensors and numbers compared in {outcome['runs']} trainings, 0 differ"
     record_property("times", 20)
-    record_property(
-        "detail",
-        f"{', '.join(killed)}; {outcome['checkpoints']} checkpoints read after kills, all whole; "
-        f"{outcome['tensors']} tensors and numbers compared in {outcome['runs']} trainings, 0 differ",
-    )
+    record_property("detail", f"{whole}; {compared}")
