@@ -12,8 +12,7 @@ from visualization import attention
 def test_the_weights_are_those_that_the_blocks_give_and_are_drawn(name, monkeypatch, tmp_path):
     net = build(name).eval()
     radix = net.res2[0].conv2.radix
-    given = []
-    kind = type(net.res2[0].conv2)
+    given, kind = [], type(net.res2[0].conv2)
     original = kind.attention
 
     def attend(self, pooled):

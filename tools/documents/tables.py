@@ -13,7 +13,7 @@ from documents.costs import costs
 from markdown_table import markdown_table
 from resnest_backbones.model_zoo import MEASURED, METRICS, RECIPES, Recipe, get_config_file
 from resnest_backbones.model_zoo import list as list_configs
-from resnest_backbones.models.variants import VARIANTS, ResNeStSpec
+from resnest_backbones.models.variants import VARIANTS
 from resnest_backbones.weights import WEIGHTS
 
 _MARKED = re.compile(r"(<!-- table: (?P<name>\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
@@ -25,14 +25,13 @@ def variants_table() -> str:
         "network", "radix", "cardinality", "parameters (M)", "multiply-adds (G, 224 x 224)", "published top-1 (%)",
         "crop", "published file",
     )  # fmt: skip
-    return markdown_table(head, [_variant_row(spec) for spec in VARIANTS.values()], "lrrrrrrl")
-
-
-def _variant_row(spec: ResNeStSpec) -> tuple[str, ...]:
-    record = WEIGHTS.get(spec.name)
-    published = (f"{record.top1:.2f}", str(record.crop), f"`{record.filename}`") if record else ("", "", "")
-    costs = (f"{(spec.params or 0) / 1e6:.2f}", f"{(spec.multiply_adds or 0) / 1e9:.2f}")
-    return (f"`{spec.name}`", str(spec.radix), str(spec.cardinality), *costs, *published)
+    rows = []
+    for name, spec in VARIANTS.items():
+        record = WEIGHTS.get(name)
+        published = (f"{record.top1:.2f}", str(record.crop), f"`{record.filename}`") if record else ("", "", "")
+        cost = (f"{(spec.params or 0) / 1e6:.2f}", f"{(spec.multiply_adds or 0) / 1e9:.2f}")
+        rows.append((f"`{name}`", str(spec.radix), str(spec.cardinality), *cost, *published))
+    return markdown_table(head, rows, "lrrrrrrl")
 
 
 def detectron2_table() -> str:

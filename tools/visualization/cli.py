@@ -76,14 +76,7 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
 
 
 def visualize(args: argparse.Namespace) -> Path:
-    """Draw what the options of ``build_argument_parser`` ask for, and return the HTML file.
-
-    Raises:
-        ExportError: the model or the dataset is not of the kind that the options say.
-        CheckpointError: the checkpoint does not fill the model.
-        DatasetError: an image or a label map cannot be read.
-        ImportError: the framework is not installed.
-    """
+    """Draw what the options of ``build_argument_parser`` ask for, and return the HTML file."""
     if args.model:
         predictor = Predictor.from_file(args.model)
     else:
