@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from benchmarks.cases import LIMIT, Case, Result
-from benchmarks.cli import main, parse_size
+from benchmarks.cli import main
 from benchmarks.measure import contenders, convolution_flops, kept_for_backward, measure
 from benchmarks.profiling import KINDS
 from benchmarks.report import table
 from benchmarks.trunks import KEEPING, OURS, OURS_TRAINING
+from export import parse_size
 from resnest_backbones import build, get_variant
 from tests.documents.pages import table_rows
 
@@ -121,7 +122,7 @@ def test_compiled_contenders_take_part(what):
 
 def test_wrong_arguments_are_named(capsys):
     assert parse_size("800x1333") == (800, 1333) and parse_size("224") == (224, 224)
-    with pytest.raises(argparse.ArgumentTypeError, match="must be HEIGHTxWIDTH of 32 pixels and more, got '8x9'"):
+    with pytest.raises(argparse.ArgumentTypeError, match="must be HEIGHTxWIDTH of at least 32 pixels each, got '8x9'"):
         parse_size("8x9")
     with pytest.raises(SystemExit, match="2"):
         main(["--rounds", "0"])

@@ -14,15 +14,8 @@ import torch
 from benchmarks.cases import DTYPES, Case
 from benchmarks.measure import measure
 from benchmarks.report import table, write_report
+from export import parse_size
 from machine import describe_machine
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Return height and width of ``800x1333``, or of ``224``, a square."""
-    sides = text.split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and int(side) >= 32 for side in sides):
-        raise argparse.ArgumentTypeError(f"must be HEIGHTxWIDTH of 32 pixels and more, got {text!r}")
-    return int(sides[0]), int(sides[-1])
 
 
 def build_argument_parser(description: str | None) -> argparse.ArgumentParser:

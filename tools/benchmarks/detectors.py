@@ -40,7 +40,7 @@ def detector_contenders(case: Case, device: torch.device) -> dict[str, Callable[
 def _contender(
     make: Callable[[], Any], images: list[dict[str, Any]], dtype: torch.dtype | None, trains: bool
 ) -> Contender:
-    return Contender((_step if trains else _call)(make().train(trains), images, dtype))
+    return Contender(partial(_step if trains else _call, make().train(trains), images, dtype))
 
 
 def _detector(network: str, device: torch.device, original: Callable[[], nn.Module] | None = None) -> Any:
@@ -92,23 +92,15 @@ def _inputs(case: Case, device: torch.device) -> list[dict[str, Any]]:
     return inputs
 
 
-def _call(model: Any, inputs: list[dict[str, Any]], dtype: torch.dtype | None) -> Callable[[], Any]:
-    def run() -> Any:
-        with torch.autocast(inputs[0]["image"].device.type, dtype=dtype, enabled=dtype is not None):
-            return model(inputs)
-
-    return run
+def _call(model: Any, inputs: list[dict[str, Any]], dtype: torch.dtype | None) -> Any:
+    with torch.autocast(inputs[0]["image"].device.type, dtype=dtype, enabled=dtype is not None):
+        return model(inputs)
 
 
-def _step(model: Any, inputs: list[dict[str, Any]], dtype: torch.dtype | None) -> Callable[[], None]:
+def _step(model: Any, inputs: list[dict[str, Any]], dtype: torch.dtype | None) -> None:
     from detectron2.utils.events import EventStorage
 
-    forward = _call(model, inputs, dtype)
-
-    def run() -> None:
-        torch.manual_seed(0)  # the heads draw samples
-        with EventStorage(0):  # and count what they see
-            sum(forward().values()).backward()
-        model.zero_grad()
-
-    return run
+    torch.manual_seed(0)  # the heads draw samples
+    with EventStorage(0):  # and count what they see
+        sum(_call(model, inputs, dtype).values()).backward()
+    model.zero_grad()

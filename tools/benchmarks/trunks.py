@@ -52,7 +52,7 @@ def _training(case: Case, images: Tensor, dtype: torch.dtype | None) -> Iterator
 
 def _optimized(network: str, images: Tensor, dtype: torch.dtype | None, *, compile: bool = False) -> Contender:
     net = build(network).eval().to(images.device)
-    return Contender(_bind(optimize_for_inference(net, dtype=dtype, compile=compile), images))
+    return Contender(partial(_features, optimize_for_inference(net, dtype=dtype, compile=compile), images))
 
 
 def _keeping(network: str) -> nn.Module:
@@ -76,31 +76,24 @@ def _contender(
     net.train(trains)  # which returns nothing in MMSegmentation
     if compiled:
         net.compile()
-    forward = _bind(net, images, memory_format, dtype)
+    forward = partial(_features, net, images, memory_format, dtype)
     # What a compiled network keeps for backward cannot be seen.
-    return Contender(_step(forward, net), None if compiled else forward) if trains else Contender(forward)
+    return Contender(partial(_step, forward, net), None if compiled else forward) if trains else Contender(forward)
 
 
-def _bind(
+def _features(
     net: nn.Module,
     images: Tensor,
     memory_format: torch.memory_format = torch.contiguous_format,
     dtype: torch.dtype | None = None,
-) -> Callable[[], Any]:
-    """Return a function that computes the features of images that come as they do from a data loader."""
-
-    def run() -> Any:
-        with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
-            return net(images.contiguous(memory_format=memory_format))
-
-    return run
+) -> Any:
+    """Compute the features of images that come as they do from a data loader."""
+    with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
+        return net(images.contiguous(memory_format=memory_format))
 
 
-def _step(forward: Callable[[], Any], net: nn.Module) -> Callable[[], None]:
-    def run() -> None:
-        features = forward()
-        features = features.values() if isinstance(features, dict) else features
-        torch.stack([feature.float().mean() for feature in features]).sum().backward()
-        net.zero_grad()
-
-    return run
+def _step(forward: Callable[[], Any], net: nn.Module) -> None:
+    features = forward()
+    features = features.values() if isinstance(features, dict) else features
+    torch.stack([feature.float().mean() for feature in features]).sum().backward()
+    net.zero_grad()
