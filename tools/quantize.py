@@ -1,7 +1,8 @@
 #!/usr/bin/env python
-"""Quantise an exported ONNX detector or segmentor to int8, calibrated on your images, and measure what that costs.
+r"""Quantise an exported ONNX detector or segmentor to int8, calibrated on your images, and measure what that costs.
 
-    python tools/quantize.py exported/model.onnx photos/ --output exported/model_int8.onnx \\
+For example:
+    python tools/quantize.py exported/model.onnx photos/ --output exported/model_int8.onnx \
         --val-json val.json --val-images val/
 """
 
