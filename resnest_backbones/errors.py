@@ -15,22 +15,6 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-__all__ = [
-    "CheckpointError",
-    "ConfigError",
-    "DatasetError",
-    "DivergedError",
-    "ExportError",
-    "ResNeStError",
-    "WeightsError",
-    "add_verbose",
-    "check_finite",
-    "check_writable",
-    "diverged",
-    "message_of",
-    "one_line_errors",
-]
-
 # One of our errors in the traceback that a worker or another process sent.
 _OURS = re.compile(r"^resnest_backbones\.\S+Error: (.*)", re.MULTILINE | re.DOTALL)
 _MAX_IMAGES = 16  # named in a message

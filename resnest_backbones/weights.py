@@ -243,8 +243,8 @@ def default_cache_dir() -> Path:
 def fetch(record: WeightRecord, *, cache_dir: Path | str | None = None, progress: bool = True) -> Path:
     """Return the path of a published weight file in the cache; download it if it is missing, and verify it.
 
-    A download goes to a temporary name and is renamed after its hash was checked; several processes wait for one of
-    them to fetch it. A cached file is checked as well, and fetched again if it is damaged.
+    Several processes wait for one of them to fetch it. A cached file is checked as well, and fetched again if it is
+    damaged.
 
     Raises:
         WeightsError: the server does not answer, or what it sent is not the published file; the message names the url.
@@ -311,11 +311,8 @@ def _lock(file: Path) -> Iterator[None]:
 
 
 def _download(url: str, file: Path, sha256_prefix: str, progress: bool, remedy: str) -> None:
-    """Download to a temporary name beside ``file``, and rename it when it is whole and its hash is right.
-
-    ``torch.hub.download_url_to_file`` waits forever for a server that stops sending, and takes what came before a
-    connection broke for the file.
-    """
+    """Download to a temporary name beside ``file``, and rename it when it is whole and its hash is right."""
+    # torch.hub.download_url_to_file waits forever for a silent server, and keeps what came before a connection broke.
     logger.info("Downloading %s to %s", url, file)
     temporary = file.with_name(f"{file.name}.{os.getpid()}.partial")
     remedy = f"Nothing was kept. {remedy}"

@@ -1,12 +1,8 @@
 """Trunks made faster for training: channels-last memory and compilation, equal to rounding, checkpoints unchanged.
 
-The plugins take both as arguments and config keys. A compiled trunk is safe with images of varying size: PyTorch
-compiles the first size as it is, and from the second size on a graph whose height and width are variables, or a few
-where the compiler sums large maps in another way. Training, evaluation and forward passes without gradients have graphs
-of their own.
-
-Inductor leaves height and width open in backward only in channels-last memory, and only when told to keep to it
-(PyTorch 2.14): it would compile every size anew, and give up after eight. A trunk that it compiles is told so.
+A compiled trunk is safe with images of varying size: PyTorch compiles the first size as it is, and from the second size
+on a graph whose height and width are variables, or a few where the compiler sums large maps in another way. Inductor
+does so in backward only when told to keep to channels-last memory (PyTorch 2.14); it would compile every size anew.
 """
 
 from __future__ import annotations

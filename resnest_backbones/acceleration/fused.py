@@ -53,10 +53,9 @@ def _has_operators(dtype: torch.dtype) -> bool:
 class _Convolution:
     """A convolution without gradients whose weight is kept in the layout that its kernel reads.
 
-    oneDNN brings the weight into that layout in each call otherwise, which for small images is a quarter of the time.
-    Which layout it is depends on the size of the input, and another size's costs more than none: the weight is packed
-    when a size comes for the second time in a row, and kept for that size only. Copies and pickles come without the
-    packed weight, and a weight that changed is packed anew.
+    oneDNN otherwise reorders the weight in each call, a quarter of the time for small images. The layout depends on the
+    size of the input: the weight is packed when a size comes for the second time in a row, and kept for that size only.
+    Copies and pickles come without the packed weight, and a weight that changed is packed anew.
 
     Args:
         conv: an ``nn.Conv2d``, with bias, of images in channels-last memory.
@@ -64,11 +63,12 @@ class _Convolution:
 
     def __init__(self, conv: Any) -> None:
         self.conv = conv
+        self._place = (conv.padding, conv.stride, conv.dilation, conv.groups)
         self._packed: Tensor | None = None
         self._packed_for: tuple[Any, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"conv": self.conv, "_packed": None, "_packed_for": ()}
+        return {**self.__dict__, "_packed": None, "_packed_for": ()}
 
     def plain(self, x: Tensor) -> Tensor:
         """Convolve (N, C, H, W)."""
@@ -79,19 +79,14 @@ class _Convolution:
         return self._pointwise(x, "relu")
 
     def _pointwise(self, x: Tensor, then: str) -> Tensor:
-        conv = self.conv
-        place = (conv.padding, conv.stride, conv.dilation, conv.groups)
-        result: Tensor = torch.ops.mkldnn._convolution_pointwise(x, self._weight(x), conv.bias, *place, then, [], "")
-        return result
+        weight = self._weight(x)
+        return torch.ops.mkldnn._convolution_pointwise(x, weight, self.conv.bias, *self._place, then, [], "")
 
     def add_relu(self, x: Tensor, to: Tensor) -> Tensor:
         """Convolve ``x``, add ``to`` and apply ReLU, in one pass that writes into ``to``."""
-        conv = self.conv
-        place = (conv.padding, conv.stride, conv.dilation, conv.groups)
-        result: Tensor = torch.ops.mkldnn._convolution_pointwise_.binary(
-            to, x, self._weight(x), conv.bias, *place, "add", 1.0, "relu", [], ""
+        return torch.ops.mkldnn._convolution_pointwise_.binary(
+            to, x, self._weight(x), self.conv.bias, *self._place, "add", 1.0, "relu", [], ""
         )
-        return result
 
     def _weight(self, x: Tensor) -> Tensor:
         conv, weight = self.conv, self.conv.weight
@@ -126,12 +121,10 @@ class FusedStem(nn.Module):
         """Map (N, in_channels, H, W) to (N, 2 x width, H / 4, W / 4), sizes rounded up."""
         (stem,) = self._plain
         if not _can_fuse(x, list(stem.children())):
-            result: Tensor = stem(x)
-            return result
+            return stem(x)
         for convolution in self._convolutions:
             x = convolution.relu(x)
-        result = stem.maxpool(x)
-        return result
+        return stem.maxpool(x)
 
 
 class FusedBottleneck(nn.Module):
@@ -156,8 +149,7 @@ class FusedBottleneck(nn.Module):
         """Map (N, in_channels, H, W) to (N, 4 x planes, H / stride, W / stride), sizes rounded up."""
         (block,) = self._plain
         if not _can_fuse(x, list(block.children())):
-            result: Tensor = block(x)
-            return result
+            return block(x)
         attention = block.conv2
         splits = self._conv2.relu(block.pool_before(self._conv1.relu(x)))
         mixed = attention.weigh(splits, attention.attention(attention.pool(splits)).to(splits.dtype))

@@ -59,11 +59,12 @@ def optimize_for_inference(
         _check_norms(model.get_submodule(name), name)
     fast = copy.deepcopy(model).eval().requires_grad_(False)
     _fold_all_norms(fast)
-    for name in names:
-        _optimize_trunk(fast.get_submodule(name), dtype)
     fast.to(memory_format=torch.channels_last)
     for name in names:
         trunk: Any = fast.get_submodule(name)
+        if dtype is not None:
+            trunk.register_forward_hook(_CastOutput(next(trunk.parameters()).dtype))
+            trunk.to(dtype)
         if compile:  # the compiler joins what follows a convolution to it by itself
             trunk.compile(**({"options": {"freezing": True}} if compile is True else compile))
         else:
@@ -114,13 +115,6 @@ def _fold_all_norms(model: nn.Module) -> None:
                     setattr(module, norm, nn.Identity())
     if any(type(module).__module__.startswith("mmcv.cnn") for module in model.modules()):
         importlib.import_module("mmcv.cnn.utils").fuse_conv_bn(model)
-
-
-def _optimize_trunk(trunk: nn.Module, dtype: torch.dtype | None) -> None:
-    outer = next(trunk.parameters()).dtype
-    if dtype is not None:
-        trunk.to(dtype)
-        trunk.register_forward_hook(_CastOutput(outer))
 
 
 class _PrepareInput:

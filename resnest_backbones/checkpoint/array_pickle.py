@@ -1,10 +1,9 @@
 """Reading pickles of numpy arrays without trusting them.
 
 Detectron's model zoos publish weights as pickled dicts of arrays, and training checkpoints of MMEngine hold arrays and
-its logs beside their tensors. Unpickling can call anything that a file names, and numpy's own ``dtype.__setstate__``
-believes any flags it is given, so that a crafted file reads foreign memory. Here, nothing but plain containers is ever
-built by the pickle: stand-ins take the state of arrays and make them anew. ``torch.load(weights_only=True)`` takes the
-same stand-ins, under the names of what they stand for.
+logs beside their tensors. Unpickling can call anything that a file names, and numpy's own ``dtype.__setstate__``
+believes any flags, so a crafted file reads foreign memory. Here a pickle builds plain containers only: stand-ins take
+the state of arrays and make them anew, also for ``torch.load(weights_only=True)``, under the arrays' names.
 """
 
 from __future__ import annotations
@@ -80,42 +79,26 @@ def _reconstruct(kind: Any, *_: object) -> _Array:
     return kind()
 
 
-def _no_attribute(*_: object) -> None:
-    """Stand in for ``getattr``, by which a ``HistoryBuffer`` names its methods."""
-
-
-def _scalar(dtype: _Dtype, data: Any) -> Any:
-    return _from_bytes(data, dtype)[0]
-
-
 def _frombuffer(data: Any, dtype: _Dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
     return _from_bytes(data, dtype).reshape(shape, order="F" if order == "F" else "C")
 
 
-def _encode(text: str, *_: object) -> bytes:
-    return text.encode("latin1")
-
-
-def _empty_bytes() -> bytes:
-    return b""
-
-
 _STAND_INS: dict[tuple[str, str], Callable[..., Any]] = {
     ("collections", "OrderedDict"): OrderedDict,
-    ("_codecs", "encode"): _encode,
-    ("__builtin__", "bytes"): _empty_bytes,  # how protocol 2 writes b""
+    ("_codecs", "encode"): lambda text, *_: text.encode("latin1"),
+    ("__builtin__", "bytes"): lambda: b"",  # how protocol 2 writes b""
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Dtype,
 }
 for _core in ("numpy.core", "numpy._core"):  # numpy 1 and numpy 2
     _STAND_INS[f"{_core}.multiarray", "_reconstruct"] = _reconstruct
-    _STAND_INS[f"{_core}.multiarray", "scalar"] = _scalar
+    _STAND_INS[f"{_core}.multiarray", "scalar"] = lambda dtype, data: _from_bytes(data, dtype)[0]
     _STAND_INS[f"{_core}.numeric", "_frombuffer"] = _frombuffer
 _STAND_INS_IN_TENSOR_FILES: dict[tuple[str, str], Any] = {
     **_STAND_INS,
     ("mmengine.logging.history_buffer", "HistoryBuffer"): History,
-    ("builtins", "getattr"): _no_attribute,
-    ("builtins", "bytes"): _empty_bytes,
+    ("builtins", "getattr"): lambda *_: None,  # by which a ``HistoryBuffer`` names its methods
+    ("builtins", "bytes"): lambda: b"",
 }
 
 
@@ -142,8 +125,7 @@ _ONE_AT_A_TIME = Lock()
 def arrays_in_tensor_files() -> Iterator[None]:
     """Let ``torch.load(weights_only=True)`` read arrays and logs as stand-ins, which ``made`` then replaces.
 
-    PyTorch's list of what may be read is one for the process: meanwhile it holds the stand-ins alone, since what a user
-    has added could be of the same name, and one thread waits for another.
+    PyTorch's list of what may be read is one for the process: meanwhile it holds the stand-ins alone.
     """
     with _ONE_AT_A_TIME:
         before = list(get_safe_globals())

@@ -19,33 +19,9 @@ from torch import Tensor, nn
 
 from resnest_backbones.checkpoint.array_pickle import arrays_in_tensor_files, load_arrays, made
 from resnest_backbones.checkpoint.fit import compare
-from resnest_backbones.checkpoint.layouts import (
-    COUNTER,
-    TARGETS,
-    convert_state_dict,
-    detect_layout,
-    split_trunk,
-    summarize_keys,
-)
+from resnest_backbones.checkpoint.layouts import COUNTER, TARGETS, convert_state_dict, split_trunk, summarize_keys
 from resnest_backbones.errors import CheckpointError
 from resnest_backbones.weights import SCHEME, fetch, find_published, get_record
-
-__all__ = [
-    "TARGETS",
-    "CheckpointError",
-    "LoadReport",
-    "SaveError",
-    "convert_file",
-    "convert_state_dict",
-    "detect_layout",
-    "extract_state_dict",
-    "for_detectron2",
-    "load_checkpoint",
-    "read_checkpoint",
-    "remove_unfinished",
-    "save_atomically",
-    "write_atomically",
-]
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +46,9 @@ def read_checkpoint(file: str | PathLike[str]) -> dict[str, Any]:
     path = Path(file)
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist")
-    _check_published(path)
+    if published := find_published(path.name):
+        kind = published.check(path)
+        logger.info("%s is the published checkpoint: its %s begins with %s", path, kind, published.hash_prefix)
     try:
         if path.suffix == ".pkl":
             with open(path, "rb") as stream:
@@ -90,8 +68,7 @@ def read_checkpoint(file: str | PathLike[str]) -> dict[str, Any]:
 def _check_sums(path: Path) -> None:
     """Compare the records of a file of ``torch.save`` with the checksums beside them, which torch itself does not.
 
-    A flipped bit would otherwise be a wrong weight. The format before PyTorch 1.6, and files written without checksums
-    (``torch.serialization.set_crc32_options``), where each is zero, have none to compare.
+    The format before PyTorch 1.6, and files written without checksums, where each is zero, have none to compare.
     """
     if not zipfile.is_zipfile(path):
         return
@@ -103,14 +80,6 @@ def _check_sums(path: Path) -> None:
                         pass  # the end of the record raises where the sum is another
 
 
-def _check_published(file: Path) -> None:
-    published = find_published(file.name)
-    if published is None:
-        return
-    kind = published.check(file)
-    logger.info("%s is the published checkpoint: its %s begins with %s", file, kind, published.hash_prefix)
-
-
 def _why_unreadable(path: Path, stream: BinaryIO, error: Exception) -> str:
     head = stream.read(64)
     if head.lstrip()[:1] == b"<":
@@ -119,16 +88,11 @@ def _why_unreadable(path: Path, stream: BinaryIO, error: Exception) -> str:
     if named := re.search(r"GLOBAL (\S+)|(\S+) is neither an array", str(error)):
         what = named[1] or named[2]
         return f"{path} holds more than tensors and plain containers and is refused, as it could run code: {what}"
-    reason = _reason(str(error).strip()) or type(error).__name__
+    reason = str(error).strip().split("\n")[0] or type(error).__name__
+    if "weights_only" in str(error):
+        said = re.search(r"Unsupported operand \d+|(?<=WeightsUnpickler error: )[^\n]*", str(error))
+        reason = said[0].strip() if said else "it cannot be read safely"
     return f"{path} ({path.stat().st_size} bytes) is not a checkpoint, or is cut short or damaged: {reason}"
-
-
-def _reason(message: str) -> str:
-    """Return what torch says of the file, without its advice."""
-    if "weights_only" not in message:
-        return message.split("\n")[0]
-    said = re.search(r"Unsupported operand \d+|(?<=WeightsUnpickler error: )[^\n]*", message)
-    return said[0].strip() if said else "it cannot be read safely"
 
 
 def extract_state_dict(content: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -222,7 +186,7 @@ def load_checkpoint(model: nn.Module, file: str | PathLike[str], *, new: Collect
 
 
 def _split_or_own(state: dict[str, Tensor], names: Collection[str]) -> tuple[str, dict[str, Tensor], dict[str, Tensor]]:
-    """Split as ``split_trunk`` does; keep the names where they are the model's own, as with norms of its own."""
+    """Split as ``split_trunk`` does; keep the names where they are the model's own, as with other norms."""
     try:
         return split_trunk(state)
     except ValueError:

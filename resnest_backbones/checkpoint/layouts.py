@@ -60,14 +60,12 @@ class _Layout:
     block: tuple[tuple[str, str], ...] | None = None
 
     def from_core(self, key: str) -> str:
-        match = _CORE_BLOCK.fullmatch(key) if self.block is not None else None
-        if match is None or self.block is None:
+        if self.block is None or not (match := _CORE_BLOCK.fullmatch(key)):
             return _replace_prefix(key, self.stem)
         return f"layer{int(match[1]) - 1}.{match[2]}.{_replace_prefix(match[3], self.block)}"
 
     def to_core(self, key: str) -> str:
-        match = _LAYER_BLOCK.fullmatch(key) if self.block is not None else None
-        if match is None or self.block is None:
+        if self.block is None or not (match := _LAYER_BLOCK.fullmatch(key)):
             return _replace_prefix(key, _swap(self.stem))
         return f"res{int(match[1]) + 1}.{match[2]}.{_replace_prefix(match[3], _swap(self.block))}"
 

@@ -44,9 +44,8 @@ class ConvNorm(nn.Conv2d):
 class ShortcutPool(nn.AvgPool2d):
     """The average pool of shortcuts: windows of ``stride`` x ``stride`` pixels, cut at the edge; sizes round up.
 
-    In a compiled or exported network it computes the same, to rounding, without a decision that depends on height or
-    width. Inductor would compile one graph for each outcome of rounding up, two for each side and stage, and
-    AOTInductor would keep the outcome of the example for every size. ONNX has the rounding in its operator.
+    A compiled or exported network computes the same, to rounding, without a decision that depends on height or width:
+    Inductor would compile a graph for each outcome of rounding up. ONNX has the rounding in its operator.
 
     Args:
         stride: height and width of a window.

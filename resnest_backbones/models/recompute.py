@@ -1,12 +1,10 @@
 """Training in less memory: what is cheap to compute is computed again in backward, not kept.
 
-Between two convolutions of the trunk lie a batch norm, a ReLU, and in the middle of a block the attention. PyTorch
-keeps the result of each for backward. The functions here take such a chain with the convolution after it, keep the
-chain's input alone (the output of the convolution before it) with the batch's mean and variance, and go through the
-cheap part once more in backward. Of the convolutions only two are computed twice, which cost little beside what they
-would leave in memory: the stem's first, and that of the first shortcut, whose input has few channels. Results and
-gradients are those of the plain chain, to rounding; ``applies`` says where. ``whole`` is gradient checkpointing: it
-recomputes a whole block.
+Between two convolutions of the trunk lie a batch norm, a ReLU, and in the middle of a block the attention. Functions
+here take such a chain with the convolution after it, keep the chain's input with the batch's mean and variance, and
+compute the cheap part again in backward. Of the convolutions only two cheap ones are computed twice: the stem's first,
+and that of the first shortcut. Results and gradients are those of the plain chain, to rounding; ``applies`` says where.
+``whole`` is gradient checkpointing: it recomputes a whole block.
 
 Shapes: N batch, C channels of the block, R radix, H, W height and width; ``c`` is the output of a convolution.
 """
@@ -101,29 +99,22 @@ def _normalise_again(
 
 
 def _normalise_backward(
-    grad: Tensor, y: Tensor, c: Tensor, scale: Tensor, statistics: _Statistics, norm: Any, wanted: Sequence[bool]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Compute gradients of ``c``, scale and shift; ``grad``, of the ReLU's output ``y``, is overwritten."""
-    _aten.threshold_backward.grad_input(grad, y, 0, grad_input=grad)
-    return _norm_backward(grad, c, scale, statistics, norm, wanted)
-
-
-def _norm_backward(
-    grad: Tensor, c: Tensor, scale: Tensor, statistics: _Statistics, norm: Any, wanted: Sequence[bool]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    grad: Tensor, y: Tensor | None, c: Tensor, scale: Tensor, statistics: _Statistics, norm: Any, wanted: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """Compute gradients of ``c``, scale and shift; ``grad`` is overwritten where it is of a ReLU's output ``y``."""
+    if y is not None:
+        _aten.threshold_backward.grad_input(grad, y, 0, grad_input=grad)
     mean, variance, inverse_deviation = statistics
-    gradients: tuple[Tensor | None, Tensor | None, Tensor | None] = _aten.native_batch_norm_backward(
+    return _aten.native_batch_norm_backward(
         grad, c, scale, mean, variance, mean, inverse_deviation, _is_trained(norm), norm.eps, list(wanted)
     )
-    return gradients
 
 
 def _pool_backward(grad: Tensor, x: Tensor, pool: nn.Module) -> Tensor:
     if not isinstance(pool, nn.AvgPool2d):
         return grad
     sides = [[side, side] for side in (pool.kernel_size, pool.stride, pool.padding)]
-    result: Tensor = _aten.avg_pool2d_backward(grad, x, *sides, pool.ceil_mode, pool.count_include_pad, None)
-    return result
+    return _aten.avg_pool2d_backward(grad, x, *sides, pool.ceil_mode, pool.count_include_pad, None)
 
 
 def _convolve(x: Tensor, weight: Tensor, conv: nn.Conv2d) -> Tensor:
@@ -139,19 +130,9 @@ def _convolve_backward(
     grad: Tensor, x: Tensor, weight: Tensor, conv: nn.Conv2d, wanted: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
     """Compute gradients of input and weight, in the type of ``grad``, which autocast had chosen."""
-    of_x, of_weight, _ = _aten.convolution_backward(
-        grad,
-        x.to(grad.dtype),
-        weight.to(grad.dtype),
-        None,
-        conv.stride,
-        conv.padding,
-        conv.dilation,
-        False,
-        [0, 0],
-        conv.groups,
-        [*wanted, False],
-    )
+    given = (x.to(grad.dtype), weight.to(grad.dtype), None)
+    places = (conv.stride, conv.padding, conv.dilation, False, [0, 0], conv.groups)
+    of_x, of_weight, _ = _aten.convolution_backward(grad, *given, *places, [*wanted, False])
     return of_x, None if of_weight is None else of_weight.to(weight.dtype)
 
 
@@ -216,7 +197,7 @@ class _PoolConvNorm(torch.autograd.Function):
         if _is_trained(norm) or any(of_norm):
             if c is None:
                 c = _convolve_again(pooled, weight, conv, grad.dtype)
-            grad_c, *grad_norm = _norm_backward(grad, c, scale, statistics, norm, (True, *of_norm))
+            grad_c, *grad_norm = _normalise_backward(grad, None, c, scale, statistics, norm, (True, *of_norm))
             assert grad_c is not None
         else:
             grad_c = grad * (scale * statistics.inverse_deviation)[:, None, None].to(grad.dtype)
@@ -346,7 +327,7 @@ def stem(module: DeepStem, x: Tensor) -> Tensor:
     first, second, third = module.conv1_1, module.conv1_2, module.conv1_3
     c = _norm_relu_conv(x, first.norm, second, first=first)
     c = _norm_relu_conv(c, second.norm, third)
-    return _apply(_NormReluMaxPool, c, third.norm.weight, third.norm.bias, third.norm, module.maxpool)
+    return _NormReluMaxPool.apply(c, third.norm.weight, third.norm.bias, third.norm, module.maxpool)
 
 
 def bottleneck(module: Bottleneck, x: Tensor) -> Tensor:
@@ -356,10 +337,10 @@ def bottleneck(module: Bottleneck, x: Tensor) -> Tensor:
     parameters = [p for m in (attention.fc1, attention.bn1, attention.fc2) for p in m.parameters()]
     norm = attention.bn0
     modules = (norm, attention, module.pool_after, last)
-    out = last.norm(_apply(_AttentionConv, c, norm.weight, norm.bias, last.weight, modules, *parameters))
+    out = last.norm(_AttentionConv.apply(c, norm.weight, norm.bias, last.weight, modules, *parameters))
     if isinstance(shortcut, ConvNorm):
         norm, pool = shortcut.norm, module.shortcut_pool
-        x = _apply(_PoolConvNorm, x, shortcut.weight, norm.weight, norm.bias, pool, shortcut, norm)
+        x = _PoolConvNorm.apply(x, shortcut.weight, norm.weight, norm.bias, pool, shortcut, norm)
     else:
         x = shortcut(module.shortcut_pool(x))
     return module.relu(module.drop_path(out).add_(x))
@@ -371,12 +352,7 @@ def _norm_relu_conv(
     """Compute ``conv(pool(relu(norm(first(x)))))``, of which ``x`` alone is kept."""
     modules = (first, norm, nn.Identity() if pool is None else pool, conv)
     first_weight = None if first is None else first.weight
-    return _apply(_NormReluConv, x, first_weight, norm.weight, norm.bias, conv.weight, *modules)
-
-
-def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
-    result: Tensor = function.apply(*arguments)
-    return result
+    return _NormReluConv.apply(x, first_weight, norm.weight, norm.bias, conv.weight, *modules)
 
 
 def whole(block: nn.Module, x: Tensor) -> Tensor:

@@ -272,7 +272,10 @@ class ResNeSt(nn.Module):
         channels, total_stride = self.stem.out_channels, 4
         for name, depth in zip(stages, spec.depths, strict=False):
             planes = _PLANES[name]
-            stride, dilations = _stride_and_dilations(name, depth, output_stride, grid if name == "res5" else None)
+            stride, first, rest = _STRIDES_AND_DILATIONS[output_stride][name]
+            dilations = [first] + [rest] * (depth - 1)
+            if grid is not None and name == "res5":
+                dilations = [rest * factor for factor in grid]
             blocks = [
                 make_block(
                     planes * _EXPANSION if i else channels,
@@ -359,13 +362,3 @@ def build(name: str, **options: Unpack[ResNeStOptions]) -> ResNeSt:
         ValueError: the name or an option is outside what is allowed; the message names it.
     """
     return ResNeSt(get_variant(name), **options)
-
-
-def _stride_and_dilations(
-    stage: str, depth: int, output_stride: int, multi_grid: Sequence[int] | None
-) -> tuple[int, list[int]]:
-    """Return the stride of a stage, and the dilation of each of its blocks."""
-    stride, first, rest = _STRIDES_AND_DILATIONS[output_stride][stage]
-    if multi_grid is not None:
-        return stride, [rest * factor for factor in multi_grid]
-    return stride, [first] + [rest] * (depth - 1)
