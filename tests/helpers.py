@@ -121,42 +121,82 @@ def readme_block(beginning: str) -> str:
     return textwrap.dedent(match[0])
 
 
+class FileServer(http.server.ThreadingHTTPServer):
+    """Serves ``content`` under any name, in the way that ``behaviour`` says, and keeps the paths asked for."""
+
+    daemon_threads = True
+
+    def __init__(self, content: bytes, behaviour: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Answer)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.content, self.behaviour, self.requests = content, behaviour, []
+        self.wait_for = lambda: None
+        self.ended = threading.Event()
+
+
+class _Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.server.requests.append(self.path)
+        self.server.wait_for()
+        content, behaviour = self.server.content, self.server.behaviour
+        if behaviour == "missing":
+            self.send_error(404, "Not Found")
+            return
+        if behaviour == "no http":
+            self.wfile.write(b"220 this is something else\r\n")
+            return
+        self.send_response(200)
+        if behaviour == "a web page":
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+        if behaviour == "broken off in chunks":
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"%x\r\n" % len(content) + content[:1000])
+            return
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        half = behaviour in ("broken off", "falls silent")
+        self.wfile.write(content[: len(content) // 2] if half else content)
+        if behaviour == "falls silent":
+            self.wfile.flush()
+            self.server.ended.wait(120)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def serving(content: bytes, behaviour: str = "whole") -> Iterator[FileServer]:
+    """A server of one file on the loopback interface."""
+    server = FileServer(content, behaviour)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.ended.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 @contextmanager
 def publishing(
     name: str, state: Mapping[str, torch.Tensor], folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[http.server.ThreadingHTTPServer]:
-    """A loopback server of one file, known as the published weights of ``name``; the cache is an empty folder."""
+) -> Iterator[FileServer]:
+    """A server of one file, known as the published weights of ``name``; the cache is an empty folder."""
     file = folder / "published.pth"
     torch.save(OrderedDict(state), file)
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.server.requests.append(self.path)
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(self.server.content)))
-            self.end_headers()
-            self.wfile.write(self.server.content)
-
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.content, server.requests = file.read_bytes(), []
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    server.record = replace(
-        weights.WEIGHTS[name],
-        sha256_prefix=hashlib.sha256(server.content).hexdigest()[:8],
-        base_url=f"http://127.0.0.1:{server.server_address[1]}",
-    )
-    monkeypatch.setitem(weights.WEIGHTS, name, server.record)
     monkeypatch.delenv(weights.MIRROR_VARIABLE, raising=False)
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("TORCH_HOME", str(folder / "torch"))
-    server.cache = folder / "torch" / "hub" / "checkpoints"
-    yield server
-    server.shutdown()
-    server.server_close()
+    with serving(file.read_bytes()) as server:
+        digits = hashlib.sha256(server.content).hexdigest()[:8]
+        server.record = replace(weights.WEIGHTS[name], sha256_prefix=digits, base_url=server.url)
+        monkeypatch.setitem(weights.WEIGHTS, name, server.record)
+        server.cache = folder / "torch" / "hub" / "checkpoints"
+        yield server
 
 
 @contextmanager

@@ -1,33 +1,24 @@
 """Published weight files: their records, and fetching them from a server on the loopback interface."""
 
-import contextlib
 import hashlib
 import logging
 import os
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-import torch
 
 from resnest_backbones import weights
 from resnest_backbones.errors import WeightsError
 from resnest_backbones.weights import MIRROR_VARIABLE, WEIGHTS, WeightRecord, fetch, fetch_url, get_record
-from tests.helpers import read_only, small_disk
+from tests.helpers import ROOT, FileServer, read_only, serving, small_disk
 
-ROOT = Path(__file__).resolve().parents[1]
 CONTENT = bytes(range(256)) * 10_000  # more than one block of reading
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-
-
-# --- records ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_records_are_the_published_ones(published):
@@ -44,89 +35,11 @@ def test_the_records_are_the_published_ones(published):
         assert record.source == published["sources"]["imagenet"].split(" ")[0]
 
 
-@pytest.mark.parametrize("name", ["resnest50", "resnest://resnest50"])
-def test_a_record_is_found_by_name_or_uri(name):
-    assert get_record(name) is WEIGHTS["resnest50"]
-
-
-@pytest.mark.parametrize("name", ["resnest152", "resnest://resnet50", ""])
-def test_an_unknown_record_is_answered_with_the_known_ones(name):
-    with pytest.raises(ValueError, match=r"no published weights are known for .*; available: resnest50, ") as e:
-        get_record(name)
-    assert repr(name) in str(e.value)
-
-
-def test_the_cache_is_that_of_torch_hub(monkeypatch, tmp_path):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    assert weights.default_cache_dir() == tmp_path / "hub" / "checkpoints"
-
-
-# --- fetching --------------------------------------------------------------------------------------------------------
-
-
-class Server(ThreadingHTTPServer):
-    """Serves ``content`` under any name, in the way that ``behaviour`` says, and keeps the paths asked for."""
-
-    daemon_threads = True
-
-    def __init__(self, behaviour: str = "whole") -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.behaviour = behaviour
-        self.content = CONTENT
-        self.requests: list[str] = []
-        self.wait_for = lambda: None
-        self.ended = threading.Event()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/files"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        self.server.requests.append(self.path)
-        self.server.wait_for()
-        content, behaviour = self.server.content, self.server.behaviour
-        if behaviour == "missing":
-            self.send_error(404, "Not Found")
-            return
-        if behaviour == "no http":
-            self.wfile.write(b"220 this is something else\r\n")
-            return
-        self.send_response(200)
-        if behaviour == "a web page":
-            self.send_header("Content-Type", "text/html; charset=utf-8")
-        if behaviour == "broken off in chunks":
-            self.send_header("Transfer-Encoding", "chunked")
-            self.end_headers()
-            self.wfile.write(b"%x\r\n" % len(content) + content[:1000])
-            return
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        half = behaviour in ("broken off", "falls silent")
-        self.wfile.write(content[: len(content) // 2] if half else content)
-        if behaviour == "falls silent":
-            self.wfile.flush()
-            self.server.ended.wait(120)
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-@contextlib.contextmanager
-def serving(behaviour: str = "whole") -> Iterator[Server]:
-    server = Server(behaviour)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.ended.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+def test_a_record_is_found_by_name_or_uri():
+    assert get_record("resnest50") is get_record("resnest://resnest50") is WEIGHTS["resnest50"]
+    for name in ("resnest152", "resnest://resnet50", ""):
+        with pytest.raises(ValueError, match=f"no published weights are known for '{name}'; available: resnest50, "):
+            get_record(name)
 
 
 @pytest.fixture(autouse=True)
@@ -148,30 +61,35 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_a_file_is_downloaded_whole(cache):
-    with serving() as server:
+def fetched(record: WeightRecord, cache: Path) -> bytes:
+    return fetch(record, cache_dir=str(cache), progress=False).read_bytes()
+
+
+def assert_refused(record: WeightRecord, cache: Path, message: str) -> str:
+    """The error names the url, and nothing is kept."""
+    with pytest.raises(WeightsError, match=message) as error:
+        fetch(record, cache_dir=cache, progress=False)
+    assert record.url in str(error.value)
+    assert names(cache) <= {f"{record.filename}.lock"}
+    return str(error.value)
+
+
+def test_a_file_is_downloaded_whole_and_then_needs_no_server(cache):
+    with serving(CONTENT) as server:
         record = record_at(server.url)
         file = fetch(record, cache_dir=cache, progress=False)
     assert file == cache / f"resnest50-{SHA256[:8]}.pth"
-    assert file.read_bytes() == CONTENT
-    assert server.requests == [f"/files/{record.filename}"]
+    assert file.read_bytes() == fetched(record, cache) == CONTENT
+    assert server.requests == [f"/{record.filename}"]
     assert names(cache) <= {file.name, f"{file.name}.lock"}
-
-
-def test_a_cached_file_needs_no_server(cache):
-    with serving() as server:
-        record = record_at(server.url)
-        fetch(record, cache_dir=cache, progress=False)
-    assert fetch(record, cache_dir=str(cache), progress=False).read_bytes() == CONTENT
-    assert len(server.requests) == 1
 
 
 def test_a_damaged_cached_file_is_fetched_anew(cache, caplog):
     cache.mkdir()
-    with serving() as server, caplog.at_level(logging.WARNING):
+    with serving(CONTENT) as server, caplog.at_level(logging.WARNING):
         record = record_at(server.url)
         (cache / record.filename).write_bytes(CONTENT[:-1])
-        assert fetch(record, cache_dir=cache, progress=False).read_bytes() == CONTENT
+        assert fetched(record, cache) == CONTENT
     assert len(server.requests) == 1
     assert f"{cache / record.filename} is not the published file" in caplog.text
 
@@ -179,28 +97,22 @@ def test_a_damaged_cached_file_is_fetched_anew(cache, caplog):
 @pytest.mark.parametrize("behaviour", ["broken off", "wrong content"])
 @pytest.mark.fault("a download with a wrong hash", "refused, nothing kept")
 def test_what_is_not_the_published_file_is_not_kept(behaviour, cache):
-    with serving(behaviour) as server:
+    with serving(CONTENT, behaviour) as server:
         if behaviour == "wrong content":
             server.content = CONTENT + b"!"
         record = record_at(server.url)
-        with pytest.raises(WeightsError) as error:
-            fetch(record, cache_dir=cache, progress=False)
-    for part in (record.url, SHA256[:8], MIRROR_VARIABLE, str(cache / record.filename)):
-        assert part in str(error.value)
-    assert names(cache) <= {f"{record.filename}.lock"}
+        message = assert_refused(record, cache, SHA256[:8])
+        assert MIRROR_VARIABLE in message and str(cache / record.filename) in message
+        server.behaviour, server.content = "whole", CONTENT
+        assert fetched(record, cache) == CONTENT, "the next attempt succeeds"
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "message"),
-    [("missing", "answered 404 Not Found"), ("no http", "BadStatusLine"), ("broken off in chunks", "IncompleteRead")],
+    ("behaviour", "message"), [("missing", "answered 404 Not Found"), ("no http", "BadStatusLine")]
 )
 def test_a_server_that_has_no_file_is_named(behaviour, message, cache):
-    with serving(behaviour) as server:
-        record = record_at(server.url)
-        with pytest.raises(WeightsError, match=message) as error:
-            fetch(record, cache_dir=cache, progress=False)
-    assert record.url in str(error.value)
-    assert names(cache) <= {f"{record.filename}.lock"}
+    with serving(CONTENT, behaviour) as server:
+        assert_refused(record_at(server.url), cache, message)
 
 
 FETCHERS = {
@@ -225,7 +137,7 @@ FETCHERS = {
 )
 def test_no_half_of_a_file_is_kept_and_none_is_waited_for_for_ever(behaviour, message, fetcher, cache, monkeypatch):
     monkeypatch.setattr(weights, "TIMEOUT", 0.5)
-    with serving(behaviour) as server:
+    with serving(CONTENT, behaviour) as server:
         start = time.monotonic()
         with pytest.raises(WeightsError, match=message) as error:
             fetcher(server.url, cache)
@@ -241,35 +153,30 @@ def test_a_server_that_takes_the_connection_and_says_nothing_is_given_up(cache, 
     monkeypatch.setattr(weights, "TIMEOUT", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         record = record_at(f"http://127.0.0.1:{silent.getsockname()[1]}")
-        with pytest.raises(WeightsError, match="timed out|stopped answering") as error:
-            fetch(record, cache_dir=cache, progress=False)
-    assert record.url in str(error.value) and names(cache) <= {f"{record.filename}.lock"}
+        assert_refused(record, cache, "timed out|stopped answering")
 
 
 @pytest.mark.fault("a full disk in a download", "the reason is said, nothing half-written stays")
 def test_a_full_disk_is_named_and_nothing_half_written_stays(cache):
-    with serving() as server, small_disk(cache, 256):
-        record = record_at(server.url)
-        with pytest.raises(WeightsError, match="No space left on device"):
-            fetch(record, cache_dir=cache, progress=False)
-        assert names(cache) <= {f"{record.filename}.lock"}
+    with serving(CONTENT) as server, small_disk(cache, 256):
+        assert_refused(record_at(server.url), cache, "No space left on device")
 
 
 @pytest.mark.fault("a read-only cache", "named, unless the file is in it")
 def test_a_read_only_cache_is_named_unless_the_file_is_in_it(cache):
-    with serving() as server:
+    with serving(CONTENT) as server:
         record = record_at(server.url)
         cache.mkdir()
         with read_only(cache), pytest.raises(WeightsError, match=r"folder cannot be written .*: Read-only file system"):
             fetch(record, cache_dir=cache, progress=False)
         fetch(record, cache_dir=cache, progress=False)
         with read_only(cache):
-            assert fetch(record, cache_dir=cache, progress=False).read_bytes() == CONTENT
+            assert fetched(record, cache) == CONTENT
 
 
 @pytest.mark.fault("SIGKILL in a download", "nothing under the final name, the next attempt succeeds")
 def test_a_process_killed_in_a_download_leaves_nothing_under_the_final_name(cache, tmp_path):
-    with serving("falls silent") as server:
+    with serving(CONTENT, "falls silent") as server:
         process = start_fetching(server, cache, tmp_path / "ready")
         deadline = time.monotonic() + 120
         while not [*cache.glob("*.partial")] and process.poll() is None and time.monotonic() < deadline:
@@ -279,52 +186,35 @@ def test_a_process_killed_in_a_download_leaves_nothing_under_the_final_name(cach
         process.communicate()
         assert [*cache.glob("*.partial")] and not [*cache.glob("*.pth")]
         server.behaviour = "whole"
-        assert fetch(record_at(server.url), cache_dir=cache, progress=False).read_bytes() == CONTENT
+        assert fetched(record_at(server.url), cache) == CONTENT
 
 
-def test_a_refused_connection_names_the_url(cache):
+def test_a_refused_connection_names_the_url_and_the_mirror(cache):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         record = record_at(f"http://127.0.0.1:{free.getsockname()[1]}")
-        with pytest.raises(WeightsError, match="Connection refused") as error:
-            fetch(record, cache_dir=cache, progress=False)
-    assert record.url in str(error.value)
-    assert MIRROR_VARIABLE in str(error.value)
-    assert names(cache) <= {f"{record.filename}.lock"}
-
-
-def test_after_a_failure_the_next_attempt_succeeds(cache):
-    with serving("broken off") as server:
-        record = record_at(server.url)
-        with pytest.raises(WeightsError):
-            fetch(record, cache_dir=cache, progress=False)
-        server.behaviour = "whole"
-        assert fetch(record, cache_dir=cache, progress=False).read_bytes() == CONTENT
+        assert MIRROR_VARIABLE in assert_refused(record, cache, "Connection refused")
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_the_mirror_variable_replaces_the_folder(slash, cache, monkeypatch):
-    with serving() as server:
-        monkeypatch.setenv(MIRROR_VARIABLE, server.url + slash)
+    with serving(CONTENT) as server:
+        monkeypatch.setenv(MIRROR_VARIABLE, f"{server.url}/files{slash}")
         record = record_at("http://127.0.0.1:1/never-asked")
-        assert fetch(record, cache_dir=cache, progress=False).read_bytes() == CONTENT
+        assert fetched(record, cache) == CONTENT
     assert server.requests == [f"/files/{record.filename}"]
 
 
-def test_an_empty_mirror_variable_is_none(monkeypatch):
+def test_an_empty_mirror_variable_is_none_and_one_that_is_no_url_is_named(cache, monkeypatch):
     monkeypatch.setenv(MIRROR_VARIABLE, "")
     assert get_record("resnest50").url.startswith("https://github.com/")
-
-
-def test_a_mirror_that_is_no_url_is_named(cache, monkeypatch):
     monkeypatch.setenv(MIRROR_VARIABLE, "my-mirror")
-    with pytest.raises(WeightsError, match=r"my-mirror/resnest50-.*unknown url type"):
-        fetch(get_record("resnest50"), cache_dir=cache, progress=False)
+    assert_refused(get_record("resnest50"), cache, r"my-mirror/resnest50-.*unknown url type")
 
 
 @pytest.mark.parametrize("progress", [True, False])
 def test_the_progress_bar_is_shown_where_asked_for(progress, cache, capfd):
-    with serving() as server:
+    with serving(CONTENT) as server:
         fetch(record_at(server.url), cache_dir=cache, progress=progress)
     shown = capfd.readouterr().err
     assert ("100%" in shown) == progress
@@ -343,7 +233,7 @@ print(fetch(record, cache_dir=cache, progress=False))
 """
 
 
-def start_fetching(server: Server, cache: Path, ready: Path) -> subprocess.Popen:
+def start_fetching(server: FileServer, cache: Path, ready: Path) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT, "env": environment}
     return subprocess.Popen([sys.executable, "-c", PROCESS, server.url, SHA256[:8], cache, ready], **options)
@@ -360,7 +250,7 @@ def test_two_processes_at_once_download_once(cache, tmp_path):
             time.sleep(0.02)
         time.sleep(0.3)
 
-    with serving() as server:
+    with serving(CONTENT) as server:
         server.wait_for = wait_for_both
         processes = [start_fetching(server, cache, path) for path in ready]
         results = [process.communicate(timeout=180) for process in processes]
@@ -373,7 +263,7 @@ def test_two_processes_at_once_download_once(cache, tmp_path):
     assert names(cache) <= {file.name, f"{file.name}.lock"}
 
 
-def test_the_cache_folder_is_the_default(cache, monkeypatch):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(cache))
-    with serving() as server:
-        assert fetch(record_at(server.url), progress=False).parent == cache / "checkpoints"
+def test_the_cache_folder_is_that_of_torch_hub(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with serving(CONTENT) as server:
+        assert fetch(record_at(server.url), progress=False).parent == tmp_path / "hub" / "checkpoints"

@@ -7,7 +7,6 @@ import os
 import pickle
 import re
 import resource
-import shutil
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -15,35 +14,38 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import nn
 
-from resnest_backbones import (
-    ResNeSt,
-    ResNeStSpec,
-    build,
-    checkpoint,
-    convert_state_dict,
-    load_checkpoint,
-)
+from convert_checkpoint import run as run_tool
+from resnest_backbones import ResNeSt, ResNeStSpec, build, checkpoint, convert_state_dict, load_checkpoint
 from resnest_backbones.checkpoint import TARGETS, read_checkpoint, remove_unfinished, save_atomically
 from resnest_backbones.errors import CheckpointError
-from tests.helpers import run_tool, small_disk
+from tests.helpers import small_disk
 
 TINY = ResNeStSpec("tiny", (2, 1, 1, 1), stem_width=8, bottleneck_width=8)
 LOGGER = "resnest_backbones.checkpoint"
-
-
-def core_state(name: str = "resnest50", **arguments) -> dict[str, Tensor]:
-    """Names and shapes of a network with its head; no numbers."""
-    with torch.device("meta"):
-        return build(name, num_classes=10, **arguments).state_dict()
 
 
 def tiny_net(**arguments) -> ResNeSt:
     return ResNeSt(TINY, **{"num_classes": 5, **arguments})
 
 
-# --- reading files ---------------------------------------------------------------------------------------------------
+def stem_alone() -> ResNeSt:
+    return ResNeSt(TINY, out_features=("stem",))
+
+
+@pytest.fixture(scope="module")
+def source(fill_randomly) -> ResNeSt:
+    """A tiny network with numbers that tell its tensors apart; tests leave it as it is."""
+    return fill_randomly(tiny_net()).float()
+
+
+@pytest.fixture(scope="module")
+def official(source, tmp_path_factory) -> Path:
+    """Its file in the layout of the published ones; tests leave it as it is, too."""
+    file = tmp_path_factory.mktemp("official") / "file.pth"
+    torch.save(convert_state_dict(source.state_dict(), "official"), file)
+    return file
 
 
 class Payload:
@@ -78,20 +80,18 @@ WRITERS = [torch_zip, torch_legacy, plain_pickle]
 def test_code_in_a_file_is_not_run(write: Callable, suffix, tmp_path):
     file, trace = tmp_path / f"evil{suffix}", tmp_path / "trace"
     write({"model": Payload(trace)}, file)
-    with pytest.raises(CheckpointError) as error:
-        load_checkpoint(tiny_net(), file)
+    with pytest.raises(CheckpointError, match=re.escape(str(file))) as error:
+        load_checkpoint(stem_alone(), file)
     assert not trace.exists()
-    assert str(file) in str(error.value)
     if (write, suffix) in ((torch_zip, ".pth"), (torch_legacy, ".pth"), (plain_pickle, ".pkl")):
         assert "holds more than tensors and plain containers" in str(error.value)
     pickle.loads(pickle.dumps(Payload(trace)))
     assert trace.exists(), "the payload works, where it is let"
 
 
-FORBIDDEN = [("builtins", "eval"), ("os", "system"), ("numpy", "load"), ("torch", "load")]
-
-
-@pytest.mark.parametrize(("module", "name"), FORBIDDEN)
+@pytest.mark.parametrize(
+    ("module", "name"), [("builtins", "eval"), ("os", "system"), ("numpy", "load"), ("torch", "load")]
+)
 def test_a_pickle_may_name_arrays_only(module, name, tmp_path):
     file = tmp_path / "file.pkl"
     file.write_bytes(f"c{module}\n{name}\n.".encode())
@@ -99,42 +99,40 @@ def test_a_pickle_may_name_arrays_only(module, name, tmp_path):
         read_checkpoint(file)
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
-def test_a_missing_file_or_a_folder_is_named(suffix, tmp_path):
-    (tmp_path / f"folder{suffix}").mkdir()
-    for name in (f"missing{suffix}", f"folder{suffix}"):
-        with pytest.raises(CheckpointError, match=re.escape(f"{tmp_path / name} does not exist")):
-            load_checkpoint(tiny_net(), tmp_path / name)
+WEB_PAGE = pytest.mark.fault("a web page saved as a checkpoint", "refused in one line that names the file")
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pkl"])
-def test_an_empty_file_is_named(suffix, tmp_path):
-    file = tmp_path / f"empty{suffix}"
-    file.touch()
-    with pytest.raises(CheckpointError, match=re.escape(f"{file} (0 bytes) is not a checkpoint")):
-        load_checkpoint(tiny_net(), file)
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
-@pytest.mark.fault("a web page saved as a checkpoint", "refused in one line that names the file")
-def test_a_web_page_is_named_as_one(suffix, tmp_path):
-    file = tmp_path / f"page{suffix}"
-    file.write_text("\n<!DOCTYPE html><html><body>Sign in</body></html>")
-    with pytest.raises(CheckpointError, match=rf"page\{suffix} is not a checkpoint but a web page"):
-        load_checkpoint(tiny_net(), file)
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r" does not exist"),
+        ("", r" \(0 bytes\) is not a checkpoint"),
+        ("# Notes\n", r" \(8 bytes\) is not a checkpoint, or is cut short(?!.*code)"),
+        pytest.param("\n<!DOCTYPE html><html>", " is not a checkpoint but a web page", marks=WEB_PAGE),
+    ],
+)
+def test_what_is_not_a_checkpoint_is_named(content, message, suffix, tmp_path):
+    file = tmp_path / f"other{suffix}"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(CheckpointError, match=re.escape(str(file)) + message):
+        load_checkpoint(stem_alone(), file)
+    with pytest.raises(CheckpointError, match=re.escape(f"{tmp_path} does not exist")):
+        read_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize(("write", "suffix"), [(torch_zip, ".pth"), (torch_legacy, ".pth"), (plain_pickle, ".pkl")])
 @pytest.mark.fault("a truncated checkpoint (each at 6 places)", "refused in one line that names the file")
 def test_a_truncated_file_is_named(write, suffix, tmp_path):
-    whole, file = tmp_path / f"whole{suffix}", tmp_path / f"cut{suffix}"
-    tensors = dict(tiny_net(out_features=("stem",), num_classes=None).state_dict())
+    whole, file, net = tmp_path / f"whole{suffix}", tmp_path / f"cut{suffix}", stem_alone()
+    tensors = dict(net.state_dict())
     write({key: value.numpy() for key, value in tensors.items()} if suffix == ".pkl" else tensors, whole)
     content = whole.read_bytes()
     for length in (1, 2, 10, 100, len(content) // 2, len(content) - 1):
         file.write_bytes(content[:length])
         with pytest.raises(CheckpointError, match=rf"cut\{suffix}"):
-            load_checkpoint(tiny_net(), file)
+            load_checkpoint(net, file)
 
 
 @pytest.mark.parametrize(("write", "suffix"), [(torch_legacy, ".pth"), (plain_pickle, ".pkl")])
@@ -145,17 +143,13 @@ def test_a_damaged_file_gives_no_other_error(write, suffix, tmp_path, record_pro
     value = np.arange(6, dtype=np.float32)
     write({"stem.conv1_1.weight": value if suffix == ".pkl" else torch.from_numpy(value)}, file)
     content = file.read_bytes()
-    damage, outcomes = np.random.default_rng(0), collections.Counter()
+    damage, net = np.random.default_rng(0), stem_alone()
     for _ in range(300):
         damaged = bytearray(content)
         damaged[damage.integers(min(len(content), 200))] = damage.integers(256)
         file.write_bytes(damaged)
-        try:
-            load_checkpoint(tiny_net(out_features=("stem",), num_classes=None), file)
-        except CheckpointError as error:
-            assert str(file) in str(error)
-            outcomes["refused"] += 1
-    assert outcomes["refused"] == 300, "not one has all tensors"
+        with pytest.raises(CheckpointError, match=re.escape(str(file))):  # not one has all tensors
+            load_checkpoint(net, file)
     record_property("times", 300)
 
 
@@ -185,13 +179,13 @@ def test_no_flipped_bit_of_a_file_becomes_another_weight(tmp_path, record_proper
     record_property("detail", f"{refused} refused")
 
 
-def test_a_file_that_was_written_without_checksums_is_read(tmp_path):
+def test_a_file_without_checksums_or_suffix_is_read(tmp_path):
     torch.serialization.set_crc32_options(False)
     try:
-        torch.save({"weight": torch.ones(9)}, tmp_path / "file.pth")
+        torch.save({"weight": torch.ones(9)}, tmp_path / "file")
     finally:
         torch.serialization.set_crc32_options(True)
-    assert torch.equal(read_checkpoint(tmp_path / "file.pth")["weight"], torch.ones(9))
+    assert torch.equal(read_checkpoint(tmp_path / "file")["weight"], torch.ones(9))
 
 
 @pytest.mark.fault("a full disk in a write", "the reason is said, what was there stays")
@@ -227,81 +221,70 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({}, "no tensors under none"),
         ({"model": {}}, "no tensors under none"),
         ({"epoch": 3, "lr": 0.1}, "no tensors under epoch, lr"),
         ({"model": {"weights": [1, 2]}}, "no tensors under weights"),
-        ([torch.zeros(1)], "holds a list, not a dict of tensors"),
         (torch.zeros(1), "holds a Tensor, not a dict of tensors"),
         ({0: torch.zeros(1)}, "keys of a state dict must be strings, got 0"),
         ({"vit": torch.zeros(1)}, "not the layout of a known ResNeSt"),
+        ({"a": Namespace()}, r"refused, as it could run code: argparse\.Namespace$"),  # and no advice to allow it
     ],
 )
 def test_a_file_without_a_state_dict_is_named(content, message, tmp_path):
     file = tmp_path / "other.pth"
     torch.save(content, file)
     with pytest.raises(CheckpointError, match=rf"other\.pth.*{message}"):
-        load_checkpoint(tiny_net(), file)
+        load_checkpoint(stem_alone(), file)
 
 
-# --- loading ---------------------------------------------------------------------------------------------------------
-
-
-def assert_equal_states(got: torch.nn.Module, want: torch.nn.Module) -> None:
+def assert_equal_states(got: nn.Module, want: nn.Module) -> None:
     torch.testing.assert_close(dict(got.state_dict()), dict(want.state_dict()), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(
-    ("target", "container"),
-    [*((target, None) for target in TARGETS), *(("official", name) for name in ("model", "state_dict", "model_state"))],
-)
-def test_a_file_of_any_layout_and_container_loads(target, container, tmp_path, fill_randomly):
-    source = fill_randomly(tiny_net(num_classes=None if target == "segmentor" else 5)).float()
-    state = convert_state_dict(source.state_dict(), target)
-    file = tmp_path / "file.pth"
-    torch.save({container: state, "epoch": 3, "optimizer": {"lr": 0.1}} if container else state, file)
-    net = tiny_net(num_classes=source.fc and 5)
+@pytest.mark.parametrize("container", [None, "model", "state_dict", "model_state"])
+def test_a_file_of_any_container_loads(container, source, official, tmp_path):
+    file = official
+    if container:
+        file = tmp_path / "file.pth"
+        torch.save({container: torch.load(official), "epoch": 3, "optimizer": {"lr": 0.1}}, file)
+    net = tiny_net()
     report = load_checkpoint(net, file)
     assert_equal_states(net, source)
-    assert (report.file, report.unused, report.loaded) == (file, (), len(net.state_dict()))
-    assert report.layout == {"core": "detectron2", "segmentor": "detectron2", "timm": "official"}.get(target, target)
+    assert (report.file, report.layout, report.unused) == (file, "official", ())
+    assert report.loaded == len(net.state_dict())
 
 
-@pytest.mark.parametrize(
-    ("protocol", "container"), [*((number, dict) for number in range(6)), (2, collections.OrderedDict)]
-)
-def test_a_pickle_of_arrays_loads(protocol, container, tmp_path, fill_randomly):
-    source = fill_randomly(tiny_net()).float()
+@pytest.mark.parametrize(("protocol", "container"), [(2, collections.OrderedDict), (5, dict)])
+def test_a_pickle_of_arrays_loads(protocol, container, source, tmp_path):
     arrays = container((key, value.numpy()) for key, value in source.state_dict().items())
     arrays["stem.conv1_1.norm.num_batches_tracked"] = np.int64(3)
     arrays["stem.conv1_1.weight"] = arrays["stem.conv1_1.weight"].astype(">f4")
     file = tmp_path / "file.pkl"
     file.write_bytes(pickle.dumps({"model": arrays, "__author__": "someone"}, protocol=protocol))
     net = tiny_net()
-    report = load_checkpoint(net, str(file))
-    assert report.loaded == len(net.state_dict())
+    assert load_checkpoint(net, str(file)).loaded == len(net.state_dict())
     assert_equal_states(net, source)
 
 
-@pytest.mark.parametrize("protocol", [2, 5])
-@pytest.mark.parametrize("dtype", ["<f4", ">f8", "<f2", "<i8", "|u1", "?"])
-def test_pickled_arrays_keep_their_numbers(dtype, protocol, tmp_path):
-    array = np.arange(24).astype(dtype)
-    content = {
-        "c": array.reshape(2, 3, 4),
-        "fortran": np.asfortranarray(array.reshape(4, 6)),
-        "empty": array[:0],
-        "nothing": np.zeros((), dtype),
-        "inner": collections.OrderedDict(scalar=array[3], list=["text", 1, 2.5, None, array]),
-    }
-    file = tmp_path / "file.pkl"
-    file.write_bytes(pickle.dumps(content, protocol=protocol))
-    read = read_checkpoint(file)
-    for key in ("c", "fortran", "empty", "nothing"):
-        np.testing.assert_array_equal(read[key], content[key], strict=True)
-    assert read["inner"]["scalar"] == array[3]
-    assert read["inner"]["list"][:4] == ["text", 1, 2.5, None]
-    np.testing.assert_array_equal(read["inner"]["list"][4], array, strict=True)
+@pytest.mark.parametrize("protocol", range(6))
+def test_pickled_arrays_keep_their_numbers(protocol, tmp_path):
+    for dtype in ("<f4", ">f8", "<f2", "<i8", "|u1", "?"):
+        array = np.arange(24).astype(dtype)
+        content = {
+            "c": array.reshape(2, 3, 4),
+            "fortran": np.asfortranarray(array.reshape(4, 6)),
+            "empty": array[:0],
+            "nothing": np.zeros((), dtype),
+            "inner": collections.OrderedDict(scalar=array[3], list=["text", 1, 2.5, None, array]),
+        }
+        file = tmp_path / "file.pkl"
+        file.write_bytes(pickle.dumps(content, protocol=protocol))
+        read = read_checkpoint(file)
+        for key in ("c", "fortran", "empty", "nothing"):
+            np.testing.assert_array_equal(read[key], content[key], strict=True)
+        assert read["inner"]["scalar"] == array[3]
+        assert read["inner"]["list"][:4] == ["text", 1, 2.5, None]
+        np.testing.assert_array_equal(read["inner"]["list"][4], array, strict=True)
 
 
 @pytest.mark.parametrize("array", [np.array([{}]), np.array([None])[0:0], np.array(["text"]), np.zeros(1, "f4,i4")])
@@ -330,177 +313,109 @@ def test_an_arrays_type_does_not_believe_the_files_flags(tmp_path):
     np.testing.assert_array_equal(read_checkpoint(file)["x"], np.frombuffer(b"\1" * 16, "f8"), strict=True)
 
 
-def test_counters_that_were_not_saved_may_be_absent(tmp_path, fill_randomly):
-    source = fill_randomly(tiny_net())
+def test_counters_that_were_not_saved_may_be_absent(source, tmp_path):
     state = {key: value for key, value in source.state_dict().items() if not key.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "file.pth")
     net = tiny_net().double()
     assert load_checkpoint(net, tmp_path / "file.pth").loaded == len(state)
-    torch.testing.assert_close({key: net.state_dict()[key] for key in state}, state, rtol=0, atol=0)
+    for key, value in state.items():
+        assert torch.equal(net.state_dict()[key], value.double()), key
 
 
-def test_fewer_stages_and_no_classifier_load_and_report_the_rest(tmp_path, caplog, fill_randomly):
-    source = fill_randomly(tiny_net()).float()
-    file = tmp_path / "file.pth"
-    torch.save(convert_state_dict(source.state_dict(), "official"), file)
+def test_fewer_stages_and_no_classifier_load_and_report_the_rest(source, official, tmp_path, caplog):
     net = tiny_net(out_features=("res2", "res3"), num_classes=None)
     with caplog.at_level(logging.INFO, LOGGER):
-        report = load_checkpoint(net, file)
+        report = load_checkpoint(net, official)
     assert report.loaded == len(net.state_dict())
     assert "fc.weight" in report.unused
     assert {key.split(".")[0] for key in report.unused} == {"res4", "res5", "fc"}
-    assert f"{file}: {len(report.unused)} tensors have no place in the model: res4.0." in caplog.text
-    torch.testing.assert_close(net.res3[0].conv3.weight, source.res3[0].conv3.weight, rtol=0, atol=0)
+    assert f"{official}: {len(report.unused)} tensors have no place in the model: res4.0." in caplog.text
+    assert torch.equal(net.res3[0].conv3.weight, source.res3[0].conv3.weight)
+    state = {f"backbone.{key}": value for key, value in convert_state_dict(net.state_dict(), "mmseg").items()}
+    torch.save({"state_dict": {**state, "decode_head.conv_seg.weight": torch.zeros(1)}}, tmp_path / "segmentor.pth")
+    assert load_checkpoint(net, tmp_path / "segmentor.pth").unused == ("decode_head.conv_seg.weight",)
 
 
-def test_heads_of_a_segmentor_are_reported_unused(tmp_path):
-    source = tiny_net(num_classes=None)
-    state = {f"backbone.{key}": value for key, value in convert_state_dict(source.state_dict(), "mmseg").items()}
-    torch.save({"state_dict": {**state, "decode_head.conv_seg.weight": torch.zeros(1)}}, tmp_path / "file.pth")
-    assert load_checkpoint(tiny_net(num_classes=None), tmp_path / "file.pth").unused == ("decode_head.conv_seg.weight",)
-
-
-DEEPER = ResNeStSpec("deeper", (2, 1, 2, 1), stem_width=16, bottleneck_width=8)
-
-
-@pytest.mark.parametrize(
-    ("other", "parts"),
-    [
-        ({"spec": DEEPER}, [r"stem\.conv1_1\.weight is \(8, 3, 3, 3\) in the file and \(16, 3, 3, 3\) in the model",
-                            r"missing \(res4\.1\.conv1\.weight"]),
-        ({"in_channels": 4}, [r"does not fit the model: \d+ of \d+ tensors match; 1 with another shape",
-                              r"stem\.conv1_1\.weight is \(8, 3, 3, 3\) in the file and \(8, 4, 3, 3\) in the model"]),
-        ({"num_classes": 9}, [r"fc\.weight is \(5, 2048\) in the file and \(9, 2048\) in the model"]),
-    ],
-)  # fmt: skip
-def test_a_file_that_does_not_fit_is_explained_and_the_model_untouched(other, parts, tmp_path):
-    file = tmp_path / "file.pth"
-    torch.save(convert_state_dict(tiny_net().state_dict(), "official"), file)
-    arguments = {"spec": TINY, "num_classes": 5, **other}
-    net = ResNeSt(arguments.pop("spec"), **arguments)
+def test_a_file_that_does_not_fit_is_explained_and_the_model_untouched(official):
+    net = tiny_net(in_channels=4, num_classes=9)
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    with pytest.raises(CheckpointError, match=re.escape(str(file)) + r" \(layout official\) does not fit") as error:
-        load_checkpoint(net, file)
-    for part in parts:
-        assert re.search(part, str(error.value)), str(error.value)
+    message = re.escape(f"{official} (layout official) does not fit the model: ") + (
+        r"\d+ of \d+ tensors match; 3 with another shape "
+        r"\(stem\.conv1_1\.weight is \(8, 3, 3, 3\) in the file and \(8, 4, 3, 3\) in the model, "
+        r"fc\.weight is \(5, 2048\) in the file and \(9, 2048\) in the model"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(net, official)
     torch.testing.assert_close(dict(net.state_dict()), before, rtol=0, atol=0)
 
 
-def test_offsets_of_deformable_convolutions_may_be_absent(tmp_path, fill_randomly, caplog):
+def test_offsets_of_deformable_convolutions_may_be_absent(source, official, caplog):
     caplog.set_level(logging.INFO, logger=LOGGER)
-    source = fill_randomly(tiny_net()).float()
-    file = tmp_path / "imagenet.pth"
-    torch.save(convert_state_dict(source.state_dict(), "official"), file)
     net = tiny_net(deform_stages=("res5",))
-    load_checkpoint(net, file)
+    load_checkpoint(net, official)
     assert torch.equal(net.res5[0].conv2.conv.weight, source.res5[0].conv2.conv.weight)
     assert not net.res5[0].conv2_offset.weight.any()
-    assert f"{file}: no offsets of deformable convolutions" in caplog.text
+    assert f"{official}: no offsets of deformable convolutions" in caplog.text
 
 
-def test_what_is_named_new_stays_as_it_was_initialised(tmp_path, fill_randomly):
-    source = fill_randomly(tiny_net()).float()
-    torch.save(convert_state_dict(source.state_dict(), "official"), tmp_path / "file.pth")
+def test_what_is_named_new_stays_as_it_was_initialised(source, official):
     net = tiny_net(num_classes=9, in_channels=4)
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    load_checkpoint(net, tmp_path / "file.pth", new=("fc.", "stem.conv1_1.weight"))
+    load_checkpoint(net, official, new=("fc.", "stem.conv1_1.weight"))
     for key, value in net.state_dict().items():
         expected = before if key.startswith("fc.") or key == "stem.conv1_1.weight" else source.state_dict()
         assert torch.equal(value, expected[key]), key
 
 
-class OwnNorm(torch.nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.gamma = torch.nn.Parameter(torch.rand(channels, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gamma
-
-
 def test_a_network_with_norms_of_its_own_loads_its_own_file(tmp_path):
-    source = tiny_net(norm_layer=OwnNorm)
+    source, net = (tiny_net(norm_layer=lambda channels: nn.Sequential(nn.PReLU(channels))) for _ in range(2))
     torch.save(source.state_dict(), tmp_path / "own.pth")
-    net = tiny_net(norm_layer=OwnNorm)
     report = load_checkpoint(net, tmp_path / "own.pth")
     assert (report.layout, report.loaded, report.unused) == ("core", len(source.state_dict()), ())
     assert_equal_states(net, source)
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
-def test_a_text_file_is_no_checkpoint_and_no_threat(suffix, tmp_path):
-    (tmp_path / f"notes{suffix}").write_text("# Notes\n")
-    with pytest.raises(CheckpointError, match=r"notes\.\w+ \(8 bytes\) is not a checkpoint, or is cut short") as error:
-        read_checkpoint(tmp_path / f"notes{suffix}")
-    assert "code" not in str(error.value)
-
-
-def test_what_could_run_code_is_named_and_no_advice_to_allow_it_passed_on(tmp_path):
-    torch.save({"a": Namespace()}, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match=r"refused, as it could run code: argparse\.Namespace$"):
-        read_checkpoint(tmp_path / "x.pth")
-
-
-def test_a_url_is_not_taken_for_a_file():
+def test_a_name_that_is_no_file_is_answered_with_what_may_be_one():
+    net = stem_alone()
     with pytest.raises(CheckpointError, match="https://host/x.pth is neither a file nor resnest://NAME"):
-        load_checkpoint(tiny_net(), "https://host/x.pth")
+        load_checkpoint(net, "https://host/x.pth")
+    with pytest.raises(ValueError, match=r"no published weights are known for 'resnest://resnest152'.* resnest50, "):
+        load_checkpoint(net, "resnest://resnest152")
 
 
-def test_a_resnest101_file_does_not_fit_a_resnest50(tmp_path):
+def test_a_file_of_another_variant_does_not_fit(tmp_path):
     file = tmp_path / "resnest101.pth"
-    small = {key: torch.zeros(()).expand(value.shape) for key, value in core_state("resnest101").items()}
-    torch.save(convert_state_dict(small, "official"), file)
     with torch.device("meta"):
-        net = build("resnest50")
+        larger, small, deeper = (build(name, num_classes=10) for name in ("resnest101", "resnest50", "resnest200"))
+    state = {key: torch.zeros(()).expand(value.shape) for key, value in larger.state_dict().items()}
+    torch.save(convert_state_dict(state, "official"), file)
     with pytest.raises(CheckpointError, match=r"resnest101\.pth .* tensors match; \d+ with another shape \(stem"):
-        load_checkpoint(net, file)
-    with torch.device("meta"):
-        net = build("resnest200", num_classes=10)
+        load_checkpoint(small, file)
     with pytest.raises(CheckpointError, match=r"missing \(res3\.4\.conv1\.weight, [^;]*\); name in `new`"):
-        load_checkpoint(net, file)
+        load_checkpoint(deeper, file)
 
 
-def test_a_published_name_is_fetched(monkeypatch, tmp_path, fill_randomly):
-    source = fill_randomly(tiny_net()).float()
-    cached = tmp_path / "resnest50-528c19ca.pth"
-    torch.save(convert_state_dict(source.state_dict(), "official"), cached)
+def test_a_published_name_is_fetched(monkeypatch, source, official):
     asked = []
-    monkeypatch.setattr(checkpoint.files, "fetch", lambda record: asked.append(record.name) or cached)
+    monkeypatch.setattr(checkpoint.files, "fetch", lambda record: asked.append(record.name) or official)
     net = tiny_net()
-    assert load_checkpoint(net, "resnest://resnest50").file == cached
+    assert load_checkpoint(net, "resnest://resnest50").file == official
     assert asked == ["resnest50"]
     assert_equal_states(net, source)
 
 
-def test_an_unknown_published_name_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"no published weights are known for 'resnest://resnest152'.* resnest50, "):
-        load_checkpoint(tiny_net(), "resnest://resnest152")
-
-
-def test_reading_needs_no_suffix(tmp_path):
-    torch.save({"x": torch.ones(1)}, tmp_path / "file.pth")
-    shutil.copy(tmp_path / "file.pth", tmp_path / "file")
-    assert read_checkpoint(tmp_path / "file") == {"x": torch.ones(1)}
-
-
-# --- converting files -------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_converted_file_holds_the_same_network(target, tmp_path, fill_randomly):
-    source = fill_randomly(tiny_net()).float()
-    given, made = tmp_path / "in.pth", tmp_path / "out.pth"
-    torch.save({"state_dict": convert_state_dict(source.state_dict(), "official")}, given)
-    status, printed = run_tool("convert_checkpoint", given, made, "--to", target)
-    assert status == 0, printed
+def test_a_converted_file_holds_the_same_network(target, source, official, tmp_path, capsys):
+    made = tmp_path / "out.pth"
+    run_tool([str(official), str(made), "--to", target])
     net = tiny_net(num_classes=None if target in ("detectron2", "segmentor") else 5)
     report = load_checkpoint(net, made)
     assert report.layout == {"core": "detectron2", "segmentor": "detectron2", "timm": "official"}.get(target, target)
     assert report.unused == ()
-    assert f"{made}: {report.loaded} tensors in the layout {target}" in printed
+    assert f"{made}: {report.loaded} tensors in the layout {target}" in capsys.readouterr().out
     for key, value in net.state_dict().items():
         assert key.endswith("num_batches_tracked") or torch.equal(value, source.state_dict()[key]), key
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["in.pth", "out.pth"]
+    assert [*tmp_path.iterdir()] == [made]
 
 
 def test_a_whole_detector_stays_whole(shared, tmp_path):
@@ -511,17 +426,15 @@ def test_a_whole_detector_stays_whole(shared, tmp_path):
     assert made["model"].keys() == golden["state_dict"].keys() and "matching_heuristics" not in made
 
 
-def test_a_failed_conversion_leaves_nothing_behind(tmp_path, monkeypatch):
-    torch.save(convert_state_dict(tiny_net().state_dict(), "official"), tmp_path / "in.pth")
-
+def test_a_failed_conversion_leaves_nothing_behind(official, tmp_path, monkeypatch):
     def fail(_content, stream):
         stream.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(OSError, match="No space left"):
-        checkpoint.convert_file(tmp_path / "in.pth", tmp_path / "out.pth", "core")
-    assert [file.name for file in tmp_path.iterdir()] == ["in.pth"]
+        checkpoint.convert_file(official, tmp_path / "out.pth", "core")
+    assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize(
@@ -533,14 +446,13 @@ def test_a_failed_conversion_leaves_nothing_behind(tmp_path, monkeypatch):
         ("none/out.pth", "core", "target_file must lie in an existing folder, got .*none"),
     ],
 )
-def test_where_a_conversion_cannot_go_is_named(output, target, message, tmp_path):
-    torch.save(convert_state_dict(tiny_net().state_dict(), "official"), tmp_path / "in.pth")
+def test_where_a_conversion_cannot_go_is_named(output, target, message, official, tmp_path):
+    (tmp_path / "in.pth").touch()
     with pytest.raises(ValueError, match=message):
-        checkpoint.convert_file(tmp_path / "in.pth", tmp_path / output, target)
+        checkpoint.convert_file(official, tmp_path / output, target)
 
 
 def test_the_tool_ends_with_one_line_where_a_file_is_no_resnest(tmp_path):
     torch.save({"weight": torch.zeros(1)}, tmp_path / "in.pth")
-    status, printed = run_tool("convert_checkpoint", tmp_path / "in.pth", tmp_path / "out.pth", "--to", "core")
-    assert status != 0 and "Traceback" not in printed
-    assert f"error: {tmp_path / 'in.pth'}: not the layout of a known ResNeSt" in printed
+    with pytest.raises(SystemExit, match=f"error: {tmp_path / 'in.pth'}: not the layout of a known ResNeSt"):
+        run_tool([str(tmp_path / "in.pth"), str(tmp_path / "out.pth"), "--to", "core"])

@@ -11,47 +11,34 @@ from torch import nn
 from resnest_backbones import ResNeSt, ResNeStSpec
 from tests.fuzzing import FEW, MANY, combined, values
 
-ARGUMENTS = (
-    "depths", "stem_width", "radix", "cardinality", "bottleneck_width", "output_stride", "out_features", "in_channels",
-    "num_classes", "norm_layer", "multi_grid", "deform_stages", "deform_groups", "drop_path_rate", "deform_modulated",
-    "gradient_checkpointing", "zero_init_last_norm", "name", "avd_first", "attention_norm_layer",
-)  # fmt: skip
 STAGES = ["res2", "res3", "res4", "res5"]
 
 
-SPECS = combined(
-    {
-        "depths": values(
-            (1, 1, 1, 1), (2, 1, 1, 2), [1, 1, 1, 1], bad=((1, 1, 1), (0, 1, 1, 1), None, (1, 1, 1, True))
-        ),
-        "stem_width": values(4, 8, 5, bad=(0, -1, 2.0, True)),
-        "radix": values(1, 2, 4, bad=(0, 3, None, True)),
-        "cardinality": values(1, 2, 4, bad=(0, 3, 1.0)),
-        "bottleneck_width": values(8, 16, 40, bad=(0, 1, 3, "64")),
-        "avd_first": values(True, False, bad=(None, "yes")),
-    },
-    {},
-)
-OPTIONS = combined(
-    {},
-    {
-        "output_stride": values(8, 16, 32, bad=(4, 64, "8", None, 8.0, True)),
-        "out_features": values(
-            STAGES, ("stem",), ["res3", "res5"], ("res4", "logits"), bad=((), "res5", ("res6",), None)
-        ),
-        "in_channels": values(1, 3, 4, bad=(0, None, 3.0)),
-        "num_classes": values(None, 5, 1, bad=(0, "5", True)),
-        "norm_layer": values(nn.BatchNorm2d, partial(nn.GroupNorm, 1), None, bad=("BN", nn.ReLU())),
-        "attention_norm_layer": values(None, partial(nn.GroupNorm, 1), bad=("GN",)),
-        "multi_grid": values(None, (1,), (1, 2), bad=((0,), 2, "12", (1.0,), (True,))),
-        "deform_stages": values((), ("res5",), ["res3", "res4"], bad=("res5", None, ("stem",))),
-        "deform_modulated": values(True, False, bad=("no", None, 2)),
-        "deform_groups": values(1, 2, bad=(0, 7, None)),
-        "drop_path_rate": values(0.0, 0.2, 0, bad=(1.0, -0.1, "0.1", float("nan"), True)),
-        "gradient_checkpointing": values(True, False, bad=("no", None)),
-        "zero_init_last_norm": values(True, False, bad=("no", None)),
-    },
-)
+SPEC = {
+    "depths": values((1, 1, 1, 1), (2, 1, 1, 2), [1, 1, 1, 1], bad=((1, 1, 1), (0, 1, 1, 1), None, (1, 1, 1, True))),
+    "stem_width": values(4, 8, 5, bad=(0, -1, 2.0, True)),
+    "radix": values(1, 2, 4, bad=(0, 3, None, True)),
+    "cardinality": values(1, 2, 4, bad=(0, 3, 1.0)),
+    "bottleneck_width": values(8, 16, 40, bad=(0, 1, 3, "64")),
+    "avd_first": values(True, False, bad=(None, "yes")),
+}
+OPTIONS = {
+    "output_stride": values(8, 16, 32, bad=(4, 64, "8", None, 8.0, True)),
+    "out_features": values(STAGES, ("stem",), ["res3", "res5"], ("res4", "logits"), bad=((), "res5", ("res6",), None)),
+    "in_channels": values(1, 3, 4, bad=(0, None, 3.0)),
+    "num_classes": values(None, 5, 1, bad=(0, "5", True)),
+    "norm_layer": values(nn.BatchNorm2d, partial(nn.GroupNorm, 1), None, bad=("BN", nn.ReLU())),
+    "attention_norm_layer": values(None, partial(nn.GroupNorm, 1), bad=("GN",)),
+    "multi_grid": values(None, (1,), (1, 2), bad=((0,), 2, "12", (1.0,), (True,))),
+    "deform_stages": values((), ("res5",), ["res3", "res4"], bad=("res5", None, ("stem",))),
+    "deform_modulated": values(True, False, bad=("no", None, 2)),
+    "deform_groups": values(1, 2, bad=(0, 7, None)),
+    "drop_path_rate": values(0.0, 0.2, 0, bad=(1.0, -0.1, "0.1", float("nan"), True)),
+    "gradient_checkpointing": values(True, False, bad=("no", None)),
+    "zero_init_last_norm": values(True, False, bad=("no", None)),
+}
+NAMED = re.compile(rf"({'|'.join([*SPEC, *OPTIONS])})\b")
+ARGUMENTS = given(combined(SPEC, {}), combined({}, OPTIONS))
 
 
 def check(spec: dict, options: dict) -> str:
@@ -60,7 +47,7 @@ def check(spec: dict, options: dict) -> str:
     try:
         net = ResNeSt(ResNeStSpec("fuzzed", **spec), **options)
     except ValueError as error:
-        assert re.match(rf"({'|'.join(ARGUMENTS)})\b", str(error)), f"the argument is not named: {error}"
+        assert NAMED.match(str(error)), f"the argument is not named: {error}"
         return "refused"
     image = torch.rand(2, options.get("in_channels", 3), 40, 56)
     outputs = net.train()(image)
@@ -80,7 +67,7 @@ def check(spec: dict, options: dict) -> str:
 
 
 @FEW
-@given(SPECS, OPTIONS)
+@ARGUMENTS
 @pytest.mark.fault("constructor arguments at random", "each network trains, or a ValueError names the argument")
 def test_arguments_at_random_build_a_network_or_are_named(spec, options):
     check(spec, options)
@@ -92,7 +79,7 @@ def test_many_arguments_at_random_build_a_network_or_are_named(record_property):
     outcomes = []
 
     @MANY
-    @given(SPECS, OPTIONS)
+    @ARGUMENTS
     def many(spec, options):
         outcomes.append(check(spec, options))
 

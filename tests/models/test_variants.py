@@ -1,4 +1,4 @@
-"""Every row's figures, counted anew and compared with the published ones."""
+"""The costs of every variant, counted anew and compared with the published ones."""
 
 import pytest
 import torch
@@ -6,28 +6,25 @@ from fvcore.nn import FlopCountAnalysis
 
 from resnest_backbones import VARIANTS, ResNeSt, ResNeStSpec, build, get_variant, list_variants
 
-# Published figures that the original's own networks do not have; everything else agrees to the last printed digit.
+# Published numbers that the original's own networks do not have; everything else agrees to the last printed digit.
 MISPRINTED_PARAMS = {"resnest50_fast_1s1x64d": (26.3, "26.22")}
 MISPRINTED_GFLOPS = {"resnest50_fast_4s2x40d": (4.41, "4.387"), "resnest50_fast_1s4x24d": (4.42, "4.413")}
 
 
-def build_empty(name: str) -> torch.nn.Module:
-    """The network with its head and without the time that random weights take."""
-    with torch.device("meta"):
-        net = build(name, out_features=("logits",), num_classes=1000)
-    return net.to_empty(device="cpu").eval()
+def count_multiply_adds(net: torch.nn.Module) -> float:
+    analysis = FlopCountAnalysis(net.eval(), torch.zeros(1, 3, 224, 224)).unsupported_ops_warnings(False)
+    counted = analysis.by_operator()
+    # fvcore counts two operations per element that a batch norm scales and shifts; a multiply-add is one.
+    return counted["conv"] + counted["linear"] + counted["batch_norm"] / 2
 
 
 @pytest.mark.parametrize("name", list_variants())
-def test_the_counts_of_a_row_are_exact(name):
+def test_the_counts_of_a_variant_are_exact(name):
     spec = VARIANTS[name]
-    net = build_empty(name)
-    analysis = FlopCountAnalysis(net, torch.zeros(1, 3, 224, 224)).unsupported_ops_warnings(False)
-    counted = analysis.by_operator()
-    # fvcore counts two operations per element that a batch norm scales and shifts; a multiply-add is one.
-    multiply_adds = counted["conv"] + counted["linear"] + counted["batch_norm"] / 2
+    with torch.device("meta"):
+        net = build(name, out_features=("logits",), num_classes=1000)
     assert sum(parameter.numel() for parameter in net.parameters()) == spec.params
-    assert multiply_adds == spec.multiply_adds
+    assert count_multiply_adds(net.to_empty(device="cpu")) == spec.multiply_adds
 
 
 def test_the_counts_are_the_published_ones(published):
@@ -45,57 +42,37 @@ def test_the_counts_are_the_published_ones(published):
             assert f"{spec.multiply_adds / 1e9:.2f}" == f"{row['gflops']:.2f}", name
 
 
-@pytest.mark.parametrize("name", [name for name in list_variants() if name.startswith("resnest50")])
-def test_the_original_code_has_as_many_parameters(name):
-    original = pytest.importorskip("resnest.torch")
-    with torch.device("meta"):
-        net = getattr(original, name)()
-    assert sum(parameter.numel() for parameter in net.parameters()) == VARIANTS[name].params
-
-
 @pytest.mark.parametrize("name", sorted(MISPRINTED_GFLOPS))
 def test_the_original_code_has_as_many_multiply_adds(name):
     original = pytest.importorskip("resnest.torch")
-    analysis = FlopCountAnalysis(getattr(original, name)().eval(), torch.zeros(1, 3, 224, 224))
-    counted = analysis.unsupported_ops_warnings(False).by_operator()
-    assert counted["conv"] + counted["linear"] + counted["batch_norm"] / 2 == VARIANTS[name].multiply_adds
+    with torch.device("meta"):
+        net = getattr(original, name)()
+    assert count_multiply_adds(net.to_empty(device="cpu")) == VARIANTS[name].multiply_adds
 
 
-def test_every_published_network_is_a_row(published):
+def test_every_published_network_has_a_spec_under_its_name(published):
     names = {row["name"] for row in published["imagenet"]["models"]}
     assert set(list_variants()) == names | {"resnest14", "resnest26", "resnest152"}
-
-
-def test_the_key_of_a_row_is_its_name():
-    assert all(get_variant(name) is spec and spec.name == name for name, spec in VARIANTS.items())
-
-
-@pytest.mark.parametrize("name", [name for name in list_variants() if "fast" in name])
-def test_the_name_of_an_ablation_says_what_it_is(name):
-    spec = VARIANTS[name]
-    assert name == f"resnest50_fast_{spec.radix}s{spec.cardinality}x{spec.bottleneck_width}d"
-    assert spec.avd_first
-    assert spec.depths == VARIANTS["resnest50"].depths
-    assert spec.width(64) == spec.bottleneck_width * spec.cardinality
-
-
-@pytest.mark.parametrize("name", ["resnet50", "", "ResNeSt50", None, 50, ["resnest50"]])
-def test_an_unknown_name_is_answered_with_the_known_ones(name):
-    with pytest.raises(ValueError, match=r"name must be one of resnest14, .*, resnest50_fast_1s4x24d, got ") as error:
-        get_variant(name)
-    assert str(error.value).endswith(repr(name))
+    for name, spec in VARIANTS.items():
+        assert get_variant(name) is spec and spec.name == name
+        if "fast" in name:
+            assert name == f"resnest50_fast_{spec.radix}s{spec.cardinality}x{spec.bottleneck_width}d"
+            assert spec.avd_first and spec.depths == VARIANTS["resnest50"].depths
+            assert spec.width(64) == spec.bottleneck_width * spec.cardinality
+    for name in ("resnet50", "", "ResNeSt50", None, 50, ["resnest50"]):
+        with pytest.raises(
+            ValueError, match=r"name must be one of resnest14, .*, resnest50_fast_1s4x24d, got "
+        ) as error:
+            get_variant(name)
+        assert str(error.value).endswith(repr(name))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"depths": (3, 4, 6)}, r"depths must be a tuple of four positive integers, got \(3, 4, 6\)"),
-        ({"depths": (3, 4, 6, 0)}, r"depths must be a tuple of four positive integers, got \(3, 4, 6, 0\)"),
-        ({"depths": (3, 4, 6, 1.5)}, r"depths must be a tuple of four positive integers"),
         ({"depths": 50}, r"depths must be a tuple of four positive integers, got 50"),
-        ({"radix": 0}, r"radix must be a positive integer, got 0"),
         ({"radix": 1.5}, r"radix must be a positive integer, got 1.5"),
-        ({"cardinality": -1}, r"cardinality must be a positive integer, got -1"),
         ({"bottleneck_width": 0}, r"bottleneck_width must be a positive integer, got 0"),
         ({"stem_width": "32"}, r"stem_width must be a positive integer, got '32'"),
     ],
@@ -105,7 +82,7 @@ def test_a_bad_field_of_a_spec_is_named(arguments, message):
         ResNeStSpec(**{"name": "mine", "depths": (1, 1, 1, 1), **arguments})
 
 
-def test_a_spec_of_ones_own_is_built():
+def test_a_custom_spec_is_built():
     spec = ResNeStSpec("mine", (1, 2, 1, 1), stem_width=16, radix=4, cardinality=2, bottleneck_width=32)
     net = ResNeSt(spec, out_features=("res3",))
     assert len(net.res3) == 2
