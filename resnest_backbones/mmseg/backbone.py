@@ -167,15 +167,13 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
             CheckpointError: the state dict is of another network; the message names the first tensors.
         """
         own = self.state_dict()
-        trunk = {key: value for key, value in _trunk(state_dict, own).items() if _is_built(key, own)}
+        parts = {key.partition(".")[0] for key in own}  # no classifier, no stage that was not asked for
+        trunk = {key: value for key, value in _trunk(state_dict, own).items() if key.partition(".")[0] in parts}
         of_any_image = {_IMAGE_KEY: own[_IMAGE_KEY]} if _IMAGE_KEY in trunk and _IMAGE_KEY in own else {}
         fit = compare({**trunk, **of_any_image}, own, optional=lambda key: _OFFSETS in key)
         if not fit.is_exact:
             raise CheckpointError(f"the checkpoint is of another network: {fit.describe()}")
-        for key in own:
-            if key.endswith(COUNTER):
-                trunk.setdefault(key, own[key])
-        return trunk
+        return {**{key: value for key, value in own.items() if key.endswith(COUNTER)}, **trunk}
 
 
 def _trunk(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -187,17 +185,9 @@ def _trunk(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[st
             return given
         raise CheckpointError(str(error)) from error
     if others:
-        print_log(
-            f"Left out {len(others)} tensors of heads of a checkpoint in the layout {layout}: {summarize_keys(others)}",
-            logger="current",
-        )
+        message = f"Left out {len(others)} tensors of heads of a checkpoint in the layout {layout}: "
+        print_log(message + summarize_keys(others), logger="current")
     return trunk
-
-
-def _is_built(key: str, own: Mapping[str, Tensor]) -> bool:
-    """Return whether a key is of a part that this trunk has: no classifier, no stage that was not asked for."""
-    part = key.partition(".")[0]
-    return any(name.startswith(f"{part}.") for name in own)
 
 
 def _check_out_indices(indices: Sequence[int]) -> tuple[int, ...]:

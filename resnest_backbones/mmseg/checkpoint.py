@@ -30,30 +30,19 @@ from resnest_backbones.weights import SCHEME, fetch, fetch_url, get_record
 _WEB = ("http://", "https://")
 _OWN = "backbone."
 _DETECTRON2_FPN = "backbone.bottom_up."
-_AUXILIARY = "auxiliary_head."
 
 
 @CheckpointLoader.register_scheme(prefixes=SCHEME, force=True)
 def load_from_resnest(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Return the published file of ``resnest://NAME``, downloaded, verified and read; MMEngine calls this.
+    """Return the published file of ``resnest://NAME``, downloaded, verified and read onto the CPU.
 
-    Args:
-        filename: ``resnest://NAME``.
-        map_location: ignored; the tensors lie on the CPU until a model takes them.
-
-    Raises:
-        ValueError: no weights were published under that name.
-        WeightsError: the file could not be downloaded.
+    MMEngine calls this and the two loaders below, with a ``map_location`` that they ignore.
     """
     return read_checkpoint(fetch(get_record(filename)))
 
 
 def load_from_file(filename: str, map_location: Any = None) -> dict[str, Any]:
     """Return a checkpoint file, of a training with MMEngine too, read without running any code that it may hold.
-
-    Args:
-        filename: a path.
-        map_location: ignored, as above.
 
     Raises:
         CheckpointError: the file does not exist, is not a checkpoint, or holds objects that could run code.
@@ -62,22 +51,16 @@ def load_from_file(filename: str, map_location: Any = None) -> dict[str, Any]:
     scalars = content.get("message_hub", {}).get("log_scalars", {})
     for name, history in scalars.items():
         if isinstance(history, History):
-            scalars[name] = HistoryBuffer(
-                history.state["_log_history"], history.state["_count_history"], history.state["max_length"]
-            )
+            state = history.state
+            scalars[name] = HistoryBuffer(state["_log_history"], state["_count_history"], state["max_length"])
     return content
 
 
 def load_from_url(filename: str, map_location: Any = None) -> dict[str, Any]:
     """Return a checkpoint at a URL, downloaded into PyTorch Hub's cache unless it is there, read as ``load_from_file``.
 
-    Args:
-        filename: a URL of HTTP or HTTPS.
-        map_location: ignored, as above.
-
     Raises:
         WeightsError: it could not be downloaded.
-        CheckpointError: as ``load_from_file``.
     """
     return load_from_file(str(fetch_url(filename)))
 
@@ -110,16 +93,17 @@ class ResNeStCheckpointHook(Hook):
         Raises:
             CheckpointError: the checkpoint is of another network; the message names the file.
         """
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        model = getattr(model, "module", model)  # a wrapper for test-time augmentation has one
+        model, file = _loading(runner)
         backbone = getattr(model, "backbone", None)
         if isinstance(backbone, ResNeStBackbone):
-            checkpoint["state_dict"] = _for_segmentor(checkpoint, backbone, _file_of(runner))
+            checkpoint["state_dict"] = _for_segmentor(checkpoint, backbone, file)
 
 
-def _file_of(runner: Runner) -> str:
-    """Return the checkpoint that a runner loads."""
-    return str(runner._load_from or find_latest_checkpoint(runner.work_dir))
+def _loading(runner: Runner) -> tuple[nn.Module, str]:
+    """Return the segmentor of a runner, and the checkpoint that it loads."""
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    file = str(runner._load_from or find_latest_checkpoint(runner.work_dir))
+    return getattr(model, "module", model), file  # a wrapper for test-time augmentation has a module, too
 
 
 def load_segmentor(model: nn.Module, file: str) -> dict[str, Any]:
@@ -155,15 +139,14 @@ def _for_segmentor(content: Mapping[str, Any], backbone: ResNeStBackbone, file: 
     """Return the state dict in a checkpoint under MMSegmentation's names; the backbone renames its own part."""
     try:
         state = {key.removeprefix("module."): value for key, value in extract_state_dict(content).items()}
-        if any(key.startswith(_OWN) and not key.startswith(_DETECTRON2_FPN) for key in state):
-            layout_stays = {key.removeprefix(_OWN): value for key, value in state.items() if key.startswith(_OWN)}
-            backbone.fitting_trunk(layout_stays)
-            return state
-        state = convert_state_dict(state, "segmentor")
+        is_segmentor = any(key.startswith(_OWN) and not key.startswith(_DETECTRON2_FPN) for key in state)
+        if not is_segmentor:
+            state = convert_state_dict(state, "segmentor")
         backbone.fitting_trunk({key.removeprefix(_OWN): v for key, v in state.items() if key.startswith(_OWN)})
     except ValueError as error:
         raise CheckpointError(f"{file}: {error}") from error
-    print_log(f"{file}: renamed to MMSegmentation's names", logger="current")
+    if not is_segmentor:
+        print_log(f"{file}: renamed to MMSegmentation's names", logger="current")
     return state
 
 
@@ -177,26 +160,20 @@ class RequireWholeCheckpointHook(Hook):
     priority = "LOWEST"  # after the hooks that rename what was loaded
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Compare names and shapes.
-
-        Raises:
-            CheckpointError: tensors are missing or have another shape; the message names the file.
-        """
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        model = getattr(model, "module", model)  # of a wrapper for test-time augmentation
-        check_fills(model, checkpoint.get("state_dict", checkpoint), _file_of(runner))
+        """Compare names and shapes."""
+        model, file = _loading(runner)
+        check_fills(model, checkpoint.get("state_dict", checkpoint), file)
 
 
 def check_fills(model: nn.Module, state_dict: Any, file: str) -> None:
     """Check that a state dict has all that a segmentor needs for testing; a ``ResNeStBackbone`` checks its own part.
 
     Raises:
-        CheckpointError: as in ``RequireWholeCheckpointHook``.
+        CheckpointError: tensors are missing or have another shape; the message names the file.
     """
-    left_out = [_AUXILIARY]
-    if isinstance(getattr(model, "backbone", None), ResNeStBackbone):
-        left_out.append(_OWN)
-    wanted = {key: value for key, value in model.state_dict().items() if not key.startswith(tuple(left_out))}
+    is_ours = isinstance(getattr(model, "backbone", None), ResNeStBackbone)
+    left_out = ("auxiliary_head.", _OWN) if is_ours else ("auxiliary_head.",)
+    wanted = {key: value for key, value in model.state_dict().items() if not key.startswith(left_out)}
     given = {key.removeprefix("module."): value for key, value in state_dict.items()}
     fit = compare({key: given[key] for key in wanted if key in given}, wanted)
     if not fit.is_whole:

@@ -13,18 +13,10 @@ from resnest_backbones.data import find_class_file, read_classes
 from resnest_backbones.errors import ConfigError
 
 _SPLITS = {"train": "training", "val": "validation", "test": "validation"}
-_LABEL_LOADERS = ("LoadAnnotations", "LoadCheckedAnnotations")
-_KEPT_OF_A_DATASET = ("pipeline", "test_mode", "ignore_index")
-_KEPT_OF_A_LABEL_LOADER = ("backend_args",)
-_DROPPED_OF_AN_EVALUATOR = ("format_only", "output_dir")
 
 
 def load_config(file: str | Path, options: Mapping[str, Any] | None = None) -> Config:
-    """Return a config file with some of its settings changed.
-
-    Args:
-        file: the config file.
-        options: what MMEngine's ``DictAction`` makes of ``--cfg-options``.
+    """Return a config file with ``--cfg-options`` applied.
 
     Raises:
         ConfigError: the file, or one that it builds on, does not exist.
@@ -38,9 +30,6 @@ def load_config(file: str | Path, options: Mapping[str, Any] | None = None) -> C
     if options is not None:
         cfg.merge_from_dict(dict(options))
     return cfg
-
-
-# Reading
 
 
 def type_name(settings: Any) -> str:
@@ -61,9 +50,6 @@ def inner_datasets(settings: Any) -> Sequence[Any]:
     if settings.get("datasets") is not None:
         return [inner for one in settings.datasets for inner in inner_datasets(one)]
     return [settings]
-
-
-# Changes
 
 
 def add_hook(cfg: Config, name: str) -> None:
@@ -91,18 +77,14 @@ def use_test_time_augmentation(cfg: Config) -> None:
 def use_custom_dataset(cfg: Config, data_root: str | Path, class_file: str | Path | None = None) -> None:
     """Replace the datasets of a config by one in ADE20K's layout, and fit heads and evaluators to its classes.
 
-    Pipelines and wrappers of the datasets stay; only the loading of labels becomes one that checks them.
-
-    Args:
-        cfg: a config of MMSegmentation; it is changed.
-        data_root: root of the dataset.
-        class_file: names of its classes; the one in the root where None.
+    Pipelines and wrappers of the datasets stay; only the loading of labels becomes one that checks them. The class file
+    is the one in ``data_root`` where None.
 
     Raises:
         DatasetError: the class file is missing or wrong.
     """
     found = find_class_file(data_root) if class_file is None else class_file
-    num_classes = len(read_classes(found))
+    fit_heads(cfg, len(read_classes(found)))
     for name, split in _SPLITS.items():
         if cfg.get(f"{name}_dataloader"):
             loader = cfg[f"{name}_dataloader"]
@@ -111,7 +93,6 @@ def use_custom_dataset(cfg: Config, data_root: str | Path, class_file: str | Pat
             cfg[f"{name}_evaluator"] = _evaluators_of_label_maps(cfg[f"{name}_evaluator"])
     if cfg.get("tta_pipeline"):
         cfg.tta_pipeline = _with_checked_labels(cfg.tta_pipeline)
-    fit_heads(cfg, num_classes)
 
 
 def fit_heads(cfg: Config, num_classes: int) -> None:
@@ -132,7 +113,7 @@ def _custom_dataset(settings: Any, split: str, data_root: str, class_file: str) 
         wrapper = {key: _with_checked_labels(settings[key]) for key in settings if key != "dataset"}
         return {**wrapper, "dataset": _custom_dataset(settings.dataset, split, data_root, class_file)}
     first = inner_datasets(settings)[0]
-    kept = {key: _with_checked_labels(first[key]) for key in _KEPT_OF_A_DATASET if key in first}
+    kept = {key: _with_checked_labels(first[key]) for key in ("pipeline", "test_mode", "ignore_index") if key in first}
     folders = {"img_path": f"images/{split}", "seg_map_path": f"annotations/{split}"}
     return {"type": "LabelMapDataset", "data_root": data_root, "data_prefix": folders, "class_file": class_file, **kept}
 
@@ -140,8 +121,8 @@ def _custom_dataset(settings: Any, split: str, data_root: str, class_file: str) 
 def _with_checked_labels(settings: Any) -> Any:
     """Return a pipeline whose label maps are read by ``LoadCheckedAnnotations``, as the dataset says they are."""
     if isinstance(settings, Mapping):
-        if type_name(settings) in _LABEL_LOADERS:
-            kept = {key: settings[key] for key in _KEPT_OF_A_LABEL_LOADER if key in settings}
+        if type_name(settings) in ("LoadAnnotations", "LoadCheckedAnnotations"):
+            kept = {"backend_args": settings["backend_args"]} if "backend_args" in settings else {}
             return {"type": "LoadCheckedAnnotations", **kept}
         return {key: _with_checked_labels(value) for key, value in settings.items()}
     if isinstance(settings, (list, tuple)):  # transforms tell them from each other
@@ -152,7 +133,7 @@ def _with_checked_labels(settings: Any) -> Any:
 def _evaluators_of_label_maps(settings: Any) -> list[dict[str, Any]]:
     """Return those that need nothing but label maps; others, such as Cityscapes', know their own dataset only."""
     kept = [
-        {key: value for key, value in evaluator.items() if key not in _DROPPED_OF_AN_EVALUATOR}
+        {key: value for key, value in evaluator.items() if key not in ("format_only", "output_dir")}
         for evaluator in as_list(settings)
         if type_name(evaluator) == "IoUMetric"
     ]

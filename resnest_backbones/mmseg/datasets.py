@@ -63,8 +63,7 @@ class LabelMapDataset(BaseSegDataset):
         lazy_init: bool = False,
         max_refetch: int = 1000,
     ) -> None:
-        wanted = {"img_path", "seg_map_path"}
-        if not isinstance(data_prefix, Mapping) or set(data_prefix) != wanted:
+        if not isinstance(data_prefix, Mapping) or set(data_prefix) != {"img_path", "seg_map_path"}:
             raise DatasetError(f"data_prefix must be a dict of img_path and seg_map_path, got {data_prefix!r}")
         classes = read_classes(find_class_file(data_root) if class_file is None else class_file)
         if not Path(data_root).is_dir():
@@ -112,22 +111,14 @@ class LabelMapDataset(BaseSegDataset):
         ]
 
     def prepare_data(self, idx: int) -> Any:
-        """Load a sample.
-
-        Raises:
-            DatasetError: its image or label map cannot be used; the message names it.
-        """
+        """Load a sample, or raise a ``DatasetError`` that names its image or label map."""
         with errors_that_name(self, idx):
             return super().prepare_data(idx)
 
 
 @contextmanager
 def errors_that_name(dataset: Any, index: int) -> Iterator[None]:
-    """Let errors from loading a sample name the image, which OpenCV's do not.
-
-    Raises:
-        DatasetError: as ``LabelMapDataset.prepare_data``.
-    """
+    """Turn errors from loading a sample into a ``DatasetError`` that names the image, which OpenCV's do not."""
     try:
         yield
     except DatasetError:

@@ -82,10 +82,7 @@ class PaperTTAModel(BaseTTAModel):
 
     @torch.no_grad()
     def test_step(self, data: Mapping[str, Any]) -> list[SegDataSample]:
-        """Predict the images of a batch, one after another; their sizes may differ.
-
-        Args:
-            data: ``inputs``, a sequence of images (C, H, W) before the data preprocessor, and ``data_samples``.
+        """Predict the images (C, H, W) of a batch, before the data preprocessor; their sizes may differ.
 
         Returns:
             The data samples with ``seg_logits`` (K, H, W), the summed scores in float64, and ``pred_sem_seg``
@@ -104,22 +101,16 @@ class PaperTTAModel(BaseTTAModel):
 
     def _predict(self, image: Tensor, sample: SegDataSample) -> SegDataSample:
         if not isinstance(image, Tensor):
-            raise ValueError(
-                "the pipeline in front of PaperTTAModel must give one image per sample, without TestTimeAug, "
-                f"got a {type(image).__name__}"
-            )
+            raise ValueError("the pipeline in front of PaperTTAModel must give one image per sample, without "
+                             f"TestTimeAug, got a {type(image).__name__}")  # fmt: skip
         black, _ = self._normalize(torch.zeros_like(image[:, :1, :1]), SegDataSample())
         image, sample = self._normalize(image, sample)
         size = tuple(sample.metainfo.get("ori_shape", image.shape[1:]))[:2]
         scores = image.new_zeros(self.module.out_channels, *size, dtype=torch.float64)
         for scale in self.scales:
             scores += _resize(self._scores(self._scaled(image, scale), black), size)
-        sample.set_data(
-            {
-                "seg_logits": PixelData(data=scores),
-                "pred_sem_seg": PixelData(data=scores.argmax(dim=0, keepdim=True)),
-            }
-        )
+        labels = scores.argmax(dim=0, keepdim=True)
+        sample.set_data({"seg_logits": PixelData(data=scores), "pred_sem_seg": PixelData(data=labels)})
         return sample
 
     def _normalize(self, image: Tensor, sample: SegDataSample) -> tuple[Tensor, SegDataSample]:

@@ -23,7 +23,28 @@ from torch import Tensor, nn
 from resnest_backbones.models.arguments import check_positive
 
 
-class _InitialisedAsInPyTorch(BaseDecodeHead):
+class _PaperHead(BaseDecodeHead):
+    """What both heads share: their checks, batch norm by default, plain dropout, PyTorch's initialisation."""
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        channels: int | None,
+        divisor: int,
+        dropout_ratio: float,
+        norm_cfg: Mapping[str, Any] | None,
+        **kwargs: Any,
+    ) -> None:
+        check_positive("in_channels", in_channels)
+        width = max(in_channels // divisor, 1) if channels is None else channels
+        check_positive("channels", width)
+        _check_share("dropout_ratio", dropout_ratio)
+        norm = {"type": "BN"} if norm_cfg is None else dict(norm_cfg)
+        super().__init__(in_channels=in_channels, channels=width, dropout_ratio=dropout_ratio, norm_cfg=norm, **kwargs)
+        if self.dropout is not None:  # drops single values, where MMSegmentation drops whole channels
+            self.dropout = nn.Dropout(dropout_ratio)
+
     def init_weights(self) -> None:
         """Initialise as ``init_cfg`` says, or as PyTorch does; once, as in all of MMEngine."""
         first = not self.is_init
@@ -35,7 +56,7 @@ class _InitialisedAsInPyTorch(BaseDecodeHead):
 
 
 @MODELS.register_module()
-class PaperASPPHead(_InitialisedAsInPyTorch):
+class PaperASPPHead(_PaperHead):
     """DeepLabV3's head of the paper.
 
     A 1x1 convolution, three dilated 3x3 ones and the pooled image are concatenated in that order, projected by a 1x1
@@ -74,13 +95,13 @@ class PaperASPPHead(_InitialisedAsInPyTorch):
         **kwargs: Any,
     ) -> None:
         _check_share("project_dropout", project_dropout)
-        _check_share("dropout_ratio", dropout_ratio)
         super().__init__(
-            in_channels,
-            _width(in_channels, channels, 8),
+            in_channels=in_channels,
+            channels=channels,
+            divisor=8,
             num_classes=num_classes,
             dropout_ratio=dropout_ratio,
-            norm_cfg=_norm(norm_cfg),
+            norm_cfg=norm_cfg,
             align_corners=align_corners,
             init_cfg=init_cfg,
             **kwargs,
@@ -94,7 +115,6 @@ class PaperASPPHead(_InitialisedAsInPyTorch):
         self.project = ConvModule((len(self.dilations) + 1) * self.channels, self.channels, 1, **layers)
         self.project_dropout = nn.Dropout2d(project_dropout)
         self.bottleneck = ConvModule(self.channels, self.channels, 3, padding=1, **layers)
-        _use_plain_dropout(self)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Return class scores (N, num_classes, H, W) from the stages' features."""
@@ -109,7 +129,7 @@ class PaperASPPHead(_InitialisedAsInPyTorch):
 
 
 @MODELS.register_module()
-class PaperFCNHead(_InitialisedAsInPyTorch, FCNHead):
+class PaperFCNHead(_PaperHead, FCNHead):
     """The paper's FCN head and auxiliary head: a 3x3 convolution, plain dropout and the classifier.
 
     Without an ``init_cfg``, ``init_weights()`` draws as PyTorch's layers do, as in ``PaperASPPHead``.
@@ -140,33 +160,20 @@ class PaperFCNHead(_InitialisedAsInPyTorch, FCNHead):
         init_cfg: Any = None,
         **kwargs: Any,
     ) -> None:
-        _check_share("dropout_ratio", dropout_ratio)
         super().__init__(
             num_convs=1,
             kernel_size=3,
             concat_input=False,
             in_channels=in_channels,
-            channels=_width(in_channels, channels, 4),
+            channels=channels,
+            divisor=4,
             num_classes=num_classes,
             dropout_ratio=dropout_ratio,
-            norm_cfg=_norm(norm_cfg),
+            norm_cfg=norm_cfg,
             align_corners=align_corners,
             init_cfg=init_cfg,
             **kwargs,
         )
-        _use_plain_dropout(self)
-
-
-def _width(in_channels: int, channels: int | None, divisor: int) -> int:
-    check_positive("in_channels", in_channels)
-    width = max(in_channels // divisor, 1) if channels is None else channels
-    check_positive("channels", width)
-    return width
-
-
-def _norm(norm_cfg: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return batch norm by default; MMSegmentation's default is no norm."""
-    return {"type": "BN"} if norm_cfg is None else dict(norm_cfg)
 
 
 def _check_share(argument: str, value: object) -> None:
@@ -180,9 +187,3 @@ def _check_dilations(dilations: object) -> tuple[int, ...]:
     for dilation in dilations:
         check_positive("each of dilations", dilation)
     return tuple(dilations)
-
-
-def _use_plain_dropout(head: BaseDecodeHead) -> None:
-    """Drop single values before the classifier, where MMSegmentation drops whole channels."""
-    if head.dropout is not None:
-        head.dropout = nn.Dropout(head.dropout_ratio)

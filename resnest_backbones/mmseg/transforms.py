@@ -50,25 +50,35 @@ class LoadCheckedAnnotations(LoadAnnotations):
         MMSegmentation's inference removes its own ``LoadAnnotations`` from a test pipeline, by name.
 
         Raises:
-            DatasetError, ValueError: as ``_load_seg_map``.
+            DatasetError: the file is missing or cannot be read, has several channels, has another size than the image,
+                or holds labels that no class has; the message names it.
+            ValueError: neither the data info nor the transform says how many classes there are.
         """
         of_a_dataset = "seg_fields" in results or "seg_map_path" in results
         return super().transform(results) if of_a_dataset else results
 
     def _load_seg_map(self, results: dict[str, Any]) -> None:
-        """Add ``gt_seg_map``, (H, W) in uint8, to a data info that has ``seg_map_path``.
-
-        Raises:
-            DatasetError: the file is missing or cannot be read, has several channels, has another size than the image,
-                or holds labels that no class has; the message names it.
-            ValueError: neither the data info nor the transform says how many classes there are.
-        """
+        """Add ``gt_seg_map``, (H, W) in uint8, to a data info that has ``seg_map_path``."""
         file = results.get("seg_map_path")
         if file is None:
             raise DatasetError(f"the dataset names no label map for the image {results.get('img_path')}")
-        labels = self._read(file)
-        _check_size(file, labels, results)
-        _check_labels(file, labels, self._num_classes(results), bool(results["reduce_zero_label"]))
+        try:
+            labels = read_label_map(file, fileio.get(file, backend_args=self.backend_args))
+        except FileNotFoundError as error:
+            raise DatasetError(f"the label map {file} does not exist") from error
+        size = tuple((results.get("ori_shape") or labels.shape)[:2])
+        if labels.shape != size:
+            raise DatasetError(
+                f"the label map {file} must be as large as its image {results.get('img_path')}, which has height and "
+                f"width {size}, got {labels.shape}"
+            )
+        num_classes = results.get("num_classes", self.num_classes)
+        if num_classes is None:
+            raise ValueError(
+                "num_classes must be given to LoadCheckedAnnotations where the dataset does not say it, got None"
+            )
+        _check_num_classes(num_classes)
+        _check_labels(file, labels, num_classes, bool(results["reduce_zero_label"]))
         labels = labels.astype(np.uint8)
         if results["reduce_zero_label"]:
             labels = np.where((labels == 0) | (labels == _IGNORED), _IGNORED, labels - 1).astype(np.uint8)
@@ -78,37 +88,13 @@ class LoadCheckedAnnotations(LoadAnnotations):
         results["gt_seg_map"] = labels
         results["seg_fields"].append("gt_seg_map")
 
-    def _read(self, file: str) -> np.ndarray:
-        try:
-            return read_label_map(file, fileio.get(file, backend_args=self.backend_args))
-        except FileNotFoundError as error:
-            raise DatasetError(f"the label map {file} does not exist") from error
-
-    def _num_classes(self, results: Mapping[str, Any]) -> int:
-        number = results.get("num_classes", self.num_classes)
-        if number is None:
-            raise ValueError(
-                "num_classes must be given to LoadCheckedAnnotations where the dataset does not say it, got None"
-            )
-        return _check_num_classes(number)
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}(num_classes={self.num_classes}, backend_args={self.backend_args})"
 
 
-def _check_num_classes(number: int) -> int:
+def _check_num_classes(number: int) -> None:
     if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= _IGNORED:
         raise ValueError(f"num_classes must be an integer from 1 to {_IGNORED}, got {number!r}")
-    return number
-
-
-def _check_size(file: str, labels: np.ndarray, results: Mapping[str, Any]) -> None:
-    image_size = results.get("ori_shape")
-    if image_size is not None and labels.shape != tuple(image_size[:2]):
-        raise DatasetError(
-            f"the label map {file} must be as large as its image {results.get('img_path')}, which has height and width "
-            f"{tuple(image_size[:2])}, got {labels.shape}"
-        )
 
 
 def _check_labels(file: str, labels: np.ndarray, num_classes: int, reduce_zero_label: bool) -> None:

@@ -63,10 +63,8 @@ class Predictor:
         self._model = model.to(device or get_device()).eval()
         self.classes, self.palette = classes_and_palette(class_file, cfg, content.get("meta", {}))
         if len(self.classes) != segmentor.num_classes:
-            raise ConfigError(
-                f"the model has {segmentor.num_classes} classes, but {len(self.classes)} names: give a file of them "
-                "with --classes"
-            )
+            found = f"the model has {segmentor.num_classes} classes, but {len(self.classes)} names"
+            raise ConfigError(f"{found}: give a file of them with --classes")
 
     @torch.no_grad()
     def __call__(self, file: str | Path) -> np.ndarray:

@@ -38,9 +38,6 @@ _CHECKPOINT_NAME = re.compile(r"(?:iter|epoch)_(\d+)\.pth")
 _SEEDED = {"InfiniteSampler": "SeededInfiniteSampler", "DefaultSampler": "SeededDefaultSampler"}
 
 
-# Whole files
-
-
 @register_backend(WHOLE_FILES, force=True)
 class WholeFileBackend(LocalBackend):
     """MMEngine's local files, never half-written: a killed write leaves nothing under the final name."""
@@ -58,10 +55,8 @@ class WholeCheckpointHook(CheckpointHook):
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
         outdated = None
-        if self.max_keep_ckpts > 0:
-            kept = self.keep_ckpt_ids
-            if len(kept) == self.max_keep_ckpts and kept[-1] != step:
-                outdated = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(kept.popleft()))
+        if 0 < self.max_keep_ckpts == len(kept := self.keep_ckpt_ids) and kept[-1] != step:
+            outdated = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(kept.popleft()))
         super()._save_checkpoint_with_step(runner, step, meta)
         if outdated is not None and is_main_process() and self.file_backend.isfile(outdated):
             self.file_backend.remove(outdated)
@@ -116,9 +111,6 @@ def repair_last_checkpoint(work_dir: str | Path) -> Path | None:
     return found
 
 
-# Random numbers
-
-
 def _seed_all(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
@@ -142,11 +134,7 @@ class SeededIndex(int):
 
 @DATA_SAMPLERS.register_module()
 class SeededInfiniteSampler(InfiniteSampler):
-    """MMEngine's endless sampler, with a seed for each position of its stream.
-
-    With ``SeededDataset``, a position gives the same augmented sample whichever worker loads it, in a resumed training
-    too.
-    """
+    """MMEngine's endless sampler, with a seed for each position of its stream, whichever worker loads it."""
 
     _place = 0
 
@@ -175,24 +163,17 @@ class SeededDefaultSampler(DefaultSampler):
 
 @DATASETS.register_module()
 class SeededDataset:
-    """Seed the random numbers of Python, NumPy and PyTorch before a sample is loaded, by the seed in its index.
-
-    Args:
-        dataset: the dataset, or its config.
-    """
+    """Seed the random numbers of Python, NumPy and PyTorch before a sample is loaded, by the seed in its index."""
 
     def __init__(self, *, dataset: Any) -> None:
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
 
     @property
-    def METAINFO(self) -> dict[str, Any]:
-        """``metainfo`` under the name that some tools of MMSegmentation read."""
-        return self.dataset.metainfo
-
-    @property
     def metainfo(self) -> dict[str, Any]:
         """Classes, palette and so on."""
         return self.dataset.metainfo
+
+    METAINFO = metainfo  # the name that some tools of MMSegmentation read
 
     def full_init(self) -> None:
         """Look for the files, unless that is done."""
@@ -228,11 +209,7 @@ class StopAtInvalidLossHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
-        """Check the losses of the step.
-
-        Raises:
-            DivergedError: a loss is NaN or infinite.
-        """
+        """Check the losses of the step."""
         samples = data_batch.get("data_samples", []) if isinstance(data_batch, dict) else []
         rates = runner.optim_wrapper.get_lr()
         rates = rates if "lr" in rates else {key: value for inner in rates.values() for key, value in inner.items()}
@@ -252,11 +229,7 @@ class CheckBatchHook(Hook):
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Check the training data's loader.
-
-        Raises:
-            ConfigError: there will be such a batch; the message names the setting.
-        """
+        """Check the training data's loader."""
         norms = {type(m.bn1) for m in runner.model.train().modules() if isinstance(m, SplitAttentionConv2d)
                  if isinstance(m.bn1, _BatchNorm) and m.bn1.training}  # fmt: skip
         loader = runner.train_dataloader
@@ -268,10 +241,8 @@ class CheckBatchHook(Hook):
                               "or norm_eval with trained weights, takes single images")  # fmt: skip
         images = len(loader.sampler) if isinstance(loader.sampler, DefaultSampler) else 0
         if images % size == 1 and not loader.drop_last:
-            raise ConfigError(
-                f"the last batch of each epoch must have 2 or more images with batch norm, got 1: {images} images in "
-                f"batches of {size}; set train_dataloader.drop_last=True"
-            )
+            raise ConfigError("the last batch of each epoch must have 2 or more images with batch norm, got 1: "
+                              f"{images} images in batches of {size}; set train_dataloader.drop_last=True")  # fmt: skip
 
 
 @HOOKS.register_module()
@@ -303,10 +274,8 @@ def make_resumable(cfg: Config) -> list[str]:
         hook.type = "WholeCheckpointHook"
         if not hook.get("backend_args") and not hook.get("file_client_args"):
             hook.backend_args = {"backend": WHOLE_FILES}
-    add_hook(cfg, "SeedIterationsHook")
-    add_hook(cfg, "StopAtInvalidLossHook")
-    add_hook(cfg, "CheckBatchHook")
-    add_hook(cfg, "ValidateAfterResumeHook")
+    for name in ("SeedIterationsHook", "StopAtInvalidLossHook", "CheckBatchHook", "ValidateAfterResumeHook"):
+        add_hook(cfg, name)
     loader = cfg.train_dataloader
     sampler = type_name(loader.get("sampler", {}))
     if sampler in _SEEDED and not loader.get("batch_sampler"):

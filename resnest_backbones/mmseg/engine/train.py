@@ -34,77 +34,56 @@ from resnest_backbones.mmseg.config import (
 )
 from resnest_backbones.mmseg.engine.resumable import make_resumable, repair_last_checkpoint
 
-_PLUGIN = "resnest_backbones.mmseg"
 _SYNC_NORMS = ("SyncBN", "MMSyncBN")
-_AMP_KEYS = ("loss_scale", "dtype", "use_fsdp")
-
-
-# The command lines
 
 
 def build_train_parser() -> argparse.ArgumentParser:
     """Return MMSegmentation's command line of training, and the options for a custom dataset."""
-    parser = argparse.ArgumentParser(
-        description="Train a segmentor, as MMSegmentation's own tool does.",
-        epilog="""
-Examples:
-
-  python tools/train_seg.py configs/mmseg/ade20k/deeplabv3_resnest50-d8_4xb4-paper_ade20k-480x480.py
-  torchrun --nproc-per-node 4 tools/train_seg.py CONFIG --launcher pytorch
-  python tools/train_seg.py CONFIG --data-root my_data --cfg-options train_dataloader.batch_size=2
-
-  Resume after an interruption: the same command with --resume
-""",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = _parser(
+        "Train",
+        "python tools/train_seg.py configs/mmseg/ade20k/deeplabv3_resnest50-d8_4xb4-paper_ade20k-480x480.py",
+        "torchrun --nproc-per-node 4 tools/train_seg.py CONFIG --launcher pytorch",
+        "python tools/train_seg.py CONFIG --data-root my_data --cfg-options train_dataloader.batch_size=2",
+        "Resume after an interruption: the same command with --resume",
     )
-    parser.add_argument("config", help="the config file")
-    parser.add_argument(
-        "--work-dir", help="folder for logs and checkpoints (default: work_dirs/ and the config's name)"
-    )
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="resume from the last checkpoint in the work dir, or from load_from if set",
-    )
-    parser.add_argument("--amp", action="store_true", help="train with automatic mixed precision")
-    parser.add_argument(
-        "--tensorboard",
-        type=int,
-        metavar="N",
-        help="also write TensorBoard's files, with every N-th validation image drawn",
-    )
-    _add_common_options(parser)
+    add = parser.add_argument
+    add("--work-dir", help="folder for logs and checkpoints (default: work_dirs/ and the config's name)")
+    resume = "resume from the last checkpoint in the work dir, or from load_from if set"
+    add("--resume", action="store_true", help=resume)
+    add("--amp", action="store_true", help="train with automatic mixed precision")
+    tensorboard = "also write TensorBoard's files, with every N-th validation image drawn"
+    add("--tensorboard", type=int, metavar="N", help=tensorboard)
     return parser
 
 
 def build_test_parser() -> argparse.ArgumentParser:
     """Return MMSegmentation's command line of testing, and the options for a custom dataset."""
-    parser = argparse.ArgumentParser(
-        description="Test a segmentor, as MMSegmentation's own tool does.",
-        epilog="""
-Examples:
-
-  python tools/test_seg.py CONFIG CHECKPOINT --data-root my_data
-  python tools/test_seg.py CONFIG CHECKPOINT --tta --show-dir drawn --out label_maps
-  torchrun --nproc-per-node 4 tools/test_seg.py CONFIG CHECKPOINT --launcher pytorch
-""",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = _parser(
+        "Test",
+        "python tools/test_seg.py CONFIG CHECKPOINT --data-root my_data",
+        "python tools/test_seg.py CONFIG CHECKPOINT --tta --show-dir drawn --out label_maps",
+        "torchrun --nproc-per-node 4 tools/test_seg.py CONFIG CHECKPOINT --launcher pytorch",
     )
-    parser.add_argument("config", help="the config file")
-    parser.add_argument("checkpoint", help="the checkpoint file")
-    parser.add_argument("--work-dir", help="folder for logs and metrics (default: work_dirs/ and the config's name)")
-    parser.add_argument("--out", metavar="DIR", help="write the predicted label maps to DIR, for evaluation elsewhere")
-    parser.add_argument("--show", action="store_true", help="show the predictions in windows")
-    parser.add_argument(
-        "--show-dir", metavar="DIR", help="draw the predictions beside the annotations, in DIR/vis_data/vis_image"
-    )
-    parser.add_argument("--wait-time", type=float, default=2, help="seconds to show each (default: %(default)s)")
-    parser.add_argument("--tta", action="store_true", help="test-time augmentation: tta_model and tta_pipeline")
-    _add_common_options(parser)
+    add = parser.add_argument
+    add("checkpoint", help="the checkpoint file")
+    add("--work-dir", help="folder for logs and metrics (default: work_dirs/ and the config's name)")
+    add("--out", metavar="DIR", help="write the predicted label maps to DIR, for evaluation elsewhere")
+    add("--show", action="store_true", help="show the predictions in windows")
+    show_dir = "draw the predictions beside the annotations, in DIR/vis_data/vis_image"
+    add("--show-dir", metavar="DIR", help=show_dir)
+    add("--wait-time", type=float, default=2, help="seconds to show each (default: %(default)s)")
+    add("--tta", action="store_true", help="test-time augmentation: tta_model and tta_pipeline")
     return parser
 
 
-def _add_common_options(parser: argparse.ArgumentParser) -> None:
+def _parser(verb: str, *examples: str) -> argparse.ArgumentParser:
+    """Return what both command lines have."""
+    parser = argparse.ArgumentParser(
+        description=f"{verb} a segmentor, as MMSegmentation's own tool does.",
+        epilog="\n  ".join(["Examples:\n", *examples]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", help="the config file")
     add_config_options(parser)
     add_verbose(parser)
     parser.add_argument(
@@ -112,6 +91,7 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
     )
     # torch.distributed.launch passes it in either spelling.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    return parser
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
@@ -132,9 +112,6 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-# Training and testing
-
-
 def train(args: argparse.Namespace) -> str | None:
     """Train as the options of ``build_train_parser`` say.
 
@@ -142,12 +119,7 @@ def train(args: argparse.Namespace) -> str | None:
         The last checkpoint; None where none was saved, and in processes other than the main one.
 
     Raises:
-        ConfigError: the config does not exist, or does not allow it.
-        DatasetError: an image, a label map or the class file is missing or wrong.
-        CheckpointError: a file is not a checkpoint, or does not fit.
-        WeightsError: published weights could not be downloaded.
-        DivergedError: the loss became NaN or infinite.
-        OSError: the work dir cannot be written, or the disk is full.
+        ResNeStError, OSError: something is missing, wrong, diverged or full; the message names it.
     """
     cfg = _setup_config(args)
     if args.amp:
@@ -182,7 +154,7 @@ def test(args: argparse.Namespace) -> dict[str, float]:
         The metrics, mIoU first, in percent for ``IoUMetric``; nothing in processes other than the main one.
 
     Raises:
-        ConfigError, DatasetError, CheckpointError: as ``train``; also where the checkpoint does not fill the model.
+        ResNeStError: as ``train``; also where the checkpoint does not fill the model.
     """
     cfg = _setup_config(args)
     _check_file("checkpoint", args.checkpoint)
@@ -208,9 +180,6 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     return dict(sorted(metrics.items(), key=lambda item: not item[0].endswith("mIoU"))) if in_main_process else {}
 
 
-# Their steps, in order
-
-
 def _setup_config(args: argparse.Namespace) -> Config:
     """Return the config with what the command line changes in it: options, dataset, launcher, work dir."""
     cfg = load_config(args.config, args.cfg_options)
@@ -220,7 +189,8 @@ def _setup_config(args: argparse.Namespace) -> Config:
         raise ConfigError("--classes goes with --data-root, which is not given")
     # Also for a config without this package in it: the run's dumped config names modules of it.
     imports = cfg.get("custom_imports") or {"imports": []}
-    cfg.custom_imports = {**imports, "imports": [*dict.fromkeys([*as_list(imports["imports"]), _PLUGIN])]}
+    names = [*as_list(imports["imports"]), "resnest_backbones.mmseg"]
+    cfg.custom_imports = {**imports, "imports": [*dict.fromkeys(names)]}
     cfg.launcher = args.launcher
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
@@ -231,29 +201,24 @@ def _setup_config(args: argparse.Namespace) -> Config:
 
 
 def _check_file(name: str, file: str) -> None:
-    """Check that a checkpoint exists; a URL or a scheme of MMEngine's may be anything."""
-    if "://" not in file and not os.path.isfile(file):
+    if "://" not in file and not os.path.isfile(file):  # a URL or a scheme of MMEngine's may be anything
         raise CheckpointError(f"{name} must be a file, got {file}")
 
 
 def _turn_on_amp(cfg: Config) -> None:
     kind = type_name(cfg.optim_wrapper) or "OptimWrapper"
     if kind not in ("OptimWrapper", "AmpOptimWrapper", "CPUAmpOptimWrapper"):
-        raise ConfigError(
-            f"--amp needs an optim_wrapper of type OptimWrapper or AmpOptimWrapper, the config has {kind}"
-        )
+        needs = "--amp needs an optim_wrapper of type OptimWrapper or AmpOptimWrapper"
+        raise ConfigError(f"{needs}, the config has {kind}")
     if kind == "OptimWrapper":
-        cfg.optim_wrapper.type = "AmpOptimWrapper"
-        cfg.optim_wrapper.loss_scale = "dynamic"
+        cfg.optim_wrapper.update(type="AmpOptimWrapper", loss_scale="dynamic")
 
 
 def _visualization_hook(cfg: Config, options: str) -> Any:
     hook = cfg.get("default_hooks", {}).get("visualization")
     if not hook:
-        raise ConfigError(
-            f"{options} a hook in the config: "
-            "default_hooks = dict(..., visualization=dict(type='SegVisualizationHook'))"
-        )
+        wanted = "default_hooks = dict(..., visualization=dict(type='SegVisualizationHook'))"
+        raise ConfigError(f"{options} a hook in the config: {wanted}")
     return hook
 
 
@@ -285,8 +250,7 @@ def _turn_on_drawing(cfg: Config, args: argparse.Namespace) -> None:
     hook = _visualization_hook(cfg, "--show and --show-dir need")
     hook.draw, hook.interval = True, 1  # some releases would draw every fiftieth image only
     if args.show:
-        hook.show = True
-        hook.wait_time = args.wait_time
+        hook.show, hook.wait_time = True, args.wait_time
     if args.show_dir:
         if not cfg.get("visualizer"):
             raise ConfigError("--show-dir needs a visualizer in the config")
@@ -302,18 +266,14 @@ def _check_names_differ(dataset: Any) -> None:
 
 
 def adapt_to_cpu(cfg: Config) -> list[str]:
-    """Change what needs a GPU in a config, where there is none.
-
-    Returns:
-        What was changed, for the user.
-    """
+    """Change what needs a GPU in a config, where there is none; return messages for the user about it."""
     if get_device() != "cpu":
         return []
     messages = ["No GPU found: running on the CPU"]
     wrapper = cfg.get("optim_wrapper")
     if wrapper and type_name(wrapper) == "AmpOptimWrapper":
         wrapper.type = "CPUAmpOptimWrapper"
-        for key in _AMP_KEYS:
+        for key in ("loss_scale", "dtype", "use_fsdp"):
             wrapper.pop(key, None)
         messages.append("Mixed precision on the CPU uses float32 and bfloat16, without scaling of losses")
     if cfg.get("launcher", "none") != "none":
@@ -321,11 +281,8 @@ def adapt_to_cpu(cfg: Config) -> list[str]:
             messages.append("SyncBN is replaced by CpuSyncBN, which exchanges its statistics by gloo")
         if cfg.pop("sync_bn", None) is not None:
             messages.append("sync_bn is ignored: MMEngine converts norms for GPUs only; name SyncBN in the norm_cfg")
-        usual = {
-            "type": "MMDistributedDataParallel",
-            "broadcast_buffers": False,
-            "find_unused_parameters": cfg.get("find_unused_parameters", False),
-        }
+        unused = cfg.get("find_unused_parameters", False)
+        usual = {"type": "MMDistributedDataParallel", "broadcast_buffers": False, "find_unused_parameters": unused}
         cfg.model_wrapper_cfg = {**(cfg.get("model_wrapper_cfg") or usual), "device_ids": None}
     return messages
 
@@ -360,7 +317,7 @@ def setup_run(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def _set_environment(launcher: str) -> None:
-    """Set what PyTorch reads, from what the launcher set, as MMEngine does for processes with a GPU each."""
+    """Set what PyTorch reads, from what the launcher set, as MMEngine does for GPUs."""
     if launcher == "slurm":
         ranks = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
         host = ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]]
@@ -376,7 +333,7 @@ def _set_environment(launcher: str) -> None:
     if launcher != "pytorch":
         os.environ.setdefault("MASTER_PORT", "29500")
     for name in ("MASTER_ADDR", "MASTER_PORT"):
-        os.environ[name]
+        os.environ[name]  # a KeyError names it
 
 
 def _end_processes() -> None:
