@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 # The same examples each time: a failure is one that the next run has too.
@@ -29,3 +30,19 @@ def combined(required: dict[str, tuple], optional: dict[str, tuple]) -> st.Searc
     return st.tuples(good, spoiled).map(
         lambda both: both[0] if both[1] is None else {**both[0], both[1][0]: both[1][1]}
     )
+
+
+def try_many(check: Callable[..., str], record_property: Callable[[str, object], None], what: str, *strategies) -> None:
+    """Check many examples, of which enough must be built and enough refused; the table of faults shows how many."""
+    outcomes: list[str] = []
+
+    @MANY
+    @given(st.tuples(*strategies))
+    def many(arguments: tuple) -> None:
+        outcomes.append(check(*arguments))
+
+    many()
+    built, refused = outcomes.count("built"), outcomes.count("refused")
+    assert min(built, refused) > 30
+    record_property("times", len(outcomes))
+    record_property("detail", f"{built} {what}, {refused} refused")

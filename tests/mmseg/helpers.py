@@ -24,45 +24,35 @@ norm_cfg = dict(type="SyncBN", requires_grad=True)
 model = dict(
     type="EncoderDecoder",
     data_preprocessor=dict(
-        type="SegDataPreProcessor", mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True, pad_val=0, seg_pad_val=255, size=(64, 64), test_cfg=dict(size_divisor=8),
-    ),
+        type="SegDataPreProcessor", mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True,
+        pad_val=0, seg_pad_val=255, size=(64, 64), test_cfg=dict(size_divisor=8)),
     backbone=dict(type="ResNeStBackbone", name={name!r}, out_indices=(0, 1), norm_cfg=norm_cfg),
     decode_head=dict(
         type="FCNHead", in_channels=512, in_index=1, channels=16, num_convs=1, concat_input=False,
         dropout_ratio=0.1, num_classes={num_classes}, norm_cfg=norm_cfg, align_corners=False,
-        loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=1.0, class_weight=[1.0] * 7),
-    ),
+        loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=1.0, class_weight=[1.0] * 7)),
     auxiliary_head=[dict(
         type="FCNHead", in_channels=256, in_index=0, channels=16, num_convs=1, concat_input=False,
         dropout_ratio=0.1, num_classes={num_classes}, norm_cfg=norm_cfg, align_corners=False,
-        loss_decode=[dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=0.4)],
-    )],
-    train_cfg=dict(),
-    test_cfg=dict(mode="whole"),
+        loss_decode=[dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=0.4)])],
+    train_cfg=dict(), test_cfg=dict(mode="whole"),
 )
 train_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations"),
+    dict(type="LoadImageFromFile"), dict(type="LoadAnnotations"),
     dict(type="RandomResize", scale=(128, 96), ratio_range=(0.7, 1.5), keep_ratio=True),
     dict(type="RandomCrop", crop_size=(64, 64), cat_max_ratio=0.75),
-    dict(type="RandomFlip", prob=0.5),
-    dict(type="PhotoMetricDistortion"),
-    dict(type="PackSegInputs"),
+    dict(type="RandomFlip", prob=0.5), dict(type="PhotoMetricDistortion"), dict(type="PackSegInputs"),
 ]
 test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(128, 96), keep_ratio=True),
-    dict(type="LoadAnnotations"),
-    dict(type="PackSegInputs"),
+    dict(type="LoadImageFromFile"), dict(type="Resize", scale=(128, 96), keep_ratio=True),
+    dict(type="LoadAnnotations"), dict(type="PackSegInputs"),
 ]
 tta_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="TestTimeAug", transforms=[
         [dict(type="Resize", scale=s, keep_ratio=True) for s in ((96, 64), (128, 96))],
         [dict(type="RandomFlip", prob=p, direction="horizontal") for p in (0.0, 1.0)],
-        [dict(type="LoadAnnotations")],
-        [dict(type="PackSegInputs")],
+        [dict(type="LoadAnnotations")], [dict(type="PackSegInputs")],
     ]),
 ]
 tta_model = dict(type="SegTTAModel")
@@ -85,23 +75,17 @@ test_evaluator = val_evaluator
 optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="SGD", lr=0.01, momentum=0.9, weight_decay=1e-4))
 param_scheduler = [dict(type="PolyLR", eta_min=1e-4, power=0.9, begin=0, end=6, by_epoch=False)]
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=6, val_interval=3)
-val_cfg = dict(type="ValLoop")
-test_cfg = dict(type="TestLoop")
+val_cfg, test_cfg = dict(type="ValLoop"), dict(type="TestLoop")
 default_hooks = dict(
-    timer=dict(type="IterTimerHook"),
-    logger=dict(type="LoggerHook", interval=1, log_metric_by_epoch=False),
+    timer=dict(type="IterTimerHook"), logger=dict(type="LoggerHook", interval=1, log_metric_by_epoch=False),
     param_scheduler=dict(type="ParamSchedulerHook"),
     checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=2, max_keep_ckpts=2),
-    sampler_seed=dict(type="DistSamplerSeedHook"),
-    visualization=dict(type="SegVisualizationHook"),
+    sampler_seed=dict(type="DistSamplerSeedHook"), visualization=dict(type="SegVisualizationHook"),
 )
 env_cfg = dict(cudnn_benchmark=False, mp_cfg=dict(mp_start_method="fork"), dist_cfg=dict(backend="nccl"))
-vis_backends = [dict(type="LocalVisBackend")]
-visualizer = dict(type="SegLocalVisualizer", vis_backends=vis_backends, name="visualizer")
+visualizer = dict(type="SegLocalVisualizer", vis_backends=[dict(type="LocalVisBackend")], name="visualizer")
 log_processor = dict(by_epoch=False)
-log_level = "INFO"
-load_from = None
-resume = False
+log_level, load_from, resume = "INFO", None, False
 """
 
 
@@ -141,7 +125,14 @@ def ade_layout(shared: Path, root: Path) -> Path:
     return root
 
 
-# Running the tools
+class Payload:
+    """Creates a file when it is unpickled without care."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.file}",)
 
 
 def _subclasses(cls: type) -> list[type]:

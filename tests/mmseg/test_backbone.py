@@ -32,27 +32,15 @@ def on_meta(name: str, **arguments) -> ResNeStBackbone:
         return ResNeStBackbone(name, **arguments)
 
 
-# --- registration ----------------------------------------------------------------------------------------------------
-
-
 def test_every_openmmlab_registry_finds_it_by_its_plain_name():
-    assert mmengine.registry.MODELS.get("ResNeStBackbone") is ResNeStBackbone
     assert mmseg.registry.MODELS.get("ResNeStBackbone") is ResNeStBackbone
     other_framework = mmengine.registry.Registry("model", parent=mmengine.registry.MODELS, scope="some_framework")
     built = other_framework.build({"type": "ResNeStBackbone", "name": "resnest14", "out_indices": (3,)})
     assert isinstance(built, ResNeStBackbone)
+    assert mmseg.registry.MODELS.get("ResNeSt") is MMSegResNeSt  # the framework's own keeps its name
 
 
-def test_the_frameworks_own_resnest_keeps_its_name():
-    assert mmseg.registry.MODELS.get("ResNeSt") is MMSegResNeSt
-
-
-# --- features --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("out_indices", "output_stride"), [((0, 1, 2, 3), 8), ((3,), 16), ((0, 2), 32), ((0, 2), 8), ((3, 1), 32)]
-)
+@pytest.mark.parametrize(("out_indices", "output_stride"), [((0, 1, 2, 3), 8), ((3,), 16), ((0, 2), 8), ((3, 1), 32)])
 def test_the_features_are_those_of_the_core(out_indices, output_stride):
     backbone = tiny(out_indices=out_indices, output_stride=output_stride).eval()
     core = build("resnest14", output_stride=output_stride).eval()
@@ -61,7 +49,6 @@ def test_the_features_are_those_of_the_core(out_indices, output_stride):
     with torch.no_grad():
         features, want = backbone(images), core(images)
     assert isinstance(features, tuple)
-    assert len(features) == len(out_indices)
     for i, feature in zip(out_indices, features, strict=True):
         torch.testing.assert_close(feature, want[STAGES[i]], rtol=0, atol=0)
 
@@ -75,15 +62,9 @@ def test_every_network_has_the_cores_parameters(name):
     }
 
 
-def test_stages_beyond_the_last_one_asked_for_are_not_built():
+def test_stages_beyond_the_last_one_asked_for_are_not_built_and_a_spec_serves_as_its_name():
     assert not hasattr(tiny(out_indices=(0, 1)), "res4")
-
-
-def test_a_spec_builds_the_network_that_its_name_builds():
     assert tiny().spec == ResNeStBackbone(get_variant("resnest14")).spec
-
-
-# --- MMSegmentation's own ResNeSt ------------------------------------------------------------------------------------
 
 
 def pair(depth: int, fill_randomly, **strides) -> tuple[nn.Module, ResNeStBackbone]:
@@ -123,11 +104,8 @@ def test_at_output_stride_8_mmsegmentations_is_another_network(fill_randomly):
         torch.testing.assert_close(ours(images)[2], want[2], rtol=1e-9, atol=1e-9 * want[2].abs().max().item())
 
 
-# --- training --------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("norm_eval", [False, True])
-@pytest.mark.parametrize("frozen_stages", [-1, 0, 1, 2, 3, 4])
+@pytest.mark.parametrize("frozen_stages", [-1, 0, 2, 4])
 def test_what_is_frozen_survives_train(frozen_stages, norm_eval):
     backbone = on_meta("resnest14", frozen_stages=frozen_stages, norm_eval=norm_eval)
     frozen = ("stem", *STAGES)[: frozen_stages + 1]
@@ -147,11 +125,7 @@ def test_frozen_statistics_and_weights_stay_in_a_training_step():
     optimizer = torch.optim.SGD([p for p in backbone.parameters() if p.requires_grad], lr=0.1)
     sum(x.mean() for x in backbone(torch.randn(2, 3, 32, 32))).backward()
     optimizer.step()
-    same = {name.split(".")[0] for name, value in backbone.state_dict().items() if torch.equal(value, before[name])}
-    assert {"stem", "res2"} <= same
-    assert all(
-        torch.equal(v, before[k]) for k, v in backbone.state_dict().items() if k.split(".")[0] in ("stem", "res2")
-    )
+    assert all(torch.equal(v, before[k]) for k, v in backbone.state_dict().items() if k.startswith(("stem.", "res2.")))
     assert not torch.equal(backbone.res3[0].conv1.weight, before["res3.0.conv1.weight"])
 
 
@@ -169,7 +143,6 @@ def test_recomputed_blocks_have_the_same_gradients():
     ("norm_cfg", "kind"),
     [
         (None, nn.BatchNorm2d),
-        ({"type": "BN", "requires_grad": True}, nn.BatchNorm2d),
         ({"type": "SyncBN", "requires_grad": True}, nn.SyncBatchNorm),
         ({"type": "GN", "num_groups": 8}, nn.GroupNorm),
     ],
@@ -180,14 +153,12 @@ def test_norms_are_the_registrys(norm_cfg, kind):
     assert isinstance(backbone.res2[0].conv2.bn0, kind)
 
 
-def test_norms_without_gradients():
+def test_other_settings_arrive():
     backbone = tiny(norm_cfg={"type": "BN", "requires_grad": False, "eps": 1e-3})
     assert backbone.stem.conv1_1.norm.eps == 1e-3
     assert all("norm" in name or ".bn" in name for name, p in backbone.named_parameters() if not p.requires_grad)
     assert not backbone.res5[0].conv2.bn1.weight.requires_grad
 
-
-def test_deformable_stages():
     backbone = tiny(dcn={"type": "DCNv2", "deform_groups": 2}, stage_with_dcn=(False, False, True, True))
     offsets = [name for name, _ in backbone.named_modules() if name.endswith("conv2_offset")]
     assert offsets == ["res4.0.conv2_offset", "res5.0.conv2_offset"]
@@ -195,13 +166,8 @@ def test_deformable_stages():
     plain = tiny(dcn={"type": "DCN", "deform_groups": 1, "fallback_on_stride": False}, stage_with_dcn=[True] * 4)
     assert plain.res2[0].conv2_offset.out_channels == 2 * 9
 
-
-def test_multi_grid_multiplies_the_dilation():
     backbone = on_meta("resnest50", output_stride=8, multi_grid=(1, 2, 4))
     assert [block.conv2.conv.dilation for block in backbone.res5] == [(4, 4), (8, 8), (16, 16)]
-
-
-def test_images_of_other_channels():
     assert [x.shape[1] for x in tiny(in_channels=5).eval()(torch.randn(1, 5, 32, 32))] == [256, 512, 1024, 2048]
 
 
@@ -220,24 +186,16 @@ def test_images_of_other_channels():
         ({"dcn": {"type": "DCNv3"}}, "dcn must be None or a dict with type DCN or DCNv2"),
         ({"dcn": {"type": "DCN", "groups": 2}}, "dcn may have type, deform_groups"),
         ({"dcn": {"type": "DCN", "fallback_on_stride": True}}, "dcn may have"),
-        (
-            {"dcn": {"type": "DCN", "deform_groups": 0}, "stage_with_dcn": [True] * 4},
-            "deform_groups must be a positive",
-        ),
+        ({"dcn": {"type": "DCN", "deform_groups": 0}, "stage_with_dcn": [1] * 4}, "deform_groups must be a positive"),
         ({"stage_with_dcn": (True,) * 3}, "stage_with_dcn must have 4 booleans"),
         ({"stage_with_dcn": (True,) * 4}, "dcn must be a dict where stage_with_dcn is"),
         ({"multi_grid": (1, 2)}, "multi_grid must be 1 positive integers"),
-        ({"in_channels": 0}, "in_channels must be a positive integer, got 0"),
-        ({"drop_path_rate": 1.5}, "drop_path_rate must be"),
         ({"compile": "inductr"}, "compile must name one of .*got 'inductr'"),
     ],
 )
 def test_a_bad_argument_is_named(arguments, message):
     with pytest.raises(ValueError, match=message), torch.device("meta"):
         ResNeStBackbone(**{"name": "resnest14", **arguments})
-
-
-# --- weights ---------------------------------------------------------------------------------------------------------
 
 
 def file_with(content: object, folder: Path) -> str:
@@ -262,29 +220,21 @@ def source() -> dict[str, torch.Tensor]:
     return build("resnest14", num_classes=10).state_dict()
 
 
-@pytest.mark.parametrize(
-    ("layout", "container"),
-    [
-        *((layout, None) for layout in ("core", "official", "timm", "detectron2", "mmseg", "segmentor")),
-        ("official", "state_dict"),
-    ],
-)
-def test_pretrained_files_of_every_layout(layout, container, source, tmp_path):
+@pytest.mark.parametrize("layout", ["core", "official", "timm", "detectron2", "mmseg", "segmentor"])
+def test_pretrained_files_of_every_layout(layout, source, tmp_path):
     state = convert_state_dict(source, layout)
-    assert_holds(pretrained(file_with({container: state} if container else state, tmp_path)), source)
+    assert_holds(pretrained(file_with({"state_dict": state} if layout == "official" else state, tmp_path)), source)
 
 
-def test_pretrained_from_a_whole_segmentor_of_mmsegmentation(source, tmp_path):
+def test_pretrained_from_whole_segmentors(source, tmp_path):
     trunk = convert_state_dict({k: v for k, v in source.items() if not k.startswith("fc.")}, "mmseg")
     state = {f"backbone.{k}": v for k, v in trunk.items()} | {"decode_head.conv_seg.weight": torch.zeros(1)}
     file = file_with({"state_dict": state}, tmp_path)
     assert_holds(pretrained(file), source)
     assert_holds(pretrained(file, init={"prefix": "backbone."}), source)
-
-
-def test_pretrained_from_pytorch_encoding(source, tmp_path):
-    state = {f"pretrained.{k}": v for k, v in convert_state_dict(source, "official").items()}
-    assert_holds(pretrained(file_with({"state_dict": state | {"head.block.4.bias": torch.zeros(3)}}, tmp_path)), source)
+    encoding = {f"pretrained.{k}": v for k, v in convert_state_dict(source, "official").items()}
+    encoding["head.block.4.bias"] = torch.zeros(3)
+    assert_holds(pretrained(file_with({"state_dict": encoding}, tmp_path)), source)
 
 
 def test_published_weights_are_downloaded_and_loaded(source, tmp_path, monkeypatch):
@@ -295,14 +245,12 @@ def test_published_weights_are_downloaded_and_loaded(source, tmp_path, monkeypat
         assert (server.cache / server.record.filename).is_file()
 
 
-def test_offsets_of_deformable_convolutions_may_be_absent(source, tmp_path):
-    backbone = pretrained(file_with(source, tmp_path), dcn={"type": "DCNv2"}, stage_with_dcn=[True] * 4)
+def test_offsets_of_deformable_convolutions_and_a_first_convolution_of_other_channels_may_stay(source, tmp_path):
+    file = file_with(source, tmp_path)
+    backbone = pretrained(file, dcn={"type": "DCNv2"}, stage_with_dcn=[True] * 4)
     assert torch.equal(backbone.res3[0].conv1.weight, source["res3.0.conv1.weight"])
     assert not backbone.res3[0].conv2_offset.weight.any()
-
-
-def test_another_number_of_channels_leaves_the_first_convolution(source, tmp_path):
-    backbone = pretrained(file_with(source, tmp_path), in_channels=4)
+    backbone = pretrained(file, in_channels=4)
     assert torch.equal(backbone.stem.conv1_2.weight, source["stem.conv1_2.weight"])
     assert backbone.stem.conv1_1.weight.shape[1] == 4
 
@@ -313,7 +261,7 @@ def test_a_network_with_other_norms_loads_its_own_file(tmp_path):
     assert_holds(loaded, other.state_dict())
 
 
-@pytest.mark.parametrize("other", ["resnest26", "resnest50", "resnest50_fast_1s1x64d"])
+@pytest.mark.parametrize("other", ["resnest26", "resnest50_fast_1s1x64d"])
 def test_weights_of_another_network_are_refused_by_name(other, tmp_path):
     with torch.device("meta"):
         state = convert_state_dict(build(other, num_classes=10).state_dict(), "official")
@@ -322,13 +270,10 @@ def test_weights_of_another_network_are_refused_by_name(other, tmp_path):
         pretrained(file)
 
 
-def test_a_file_without_a_resnest_is_refused_by_name(tmp_path):
+def test_a_file_without_a_resnest_and_an_unknown_name_are_refused_by_name(tmp_path):
     file = file_with({"state_dict": {"layer1.weight": torch.zeros(1)}}, tmp_path)
     with pytest.raises(CheckpointError, match=rf"{re.escape(file)}: not the layout of a known ResNeSt"):
         pretrained(file)
-
-
-def test_a_bad_name_of_published_weights():
     with pytest.raises(ValueError, match=r"no published weights are known for 'resnest://resnest14'"):
         pretrained("resnest://resnest14")
 

@@ -1,5 +1,6 @@
 """Changes to MMSegmentation's configs: a custom dataset in its own ones."""
 
+import re
 from pathlib import Path
 
 import mmseg
@@ -11,10 +12,28 @@ from mmengine.registry import init_default_scope
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import DATASETS, MODELS
 
+from resnest_backbones.mmseg import ResNeStBackbone
 from resnest_backbones.mmseg.config import inner_datasets, type_name, use_custom_dataset
+from tests.helpers import readme_block
 from tests.mmseg.helpers import as_in_a_new_process
 
 MMSEG_CONFIGS = Path(mmseg.__file__).parent / ".mim" / "configs"
+
+
+def test_the_lines_for_an_existing_project_in_the_readme_make_a_segmentor(tmp_path):
+    if not MMSEG_CONFIGS.is_dir():
+        pytest.skip("this installation of MMSegmentation has no configs")
+    text = readme_block("_base_ =")
+    base = re.match(r'_base_ = "(.+?)"', text)[1]
+    file = tmp_path / "config.py"
+    file.write_text(text.replace(base, str(next(MMSEG_CONFIGS.rglob(base)))))
+    cfg = Config.fromfile(file)
+    init_default_scope(cfg.default_scope)
+    assert cfg.model.backbone.init_cfg == {"type": "Pretrained", "checkpoint": "resnest://resnest101"}
+    with torch.device("meta"):
+        model = MODELS.build(cfg.model).eval()
+        assert isinstance(model.backbone, ResNeStBackbone)
+        assert model(torch.zeros(1, 3, 64, 96)).shape == (1, 150, 8, 12)
 
 
 def test_types_are_known_however_a_config_gives_them():
@@ -28,9 +47,7 @@ def test_types_are_known_however_a_config_gives_them():
     [
         "pspnet/pspnet_r50-d8_4xb4-160k_ade20k-512x512.py",
         "deeplabv3plus/deeplabv3plus_r50-d8_4xb2-80k_cityscapes-512x1024.py",
-        "fcn/fcn_r50-d8_4xb4-40k_pascal-context-59-480x480.py",
         "unet/unet-s5-d16_fcn_4xb4-ce-1.0-dice-3.0-40k_drive-64x64.py",
-        "bisenetv1/bisenetv1_r18-d32_4xb4-160k_cityscapes-1024x1024.py",
         "ocrnet/ocrnet_hr18_4xb4-20k_voc12aug-512x512.py",
     ],
 )

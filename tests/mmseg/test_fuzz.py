@@ -4,15 +4,12 @@ import re
 
 import pytest
 import torch
-
-pytest.importorskip("mmseg")
-
 from hypothesis import given
 from mmengine.registry import MODELS
 
 import resnest_backbones.mmseg  # noqa: F401  (registers)
 from resnest_backbones import ResNeStSpec
-from tests.fuzzing import FEW, MANY, combined, values
+from tests.fuzzing import FEW, combined, try_many, values
 
 SPEC = ResNeStSpec("tiny", (1, 1, 1, 1), stem_width=8, bottleneck_width=16)
 ARGUMENTS = (
@@ -72,14 +69,4 @@ def test_settings_at_random_build_a_backbone_or_are_named(settings):
 @pytest.mark.slow
 @pytest.mark.fault("backbone settings at random (MMSegmentation)", "it trains, or a ValueError names the setting")
 def test_many_settings_at_random_build_a_backbone_or_are_named(record_property):
-    outcomes = []
-
-    @MANY
-    @given(SETTINGS)
-    def many(settings):
-        outcomes.append(check(settings))
-
-    many()
-    assert min(outcomes.count("built"), outcomes.count("refused")) > 30
-    record_property("times", len(outcomes))
-    record_property("detail", f"{outcomes.count('built')} backbones, {outcomes.count('refused')} refused")
+    try_many(check, record_property, "backbones", SETTINGS)

@@ -1,8 +1,7 @@
 import pytest
-
-pytest.importorskip("mmseg")
-
 import torch
+from mmcv.cnn import ConvModule
+from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
 from mmseg.models.decode_heads import ASPPHead, FCNHead
 from mmseg.registry import MODELS
@@ -10,7 +9,10 @@ from mmseg.structures import SegDataSample
 from torch import nn
 from torch.nn import functional as F
 
+from resnest_backbones import model_zoo
+from resnest_backbones.acceleration.inference import optimize_for_inference
 from resnest_backbones.mmseg.heads import PaperASPPHead, PaperFCNHead
+from tests.acceleration.test_inference import trained
 
 
 def stages(size: int = 12) -> list[torch.Tensor]:
@@ -110,12 +112,9 @@ def test_weights_are_drawn_as_pytorch_draws_them(head):
     before = net.conv_seg.weight.clone()
     net.init_weights()
     assert torch.equal(net.conv_seg.weight, before)
-
-
-def test_an_init_cfg_is_followed():
-    net = PaperFCNHead(64, num_classes=5, init_cfg={"type": "Constant", "val": 3, "override": {"name": "conv_seg"}})
-    net.init_weights()
-    assert (net.conv_seg.weight == 3).all()
+    other = head(64, num_classes=5, init_cfg={"type": "Constant", "val": 3, "override": {"name": "conv_seg"}})
+    other.init_weights()
+    assert (other.conv_seg.weight == 3).all(), "an init_cfg is followed"
 
 
 @pytest.mark.parametrize("kind", ["PaperASPPHead", "PaperFCNHead"])
@@ -130,20 +129,15 @@ def test_norms_and_the_rest_of_mmsegmentations_arguments_arrive(kind):
     assert head.ignore_index == 7
     assert head.loss_decode.loss_weight == 0.2
     assert norm_cfg == {"type": "GN", "num_groups": 2}
-
-
-def test_mmsegmentations_own_names_are_left_alone():
-    assert MODELS.get("ASPPHead") is ASPPHead
-    assert MODELS.get("FCNHead") is FCNHead
+    own = {"PaperASPPHead": ASPPHead, "PaperFCNHead": FCNHead}[kind]
+    assert MODELS.get(own.__name__) is own, "MMSegmentation's own name is left alone"
 
 
 @pytest.mark.parametrize(
     ("head", "arguments", "message"),
     [
         (PaperASPPHead, {"in_channels": 0}, "in_channels must be a positive integer, got 0"),
-        (PaperASPPHead, {"channels": -1}, "channels must be a positive integer, got -1"),
         (PaperASPPHead, {"dilations": 12}, "dilations must be a sequence of positive integers, got 12"),
-        (PaperASPPHead, {"dilations": ()}, "dilations must be a sequence"),
         (PaperASPPHead, {"dilations": (1, 0)}, "each of dilations must be a positive integer, got 0"),
         (PaperASPPHead, {"project_dropout": 1.0}, "project_dropout must be a number from 0 to below 1, got 1.0"),
         (PaperFCNHead, {"dropout_ratio": "0.1"}, "dropout_ratio must be a number from 0 to below 1, got '0.1'"),
@@ -153,8 +147,23 @@ def test_mmsegmentations_own_names_are_left_alone():
 def test_wrong_arguments_are_named(head, arguments, message):
     with pytest.raises(ValueError, match=message):
         head(**{"in_channels": 32, "num_classes": 3, **arguments})
+    with pytest.raises(TypeError, match="unknown"):
+        head(32, num_classes=3, unknown=1)
 
 
-def test_an_unknown_argument_is_refused():
-    with pytest.raises(TypeError, match="dilation_rates"):
-        PaperASPPHead(32, num_classes=3, dilation_rates=(1,))
+@pytest.mark.parametrize(
+    "name", ["deeplabv3_resnest50-d8_4xb4-paper_ade20k-480x480", "upernet_resnest50_4xb4-160k_ade20k-512x512"]
+)
+def test_an_optimised_segmentor_equals_the_segmentor(name):
+    cfg = model_zoo.get_config(name)
+    init_default_scope("mmseg")
+    cfg.model.backbone.update(name="resnest14", init_cfg=None)
+    torch.manual_seed(0)
+    model = trained(MODELS.build(cfg.model)).double()
+    fast = optimize_for_inference(model)
+    assert type(fast) is type(model)
+    assert not [m for m in fast.modules() if isinstance(m, ConvModule) and isinstance(m.norm, nn.BatchNorm2d)]
+    x = torch.randn(1, 3, 64, 96, dtype=torch.float64)
+    with torch.no_grad():
+        wanted, found = model(x), fast(x)
+    assert (found - wanted).abs().max() <= 1e-11 * wanted.abs().max()

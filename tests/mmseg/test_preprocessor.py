@@ -1,10 +1,7 @@
 import re
 
-import pytest
-
-pytest.importorskip("mmseg")
-
 import numpy as np
+import pytest
 import torch
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS

@@ -11,9 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
-pytest.importorskip("mmseg")
-
 from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import init_default_scope
@@ -101,15 +98,8 @@ def start_machine(rank: int, machines: list[Machine], port: int, *arguments: obj
     machine = machines[rank]
     where = ["--nnodes", "2", "--node-rank", str(rank), "--nproc-per-node", "1", "--max-restarts", "0"]
     where += ["--master-addr", machines[0].address, "--master-port", str(port), "--local-addr", machine.address]
-    command = [
-        *machine.prefix,
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        *where,
-        str(ROOT / "tools" / "train_seg.py"),
-    ]
-    command += [*map(str, arguments), "--launcher", "pytorch"]
+    command = [*machine.prefix, sys.executable, "-m", "torch.distributed.run", *where]
+    command += [str(ROOT / "tools" / "train_seg.py"), *map(str, arguments), "--launcher", "pytorch"]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
     return subprocess.Popen(command, env=environment() | machine.environment, cwd=ROOT, **options)
 
@@ -134,14 +124,10 @@ def kill_group(torchrun: subprocess.Popen) -> None:
 
 @needs_no_gpu
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "how",
-    [
-        pytest.param(signal.SIGKILL, marks=pytest.mark.fault("a machine of two that dies (SIGKILL)", ENDS)),
-        pytest.param(signal.SIGSTOP, marks=pytest.mark.fault("a machine of two that falls silent (SIGSTOP)", ENDS)),
-    ],
-    ids=["dies", "falls silent"],
-)
+@pytest.mark.parametrize("how", [
+    pytest.param(signal.SIGKILL, marks=pytest.mark.fault("a machine of two that dies (SIGKILL)", ENDS)),
+    pytest.param(signal.SIGSTOP, marks=pytest.mark.fault("a machine of two that falls silent (SIGSTOP)", ENDS)),
+])  # fmt: skip
 def test_two_machines_train_and_a_lost_one_ends_the_other_and_both_resume(how, tmp_path):
     data, work_dir = make_label_map_dataset(tmp_path / "data"), tmp_path / "run"
     options = ["--cfg-options", "randomness.seed=3", "env_cfg.dist_cfg.timeout=20", "train_cfg.val_interval=100000"]
@@ -161,9 +147,7 @@ def test_two_machines_train_and_a_lost_one_ends_the_other_and_both_resume(how, t
                     os.kill(pid, signal.SIGSTOP)
             printed, _ = processes[0].communicate(timeout=120)
             assert processes[0].returncode != 0
-            assert re.search(r"Connection closed by peer|Timed out|timed out|Connection reset", printed), printed[
-                -3000:
-            ]
+            assert re.search(r"Connection closed by peer|[Tt]imed out|Connection reset", printed), printed[-3000:]
         finally:
             for process in processes:
                 if process.poll() is None:

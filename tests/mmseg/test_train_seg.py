@@ -1,7 +1,5 @@
 """``tools/train_seg.py`` and ``tools/test_seg.py``: real trainings and tests, on a machine with or without GPUs."""
 
-import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -16,10 +14,10 @@ from torch._dynamo.utils import counters
 
 import test_seg
 import train_seg
-from resnest_backbones.errors import ConfigError, DatasetError, one_line_errors
+from resnest_backbones.errors import ConfigError
 from resnest_backbones.mmseg.engine.train import build_train_parser, setup_run
 from tests.helpers import ROOT, environment, run_tool
-from tests.mmseg.helpers import ade_layout, fails, last_metrics, load, logged, run_here, write_config
+from tests.mmseg.helpers import Payload, ade_layout, fails, last_metrics, load, logged, run_here, write_config
 
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="what is different on a machine without a GPU")
 
@@ -30,11 +28,7 @@ def test_it_trains_validates_and_keeps_the_last_checkpoints(trained):
     meta = load(trained / "iter_6.pth")["meta"]
     assert meta["iter"] == 6 and meta["dataset_meta"]["classes"] == ("red", "green", "blue")
     assert logged(trained).count("aAcc:") == 2  # at iterations 3 and 6
-
-
-@needs_no_gpu
-def test_it_says_that_there_is_no_gpu(trained):
-    assert "No GPU found: running on the CPU" in logged(trained)
+    assert torch.cuda.is_available() or "No GPU found: running on the CPU" in logged(trained)
 
 
 def test_the_saved_checkpoint_tests_to_the_metrics_of_the_last_validation(
@@ -76,13 +70,8 @@ def test_the_dumped_config_runs_by_itself_and_says_the_same(trained, tmp_path):
     run_here(train_seg.run, dumped, "--work-dir", tmp_path, *one)
     cfg = Config.fromfile(tmp_path / dumped.name)
     assert cfg.train_dataloader.dataset.dataset.type == "RepeatDataset"
-    assert [hook.type for hook in cfg.custom_hooks] == [
-        "ResNeStCheckpointHook",
-        "SeedIterationsHook",
-        "StopAtInvalidLossHook",
-        "CheckBatchHook",
-        "ValidateAfterResumeHook",
-    ]
+    names = ["ResNeStCheckpoint", "SeedIterations", "StopAtInvalidLoss", "CheckBatch", "ValidateAfterResume"]
+    assert [hook.type for hook in cfg.custom_hooks] == [f"{name}Hook" for name in names]
 
 
 @needs_no_gpu
@@ -106,10 +95,8 @@ def test_mixed_precision_is_bfloat16_on_the_cpu_and_a_training_may_resume_withou
         handle.remove()
     assert "Mixed precision on the CPU uses float32 and bfloat16" in logged(tmp_path)
     assert "Iter(train) [3/3]" in logged(tmp_path)
-    assert {value.dtype for value in load(tmp_path / "iter_2.pth")["state_dict"].values()} <= {
-        torch.float32,
-        torch.int64,
-    }
+    kinds = {value.dtype for value in load(tmp_path / "iter_2.pth")["state_dict"].values()}
+    assert kinds <= {torch.float32, torch.int64}
 
 
 @pytest.mark.slow
@@ -127,15 +114,12 @@ def test_a_compiled_backbone_trains_and_resumes_uncompiled(custom_data, config, 
     assert run(4) == 0
 
 
-def test_real_photographs_with_150_classes_train_and_test(shared, tmp_path):
+def test_real_photographs_with_150_classes_are_trained_on_and_validated(config, shared, tmp_path):
     root = ade_layout(shared, tmp_path / "ade")
-    config = write_config(tmp_path)
     options = ["--cfg-options", "train_cfg.max_iters=2"]
     run_here(train_seg.run, config, "--data-root", root, "--work-dir", tmp_path / "run", *options)
-    checkpoint = tmp_path / "run" / "iter_2.pth"
-    assert load(checkpoint)["state_dict"]["decode_head.conv_seg.weight"].shape[0] == 150
-    run_here(test_seg.run, config, checkpoint, "--data-root", root, "--work-dir", tmp_path / "eval")
-    assert last_metrics(tmp_path / "eval") == last_metrics(tmp_path / "run")
+    assert load(tmp_path / "run" / "iter_2.pth")["state_dict"]["decode_head.conv_seg.weight"].shape[0] == 150
+    assert 0 <= last_metrics(tmp_path / "run")["aAcc"] <= 100
 
 
 @pytest.fixture
@@ -143,15 +127,11 @@ def damaged(custom_data, tmp_path) -> Path:
     return Path(shutil.copytree(custom_data, tmp_path / "damaged"))
 
 
-def put_label_9(root: Path) -> None:
-    for file in (root / "annotations" / "training").iterdir():
+def test_labels_outside_the_class_range_end_the_training_with_the_file(damaged, config, tmp_path):
+    for file in (damaged / "annotations" / "training").iterdir():
         labels = np.array(Image.open(file))
         labels[50:, 50:] = 9
         Image.fromarray(labels).save(file)
-
-
-def test_labels_outside_the_class_range_end_the_training_with_the_file(damaged, config, tmp_path):
-    put_label_9(damaged)
     options = ["--cfg-options", "train_dataloader.num_workers=1"]  # the error comes from a worker
     message = fails(train_seg.run, config, "--data-root", damaged, "--work-dir", tmp_path / "run", *options)
     assert str(damaged / "annotations" / "training") in message and ".png" in message and "9" in message
@@ -166,16 +146,12 @@ def test_the_tool_ends_with_status_1_and_one_line(damaged, config, tmp_path):
     assert printed.splitlines()[-1] == line
 
 
-def test_a_checkpoint_of_another_depth_is_refused_by_name(trained, custom_data, tmp_path):
-    deeper = write_config(tmp_path, name="resnest50")
-    arguments = [deeper, trained / "iter_6.pth", "--data-root", custom_data, "--work-dir", tmp_path]
-    message = fails(test_seg.run, *arguments)
-    assert str(trained / "iter_6.pth") in message and "another network" in message
-
-
-def test_a_checkpoint_of_other_classes_or_without_a_head_is_refused_by_name(
+def test_a_checkpoint_of_another_depth_of_other_classes_or_without_a_head_is_refused_by_name(
     trained, config, custom_data, shared, tmp_path
 ):
+    deeper = write_config(tmp_path, name="resnest50")
+    message = fails(test_seg.run, deeper, trained / "iter_6.pth", "--data-root", custom_data, "--work-dir", tmp_path)
+    assert str(trained / "iter_6.pth") in message and "another network" in message
     root = ade_layout(shared, tmp_path / "ade")
     message = fails(test_seg.run, config, trained / "iter_6.pth", "--data-root", root, "--work-dir", tmp_path)
     assert str(trained / "iter_6.pth") in message
@@ -187,19 +163,9 @@ def test_a_checkpoint_of_other_classes_or_without_a_head_is_refused_by_name(
     assert str(tmp_path / "part.pth") in message and "missing (decode_head.convs.0" in message
 
 
-class Tripwire:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.file),)
-
-
 def test_a_checkpoint_that_would_run_code_is_refused(config, custom_data, tmp_path):
     file = tmp_path / "evil.pth"
-    torch.save({"state_dict": {}, "meta": Tripwire(tmp_path / "trap")}, file, pickle_module=pickle)
+    torch.save({"state_dict": {}, "meta": Payload(tmp_path / "trap")}, file)
     for run, more in ((test_seg.run, [file]), (train_seg.run, ["--cfg-options", f"load_from={file}"])):
         assert str(file) in fails(run, config, *more, "--data-root", custom_data, "--work-dir", tmp_path / "run")
     assert not (tmp_path / "trap").exists()
@@ -210,11 +176,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(config, custom_data, tmp_pa
     [
         (train_seg.run, ["nowhere.py"], "config must be a file, got nowhere.py"),
         (test_seg.run, ["{config}", "nowhere.pth"], "checkpoint must be a file, got nowhere.pth"),
-        (
-            train_seg.run,
-            ["{config}", "--cfg-options", "load_from=nowhere.pth"],
-            "load_from must be a file, got nowhere",
-        ),
+        (train_seg.run, ["{config}", "--cfg-options", "load_from=no.pth"], "load_from must be a file, got no.pth"),
         (train_seg.run, ["{config}", "--classes", "c.txt"], "--classes goes with --data-root"),
         (train_seg.run, ["{config}", "--data-root", "nowhere"], "the root nowhere of the dataset is not a folder"),
         (train_seg.run, ["{config}", "--amp", "--cfg-options", "optim_wrapper.type=Other"], "the config has Other"),
@@ -230,18 +192,6 @@ def test_arguments_are_checked_first(run, arguments, message, config, tmp_path, 
     monkeypatch.chdir(tmp_path)
     places = {"config": config, "bare": bare, "orphan": orphan}
     assert message in fails(run, *(argument.format(**places) for argument in arguments))
-
-
-def test_an_error_that_came_through_a_worker_is_told_in_its_own_words():
-    tracebacks = [
-        "Caught DatasetError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File ...\n"
-        "resnest_backbones.mmseg.transforms.DatasetError: a.png is wrong\n",
-        "a.png is wrong",
-    ]
-    for text in tracebacks:
-        with pytest.raises(SystemExit) as raised, one_line_errors("tool.py"):
-            raise DatasetError(text)
-        assert raised.value.code == "tool.py: error: a.png is wrong"
 
 
 def torchrun(tool: str, *arguments: object) -> str:

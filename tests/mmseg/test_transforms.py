@@ -1,11 +1,8 @@
 import re
 from pathlib import Path
 
-import pytest
-
-pytest.importorskip("mmseg")
-
 import numpy as np
+import pytest
 from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
@@ -42,33 +39,20 @@ def labels_of(*values: int, dtype: type = np.uint8) -> np.ndarray:
     return np.array([values, values], dtype)
 
 
-# --- label maps
-
-
 @pytest.mark.parametrize("reduce_zero_label", [False, True])
-def test_good_label_maps_load_as_mmsegmentation_loads_them(tmp_path, reduce_zero_label):
-    last = 3 if reduce_zero_label else 2
-    file = save(tmp_path, labels_of(0, 1, 2, last, 255))
-    got, want = info(file, reduce_zero_label=reduce_zero_label), info(file, reduce_zero_label=reduce_zero_label)
+@pytest.mark.parametrize("part", ["whole", "one row", "one column"])
+def test_good_label_maps_load_as_mmsegmentation_loads_them(tmp_path, part, reduce_zero_label):
+    """Its own squeezes maps of one row or column to one dimension, so that those are part of larger ones here."""
+    whole = labels_of(0, 1, 2, 3 if reduce_zero_label else 2, 255)
+    whole = whole.T if part == "one column" else whole
+    own = {"whole": np.s_[:], "one row": np.s_[:1], "one column": np.s_[:, :1]}[part]
+    files = save(tmp_path, whole[own], "own.png"), save(tmp_path, whole, "whole.png")
+    got, want = (info(file, reduce_zero_label=reduce_zero_label, label_map={1: 0, 0: 1}) for file in files)
     LoadCheckedAnnotations(num_classes=3)(got)
     LoadAnnotations()(want)
-    np.testing.assert_array_equal(got["gt_seg_map"], want["gt_seg_map"])
-    assert got["seg_fields"] == ["gt_seg_map"]
+    np.testing.assert_array_equal(got["gt_seg_map"], want["gt_seg_map"][own])
+    assert got["seg_fields"] == ["gt_seg_map"] and got["gt_seg_map"].dtype == np.uint8
     assert set(np.unique(got["gt_seg_map"])) <= {0, 1, 2, 255}
-
-
-@pytest.mark.parametrize("reduce_zero_label", [False, True])
-@pytest.mark.parametrize("turn", [False, True], ids=["one row", "one column"])
-def test_label_maps_of_one_row_or_column_load_as_part_of_larger_ones(tmp_path, reduce_zero_label, turn):
-    """MMSegmentation's own squeezes them to one dimension."""
-    both = labels_of(0, 1, 2, 2, 255)
-    one = both[:1]
-    files = [save(tmp_path, (a.T if turn else a), f"{a.shape[0]}.png") for a in (one, both)]
-    got, want = (info(f, reduce_zero_label=reduce_zero_label, label_map={1: 0, 0: 1}) for f in files)
-    LoadCheckedAnnotations(num_classes=3)(got)
-    LoadAnnotations()(want)
-    np.testing.assert_array_equal(got["gt_seg_map"], want["gt_seg_map"][:, :1] if turn else want["gt_seg_map"][:1])
-    assert got["gt_seg_map"].dtype == np.uint8 and got["seg_fields"] == ["gt_seg_map"]
 
 
 def test_the_samples_of_ade20k_load(shared):
@@ -117,34 +101,22 @@ def test_labels_without_a_class_are_refused_in_the_files_own_terms(tmp_path, lab
     assert message in str(error.value)
 
 
-def test_colour_images_are_refused_by_name(tmp_path):
+def test_files_that_are_no_label_maps_of_their_image_are_named(tmp_path):
+    load = LoadCheckedAnnotations(num_classes=3)
     file = save(tmp_path, np.zeros((4, 5, 3), np.uint8), "colours.png")
     with pytest.raises(DatasetError, match=r"colours\.png must have one channel .* got a colour image of 3 channels"):
-        LoadCheckedAnnotations(num_classes=3)(info(file))
-
-
-def test_missing_and_broken_files_are_named(tmp_path):
-    load = LoadCheckedAnnotations(num_classes=3)
+        load(info(file))
     with pytest.raises(DatasetError, match=re.escape(f"the label map {tmp_path / 'none.png'} does not exist")):
         load(info(str(tmp_path / "none.png")))
     whole = Path(save(tmp_path, np.zeros((64, 64), np.uint8), "cut.png"))
     whole.write_bytes(whole.read_bytes()[:-30])
-    text = tmp_path / "text.png"
-    text.write_text("no image")
-    for file in (whole, text):
-        with pytest.raises(DatasetError, match=re.escape(f"the label map {file} cannot be read as an image: ")):
-            load(info(str(file)))
+    with pytest.raises(DatasetError, match=re.escape(f"the label map {whole} cannot be read as an image: ")):
+        load(info(str(whole)))
     with pytest.raises(DatasetError, match=r"no label map for the image street\.jpg"):
         load(info(None))
-
-
-def test_a_label_map_of_another_size_than_its_image_is_refused(tmp_path):
     file = save(tmp_path, np.zeros((4, 5), np.uint8))
-    load = LoadCheckedAnnotations(num_classes=3)
     assert load(info(file, ori_shape=(4, 5)))["gt_seg_map"].shape == (4, 5)
-    with pytest.raises(
-        DatasetError, match=r"labels\.png must be as large as its image street\.jpg.*\(5, 4\).*\(4, 5\)"
-    ):
+    with pytest.raises(DatasetError, match=r"labels\.png must be as large as its image street\.jpg.*5, 4\).*\(4, 5\)"):
         load(info(file, ori_shape=(5, 4)))
 
 
@@ -155,7 +127,7 @@ def test_the_data_set_knows_best_how_many_classes_there_are(tmp_path):
         LoadCheckedAnnotations(num_classes=150)(info(file, num_classes=2))
     with pytest.raises(ValueError, match="num_classes must be given to LoadCheckedAnnotations"):
         LoadCheckedAnnotations()(info(file))
-    for wrong in (0, 256, True, "3"):
+    for wrong in (0, 256, True):
         with pytest.raises(ValueError, match=f"num_classes must be an integer from 1 to 255, got {wrong!r}"):
             LoadCheckedAnnotations(num_classes=wrong)
 
@@ -166,11 +138,9 @@ def test_configs_find_it_and_a_chosen_subset_of_classes_still_works(tmp_path):
     np.testing.assert_array_equal(loaded["gt_seg_map"], labels_of(255, 0, 1))
 
 
-# --- the training augmentation of the paper, as the shipped configs have it
-
-
 @pytest.fixture
 def config() -> Config:
+    """A config of the paper, whose training augmentation the tests below look at."""
     init_default_scope("mmseg")
     np.random.seed(0)  # what MMCV's transforms draw from
     return Config.fromfile(PAPER[0])
@@ -202,17 +172,19 @@ def test_the_steps_are_the_papers_in_its_order_for_both_datasets(config):
     loading, *augmentation, packing = [step["type"] for step in config.train_dataloader.dataset.pipeline[1:]]
     assert (loading, packing) == ("LoadCheckedAnnotations", "PackSegInputs")
     assert augmentation == ["RandomFlip", "RandomResize", "Pad", "RandomCrop"]
+    # A crop is not drawn again where one class fills it, as MMSegmentation's own recipes do.
+    assert all(step.cat_max_ratio == 1 for step in steps(config, "RandomCrop").transforms)
 
 
 def test_half_of_the_images_are_mirrored_with_their_labels(config):
     flip, given, mirrored = steps(config, "RandomFlip"), sample_of(4, 6), 0
-    for _ in range(2000):
+    for _ in range(1000):
         got = flip(dict(given))
         side = -1 if got["flip"] else 1
         assert (got["img"] == given["img"][:, ::side]).all()
         assert (got["gt_seg_map"] == given["gt_seg_map"][:, ::side]).all()
         mirrored += got["flip"]
-    assert abs(mirrored - 1000) < 5 * 500**0.5
+    assert abs(mirrored - 500) < 5 * 250**0.5
 
 
 def test_the_long_side_is_any_integer_from_260_to_1040_equally_often(config):
@@ -221,7 +193,7 @@ def test_the_long_side_is_any_integer_from_260_to_1040_equally_often(config):
     assert_uniform(draws, LONG_SIDES)
 
 
-@pytest.mark.parametrize("size", [(40, 53), (53, 40), (47, 47), (30, 61)])
+@pytest.mark.parametrize("size", [(40, 53), (53, 40), (47, 47)])
 def test_the_aspect_is_kept_to_the_rounding_of_the_original(config, size):
     resize = steps(config, "RandomResize")
     long, short = max(size), min(size)
@@ -248,7 +220,7 @@ def test_images_are_resized_bilinearly_with_antialiasing_and_labels_to_the_neare
     assert sizes == {True, False}  # both directions were seen
 
 
-@pytest.mark.parametrize("size", [(300, 200), (100, 700), (700, 479), (480, 480), (500, 600)])
+@pytest.mark.parametrize("size", [(300, 200), (100, 700), (700, 479), (500, 600)])
 def test_what_is_smaller_than_the_crop_gets_black_and_ignored_right_and_below(config, size):
     given = sample_of(*size)
     got = steps(config, "Pad")(dict(given))
@@ -275,12 +247,7 @@ def test_crops_lie_anywhere_equally_often_and_image_and_labels_agree(config):
     assert_uniform(draws, range(7 * 4))
 
 
-def test_a_crop_is_not_drawn_again_where_one_class_fills_it(config):
-    """The original takes what comes; MMSegmentation's own recipes redraw such crops."""
-    assert all(step.cat_max_ratio == 1 for step in steps(config, "RandomCrop").transforms)
-
-
-@pytest.mark.parametrize("size", [(64, 64), (60, 200), (300, 100)])
+@pytest.mark.parametrize("size", [(64, 64), (60, 200)])
 def test_batches_reach_the_network_at_the_crop_size_with_padding_that_was_black_before(config, tmp_path, size):
     image = np.full((*size, 3), 128, np.uint8)
     Image.fromarray(image).save(tmp_path / "image.png")
