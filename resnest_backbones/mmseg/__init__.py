@@ -16,13 +16,7 @@ from resnest_backbones.mmseg.amp import CPUAmpOptimWrapper
 from resnest_backbones.mmseg.backbone import ResNeStBackbone
 from resnest_backbones.mmseg.checkpoint import ResNeStCheckpointHook, load_segmentor, use_safe_loading
 
-__all__ = [
-    "CPUAmpOptimWrapper",
-    "ResNeStBackbone",
-    "ResNeStCheckpointHook",
-    "load_segmentor",
-    "use_safe_loading",
-]
+__all__ = ["CPUAmpOptimWrapper", "ResNeStBackbone", "ResNeStCheckpointHook", "load_segmentor", "use_safe_loading"]
 
 if find_spec("mmseg") is not None:
     from resnest_backbones.mmseg.datasets import LabelMapDataset

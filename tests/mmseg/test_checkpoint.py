@@ -167,12 +167,10 @@ def safe_loading(monkeypatch):
     use_safe_loading()
 
 
-def test_importing_the_plugin_leaves_mmengines_loaders_alone():
+def test_a_tools_process_reads_nothing_unsafely_and_other_processes_keep_mmengines_loaders(request, tmp_path):
     assert CheckpointLoader._schemes[""] is load_from_local
     assert CheckpointLoader._get_checkpoint_loader("resnest://resnest50").__name__ == "load_from_resnest"
-
-
-def test_a_tools_process_reads_nothing_unsafely(safe_loading, tmp_path):
+    request.getfixturevalue("safe_loading")
     torch.save({"state_dict": {}, "x": Payload(tmp_path / "code_ran")}, tmp_path / "bad.pth")
     with pytest.raises(CheckpointError, match=r"bad\.pth holds more"):
         CheckpointLoader.load_checkpoint(str(tmp_path / "bad.pth"))
@@ -223,8 +221,7 @@ def hook_loads(model: nn.Module, content: dict, file: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layout", "container"),
-    [("own", "state_dict"), ("parallel", None), ("encoding", "state_dict"), ("mmseg", None)],
+    ("layout", "container"), [("own", "state_dict"), ("parallel", None), ("encoding", "state_dict"), ("mmseg", None)]
 )
 def test_whole_segmentors_of_every_layout_load(layout, container, source, tmp_path):
     state = WHOLE[layout](source)

@@ -16,7 +16,7 @@ from resnest_backbones.mmseg.datasets import LabelMapDataset
 from tests.mmseg.helpers import make_label_map_dataset
 
 FOLDERS = {"img_path": "images/training", "seg_map_path": "annotations/training"}
-LOADING = [{"type": "mmseg.LoadImageFromFile"}, {"type": "mmseg.LoadAnnotations"}, {"type": "mmseg.PackSegInputs"}]
+LOADING = [{"type": f"mmseg.{name}"} for name in ("LoadImageFromFile", "LoadCheckedAnnotations", "PackSegInputs")]
 
 
 @pytest.fixture
@@ -53,6 +53,8 @@ def test_ade20k_s_own_sample_and_table_of_classes_fit(shared):
     folders = {"img_path": "images/validation", "seg_map_path": "annotations/validation"}
     dataset = build(root, data_prefix=folders, pipeline=LOADING)
     assert len(dataset) == 3 and len(dataset.metainfo["classes"]) == 150
+    for i in range(3):
+        assert set(dataset[i]["data_samples"].gt_sem_seg.data.unique().tolist()) <= {*range(150), 255}
     own = [name.split(",")[0].split(";")[0] for name in dataset.metainfo["classes"]]
     theirs = get_classes("ade20k")
     assert sum(a.split()[0] == b.split()[0] for a, b in zip(own, theirs, strict=True)) > 140

@@ -68,6 +68,12 @@ def whole_logits(segmentor, image: Tensor) -> Tensor:
         return predict(segmentor, image)[0].seg_logits.data.double()
 
 
+def small(segmentor, size: int = 32, stride: int = 32, scales: tuple = (1.0,), **more) -> PaperTTAModel:
+    """Windows of 32 pixels, not mirrored unless told."""
+    more = {"flip": False, "crop_size": 32, **more}
+    return PaperTTAModel(segmentor, base_size=size, scales=scales, stride=stride, **more)
+
+
 def assert_same(got: Tensor, want: Tensor) -> None:
     assert got.shape == want.shape and got.dtype == want.dtype
     torch.testing.assert_close(got, want, rtol=2e-5, atol=1e-6)
@@ -75,43 +81,36 @@ def assert_same(got: Tensor, want: Tensor) -> None:
 
 def test_one_window_at_the_images_own_size_is_the_exponential_of_whole_inference(segmentor):
     image = picture(32, 32)
-    model = PaperTTAModel(segmentor, base_size=32, scales=(1.0,), flip=False, crop_size=32, stride=32)
-    sample, logits = predict(model, image)[0], whole_logits(segmentor, image)
+    sample, logits = predict(small(segmentor), image)[0], whole_logits(segmentor, image)
     assert_same(sample.seg_logits.data, logits.exp())
     assert sample.pred_sem_seg.data.shape == (1, 32, 32)
     assert torch.equal(sample.pred_sem_seg.data, logits.argmax(0, keepdim=True))
     assert len(sample.pred_sem_seg.data.unique()) > 1
     # Windows that fit are those of MMSegmentation's sliding inference.
-    image = picture(64, 96)
-    model = PaperTTAModel(segmentor, base_size=96, scales=(1.0,), flip=False, crop_size=32, stride=32)
-    slide = copy.deepcopy(segmentor)
+    image, slide = picture(64, 96), copy.deepcopy(segmentor)
     slide.test_cfg.update(mode="slide", crop_size=(32, 32), stride=(32, 32))
-    assert_same(scores(model, image), whole_logits(slide, image).exp())
+    assert_same(scores(small(segmentor, 96), image), whole_logits(slide, image).exp())
 
 
 def test_flip_adds_the_logits_of_the_mirrored_window_before_the_exponential(segmentor):
     image = picture(32, 32)
-    model = PaperTTAModel(segmentor, base_size=32, scales=(1.0,), crop_size=32, stride=32)
     mirrored_back = whole_logits(segmentor, image.flip(-1)).flip(-1)
-    assert_same(scores(model, image), (whole_logits(segmentor, image) + mirrored_back).exp())
+    assert_same(scores(small(segmentor, flip=True), image), (whole_logits(segmentor, image) + mirrored_back).exp())
 
 
 def test_the_last_window_ends_in_black_and_does_not_move_back(segmentor):
     image = picture(32, 40)
-    model = PaperTTAModel(segmentor, base_size=40, scales=(1.0,), flip=False, crop_size=32, stride=24)
     black = torch.zeros(3, 32, 16, dtype=torch.uint8)
     left = whole_logits(segmentor, image[..., :32]).exp()
     right = whole_logits(segmentor, torch.cat([image[..., 24:], black], -1)).exp()
     want = torch.cat([left[..., :24], (left[..., 24:] + right[..., :8]) / 2, right[..., 8:16]], dim=-1)
-    assert_same(scores(model, image), want)
+    assert_same(scores(small(segmentor, 40, 24), image), want)
 
 
 @pytest.mark.parametrize("size", [(20, 27), (40, 12)])
 def test_what_is_smaller_than_a_window_is_padded_with_black_pixels_right_and_below(segmentor, size):
-    height, width = size
-    image = picture(height, width)
-    crop = max(32, *size)
-    model = PaperTTAModel(segmentor, base_size=max(size), scales=(1.0,), flip=False, crop_size=crop, stride=crop)
+    (height, width), image, crop = size, picture(*size), max(32, *size)
+    model = small(segmentor, max(size), crop, crop_size=crop)
     padded = F.pad(image, (0, crop - width, 0, crop - height))
     assert_same(scores(model, image), whole_logits(segmentor, padded).exp()[:, :height, :width])
 
@@ -140,7 +139,7 @@ def test_windows_of_the_paper_begin_every_320_pixels(segmentor):
 def test_images_are_resized_with_aligned_corners_after_normalisation(segmentor):
     """The network sees the resized tensor; it is undone here by asking it for that very tensor."""
     image, seen = picture(24, 36), []
-    model = PaperTTAModel(segmentor, base_size=32, scales=(1.0,), flip=False, crop_size=32, stride=32)
+    model = small(segmentor)
     hook = segmentor.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     scores(model, image)
     hook.remove()
@@ -154,12 +153,9 @@ def test_images_are_resized_with_aligned_corners_after_normalisation(segmentor):
 
 def test_scales_are_resized_to_the_image_and_added_up(segmentor):
     image = picture(32, 32)
-    arguments = {"base_size": 32, "crop_size": 32, "stride": 16}
-    single = [scores(PaperTTAModel(segmentor, scales=(s,), **arguments), image) for s in (0.5, 1.0, 1.75)]
-    together = PaperTTAModel(segmentor, scales=(0.5, 1.0, 1.75), **arguments)
-    assert_same(scores(together, image), sum(single))
-    small = scores(PaperTTAModel(segmentor, base_size=16, scales=(1.0,), crop_size=32, stride=16), image)
-    assert_same(single[0], small)  # 0.5 of 32 is 16
+    single = [scores(small(segmentor, 32, 16, (scale,), flip=True), image) for scale in (0.5, 1.0, 1.75)]
+    assert_same(scores(small(segmentor, 32, 16, (0.5, 1.0, 1.75), flip=True), image), sum(single))
+    assert_same(single[0], scores(small(segmentor, 16, 16, flip=True), image))  # 0.5 of 32 is 16
 
 
 def test_logits_beyond_the_range_of_float32s_exponential_stay_ordered(segmentor):
@@ -180,7 +176,7 @@ def test_samples_keep_their_labels_and_facts_and_images_may_differ_in_size(segme
         sample = SegDataSample(metainfo={"ori_shape": size, "img_shape": size, "img_path": f"{i}.jpg"})
         sample.gt_sem_seg = PixelData(data=torch.full((1, *size), i))
         samples.append(sample)
-    model = PaperTTAModel(segmentor, base_size=32, scales=(0.5, 1.0), crop_size=32, stride=16)
+    model = small(segmentor, 32, 16, (0.5, 1.0), flip=True)
     got = predict(model, *images, samples=copy.deepcopy(samples))
     assert len(got) == 2
     for image, before, after in zip(images, samples, got, strict=True):
@@ -193,13 +189,12 @@ def test_samples_keep_their_labels_and_facts_and_images_may_differ_in_size(segme
 
 
 def test_images_resized_by_the_pipeline_or_padded_by_the_preprocessor_are_scored_at_their_own_size(segmentor):
-    arguments = {"base_size": 32, "scales": (1.0,), "crop_size": 32, "stride": 16}
-    model, image = PaperTTAModel(segmentor, **arguments), picture(20, 30)
+    model, image = small(segmentor, 32, 16), picture(20, 30)
     sample = SegDataSample(metainfo={"ori_shape": (40, 60), "img_shape": (20, 30)})
     assert predict(model, image, samples=[sample])[0].pred_sem_seg.data.shape == (1, 40, 60)
     padding = copy.deepcopy(segmentor)
     padding.data_preprocessor.test_cfg = {"size_divisor": 32}
-    assert_same(scores(PaperTTAModel(padding, **arguments), image), scores(model, image))
+    assert_same(scores(small(padding, 32, 16), image), scores(model, image))
 
 
 @pytest.mark.parametrize(

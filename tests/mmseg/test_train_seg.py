@@ -122,25 +122,18 @@ def test_real_photographs_with_150_classes_are_trained_on_and_validated(config, 
     assert 0 <= last_metrics(tmp_path / "run")["aAcc"] <= 100
 
 
-@pytest.fixture
-def damaged(custom_data, tmp_path) -> Path:
-    return Path(shutil.copytree(custom_data, tmp_path / "damaged"))
-
-
-def test_labels_outside_the_class_range_end_the_training_with_the_file(damaged, config, tmp_path):
+def test_wrong_data_ends_the_tool_with_status_1_and_one_line(custom_data, config, tmp_path):
+    damaged = Path(shutil.copytree(custom_data, tmp_path / "damaged"))
     for file in (damaged / "annotations" / "training").iterdir():
         labels = np.array(Image.open(file))
         labels[50:, 50:] = 9
         Image.fromarray(labels).save(file)
-    options = ["--cfg-options", "train_dataloader.num_workers=1"]  # the error comes from a worker
-    message = fails(train_seg.run, config, "--data-root", damaged, "--work-dir", tmp_path / "run", *options)
-    assert str(damaged / "annotations" / "training") in message and ".png" in message and "9" in message
-
-
-def test_the_tool_ends_with_status_1_and_one_line(damaged, config, tmp_path):
+    arguments = [config, "--data-root", damaged, "--work-dir", tmp_path / "run"]
+    worker = ["--cfg-options", "train_dataloader.num_workers=1"]  # the error comes from there
+    assert f"the label map {damaged}/annotations/training/" in (said := fails(train_seg.run, *arguments, *worker))
+    assert "got 9 (" in said
     shutil.rmtree(damaged / "annotations" / "training")
-    arguments = ["--data-root", damaged, "--work-dir", tmp_path / "run"]
-    status, printed = run_tool("train_seg", config, *arguments)
+    status, printed = run_tool("train_seg", *arguments)
     assert status == 1 and "Traceback" not in printed
     line = f"train_seg.py: error: the folder of annotations {damaged}/annotations/training does not exist"
     assert printed.splitlines()[-1] == line
