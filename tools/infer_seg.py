@@ -1,16 +1,14 @@
 #!/usr/bin/env python
 """Draw what a segmentor sees: label maps over images, with a legend of the classes.
 
-    python tools/infer_seg.py CONFIG CHECKPOINT photo.jpg folder/ --out-dir predictions
-
-writes predictions/drawn/photo.png and predictions/label_maps/photo.png; in the latter, as in ADE20K's annotations,
-label n is the n-th class.
+In the label maps, as in ADE20K's annotations, label n is the n-th class.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,14 +35,12 @@ def build_parser() -> argparse.ArgumentParser:
     add_verbose(parser)
     parser.add_argument("config", help="the config file")
     parser.add_argument("checkpoint", help="the checkpoint file")
-    text = f"images, or folders with {', '.join(IMAGE_SUFFIXES)}"
-    parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER", help=text)
-    text = "write drawn/NAME.png and label_maps/NAME.png there"
-    parser.add_argument("--out-dir", required=True, metavar="DIR", help=text)
-    text = "opacity of the colours, 0 to 1 (default: %(default)s)"
-    parser.add_argument("--opacity", type=float, default=0.5, help=text)
-    parser.add_argument("--device", help="device, such as cpu or cuda:1 (default: a GPU if available)")
-    parser.add_argument("--tta", action="store_true", help="use test-time augmentation: tta_model and tta_pipeline")
+    add = parser.add_argument
+    add("images", nargs="+", metavar="IMAGE_OR_FOLDER", help=f"images, or folders with {', '.join(IMAGE_SUFFIXES)}")
+    add("--out-dir", required=True, metavar="DIR", help="write drawn/NAME.png and label_maps/NAME.png there")
+    add("--opacity", type=float, default=0.5, help="opacity of the colours, 0 to 1 (default: %(default)s)")
+    add("--device", help="device, such as cpu or cuda:1 (default: a GPU if available)")
+    add("--tta", action="store_true", help="use test-time augmentation: tta_model and tta_pipeline")
     add_config_options(parser)
     return parser
 
@@ -59,8 +55,8 @@ def infer(args: argparse.Namespace) -> list[str]:
         raise ConfigError(f"no images ({', '.join(IMAGE_SUFFIXES)}) in {', '.join(args.images)}")
     class_file = args.classes or (find_class_file(args.data_root) if args.data_root else None)
     predict = Predictor(cfg, args.checkpoint, class_file=class_file, tta=args.tta, device=args.device)
-    folders = {name: Path(args.out_dir, name) for name in ("drawn", "label_maps")}
-    for folder in folders.values():
+    folders = Path(args.out_dir, "drawn"), Path(args.out_dir, "label_maps")
+    for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     problems = []
     for file in track_iter_progress(files):
@@ -71,14 +67,11 @@ def infer(args: argparse.Namespace) -> list[str]:
             continue
         labels = predict(file)
         drawn = draw_label_map(image, labels, predict.classes, predict.palette, opacity=args.opacity)
-        _save_png(drawn, folders["drawn"] / f"{file.stem}.png")
-        _save_png(Image.fromarray((labels + 1).astype(np.uint8)), folders["label_maps"] / f"{file.stem}.png")
-    print(f"\nwritten: {folders['drawn']}, {folders['label_maps']}")  # the progress bar stays in its line
+        label_map = Image.fromarray((labels + 1).astype(np.uint8))
+        for folder, result in zip(folders, (drawn, label_map), strict=True):
+            write_atomically(folder / f"{file.stem}.png", partial(result.save, format="PNG"))
+    print(f"\nwritten: {folders[0]}, {folders[1]}")  # the progress bar stays in its line
     return problems
-
-
-def _save_png(image: Image.Image, file: Path) -> None:
-    write_atomically(file, lambda stream: image.save(stream, "PNG"))
 
 
 def run(arguments: list[str] | None = None) -> None:

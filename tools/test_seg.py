@@ -1,10 +1,5 @@
 #!/usr/bin/env python
-"""Test a segmentor: MMSegmentation's own command line, with a ResNeSt, a custom dataset, on any machine.
-
-python tools/test_seg.py CONFIG CHECKPOINT
-python tools/test_seg.py CONFIG CHECKPOINT --tta --show-dir drawn --out label_maps
-torchrun --nproc-per-node 4 tools/test_seg.py CONFIG CHECKPOINT --launcher pytorch
-"""
+"""Test a segmentor: MMSegmentation's own command line, with a ResNeSt, a custom dataset, on any machine."""
 
 from __future__ import annotations
 

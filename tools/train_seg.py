@@ -1,11 +1,5 @@
 #!/usr/bin/env python
-"""Train a segmentor: MMSegmentation's own command line, with a ResNeSt, a custom dataset, on any machine.
-
-python tools/train_seg.py configs/mmseg/ade20k/deeplabv3_resnest50-d8_4xb4-paper_ade20k-480x480.py
-torchrun --nproc-per-node 4 tools/train_seg.py CONFIG --launcher pytorch
-python tools/train_seg.py CONFIG --data-root my_data --cfg-options train_dataloader.batch_size=2
-python tools/train_seg.py CONFIG --resume
-"""
+"""Train a segmentor: MMSegmentation's own command line, with a ResNeSt, a custom dataset, on any machine."""
 
 from __future__ import annotations
 

@@ -21,9 +21,6 @@ from mmseg.registry import DATASETS
 from resnest_backbones.data import IMAGE_SUFFIXES, files_below, find_class_file, make_palette, read_classes
 from resnest_backbones.errors import DatasetError
 
-_ANNOTATION_SUFFIX = ".png"
-_MOST = 3  # names given in an error
-
 
 @DATASETS.register_module()
 class LabelMapDataset(BaseSegDataset):
@@ -96,8 +93,15 @@ class LabelMapDataset(BaseSegDataset):
         images = files_below(image_folder, IMAGE_SUFFIXES)
         if not images:
             raise DatasetError(f"the folder of images {image_folder} has none ({', '.join(IMAGE_SUFFIXES)})")
-        annotations = {path.with_suffix(""): path for path in files_below(annotation_folder, (_ANNOTATION_SUFFIX,))}
-        _check_pairs(images, annotations, image_folder, annotation_folder)
+        annotations = {path.with_suffix(""): path for path in files_below(annotation_folder, (".png",))}
+        counts = Counter(image.with_suffix("") for image in images)
+        if shared := [str(image) for image in images if counts[image.with_suffix("")] > 1]:
+            raise DatasetError(f"images in {image_folder} must differ in more than their suffix, got {_first(shared)}")
+        if missing := [str(image) for image in images if image.with_suffix("") not in annotations]:
+            raise DatasetError(
+                f"{len(missing)} of {len(images)} images in {image_folder} have no annotation NAME.png in "
+                f"{annotation_folder}: {_first(missing)}"
+            )
         return [
             {
                 "img_path": str(image_folder / image),
@@ -129,19 +133,5 @@ def errors_that_name(dataset: Any, index: int) -> Iterator[None]:
         raise DatasetError(f"the image {image} cannot be used: {reason}") from error
 
 
-def _check_pairs(
-    images: Sequence[Path], annotations: Mapping[Path, Path], image_folder: Path, annotation_folder: Path
-) -> None:
-    counts = Counter(image.with_suffix("") for image in images)
-    if shared := [str(image) for image in images if counts[image.with_suffix("")] > 1]:
-        raise DatasetError(f"images in {image_folder} must differ in more than their suffix, got {_first(shared)}")
-    if missing := [str(image) for image in images if image.with_suffix("") not in annotations]:
-        raise DatasetError(
-            f"{len(missing)} of {len(images)} images in {image_folder} have no annotation "
-            f"NAME{_ANNOTATION_SUFFIX} in {annotation_folder}: {_first(missing)}"
-        )
-
-
 def _first(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
-    return ", ".join(names[:_MOST]) + more
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -17,7 +17,6 @@ from resnest_backbones.data import read_label_map
 from resnest_backbones.errors import DatasetError
 
 _IGNORED = 255  # MMSegmentation's; a label map is 8 bits deep there
-_SHOWN = 10
 
 
 @TRANSFORMS.register_module()
@@ -104,8 +103,8 @@ def _check_labels(file: str, labels: np.ndarray, num_classes: int, reduce_zero_l
     if not wrong.any():
         return
     values, counts = np.unique(labels[wrong], return_counts=True)
-    shown = ", ".join(f"{value} ({count} pixels)" for value, count in zip(values[:_SHOWN], counts, strict=False))
-    more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
+    shown = ", ".join(f"{value} ({count} pixels)" for value, count in zip(values[:10], counts, strict=False))
+    more = f" and {len(values) - 10} more" if len(values) > 10 else ""
     ignored = "0 and 255 are ignored" if reduce_zero_label else "255 is ignored"
     raise DatasetError(
         f"the label map {file} must hold labels from 0 to {last} or 255 ({num_classes} classes; {ignored}), "

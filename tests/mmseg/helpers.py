@@ -89,6 +89,16 @@ log_level, load_from, resume = "INFO", None, False
 """
 
 
+# Lines at its end that make it count in epochs.
+EPOCHS = """
+train_dataloader["sampler"] = dict(type="DefaultSampler", shuffle=True)
+param_scheduler = [dict(type="PolyLR", eta_min=0.0, power=0.9, begin=0, by_epoch=True, convert_to_iter_based=True)]
+train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=3, val_interval=3)
+default_hooks["checkpoint"] = dict(type="CheckpointHook", by_epoch=True, interval=1)
+log_processor = dict(by_epoch=True)
+"""
+
+
 def write_config(folder: Path, *, name: str = "resnest14", num_classes: int = 21, more: str = "") -> Path:
     """Write the config above, and ``more`` lines at its end."""
     file = folder / f"fcn_{name}.py"

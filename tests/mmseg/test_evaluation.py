@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import resnest_backbones.mmseg  # noqa: F401  (registers)
+from resnest_backbones.mmseg.config import use_test_time_augmentation
 from resnest_backbones.mmseg.evaluation import PaperTTAModel
 
 CLASSES = 4
@@ -163,7 +164,7 @@ def test_logits_beyond_the_range_of_float32s_exponential_stay_ordered(segmentor)
     with torch.no_grad():
         model.decode_head.conv_seg.weight.zero_()
         model.decode_head.conv_seg.bias.copy_(torch.tensor([60.0, 61.0, 59.0, -200.0]))
-    sample = predict(PaperTTAModel(model, base_size=32, scales=(1.0,), crop_size=32, stride=32), picture(32, 32))[0]
+    sample = predict(small(model, flip=True), picture(32, 32))[0]
     assert sample.seg_logits.data.isfinite().all()
     assert (sample.pred_sem_seg.data == 1).all()
 
@@ -225,7 +226,6 @@ def test_what_it_cannot_test_is_refused(segmentor):
 
 
 def test_mmsegmentations_test_command_runs_it_and_measures_it(tmp_path, segmentor):
-    """As its tools/test.py does with --tta: the config's model goes into its tta_model, and a Runner tests that."""
     rng, areas = np.random.default_rng(0), np.zeros((3, CLASSES))
     images, labels = tmp_path / "images" / "validation", tmp_path / "annotations" / "validation"
     images.mkdir(parents=True), labels.mkdir(parents=True)
@@ -253,9 +253,7 @@ def test_mmsegmentations_test_command_runs_it_and_measures_it(tmp_path, segmento
                             "sampler": {"type": "DefaultSampler", "shuffle": False}},
         "test_cfg": {"type": "TestLoop"}, "test_evaluator": {"type": "IoUMetric", "iou_metrics": ["mIoU"]},
     })  # fmt: skip
-    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
-    cfg.tta_model.module = cfg.model
-    cfg.model = cfg.tta_model
+    use_test_time_augmentation(cfg)
     metrics = Runner.from_cfg(cfg).test()
     hit, guessed, true = areas
     assert metrics["mIoU"] == pytest.approx(100 * (hit / (guessed + true - hit)).mean(), abs=0.01)

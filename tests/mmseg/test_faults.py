@@ -16,7 +16,7 @@ import train_seg
 from resnest_backbones.checkpoint import read_checkpoint
 from resnest_backbones.errors import DatasetError
 from tests.helpers import ODD_IMAGES, odd_image, read_only, small_disk
-from tests.mmseg.helpers import fails, last_metrics, logged, run_here, write_config
+from tests.mmseg.helpers import EPOCHS, fails, last_metrics, logged, run_here, write_config
 
 
 def write_data(root: Path, names: list[str]) -> Path:
@@ -137,12 +137,7 @@ def test_an_epoch_may_not_end_in_a_batch_of_one_image(custom_data, tmp_path):
     shutil.copytree(custom_data, tmp_path / "data")
     for kind, suffix in (("images", "jpg"), ("annotations", "png")):
         (tmp_path / "data" / kind / "training" / f"003.{suffix}").unlink()
-    more = (
-        'train_dataloader["sampler"] = dict(type="DefaultSampler", shuffle=True)\n'
-        'train_dataloader["dataset"] = train_dataloader["dataset"]["dataset"]\n'
-        'train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=1, val_interval=9)\n'
-        'default_hooks["checkpoint"] = dict(type="CheckpointHook", by_epoch=True, interval=9)\n'
-    )
+    more = EPOCHS + 'train_dataloader["dataset"] = train_dataloader["dataset"]["dataset"]\n'
     arguments = [write_config(tmp_path, more=more), "--data-root", tmp_path / "data", "--work-dir", tmp_path / "run"]
     message = fails(train_seg.run, *arguments)
     assert "got 1: 3 images in batches of 2; set train_dataloader.drop_last=True" in message

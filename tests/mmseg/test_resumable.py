@@ -30,7 +30,7 @@ from resnest_backbones.mmseg.engine.resumable import (
     repair_last_checkpoint,
 )
 from tests.helpers import start_tool
-from tests.mmseg.helpers import fails, last_metrics, load, logged, run_here, write_config
+from tests.mmseg.helpers import EPOCHS, fails, last_metrics, load, logged, run_here, write_config
 
 
 def resumable_from(checkpoint: Path, work_dir: Path, named: str | None = None) -> Path:
@@ -77,15 +77,6 @@ def test_resumed_without_a_seed_it_takes_the_seed_that_the_first_run_drew(traine
     resumable_from(trained / "iter_4.pth", tmp_path, named="/elsewhere/iter_4.pth")  # as in a folder that was moved
     run_here(train_seg.run, config, "--data-root", custom_data, "--work-dir", tmp_path, "--resume")
     assert_same_weights(trained / "iter_6.pth", tmp_path / "iter_6.pth")
-
-
-EPOCHS = """
-train_dataloader["sampler"] = dict(type="DefaultSampler", shuffle=True)
-param_scheduler = [dict(type="PolyLR", eta_min=0.0, power=0.9, begin=0, by_epoch=True, convert_to_iter_based=True)]
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=3, val_interval=3)
-default_hooks["checkpoint"] = dict(type="CheckpointHook", by_epoch=True, interval=1)
-log_processor = dict(by_epoch=True)
-"""
 
 
 def test_a_validation_that_may_have_been_cut_off_comes_first(trained, custom_data, config, tmp_path):

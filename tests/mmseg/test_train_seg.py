@@ -49,21 +49,6 @@ def test_the_saved_checkpoint_tests_to_the_metrics_of_the_last_validation(
     assert len(drawn) == 4 and all(Image.open(file).size == (256, 96) for file in drawn)  # annotation and prediction
 
 
-def test_test_time_augmentation_is_mmsegmentation_s_own(trained, custom_data, config, tmp_path):
-    arguments = [config, trained / "iter_6.pth", "--data-root", custom_data, "--tta", "--out", tmp_path / "maps"]
-    run_here(test_seg.run, *arguments, "--work-dir", tmp_path)
-    metrics = last_metrics(tmp_path)
-    assert all(0 <= value <= 100 for value in metrics.values())
-    assert "SegTTAModel" in (tmp_path / config.name).read_text()
-    # what it evaluated is what it wrote
-    right = total = 0
-    for file in (tmp_path / "maps").iterdir():
-        truth = np.asarray(Image.open(custom_data / "annotations" / "validation" / file.name))
-        predicted = np.asarray(Image.open(file))
-        right, total = right + (predicted == truth)[truth > 0].sum(), total + (truth > 0).sum()
-    assert metrics["aAcc"] == pytest.approx(100 * right / total, abs=0.006)
-
-
 def test_the_dumped_config_runs_by_itself_and_says_the_same(trained, tmp_path):
     dumped = next(trained.glob("*.py"))
     one = ["--cfg-options", "train_cfg.max_iters=1"]

@@ -92,12 +92,7 @@ def loads_labels(step: Mapping[str, Any]) -> bool:
 def classes_and_palette(
     class_file: str | Path | None, cfg: Config, meta: Mapping[str, Any]
 ) -> tuple[Sequence[str], Sequence[Sequence[int]]]:
-    """Return names and colours of the classes from the class file, else the checkpoint, else the config's dataset.
-
-    Raises:
-        ConfigError: none of them names the classes.
-        DatasetError: the class file is missing or wrong.
-    """
+    """Return names and colours of the classes from the class file, else the checkpoint, else the config's dataset."""
     if class_file:
         classes = read_classes(class_file)
         return classes, make_palette(len(classes))
