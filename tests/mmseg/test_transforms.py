@@ -1,4 +1,5 @@
 import re
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ PAPER = [
     CONFIGS / "pascal_context_59" / "deeplabv3_resnest50-d8_4xb4-paper_pascal_context_59-480x480.py",
 ]
 CROP, LONG_SIDES = 480, range(260, 1041)
+read_config = cache(Config.fromfile)
 
 
 def save(folder: Path, labels: object, name: str = "labels.png") -> str:
@@ -131,7 +133,7 @@ def config() -> Config:
     """A config of the paper, whose training augmentation the tests below look at."""
     init_default_scope("mmseg")
     np.random.seed(0)  # what MMCV's transforms draw from
-    return Config.fromfile(PAPER[0])
+    return read_config(PAPER[0])
 
 
 def steps(config: Config, *names: str) -> Compose:
