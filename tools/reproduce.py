@@ -17,32 +17,28 @@ from collections.abc import Sequence
 from reproduction import data, listing, report, run
 from resnest_backbones.errors import add_verbose, one_line_errors
 
-# Command -> its module with ``add_arguments`` and ``main``, what it does, an example.
+_RUN = "run faster_rcnn_resnest50_fpn_1x --num-gpus 8"
+# Command -> its module with ``add_arguments`` and ``main``, an example, what it does.
 COMMANDS = {
     "list": (
-        listing,
+        listing, "list 'mask_rcnn_*'",
         "print every recipe: its published metrics, config, source, estimated GPU-hours, and the data that it needs",
-        "list 'mask_rcnn_*'",
     ),
-    "data": (data, "check that a data root has what recipes need", "data ade20k --data-root datasets"),
-    "run": (
-        run,
-        "train and evaluate recipes, from where an earlier run of them stopped",
-        "run faster_rcnn_resnest50_fpn_1x --num-gpus 8",
-    ),
-    "report": (report, "compare what runs measured with what was published, in Markdown, JSON and HTML", "report"),
-}
+    "data": (data, "data ade20k --data-root datasets", "check that a data root has what recipes need"),
+    "run": (run, _RUN, "train and evaluate recipes, from where an earlier run of them stopped"),
+    "report": (report, "report", "compare what runs measured with what was published, in Markdown, JSON and HTML"),
+}  # fmt: skip
 
 
 def build_argument_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = argparse.ArgumentParser(
         description="Reproduce the published transfer-learning results of ResNeSt.",
-        epilog="example: python tools/reproduce.py run faster_rcnn_resnest50_fpn_1x --num-gpus 8. "
+        epilog=f"example: python tools/reproduce.py {_RUN}. "
         "RECIPE is a name that `list` prints, a pattern such as 'mask_rcnn_*', or a dataset such as ade20k.",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command, (module, text, example) in COMMANDS.items():
+    for command, (module, example, text) in COMMANDS.items():
         description, epilog = f"{text[0].upper()}{text[1:]}.", f"example: python tools/reproduce.py {example}"
         subparser = commands.add_parser(command, help=text, description=description, epilog=epilog)
         module.add_arguments(subparser)

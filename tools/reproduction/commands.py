@@ -1,8 +1,7 @@
 """The commands of a recipe: those of this repository's tools, as one would type them, one to three of them.
 
 With Detectron2 the training evaluates at its end. With MMSegmentation, what a recipe publishes decides: metrics of one
-scale are tested on the last checkpoint, metrics of several scales and flip with ``--tta``. A recipe that does not state
-its scales is tested at one.
+scale (or of scales that it does not state) are tested at one, metrics of several scales and flip with ``--tta``.
 """
 
 from __future__ import annotations
@@ -27,31 +26,19 @@ _DATASETS = {
     "pascal_context_59": "VOCdevkit/VOC2010",
     "cityscapes": "cityscapes",
 }
-_GPUS_AND_BATCH = re.compile(r"_(\d+)xb(\d+)-")  # in MMSegmentation's names: 4xb2 is 2 images on each of 4 GPUs
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command of a recipe that is to be run.
+    """A command of a recipe that is to be run."""
 
-    Attributes:
-        name: ``train``, ``test``, ``test_tta`` or ``evaluate``; of its folder too.
-        words: after Python; one may stand for the last checkpoint.
-        folder: that it writes to.
-        environment: variables that it needs.
-    """
-
-    name: str
-    words: tuple[str, ...]
-    folder: Path
-    environment: Mapping[str, str] = field(default_factory=dict)
+    name: str  # train, test, test_tta or evaluate; of its folder too
+    words: tuple[str, ...]  # after Python; one may stand for the last checkpoint
+    folder: Path  # that it writes to
+    environment: Mapping[str, str] = field(default_factory=dict)  # variables that it needs
 
     def resolved(self) -> list[str]:
-        """Return the words with the checkpoint of the training.
-
-        Raises:
-            ConfigError: the training left none.
-        """
+        """Return the words with the checkpoint of the training."""
         if _LAST_CHECKPOINT not in self.words:
             return [sys.executable, *self.words]
         pointer = self.folder.parent / "train" / "last_checkpoint"
@@ -67,15 +54,9 @@ class Command:
 
 
 def make_commands(recipe: Recipe, args: argparse.Namespace, number: int = 0) -> list[Command]:
-    """Return the commands of a recipe, in their order.
+    """Return the commands of a recipe, in their order, for the arguments of ``run``.
 
-    Args:
-        recipe: the recipe.
-        args: of ``run``.
-        number: of the recipe among those that run: on several machines each command meets at a port of its own.
-
-    Raises:
-        ConfigError: a setting cannot be used, or the batch of the recipe cannot be shared evenly.
+    The number of the recipe among those that run gives each command a port of its own on several machines.
     """
     make = _detectron2_commands if recipe.framework == "detectron2" else _mmseg_commands
     return make(recipe, args, 4 * number)
@@ -86,9 +67,9 @@ def _detectron2_commands(recipe: Recipe, args: argparse.Namespace, port_offset: 
     folder = args.output_dir / recipe.name / name
     words = [str(TOOLS / "train_net.py"), "--num-gpus", str(args.num_gpus)]
     if args.num_machines > 1:
-        host, port = _host_and_port(args.dist_url)
+        host, port = _host_and_port(args.dist_url, port_offset)
         words += ["--num-machines", str(args.num_machines), "--machine-rank", str(args.machine_rank)]
-        words += ["--dist-url", f"tcp://{host}:{port + port_offset}"]
+        words += ["--dist-url", f"tcp://{host}:{port}"]
     elif args.num_gpus > 1:
         words += ["--dist-url", "auto"]  # the default is one port per user, where two recipes would meet
     words += ["--eval-only" if args.eval_only else "--resume", "--config-file", get_config_file(recipe.name)]
@@ -109,12 +90,10 @@ def _mmseg_commands(recipe: Recipe, args: argparse.Namespace, port_offset: int) 
     for place, name in enumerate(names):
         folder = args.output_dir / recipe.name / name
         words = [*_torchrun(args, port_offset + place), str(TOOLS / f"{name.partition('_')[0]}_seg.py")]
-        words += [get_config_file(recipe.name), "--work-dir", str(folder)]
-        if name == "train":
-            words.append("--resume")
-        else:
-            words.insert(-2, str(args.eval_only or _LAST_CHECKPOINT))
-        words += ["--tta"] * (name == "test_tta")
+        words.append(get_config_file(recipe.name))
+        words += [] if name == "train" else [str(args.eval_only or _LAST_CHECKPOINT)]
+        words += ["--work-dir", str(folder)]
+        words += {"train": ["--resume"], "test": [], "test_tta": ["--tta"]}[name]
         words += ["--launcher", "pytorch"] * (count_processes(args) > 1)
         words += ["--cfg-options", *_mmseg_options(recipe, args)]
         commands.append(Command(name, tuple(words), folder))
@@ -143,30 +122,25 @@ def _torchrun(args: argparse.Namespace, port_offset: int) -> list[str]:
     words = ["-m", "torch.distributed.run", "--nproc-per-node", str(args.num_gpus)]
     if args.num_machines == 1:
         return [*words, "--standalone"]
-    host, port = _host_and_port(args.dist_url)
+    host, port = _host_and_port(args.dist_url, port_offset)
     words += ["--nnodes", str(args.num_machines), "--node-rank", str(args.machine_rank)]
-    return [*words, "--master-addr", host, "--master-port", str(port + port_offset)]
+    return [*words, "--master-addr", host, "--master-port", str(port)]
 
 
 def count_processes(args: argparse.Namespace) -> int:
-    """Return the number of processes, on all machines."""
     return int(args.num_gpus * args.num_machines)
 
 
-def _host_and_port(url: str | None) -> tuple[str, int]:
+def _host_and_port(url: str | None, port_offset: int) -> tuple[str, int]:
     with contextlib.suppress(ValueError):
         parts = urlsplit(url or "")
         if parts.scheme == "tcp" and parts.hostname and parts.port:
-            return parts.hostname, parts.port
+            return parts.hostname, parts.port + port_offset
     raise ConfigError(f"--dist-url must be tcp://HOST:PORT of machine 0 where there are several machines, got {url}")
 
 
 def settings_for(recipe: Recipe, settings: Sequence[str]) -> list[str]:
-    """Return the settings for the framework of a recipe: keys of Detectron2 begin in capitals.
-
-    Raises:
-        ConfigError: one is not KEY=VALUE.
-    """
+    """Return the settings for the framework of a recipe: keys of Detectron2 begin in capitals."""
     for setting in settings:
         if not re.match(r"[^=]+=", setting):
             raise ConfigError(f"--set must be KEY=VALUE, got {setting!r}")
@@ -175,8 +149,8 @@ def settings_for(recipe: Recipe, settings: Sequence[str]) -> list[str]:
 
 
 def batch_of_segmentor(recipe: Recipe) -> int:
-    """Return the images of an iteration, all GPUs together, that the name of a recipe of MMSegmentation states."""
-    match = _GPUS_AND_BATCH.search(recipe.name)
+    """Return the images of an iteration: 4xb2 in MMSegmentation's names is 2 images on each of 4 GPUs."""
+    match = re.search(r"_(\d+)xb(\d+)-", recipe.name)
     if match is None:
         raise ValueError(f"the name of a recipe of MMSegmentation must say _GPUSxbBATCH-, got {recipe.name}")
     return int(match[1]) * int(match[2])

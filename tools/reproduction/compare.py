@@ -28,20 +28,16 @@ It tells no time but those of the runs: the same runs give the same report.
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-from reproduction.metrics import training_files
+from reproduction.metrics import finite, training_files
 from reproduction.run import LOG_FILE, RUN_FILE, STATES, Run, read_run
 from resnest_backbones.errors import ConfigError
 from resnest_backbones.model_zoo import METRICS, RECIPES, Recipe
-
-VERDICTS = ("within", "below", "above")
 
 
 @dataclass(frozen=True)
@@ -49,16 +45,11 @@ class Spread:
     """By how much two runs of one recipe usually differ: within it, a metric counts as reproduced.
 
     Nobody measured it for these recipes: each record names what was said of the nearest thing, or that it is assumed.
-
-    Attributes:
-        points: the largest usual difference, either way, in points of percent.
-        reason: what was said where, in short; or why it is assumed.
-        source: where it was said; "" where it is assumed.
     """
 
-    points: float
-    reason: str
-    source: str = ""
+    points: float  # the largest usual difference, either way, in points of percent
+    reason: str  # what was said where, in short; or why it is assumed
+    source: str = ""  # where it was said; "" where it is assumed
 
 
 _COCO_AP = Spread(
@@ -67,61 +58,56 @@ _COCO_AP = Spread(
     "value, a reasonable random variation on COCO; others name 0.2 (Mask2Former issue 46) and 0.1 (GFocal issue 8)",
     "github.com/facebookresearch/moco issue 39",
 )
-_PQ = Spread(0.3, "assumed to be that of AP on COCO; no source was found")
-_ADE20K_MIOU = Spread(
-    1.0,
-    "a user saw mIoU differ by up to 1 to 2 points between seeds, and the author answered that ADE20K varies most of "
-    "all datasets; the lower end is taken",
-    "github.com/Visual-Attention-Network/SegNeXt issue 48",
-)
-_CITYSCAPES_MIOU = Spread(
-    0.5,
-    "three runs of one PSPNet of MMSegmentation gave 75.06, 74.63 and 73.76, and a maintainer called the last an "
-    "outlier; the others lie 0.43 apart",
-    "github.com/open-mmlab/mmsegmentation issue 1208",
-)
-_PASCAL_CONTEXT_MIOU = Spread(0.5, "assumed to be that of Cityscapes; no source was found")
-_PIXEL_ACCURACY = Spread(0.3, "assumed; no source was found")
+_MIOU = {
+    "ade20k": Spread(
+        1.0,
+        "a user saw mIoU differ by up to 1 to 2 points between seeds, and the author answered that ADE20K varies most "
+        "of all datasets; the lower end is taken",
+        "github.com/Visual-Attention-Network/SegNeXt issue 48",
+    ),
+    "pascal_context_59": Spread(0.5, "assumed to be that of Cityscapes; no source was found"),
+    "cityscapes": Spread(
+        0.5,
+        "three runs of one PSPNet of MMSegmentation gave 75.06, 74.63 and 73.76, and a maintainer called the last an "
+        "outlier; the others lie 0.43 apart",
+        "github.com/open-mmlab/mmsegmentation issue 1208",
+    ),
+}
 
 # Dataset -> metric -> its spread. Testing at several scales does not change how much trainings differ.
 _AP = {name: _COCO_AP for name in ("box_ap", "mask_ap", "box_ap_test_dev", "mask_ap_test_dev")}
-SPREADS: Mapping[str, Mapping[str, Spread]] = MappingProxyType(
-    {
-        "coco": MappingProxyType(_AP),
-        "coco_panoptic": MappingProxyType({**_AP, "pq": _PQ}),
-        **{
-            dataset: MappingProxyType(
-                {
-                    "miou": miou,
-                    "miou_multi_scale": miou,
-                    "miou_scales_not_stated": miou,
-                    "pix_acc_multi_scale": _PIXEL_ACCURACY,
-                }
-            )
-            for dataset, miou in {
-                "ade20k": _ADE20K_MIOU,
-                "pascal_context_59": _PASCAL_CONTEXT_MIOU,
-                "cityscapes": _CITYSCAPES_MIOU,
-            }.items()
-        },
-    }
-)
+SPREADS: Mapping[str, Mapping[str, Spread]] = {
+    "coco": _AP,
+    "coco_panoptic": {**_AP, "pq": Spread(0.3, "assumed to be that of AP on COCO; no source was found")},
+    **{
+        dataset: {
+            **dict.fromkeys(("miou", "miou_multi_scale", "miou_scales_not_stated"), spread),
+            "pix_acc_multi_scale": Spread(0.3, "assumed; no source was found"),
+        }
+        for dataset, spread in _MIOU.items()
+    },
+}
 
 
 def read_report(recipes: Sequence[Recipe], output_dir: Path, folder: Path) -> dict[str, Any]:
-    """Return the content at the top of this file.
-
-    Args:
-        recipes: to report on.
-        output_dir: where they were run.
-        folder: that the report is to be written to.
-    """
+    """Return the content at the top of this file, of runs in ``output_dir``, for a report in ``folder``."""
     entries = [_report_recipe(recipe, output_dir / recipe.name, folder) for recipe in recipes]
     unknown = sorted(file.parent for file in output_dir.glob(f"*/{RUN_FILE}") if file.parent.name not in RECIPES)
+    real = [entry for entry in entries if not entry["smoke"]]
+    states, verdicts = [entry["state"] for entry in real], [entry["verdict"] for entry in real]
     return {
         "format": 2,
         "output_dir": output_dir.as_posix(),
-        "totals": _count(entries),
+        "totals": {
+            "recipes": len(entries),
+            "run": sum(state in STATES for state in states),
+            **{state: states.count(state) for state in ("finished", "running", "failed")},
+            "smoke": len(entries) - len(real),
+            "smoke_failed": sum(entry["smoke"] and entry["state"] == "failed" for entry in entries),
+            "broken": states.count("broken"),
+            "not_run": states.count("not run"),
+            **{verdict: verdicts.count(verdict) for verdict in ("within", "below", "above")},
+        },
         "spread": [
             {"dataset": dataset, "metric": metric, **asdict(spread)}
             for dataset, spreads in SPREADS.items()
@@ -129,21 +115,6 @@ def read_report(recipes: Sequence[Recipe], output_dir: Path, folder: Path) -> di
         ],
         "problems": [f"{unknown_folder} holds the run of an unknown recipe" for unknown_folder in unknown],
         "recipes": entries,
-    }
-
-
-def _count(entries: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    real = [entry for entry in entries if not entry["smoke"]]
-    states, verdicts = [entry["state"] for entry in real], [entry["verdict"] for entry in real]
-    return {
-        "recipes": len(entries),
-        "run": sum(state in STATES for state in states),
-        **{state: states.count(state) for state in ("finished", "running", "failed")},
-        "smoke": len(entries) - len(real),
-        "smoke_failed": sum(entry["smoke"] and entry["state"] == "failed" for entry in entries),
-        "broken": states.count("broken"),
-        "not_run": states.count("not run"),
-        **{verdict: verdicts.count(verdict) for verdict in VERDICTS},
     }
 
 
@@ -159,21 +130,19 @@ def _report_recipe(recipe: Recipe, run_folder: Path, folder: Path) -> dict[str, 
     except (ConfigError, OSError) as error:
         state = "broken"
         problems.append(" ".join(str(error).split()))
-    metrics = [_compare(metric, recipe, run) for metric in METRICS if metric in {**recipe.metrics, **_measured(run)}]
+    known = recipe.metrics.keys() | (run.metrics.keys() if run else set())
+    metrics = [_compare(metric, recipe, run) for metric in METRICS if metric in known]
     verdicts = {entry["verdict"] for entry in metrics}
     log = run_folder / LOG_FILE
     return {
-        "name": recipe.name,
-        "framework": recipe.framework,
-        "dataset": recipe.dataset,
-        "source": recipe.source,
+        **{key: getattr(recipe, key) for key in ("name", "framework", "dataset", "source")},
         "state": state,
         "smoke": run is not None and run.smoke,
         "verdict": next((verdict for verdict in ("below", "above", "within") if verdict in verdicts), None),
         "metrics": metrics,
         **{name: getattr(run, name, "") for name in ("error", "machine", "command", "started", "ended")},
         "versions": dict(run.versions) if run else {},
-        "steps": [{**asdict(step), "seconds": _finite(step.seconds)} for step in run.steps] if run else [],
+        "steps": [{**asdict(step), "seconds": finite(step.seconds)} for step in run.steps] if run else [],
         "log": _relative(log, folder) if log.is_file() else None,
         "metric_files": [_relative(file, folder) for file in training_files(run_folder, recipe.framework)],
         "problems": problems,
@@ -181,67 +150,38 @@ def _report_recipe(recipe: Recipe, run_folder: Path, folder: Path) -> dict[str, 
     }
 
 
-def _measured(run: Run | None) -> Mapping[str, float | None]:
-    return run.metrics if run is not None else {}
-
-
-def _finite(value: float | None) -> float | None:
-    try:
-        return float(value) if value is not None and math.isfinite(value) else None
-    except OverflowError:  # an integer of JSON may be beyond every float
-        return None
-
-
 def _compare(metric: str, recipe: Recipe, run: Run | None) -> dict[str, Any]:
     """Return a metric beside the published one; a verdict where the run was real, finished, and gave a number."""
-    measured, published = _finite(_measured(run).get(metric)), recipe.metrics.get(metric)
+    measured, published = finite(run.metrics.get(metric)) if run else None, recipe.metrics.get(metric)
     spread = SPREADS[recipe.dataset].get(metric)
-    difference = None
+    points = spread.points if spread else None
+    difference = verdict = None
     if measured is not None and published is not None and run is not None and not run.smoke:
         difference = round(measured - published, 2) + 0.0  # never -0.0
-    reason = _reason(metric, measured, published, spread, run)
-    verdict = None
-    if not reason and difference is not None and spread is not None:
-        verdict = "within" if abs(difference) <= spread.points else "below" if difference < 0 else "above"
-    return {
-        "metric": metric,
-        "measured": measured,
-        "published": published,
-        "difference": difference,
-        "spread": spread.points if spread else None,
-        "verdict": verdict,
-        "reason": reason,
-    }
-
-
-def _reason(
-    metric: str, measured: float | None, published: float | None, spread: Spread | None, run: Run | None
-) -> str:
-    """Return why a metric has no verdict; "" where it has one."""
-    if run is None:
-        return "not measured"
-    if run.smoke:
-        return "no verdict: smoke run"
-    if published is None:
-        return "none published"
-    if run.settings:
-        return "no verdict: run with --set"
-    if measured is None:
-        return "not a number" if metric in run.metrics else "not measured"
-    if run.state != "finished":
-        return f"no verdict: {run.state}"
-    return "" if spread is not None else "usual spread not known"
+    reasons = [
+        ("not measured", run is None),
+        ("no verdict: smoke run", run and run.smoke),
+        ("none published", published is None),
+        ("no verdict: run with --set", run and run.settings),
+        ("not a number", measured is None and run and metric in run.metrics),
+        ("not measured", measured is None),
+        (f"no verdict: {run and run.state}", run and run.state != "finished"),
+        ("usual spread not known", spread is None),
+    ]
+    reason = next((text for text, holds in reasons if holds), "")
+    if not reason and difference is not None and points is not None:
+        verdict = "within" if abs(difference) <= points else "below" if difference < 0 else "above"
+    found = {"metric": metric, "measured": measured, "published": published, "difference": difference}
+    return found | {"spread": points, "verdict": verdict, "reason": reason}
 
 
 def _record(run: Run | None) -> str:
     """Return the line of ``MEASURED`` that records a finished run of the unchanged recipe; "" for another run."""
     if run is None or run.smoke or run.state != "finished" or run.settings or run.eval_only:
         return ""
-    metrics = {name: round(value, 2) for name in METRICS if (value := _finite(run.metrics.get(name))) is not None}
-    if not metrics:
-        return ""
+    metrics = {name: round(value, 2) for name in METRICS if (value := finite(run.metrics.get(name))) is not None}
     name, machine, date, command = map(json.dumps, (run.recipe, run.machine, run.ended[:10], run.command))
-    return f"{name}: Measurement({name}, {json.dumps(metrics)}, {machine}, {date}, {command}),"
+    return f"{name}: Measurement({name}, {json.dumps(metrics)}, {machine}, {date}, {command})," if metrics else ""
 
 
 def _relative(file: Path, folder: Path) -> str:

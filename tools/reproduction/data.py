@@ -10,24 +10,18 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
-from reproduction import pascal_context
-from reproduction.common import DEFAULT_WORKERS, add_data_root, select_recipes
-from reproduction.panoptic_coco import DOWNLOAD as PANOPTIC_DOWNLOAD
-from reproduction.panoptic_coco import coco_categories
+from reproduction import panoptic_coco, pascal_context
+from reproduction.common import DEFAULT_WORKERS, SPLITS, Item, add_data_root, select_recipes
 from resnest_backbones.errors import ConfigError
 from resnest_backbones.model_zoo import Recipe
-
-Item = TypeVar("Item")
 
 _QUICK = 100  # label maps of a folder that a quick check reads
 _SHOWN = 3  # names in a message
@@ -37,112 +31,94 @@ _IGNORED = 255  # the label that every loader of the recipes ignores
 
 @dataclass(frozen=True)
 class Folder:
-    """Files that a split needs, one for each of its images.
+    """Files that a split needs, one for each of its images."""
 
-    Attributes:
-        path: below the data root.
-        suffix: of the files, behind the name of the image.
-        source: where they come from.
-        last_label: the largest label of label maps; None for other images.
-        modes: of PIL, in which the recipes' loaders read label maps.
-        shared: with another split, so that the number of files says nothing.
-    """
-
-    path: str
-    suffix: str
-    source: str
-    last_label: int | None = None
-    modes: tuple[str, ...] = ("L", "P")
-    shared: bool = False
+    path: str  # below the data root
+    suffix: str  # of the files, behind the name of the image
+    source: str  # where they come from
+    last_label: int | None = None  # the largest label of label maps; None for other images
+    modes: tuple[str, ...] = ("L", "P")  # of PIL, in which the recipes' loaders read label maps
+    shared: bool = False  # with another split, so that the number of files says nothing
 
 
 @dataclass(frozen=True)
 class Split:
-    """A split of a dataset.
+    """A split of a dataset."""
 
-    Attributes:
-        name: ``train`` or ``val``.
-        count: published number of its images.
-        folders: the images first.
-        index: file below the data root that names the images; "" where the folders do.
-        index_source: where it comes from.
-    """
-
-    name: str
-    count: int
-    folders: tuple[Folder, ...]
-    index: str = ""
-    index_source: str = ""
+    name: str  # train or val
+    count: int  # published number of its images
+    folders: tuple[Folder, ...]  # the images first
+    index: str  # file below the data root that names the images; "" where the folders do
+    index_source: str  # where it comes from
 
 
-def _coco(split: str, count: int) -> Split:
-    page = "from https://cocodataset.org/#download"
-    images = Folder(f"coco/{split}2017", ".jpg", f"{page}, {split}2017.zip")
-    json_file = f"coco/annotations/instances_{split}2017.json"
-    return Split(split, count, (images,), json_file, f"{page}, annotations_trainval2017.zip")
+def _splits(
+    counts: tuple[int, int], *folders: Folder, index: str = "", source: str = "", names: Sequence[str] = SPLITS
+) -> tuple[Split, ...]:
+    splits = []
+    for split, count, name in zip(SPLITS, counts, names, strict=True):
+        named = [[text.replace("{split}", name) for text in (f.path, f.source)] for f in folders]
+        filled = tuple(replace(f, path=path, source=text) for f, (path, text) in zip(folders, named, strict=True))
+        splits.append(Split(split, count, filled, index.replace("{split}", name), source))
+    return tuple(splits)
 
 
-def _panoptic(split: str, count: int) -> Split:
-    source, made = f"from {PANOPTIC_DOWNLOAD}", "made by `python tools/prepare_panoptic_coco.py`"
-    maps = Folder(f"coco/panoptic_{split}2017", ".png", source)
-    # Detectron2 reads these as grey values: it would take the colours of a palette for labels.
-    stuff = Folder(f"coco/panoptic_stuff_{split}2017", ".png", made, 53, ("L",))
-    return Split(split, count, (maps, stuff), f"coco/annotations/panoptic_{split}2017.json", source)
-
-
-def _ade20k(split: str, count: int) -> Split:
-    root, source = "ade/ADEChallengeData2016", "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
-    folder = {"train": "training", "val": "validation"}[split]
-    images = Folder(f"{root}/images/{folder}", ".jpg", f"from {source}")
-    return Split(split, count, (images, Folder(f"{root}/annotations/{folder}", ".png", f"from {source}", 150)))
-
-
-def _pascal_context(split: str, count: int) -> Split:
-    root = "VOCdevkit/VOC2010"
-    made = (
-        f"made by `python tools/prepare_pascal_context.py` from {pascal_context.ANNOTATION_FILE} "
-        f"({pascal_context.ANNOTATIONS_DOWNLOAD}) and the images"
-    )
-    images = Folder(f"{root}/JPEGImages", ".jpg", f"from {pascal_context.IMAGES_DOWNLOAD}", shared=True)
-    maps = Folder(f"{root}/SegmentationClassContext", ".png", made, 59, shared=True)
-    return Split(split, count, (images, maps), f"{root}/ImageSets/SegmentationContext/{split}.txt", made)
-
-
-def _cityscapes(split: str, count: int) -> Split:
-    page = "from https://www.cityscapes-dataset.com/downloads/"
-    made = (
-        f"{page} (gtFine_trainvaltest.zip), then `pip install cityscapesscripts` and "
-        "`CITYSCAPES_DATASET=DATA_ROOT/cityscapes csCreateTrainIdLabelImgs`"
-    )
-    images = Folder(f"cityscapes/leftImg8bit/{split}", "_leftImg8bit.png", f"{page} (leftImg8bit_trainvaltest.zip)")
-    return Split(split, count, (images, Folder(f"cityscapes/gtFine/{split}", "_gtFine_labelTrainIds.png", made, 18)))
-
-
-LAYOUT: Mapping[str, tuple[Split, Split]] = {
-    "coco": (_coco("train", 118287), _coco("val", 5000)),
-    "coco_panoptic": (_panoptic("train", 118287), _panoptic("val", 5000)),
-    "ade20k": (_ade20k("train", 20210), _ade20k("val", 2000)),
-    "pascal_context_59": (_pascal_context("train", 4998), _pascal_context("val", 5105)),
-    "cityscapes": (_cityscapes("train", 2975), _cityscapes("val", 500)),
+_COCO, _CITYSCAPES = "from https://cocodataset.org/#download", "from https://www.cityscapes-dataset.com/downloads/"
+_PANOPTIC, _STUFF = f"from {panoptic_coco.DOWNLOAD}", "made by `python tools/prepare_panoptic_coco.py`"
+_ADE, _ADE_ZIP = "ade/ADEChallengeData2016", "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
+_VOC = "VOCdevkit/VOC2010"
+_CONTEXT = (
+    f"made by `python tools/prepare_pascal_context.py` from {pascal_context.ANNOTATION_FILE} "
+    f"({pascal_context.ANNOTATIONS_DOWNLOAD}) and the images"
+)
+_TRAIN_IDS = (
+    f"{_CITYSCAPES} (gtFine_trainvaltest.zip), then `pip install cityscapesscripts` and "
+    "`CITYSCAPES_DATASET=DATA_ROOT/cityscapes csCreateTrainIdLabelImgs`"
+)
+LAYOUT: Mapping[str, tuple[Split, ...]] = {
+    "coco": _splits(
+        (118287, 5000),
+        Folder("coco/{split}2017", ".jpg", _COCO + ", {split}2017.zip"),
+        index="coco/annotations/instances_{split}2017.json",
+        source=f"{_COCO}, annotations_trainval2017.zip",
+    ),
+    "coco_panoptic": _splits(
+        (118287, 5000),
+        Folder("coco/panoptic_{split}2017", ".png", _PANOPTIC),
+        # Detectron2 reads these as grey values: it would take the colours of a palette for labels.
+        Folder("coco/panoptic_stuff_{split}2017", ".png", _STUFF, 53, ("L",)),
+        index="coco/annotations/panoptic_{split}2017.json",
+        source=_PANOPTIC,
+    ),
+    "ade20k": _splits(
+        (20210, 2000),
+        Folder(f"{_ADE}/images/{{split}}", ".jpg", f"from {_ADE_ZIP}"),
+        Folder(f"{_ADE}/annotations/{{split}}", ".png", f"from {_ADE_ZIP}", 150),
+        names=("training", "validation"),
+    ),
+    "pascal_context_59": _splits(
+        (4998, 5105),
+        Folder(f"{_VOC}/JPEGImages", ".jpg", f"from {pascal_context.IMAGES_DOWNLOAD}", shared=True),
+        Folder(f"{_VOC}/SegmentationClassContext", ".png", _CONTEXT, 59, shared=True),
+        index=f"{_VOC}/ImageSets/SegmentationContext/{{split}}.txt",
+        source=_CONTEXT,
+    ),
+    "cityscapes": _splits(
+        (2975, 500),
+        Folder("cityscapes/leftImg8bit/{split}", "_leftImg8bit.png", f"{_CITYSCAPES} (leftImg8bit_trainvaltest.zip)"),
+        Folder("cityscapes/gtFine/{split}", "_gtFine_labelTrainIds.png", _TRAIN_IDS, 18),
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Extent:
-    """How far a check goes.
+    """How far a check goes."""
 
-    Attributes:
-        any_count: accept other numbers of images than the published ones.
-        quick: read only a sample of the label maps, spread over each folder.
-        training: check the split for training, too.
-        workers: threads that read label maps.
-        progress: show progress bars.
-    """
-
-    any_count: bool = False
-    quick: bool = False
-    training: bool = True
-    workers: int = 1
+    any_count: bool = False  # accept other numbers of images than the published ones
+    quick: bool = False  # read only a sample of the label maps, spread over each folder
+    training: bool = True  # check the split for training, too
+    workers: int = 1  # threads that read label maps
     progress: bool = False
 
 
@@ -154,10 +130,9 @@ def datasets_of(recipe: Recipe) -> tuple[str, ...]:
 def needs(recipe: Recipe) -> list[str]:
     """Return what a recipe needs below the data root, a line for each split."""
     lines = []
-    for dataset in datasets_of(recipe):
-        for split in LAYOUT[dataset]:
-            paths = ", ".join(filter(None, (split.index, *(folder.path for folder in split.folders))))
-            lines.append(f"{split.count} images to {'train' if split.name == 'train' else 'evaluate'} on: {paths}")
+    for split in (split for dataset in datasets_of(recipe) for split in LAYOUT[dataset]):
+        paths = ", ".join(filter(None, (split.index, *(folder.path for folder in split.folders))))
+        lines.append(f"{split.count} images to {'train' if split.name == 'train' else 'evaluate'} on: {paths}")
     return lines
 
 
@@ -190,14 +165,13 @@ def _check_dataset(dataset: str, data_root: Path, extent: Extent, *, masks: bool
                 yield f"{data_root / split.index}: {len(both)} images are in the other split, too: {_some(both)}"
         else:
             names = sorted({name for files in found.values() for name in files or ()})
+        images = found[split.folders[0]] or {}
         for folder, files in found.items():
             if files and (missing := [f"{name}{folder.suffix}" for name in names if name not in files]):
                 text = f"{len(missing)} of {len(names)} files are missing: {_some(missing)}"
                 yield f"{data_root / folder.path}: {text}; {folder.source}"
-        images = found[split.folders[0]] or {}
-        for folder, files in found.items():
-            if folder.last_label is not None:
-                pairs = [(files[name], images[name]) for name in names if name in (files or {}) and name in images]
+            if files and folder.last_label is not None:
+                pairs = [(files[name], images[name]) for name in names if name in files and name in images]
                 yield from _label_map_problems(data_root / folder.path, folder, pairs, extent)
 
 
@@ -214,9 +188,6 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-# The files that name the images of a split
-
-
 def _read_index(file: Path, *, masks: bool) -> list[str]:
     """Return the names of images in a list or in annotations of COCO, without suffix; raise what is wrong with it."""
     try:
@@ -231,50 +202,34 @@ def _read_index(file: Path, *, masks: bool) -> list[str]:
     lists = [content.get(key) for key in ("images", "annotations", "categories")]
     if not all(isinstance(value, list) and all(isinstance(item, dict) for item in value) for value in lists):
         raise ConfigError("must have lists of images, annotations and categories")
+    images, annotations, categories = lists
     panoptic = file.name.startswith("panoptic")
-    _check_categories(content["categories"], panoptic=panoptic)
-    if panoptic:
-        _check_fields(content["annotations"], {"image_id", "file_name", "segments_info"})
-    else:
-        needed = {"image_id", "category_id", "bbox", *(["segmentation"] if masks else [])}
-        _check_fields(content["annotations"], needed)
-        images = {image.get("id") for image in content["images"]}
-        if unknown := {annotation["image_id"] for annotation in content["annotations"]} - images:
-            raise ConfigError(f"has annotations of images that it does not list: {_some([*map(str, sorted(unknown))])}")
-    return [Path(str(item.get("file_name"))).stem for item in content["annotations" if panoptic else "images"]]
-
-
-def _check_categories(categories: Sequence[Mapping[str, Any]], *, panoptic: bool) -> None:
-    expected = {number: pair for number, pair in coco_categories().items() if panoptic or pair[1]}
-    found = {category.get("id"): (category.get("name"), category.get("isthing", 1)) for category in categories}
-    if found != expected:
-        number = next(number for number in (*expected, *found) if found.get(number) != expected.get(number))
-        raise ConfigError(
-            f"must have the {len(expected)} categories of COCO; id {number} must be {expected.get(number)} (name, "
-            f"isthing), got {found.get(number)}"
-        )
-
-
-def _check_fields(annotations: Sequence[Mapping[str, Any]], needed: set[str]) -> None:
-    masks = "segmentation" in needed
+    known = panoptic_coco.coco_categories().items()
+    expected = {number: pair for number, pair in known if panoptic or pair[1]}
+    if wrong_kinds := panoptic_coco.wrong_categories(categories, expected):
+        raise ConfigError(wrong_kinds)
+    needed = {"image_id", "file_name", "segments_info"} if panoptic else {"image_id", "category_id", "bbox"}
+    masks = masks and not panoptic
+    needed |= {"segmentation"} if masks else set()
     wrong = [a for a in annotations if not needed <= a.keys() or (masks and not a["segmentation"])]
     if wrong or not annotations:
         which = f"{len(wrong)} of {len(annotations)} lack some: id {_some([str(a.get('id')) for a in wrong])}"
         raise ConfigError(f"must have annotations with {', '.join(sorted(needed))}; {which if wrong else 'got none'}")
-
-
-# Label maps
+    unknown = {annotation["image_id"] for annotation in annotations} - {image.get("id") for image in images}
+    if unknown and not panoptic:
+        raise ConfigError(f"has annotations of images that it does not list: {_some([*map(str, sorted(unknown))])}")
+    return [Path(str(item.get("file_name"))).stem for item in (annotations if panoptic else images)]
 
 
 def _label_map_problems(
     path: Path, folder: Folder, pairs: Sequence[tuple[Path, Path]], extent: Extent
 ) -> Iterator[str]:
-    if extent.quick:
-        pairs = spread(pairs, _QUICK)
-    with ThreadPoolExecutor(extent.workers) as pool:
-        results = pool.map(partial(_label_map_problem, folder), pairs)
-        show = tqdm(results, total=len(pairs), desc=f"labels in {path.name}", disable=not extent.progress)
-        wrong = [problem for problem in show if problem]
+    pairs = spread(pairs, _QUICK) if extent.quick else pairs
+    results = thread_map(
+        partial(_label_map_problem, folder), pairs, max_workers=extent.workers, desc=f"labels in {path.name}",
+        disable=not extent.progress,
+    )  # fmt: skip
+    wrong = [problem for problem in results if problem]
     yield from wrong[:_SHOWN_FILES]
     if len(wrong) > _SHOWN_FILES:
         yield f"{path}: {len(wrong)} of the {len(pairs)} label maps that were read are wrong"
@@ -309,9 +264,6 @@ def spread(items: Sequence[Item], count: int) -> list[Item]:
     return [items[number * (len(items) - 1) // (count - 1)] for number in range(count)]
 
 
-# The command
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``data``."""
     parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="default: all")
@@ -335,8 +287,7 @@ def main(args: argparse.Namespace) -> int:
         if not users:
             continue
         print(f"{dataset}, for {users[0].name if len(users) == 1 else f'{len(users)} recipes'}:", flush=True)
-        masks = any("mask_ap" in recipe.metrics for recipe in users)
-        before = total
+        masks, before = any("mask_ap" in recipe.metrics for recipe in users), total
         for problem in _check_dataset(dataset, args.data_root, extent, masks=masks):
             print(f"  {problem}", flush=True)
             total += 1

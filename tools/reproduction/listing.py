@@ -19,17 +19,16 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from textwrap import wrap
-from typing import Any
+from typing import Any, NamedTuple
 
 from documents.costs import costs
 from reproduction.commands import batch_of_segmentor
 from reproduction.common import select_recipes
-from reproduction.data import LAYOUT, datasets_of, needs
+from reproduction.data import LAYOUT, needs
 from resnest_backbones.errors import ConfigError
 from resnest_backbones.model_zoo import METRICS, Recipe, config_root, get_config, get_config_file
 
@@ -38,8 +37,6 @@ _DEVICE_RATE_SOURCE = (
     ", about that of a V100 in float32: Detectron2's MODEL_ZOO.md has 0.210 s per iteration of Faster R-CNN R50-FPN 1x "
     "on 8 V100 with 2 images each, 9.8 TFLOP/s by the same formula"
 )
-_OPERATIONS = 3 * 2  # forward and backward of one multiply-add
-_WIDTH = (72, 120)  # least and most columns
 # Metric -> what a reader must know of it.
 _NOTES = {
     "box_ap_test_dev": "test-dev has no public annotations: `run` gives the metrics on val2017; the config with "
@@ -48,15 +45,8 @@ _NOTES = {
 }
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What the training of a recipe takes.
-
-    Attributes:
-        images: seen in the whole schedule.
-        multiply_adds: mean forward of one of them.
-        gpu_hours: all GPUs together.
-    """
+class Estimate(NamedTuple):
+    """What the training of a recipe takes: images seen, mean forward of one, hours of all GPUs together."""
 
     images: int
     multiply_adds: float
@@ -64,11 +54,7 @@ class Estimate:
 
 
 def estimate(recipe: Recipe, device_rate: float = DEVICE_RATE) -> Estimate:
-    """Estimate the training of a recipe.
-
-    Args:
-        recipe: the recipe.
-        device_rate: effective rate of one GPU in TFLOP/s.
+    """Estimate the training of a recipe on GPUs with an effective rate in TFLOP/s.
 
     Raises:
         ConfigError: ``device_rate`` is not positive.
@@ -76,22 +62,17 @@ def estimate(recipe: Recipe, device_rate: float = DEVICE_RATE) -> Estimate:
     """
     if not device_rate > 0:
         raise ConfigError(f"--device-rate must be positive, got {device_rate}")
-    cfg = get_config(recipe.name)
-    cost = costs()[recipe.name]
+    cfg, cost, area = get_config(recipe.name), costs()[recipe.name], 1.0
     if recipe.framework == "detectron2":
         images, area = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH, _detector_area(cfg, cost.height)
-    else:
-        images, area = _images_of_segmentor(cfg, recipe), 1.0  # counted on the crop that it is trained on
+    else:  # counted on the crop that it is trained on
+        batch = batch_of_segmentor(recipe)
+        if cfg.train_cfg.type == "IterBasedTrainLoop":
+            images = batch * cfg.train_cfg.max_iters
+        else:  # an epoch drops what fills no batch
+            images = batch * cfg.train_cfg.max_epochs * (LAYOUT[recipe.dataset][0].count // batch)
     scaled = cost.multiply_adds * area
-    return Estimate(images, scaled, _OPERATIONS * scaled * images / (device_rate * 1e12) / 3600)
-
-
-def _images_of_segmentor(cfg: Any, recipe: Recipe) -> int:
-    batch = batch_of_segmentor(recipe)
-    if cfg.train_cfg.type == "IterBasedTrainLoop":
-        return int(cfg.train_cfg.max_iters) * batch
-    training_images = LAYOUT[datasets_of(recipe)[0]][0].count
-    return int(cfg.train_cfg.max_epochs) * (training_images // batch) * batch  # an epoch drops what fills no batch
+    return Estimate(images, scaled, 3 * 2 * scaled * images / (device_rate * 1e12) / 3600)
 
 
 def _detector_area(cfg: Any, counted: int) -> float:
@@ -119,11 +100,7 @@ def as_dict(recipe: Recipe, device_rate: float) -> dict[str, Any]:
         found = None
     return {
         "recipe": recipe.name,
-        "framework": recipe.framework,
-        "dataset": recipe.dataset,
-        "method": recipe.method,
-        "backbone": recipe.backbone,
-        "schedule": recipe.schedule,
+        **{key: getattr(recipe, key) for key in ("framework", "dataset", "method", "backbone", "schedule")},
         "published": dict(recipe.metrics),
         "config": get_config_file(recipe.name),
         "source": recipe.source,
@@ -136,23 +113,29 @@ def as_dict(recipe: Recipe, device_rate: float) -> dict[str, Any]:
 
 
 def as_text(listed: Sequence[dict[str, Any]], device_rate: float, width: int) -> str:
-    """Return the recipes for a terminal, those of a dataset and a folder of configs together.
-
-    Args:
-        listed: the recipes.
-        device_rate: that their GPU-hours were estimated with.
-        width: columns of the terminal.
-    """
-    width = min(max(width, _WIDTH[0]), _WIDTH[1])
+    """Return the recipes for a terminal of ``width`` columns, those of a dataset and a folder of configs together."""
+    width, root = min(max(width, 72), 120), config_root().parent
     sources = list(dict.fromkeys(entry["source"] for entry in listed))
     groups: dict[tuple[str, Path], list[dict[str, Any]]] = {}
     for entry in listed:
         groups.setdefault((entry["dataset"], Path(entry["config"]).parent), []).append(entry)
     lines: list[str] = []
-    for (_, folder), group in groups.items():
-        lines += ["", *_heading(group, folder, width)]
+    for (dataset, folder), group in groups.items():
+        title = f"{dataset}, with {group[0]['framework']}"
+        place = folder.relative_to(root) if folder.is_relative_to(root) else folder
+        lines += ["", title, "=" * len(title), f"configs: {place}/RECIPE{Path(group[0]['config']).suffix}"]
+        for need in dict.fromkeys(need for entry in group for need in entry["data"]):
+            lines += wrap(need, width, subsequent_indent="      ")
+        lines.append("")
         for entry in group:
-            lines += _entry(entry, sources.index(entry["source"]) + 1, width)
+            name, hours = entry["recipe"], entry["gpu_hours"]
+            cost = f"{hours:7,.0f} GPU-hours" if hours else f"{entry['framework']} is missing"
+            cost = f"{cost} [{sources.index(entry['source']) + 1}]"
+            head = f"{name:<{width - len(cost) - 1}} {cost}"
+            lines += [head] if len(head) <= width else [name, f"{cost:>{width}}"]
+            published = ", ".join(f"{METRICS[metric]} {value:g}" for metric, value in entry["published"].items())
+            for text in filter(None, (f"published: {published}", entry["note"])):
+                lines += wrap(text, width, initial_indent="    ", subsequent_indent="      ")
     total = sum(entry["gpu_hours"] or 0 for entry in listed)
     lines += ["", f"{len(listed)} recipes, {total:,.0f} GPU-hours", ""]
     for number, source in enumerate(sources, start=1):
@@ -169,40 +152,14 @@ def _rate_in_words(device_rate: float) -> str:
     )
 
 
-def _heading(group: Sequence[dict[str, Any]], folder: Path, width: int) -> Iterator[str]:
-    root = config_root().parent
-    title = f"{group[0]['dataset']}, with {group[0]['framework']}"
-    suffix = Path(group[0]["config"]).suffix
-    yield from (title, "=" * len(title))
-    yield f"configs: {folder.relative_to(root) if folder.is_relative_to(root) else folder}/RECIPE{suffix}"
-    for need in dict.fromkeys(need for entry in group for need in entry["data"]):
-        yield from wrap(need, width, subsequent_indent="      ")
-    yield ""
-
-
-def _entry(entry: dict[str, Any], source: int, width: int) -> list[str]:
-    hours = f"{entry['gpu_hours']:7,.0f} GPU-hours" if entry["gpu_hours"] else f"{entry['framework']} is missing"
-    hours = f"{hours} [{source}]"
-    name = entry["recipe"]
-    head = f"{name:<{width - len(hours) - 1}} {hours}"
-    lines = [head] if len(head) <= width else [name, f"{hours:>{width}}"]
-    published = ", ".join(f"{METRICS[metric]} {value:g}" for metric, value in entry["published"].items())
-    for text in filter(None, (f"published: {published}", entry["note"])):
-        lines += wrap(text, width, initial_indent="    ", subsequent_indent="      ")
-    return lines
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``list``."""
     parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="default: all")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
-        "--device-rate",
-        type=float,
-        default=DEVICE_RATE,
-        metavar="TFLOPS",
+        "--device-rate", type=float, default=DEVICE_RATE, metavar="TFLOPS",
         help="effective rate of one GPU that GPU-hours are estimated with (default: %(default)g, a V100 in float32)",
-    )
+    )  # fmt: skip
 
 
 def main(args: argparse.Namespace) -> int:

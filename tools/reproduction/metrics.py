@@ -36,7 +36,6 @@ _CURVES: Mapping[str, Mapping[str, str]] = {
     "detectron2": {"total_loss": "loss"} | {"/".join(names): metric for metric, names in _DETECTRON2.items()},
     "mmseg": {"loss": "loss", "mIoU": "miou"},
 }
-_COPYPASTE = re.compile(r"copypaste: (.*)")
 # Detectron2 logs the first when it starts. Our tool logs the second before metrics of several scales, which have the
 # same names as those of one scale that recipes publish.
 _START, _SEVERAL_SCALES = "Rank of current process: ", "Evaluating with test-time augmentation"
@@ -51,12 +50,6 @@ def read_metrics(*files: str | Path, key: str = "iteration") -> dict[str, Curve]
     Args:
         files: of one training, in the order of time: Detectron2's ``metrics.json``, MMEngine's ``scalars.json``.
         key: name of the iteration in a line: "iteration" in Detectron2, "step" in MMEngine.
-
-    Returns:
-        Name -> (iterations in growing order, values).
-
-    Raises:
-        OSError: a file cannot be read.
     """
     curves: dict[str, Curve] = {}
     for file in files:
@@ -99,51 +92,36 @@ def _records(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def training_files(folder: Path, framework: str) -> list[Path]:
-    """Return the files of metrics that the training of a recipe wrote, in the order of time."""
+    """Return the files of metrics that a training wrote, in the order of time."""
     pattern = "train/metrics.json" if framework == "detectron2" else "train/*/vis_data/scalars.json"
     return sorted(file for file in folder.glob(pattern) if file.is_file())
 
 
 def read_curves(folder: Path, framework: str) -> dict[str, Curve]:
-    """Read the loss and the recipe's metrics over the iterations of its training.
-
-    Args:
-        folder: of the recipe's run.
-        framework: ``detectron2`` or ``mmseg``.
-
-    Returns:
-        "loss", or a name of ``METRICS`` -> curve; in percent where it is a metric.
-
-    Raises:
-        OSError: a file cannot be read.
-    """
+    """Read "loss" and metrics, by the names of ``METRICS``, of the training of a run."""
     found = read_metrics(*training_files(folder, framework), key="iteration" if framework == "detectron2" else "step")
     return {ours: found[name] for name, ours in _CURVES[framework].items() if name in found}
 
 
+def finite(value: object) -> float | None:
+    """Return a number as a float; None for what is not finite, not a number, or beyond every float."""
+    try:
+        return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
 def final_metrics(recipe: Recipe, folder: Path) -> dict[str, float | None]:
-    """Read the metrics that a recipe publishes and its run gave.
+    """Read the metrics that a recipe publishes from the folder of its run.
 
-    Args:
-        recipe: the recipe.
-        folder: of its run.
-
-    Returns:
-        In percent, by the names of ``METRICS``; None where the framework gave NaN. Metrics on test-dev are missing,
-        since it has no public annotations, and PQ where its package was not installed.
-
-    Raises:
-        ConfigError: there are none.
+    They are in percent, by the names of ``METRICS``; None where the framework gave NaN. Metrics on test-dev are
+    missing, since it has no public annotations, and PQ where its package was not installed. To have none is an error.
     """
     found = _of_detectron2(folder) if recipe.framework == "detectron2" else _of_mmseg(folder)
-    metrics = {metric: _finite(found[metric]) for metric in recipe.metrics if metric in found}
+    metrics = {metric: finite(found[metric]) for metric in recipe.metrics if metric in found}
     if not metrics:
         raise ConfigError(f"{folder} must hold the metrics of an evaluation, got none of {', '.join(recipe.metrics)}")
-    return metrics
-
-
-def _finite(value: Any) -> float | None:
-    return round(float(value), 4) if isinstance(value, (int, float)) and math.isfinite(value) else None
+    return {metric: value if value is None else round(value, 4) for metric, value in metrics.items()}
 
 
 def _of_detectron2(folder: Path) -> dict[str, Any]:
@@ -160,7 +138,7 @@ def _of_detectron2(folder: Path) -> dict[str, Any]:
 def _read_copypaste(log: Path) -> dict[str, Mapping[str, float]]:
     """Read the last evaluation in a log: lines ``Task: bbox``, then ``AP,AP50``, then ``42.3,60.1``."""
     last = log.read_text(encoding="utf-8", errors="replace").rpartition(_START)[2]
-    lines = _COPYPASTE.findall(last.partition(_SEVERAL_SCALES)[0])
+    lines = re.findall("copypaste: (.*)", last.partition(_SEVERAL_SCALES)[0])
     tasks: dict[str, Mapping[str, float]] = {}
     for number, line in enumerate(lines[:-2]):
         if line.startswith("Task: "):

@@ -22,25 +22,28 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from reproduction.common import add_data_root, add_map_options, map_files, save_label_map
+from reproduction.common import SPLITS, add_data_root, add_map_options, map_files, save_label_map
 from resnest_backbones.cli import print_next
-from resnest_backbones.errors import DatasetError, add_verbose, one_line_errors
+from resnest_backbones.errors import DatasetError, one_line_errors
 
-SPLITS = ("train", "val")
 DOWNLOAD = "https://cocodataset.org/#download, panoptic_annotations_trainval2017.zip and the two zip files inside it"
 VOID = 255  # label of pixels without a segment
 
 
 @cache
 def coco_categories() -> Mapping[int, tuple[str, int]]:
-    """Return COCO's panoptic categories: id -> (name, 1 for a thing and 0 for stuff), 80 and 53 of them.
-
-    Raises:
-        ImportError: Detectron2, which has them, is not installed.
-    """
+    """Return COCO's panoptic categories: id -> (name, 1 for a thing and 0 for stuff), 80 and 53 of them."""
     from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
     return {category["id"]: (category["name"], category["isthing"]) for category in COCO_CATEGORIES}
+
+
+def wrong_categories(categories: Sequence[Mapping[str, Any]], expected: Mapping[int, tuple[str, int]]) -> str:
+    """Return what is wrong with the categories of annotations of COCO; "" where they are the expected ones."""
+    found = {category.get("id"): (category.get("name"), category.get("isthing", 1)) for category in categories}
+    number = next((n for n in (*expected, *found) if found.get(n) != expected.get(n)), None)
+    pair = f"{expected.get(number)} (name, isthing), got {found.get(number)}"
+    return f"must have the {len(expected)} categories of COCO; id {number} must be {pair}" if found != expected else ""
 
 
 @cache
@@ -51,15 +54,7 @@ def stuff_labels() -> Mapping[int, int]:
 
 
 def make_stuff_map(segment_ids: np.ndarray, segments: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Return the semantic label map (H, W) uint8 of an image.
-
-    Args:
-        segment_ids: (H, W), as ``read_segment_ids`` returns them.
-        segments: ``segments_info`` of the image's annotation: ``id`` and ``category_id`` of each.
-
-    Raises:
-        DatasetError: a category is not one of COCO's.
-    """
+    """Return the semantic label map (H, W) uint8 of segment ids (H, W) and the ``segments_info`` of their image."""
     labels = np.full(segment_ids.shape, VOID, dtype=np.uint8)
     for segment in segments:
         if segment["category_id"] not in stuff_labels():
@@ -69,11 +64,7 @@ def make_stuff_map(segment_ids: np.ndarray, segments: Sequence[Mapping[str, Any]
 
 
 def read_segment_ids(file: Path) -> np.ndarray:
-    """Read the segment ids (H, W) int64 of a panoptic map.
-
-    Raises:
-        DatasetError: the file cannot be read, or is not an RGB image of 8 bits.
-    """
+    """Read the segment ids (H, W) int64 of a panoptic map."""
     try:
         with Image.open(file) as image:
             if image.mode != "RGB":
@@ -85,16 +76,7 @@ def read_segment_ids(file: Path) -> np.ndarray:
 
 
 def prepare(coco: Path, split: str, *, workers: int = 1, progress: bool = False) -> int:
-    """Make the label maps of a split that are not there yet, each whole or not at all.
-
-    Args:
-        coco: folder of the files at the top of this module.
-        split: ``train`` or ``val``.
-        workers: processes.
-        progress: show a progress bar.
-
-    Returns:
-        The number of label maps written.
+    """Make the label maps of a split that are not there yet, each whole or not at all; return how many were written.
 
     Raises:
         DatasetError: annotations or panoptic maps are missing, cannot be read, or are not COCO's.
@@ -117,18 +99,14 @@ def prepare(coco: Path, split: str, *, workers: int = 1, progress: bool = False)
 def _read_annotations(file: Path) -> list[dict[str, Any]]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        categories = {category["id"]: (category["name"], category["isthing"]) for category in content["categories"]}
         annotations: list[dict[str, Any]] = content["annotations"]
+        wrong = wrong_categories(content["categories"], coco_categories())
     except FileNotFoundError as error:
         raise DatasetError(f"{file} does not exist; from {DOWNLOAD}") from error
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (AttributeError, OSError, ValueError, LookupError, TypeError) as error:
         raise DatasetError(f"{file} must be COCO's panoptic annotations, got {error!r}") from error
-    if categories != coco_categories():
-        wrong = sorted({*categories.items()} ^ {*coco_categories().items()})[0][0]
-        raise DatasetError(
-            f"{file} must have COCO's 133 categories; id {wrong} must be {coco_categories().get(wrong)}, "
-            f"got {categories.get(wrong)}"
-        )
+    if wrong:
+        raise DatasetError(f"{file} {wrong}")
     return annotations
 
 
@@ -141,8 +119,8 @@ def _convert(source: Path, target: Path, annotation: Mapping[str, Any]) -> None:
     save_label_map(labels, target / name)
 
 
-def build_argument_parser() -> argparse.ArgumentParser:
-    """Return the command line of ``tools/prepare_panoptic_coco.py``."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description="Make coco/panoptic_stuff_{train,val}2017 from COCO's panoptic annotations, for panoptic FPN.",
         epilog=f"example: python tools/prepare_panoptic_coco.py --data-root datasets. The annotations: {DOWNLOAD}.",
@@ -150,13 +128,6 @@ def build_argument_parser() -> argparse.ArgumentParser:
     add_data_root(parser)
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="default: both")
     add_map_options(parser)
-    add_verbose(parser)
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line."""
-    parser = build_argument_parser()
     args = parser.parse_args(arguments)
     for split in args.splits:
         folder = args.data_root / "coco" / f"panoptic_stuff_{split}2017"

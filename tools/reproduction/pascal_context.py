@@ -30,12 +30,11 @@ from typing import Any
 
 import numpy as np
 
-from reproduction.common import add_data_root, add_map_options, map_files, save_label_map, write_text
+from reproduction.common import SPLITS, add_data_root, add_map_options, map_files, save_label_map, write_text
 from resnest_backbones.cli import print_next
-from resnest_backbones.errors import DatasetError, add_verbose, one_line_errors
+from resnest_backbones.errors import DatasetError, one_line_errors
 
-SPLITS = ("train", "val")
-ANNOTATION_FILE = "trainval_merged.json"
+ANNOTATION_FILE, _LISTS = "trainval_merged.json", "ImageSets/SegmentationContext"
 IMAGES_DOWNLOAD = "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar"
 ANNOTATIONS_DOWNLOAD = f"https://codalabuser.blob.core.windows.net/public/{ANNOTATION_FILE}"
 
@@ -51,60 +50,46 @@ _LABELS = {category: label for label, category in enumerate((0, *CATEGORY_IDS))}
 
 
 def make_label_map(image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Return the label map (H, W) uint8 of an image: 0 none, 1..59 classes.
-
-    Args:
-        image: ``height`` and ``width``.
-        annotations: ``category_id`` and ``segmentation`` of each, in their order in the file.
+    """Return the label map (H, W) uint8 of an image and its annotations in their order: 0 none, 1..59 classes.
 
     Raises:
         DatasetError: a visible category is not one of the 59, or a mask has another size or is not an RLE.
-        ImportError: pycocotools is missing.
     """
-    categories = np.zeros((image["height"], image["width"]), dtype=np.int64)
+    from pycocotools import mask
+
+    shape = image["height"], image["width"]
+    categories, labels = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.uint8)
     for annotation in annotations:
-        categories[_decode(annotation["segmentation"], categories.shape)] = annotation["category_id"]
-    present = np.unique(categories).tolist()
-    if unknown := [category for category in present if category not in _LABELS]:
-        raise DatasetError(f"category_id must be one of the 59 classes, got {unknown[0]}")
-    labels = np.zeros(categories.shape, dtype=np.uint8)
-    for category in present:
+        rle = annotation["segmentation"]
+        if not isinstance(rle, Mapping) or tuple(rle.get("size", ())) != shape:
+            raise DatasetError(f"segmentation must be an RLE of the size {shape}, got {str(rle)[:60]}")
+        if isinstance(rle["counts"], list):  # not compressed
+            rle = mask.frPyObjects(dict(rle), *shape)
+        categories[mask.decode(rle).astype(bool)] = annotation["category_id"]
+    for category in np.unique(categories).tolist():
+        if category not in _LABELS:
+            raise DatasetError(f"category_id must be one of the 59 classes, got {category}")
         labels[categories == category] = _LABELS[category]
     return labels
 
 
-def _decode(rle: Any, shape: tuple[int, ...]) -> np.ndarray:
-    from pycocotools import mask
-
-    if not isinstance(rle, Mapping) or tuple(rle.get("size", ())) != shape:
-        raise DatasetError(f"segmentation must be an RLE of the size {shape}, got {str(rle)[:60]}")
-    if isinstance(rle["counts"], list):  # not compressed
-        rle = mask.frPyObjects(dict(rle), *shape)
-    decoded: np.ndarray = mask.decode(rle)
-    return decoded.astype(bool)
-
-
 def prepare(voc: Path, annotation_file: Path, *, workers: int = 1, progress: bool = False) -> dict[str, int]:
-    """Make the label maps that are not there yet, and the lists of both splits.
+    """Make the label maps that are not there yet, and the lists of both splits; return the images of each split.
 
     Each file is written whole or not at all. The lists come last: no config finds half of the label maps.
-
-    Args:
-        voc: the folder ``VOC2010`` at the top of this module.
-        annotation_file: ``trainval_merged.json``.
-        workers: processes.
-        progress: show a progress bar.
-
-    Returns:
-        The number of images of each split.
 
     Raises:
         DatasetError: annotations or images are missing, cannot be read, or are not as above.
         ImportError: pycocotools is missing.
     """
     images, annotations = _read(annotation_file)
-    _check_images(voc / "JPEGImages", images)
-    target, lists = voc / "SegmentationClassContext", voc / "ImageSets" / "SegmentationContext"
+    folder, target, lists = (voc / name for name in ("JPEGImages", "SegmentationClassContext", _LISTS))
+    there = {file.name for file in folder.glob("*")}
+    if missing := [image["file_name"] for image in images if image["file_name"] not in there]:
+        raise DatasetError(
+            f"{folder} must have the {len(images)} annotated images, {len(missing)} are missing, such as {missing[0]}; "
+            f"from {IMAGES_DOWNLOAD}"
+        )
     target.mkdir(exist_ok=True)
     done = {file.name for file in target.iterdir()}
     todo = [(image, annotations.get(image["image_id"], [])) for image in images if _label_name(image) not in done]
@@ -132,20 +117,9 @@ def _read(file: Path) -> tuple[list[dict[str, Any]], dict[int, list[dict[str, An
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise DatasetError(f"{file} must be the annotations of PASCAL-Context, got {error!r}") from error
     if not any(image["image_id"] in annotations for image in images):
-        raise DatasetError(
-            f"{file} must have annotated images of train and val, got {len(images)} images and annotations of "
-            f"{len(annotations)} others"
-        )
+        got = f"{len(images)} images and annotations of {len(annotations)} others"
+        raise DatasetError(f"{file} must have annotated images of train and val, got {got}")
     return images, annotations
-
-
-def _check_images(folder: Path, images: Sequence[Mapping[str, Any]]) -> None:
-    there = {file.name for file in folder.glob("*")}
-    if missing := [image["file_name"] for image in images if image["file_name"] not in there]:
-        raise DatasetError(
-            f"{folder} must have the {len(images)} annotated images, {len(missing)} are missing, such as {missing[0]}; "
-            f"from {IMAGES_DOWNLOAD}"
-        )
 
 
 def _label_name(image: Mapping[str, Any]) -> str:
@@ -161,8 +135,8 @@ def _convert(target: Path, item: tuple[Mapping[str, Any], Sequence[Mapping[str, 
     save_label_map(labels, target / _label_name(image))
 
 
-def build_argument_parser() -> argparse.ArgumentParser:
-    """Return the command line of ``tools/prepare_pascal_context.py``."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description="Make the label maps and lists of PASCAL-Context with 59 classes from its published annotations.",
         epilog="example: python tools/prepare_pascal_context.py --data-root datasets. "
@@ -173,13 +147,6 @@ def build_argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--annotations", type=Path, metavar="FILE",
                         help=f"default: {ANNOTATION_FILE} in VOCdevkit/VOC2010")  # fmt: skip
     add_map_options(parser)
-    add_verbose(parser)
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line."""
-    parser = build_argument_parser()
     args = parser.parse_args(arguments)
     voc = args.data_root / "VOCdevkit" / "VOC2010"
     with one_line_errors(parser.prog, ImportError, verbose=args.verbose):

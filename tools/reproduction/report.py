@@ -21,7 +21,7 @@ from tabulate import tabulate
 
 from reproduction.common import select_recipes, write_text
 from reproduction.compare import read_report
-from reproduction.metrics import Curve, read_curves
+from reproduction.metrics import read_curves
 from resnest_backbones.errors import ConfigError
 from resnest_backbones.model_zoo import METRICS
 
@@ -43,19 +43,43 @@ SPREAD_INTRODUCTION = (
     "each line says what it was taken from."
 )
 _COLUMNS = ("recipe", "state", "metric", "measured", "published", "difference", "usual spread", "verdict")
-_BACKTICKS = re.compile("`+")
 
 
-def headline(totals: Mapping[str, int]) -> str:
-    """Return how many recipes were run, and how close they came."""
+def make_view(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what Markdown and the page show of the content of ``report.json``, in words."""
+    entries = [_view_entry(entry) for entry in content["recipes"]]
+    places: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for item in content["spread"]:
+        taken_from = "; ".join(filter(None, (item["reason"], item["source"])))
+        place = (DATASETS[item["dataset"]], METRICS[item["metric"]])
+        places.setdefault((f"± {item['points']:.1f}", taken_from), []).append(place)
+    tables = {title: [entry for entry in entries if entry["dataset"] == key] for key, title in DATASETS.items()}
+    return {
+        "headline": _headline(content["totals"]),
+        "summary": _summary(content["totals"]),
+        "smoke": content["totals"]["smoke"],
+        "smoke_warning": SMOKE_WARNING,
+        "problems": content["problems"],
+        "columns": _COLUMNS,
+        "tables": {title: each for title, each in tables.items() if each},
+        "sections": [entry for entry in entries if entry["has_section"]],
+        "spread_introduction": SPREAD_INTRODUCTION,
+        "spreads": [  # each once: datasets, metrics, points, what it was taken from
+            (*("; ".join(dict.fromkeys(names)) for names in zip(*found, strict=True)), *spread)
+            for spread, found in places.items()
+        ],
+        "records": [entry["record"] for entry in entries if entry["record"]],
+    }
+
+
+def _headline(totals: Mapping[str, int]) -> str:
     return (
         f"{totals['run']} of {totals['recipes']} recipes run: {totals['within']} within the usual run-to-run spread of "
         f"what was published, {totals['below']} below, {totals['above']} above."
     )
 
 
-def summary(totals: Mapping[str, int]) -> str:
-    """Return what the headline leaves out."""
+def _summary(totals: Mapping[str, int]) -> str:
     sentences = [
         f"Of the recipes run, {totals['finished']} finished, {totals['running']} have not ended, {totals['failed']} "
         f"failed. {totals['not_run']} were not run."
@@ -71,95 +95,67 @@ def summary(totals: Mapping[str, int]) -> str:
     return " ".join(sentences)
 
 
-def state(entry: Mapping[str, Any]) -> str:
-    """Return how far a recipe came."""
-    return f"smoke run, {entry['state']}" if entry["smoke"] else str(entry["state"])
-
-
-def cells(entry: Mapping[str, Any], metric: Mapping[str, Any]) -> list[str]:
-    """Return metric, measured, published, difference, spread and verdict, as texts."""
-    numbers = [NOTHING if metric[key] is None else f"{metric[key]:.2f}" for key in ("measured", "published")]
-    difference = metric["difference"]
-    numbers.append(NOTHING if difference is None else f"{difference:+.2f}" if difference else "0.00")
-    numbers.append(NOTHING if metric["spread"] is None else f"± {metric['spread']:.1f}")
-    verdict = f"{metric['verdict']} the usual spread" if metric["verdict"] else metric["reason"]
-    return [METRICS[metric["metric"]], *numbers, NOTHING if entry["state"] == "not run" else verdict]
-
-
-def facts(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return what is to be known of a run: (name, value)."""
-    found = [("published in", entry["source"])]
+def _view_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
+    facts = {"published in": entry["source"]}
     if entry["state"] not in ("not run", "broken"):
         versions = ", ".join(f"{package} {version}" for package, version in entry["versions"].items())
-        found += [("machine", entry["machine"]), ("versions", versions), ("started", entry["started"])]
-        found += [("ended", entry["ended"]), ("command", entry["command"])]
+        facts |= {"machine": entry["machine"], "versions": versions}
+        facts |= {name: entry[name] for name in ("started", "ended", "command")}
         for step in entry["steps"]:
             hours = NOTHING if step["seconds"] is None else f"{step['seconds'] / 3600:.2f} h"
-            found.append((f"{step['name']}: {hours}, exit status {step['status']}", step["command"]))
-    return [(name, value or NOTHING) for name, value in found]
+            facts[f"{step['name']}: {hours}, exit status {step['status']}"] = step["command"]
+    return {
+        **entry,
+        "state_in_words": f"smoke run, {entry['state']}" if entry["smoke"] else entry["state"],
+        "has_section": entry["state"] != "not run" or bool(entry["problems"]),
+        "lines": [_cells(entry, metric) for metric in entry["metrics"]],
+        "facts": {name: value or NOTHING for name, value in facts.items()},
+    }
 
 
-def has_section(entry: Mapping[str, Any]) -> bool:
-    """Return whether there is more to say of a recipe than its lines in the table."""
-    return entry["state"] != "not run" or bool(entry["problems"])
-
-
-def spreads(content: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Return the usual spreads, each once: (datasets, metrics, points, what it was taken from)."""
-    places: dict[tuple[str, str], list[tuple[str, str]]] = {}
-    for item in content["spread"]:
-        taken_from = f"{item['reason']}; {item['source']}" if item["source"] else item["reason"]
-        place = (DATASETS[item["dataset"]], METRICS[item["metric"]])
-        places.setdefault((f"± {item['points']:.1f}", taken_from), []).append(place)
-    return [
-        (*("; ".join(dict.fromkeys(names)) for names in zip(*found, strict=True)), points, taken_from)  # type: ignore[misc]
-        for (points, taken_from), found in places.items()
-    ]
+def _cells(entry: Mapping[str, Any], metric: Mapping[str, Any]) -> list[str]:
+    """Return metric, measured, published, difference, spread and verdict, as texts."""
+    formats = {"measured": "{:.2f}", "published": "{:.2f}", "difference": "{:+.2f}", "spread": "± {:.1f}"}
+    numbers = [NOTHING if metric[key] is None else text.format(metric[key]) for key, text in formats.items()]
+    verdict = f"{metric['verdict']} the usual spread" if metric["verdict"] else metric["reason"]
+    verdict = NOTHING if entry["state"] == "not run" else verdict
+    return [METRICS[metric["metric"]], *(number.replace("+0.00", "0.00") for number in numbers), verdict]
 
 
 # Markdown
 
 
-def as_markdown(content: Mapping[str, Any]) -> str:
+def as_markdown(view: Mapping[str, Any]) -> str:
     """Return ``report.md``."""
-    entries, totals = content["recipes"], content["totals"]
-    parts = ["# Reproduction report", f"**{headline(totals)}**", summary(totals)]
-    parts += [f"> **{SMOKE_WARNING}**"] * bool(totals["smoke"])
-    if content["problems"]:
-        parts += ["## Problems", _bullets(content["problems"])]
-    for dataset, title in DATASETS.items():
-        lines = [
-            [f"`{entry['name']}`", state(entry), *cells(entry, metric)]
-            for entry in entries
-            if entry["dataset"] == dataset
-            for metric in entry["metrics"]
-        ]
-        if lines:
-            parts += [f"## {title}", _table(lines, _COLUMNS, right=range(3, 7))]
-    parts += ["## The runs", *(_section(entry) for entry in entries if has_section(entry))]
+    parts = ["# Reproduction report", f"**{view['headline']}**", view["summary"]]
+    parts += [f"> **{SMOKE_WARNING}**"] * bool(view["smoke"])
+    parts += ["## Problems", _bullets(view["problems"])] * bool(view["problems"])
+    for title, entries in view["tables"].items():
+        rows = [[f"`{e['name']}`", e["state_in_words"], *cells] for e in entries for cells in e["lines"]]
+        parts += [f"## {title}", _table(rows, _COLUMNS, right=range(3, 7))]
+    parts.append("## The runs")
+    for entry in view["sections"]:
+        parts.append(f"### {entry['name']}: {entry['state_in_words']}")
+        parts += [f"**{SMOKE_WARNING}**"] * entry["smoke"]
+        parts += [f"Error: {_code(entry['error'])}"] * bool(entry["error"])
+        parts += [_bullets(entry["problems"])] * bool(entry["problems"])
+        lines = [f"- {name}: {_code(value)}" for name, value in entry["facts"].items()]
+        if entry["log"]:
+            lines.append(f"- log: [{Path(entry['log']).name}]({quote(entry['log'])})")
+        parts.append("\n".join(lines))
     head = ("dataset", "metric", "points", "taken from")
-    parts += ["## The usual run-to-run spread", SPREAD_INTRODUCTION, _table(spreads(content), head, right=[2])]
-    if records := [entry["record"] for entry in entries if entry["record"]]:
-        fence = "`" * max(3, _longest_backticks("\n".join(records)) + 1)
-        code = "\n".join([f"{fence}python", *records, fence])
-        parts += ["## To record these measurements", "Put into `MEASURED` of `resnest_backbones/model_zoo.py`:", code]
+    parts += ["## The usual run-to-run spread", SPREAD_INTRODUCTION, _table(view["spreads"], head, right=[2])]
+    if view["records"]:
+        code = "\n".join(view["records"])
+        fence = "`" * max(3, _longest_backticks(code) + 1)
+        parts += ["## To record these measurements", "Put into `MEASURED` of `resnest_backbones/model_zoo.py`:"]
+        parts.append(f"{fence}python\n{code}\n{fence}")
     return "\n\n".join(parts) + "\n"
 
 
 def _table(lines: Sequence[Sequence[str]], head: Sequence[str], *, right: Sequence[int]) -> str:
     align = ["right" if number in right else "left" for number in range(len(head))]
     return tabulate(lines, head, tablefmt="pipe", disable_numparse=True, colalign=align)
-
-
-def _section(entry: Mapping[str, Any]) -> str:
-    parts = [f"### {entry['name']}: {state(entry)}"]
-    parts += [f"**{SMOKE_WARNING}**"] * entry["smoke"]
-    parts += [f"Error: {_code(entry['error'])}"] * bool(entry["error"])
-    parts += [_bullets(entry["problems"])] * bool(entry["problems"])
-    lines = [f"- {name}: {_code(value)}" for name, value in facts(entry)]
-    if entry["log"]:
-        lines.append(f"- log: [{Path(entry['log']).name}]({quote(entry['log'])})")
-    return "\n\n".join([*parts, "\n".join(lines)])
 
 
 def _bullets(texts: Sequence[str]) -> str:
@@ -177,13 +173,13 @@ def _code(text: str) -> str:
 
 
 def _longest_backticks(text: str) -> int:
-    return max(map(len, _BACKTICKS.findall(text)), default=0)
+    return max(map(len, re.findall("`+", text)), default=0)
 
 
 # The page
 
 
-def as_html(content: Mapping[str, Any], output_dir: Path) -> str:
+def as_html(view: Mapping[str, Any], output_dir: Path) -> str:
     """Return ``report.html``: one file without scripts, the curves embedded as PNG."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -192,56 +188,38 @@ def as_html(content: Mapping[str, Any], output_dir: Path) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.globals.update(
-        headline=headline, summary=summary, state=state, cells=cells, facts=facts, has_section=has_section,
-        spreads=spreads, quote=quote, datasets=DATASETS, smoke_warning=SMOKE_WARNING,
-        spread_introduction=SPREAD_INTRODUCTION, columns=_COLUMNS,
-    )  # fmt: skip
-    curves = {entry["name"]: draw_curves(entry, output_dir / entry["name"]) for entry in content["recipes"]}
-    return environment.get_template("report.html.j2").render(content=content, curves=curves) + "\n"
+    curves = {entry["name"]: draw_curves(entry, output_dir / entry["name"]) for entry in view["sections"]}
+    return environment.get_template("report.html.j2").render(**view, curves=curves, quote=quote) + "\n"
 
 
 def draw_curves(entry: Mapping[str, Any], folder: Path) -> tuple[str, str] | None:
-    """Draw loss and metrics of a training over its iterations.
-
-    Args:
-        entry: of the recipe in the report.
-        folder: of its run.
-
-    Returns:
-        A PNG as a data URL, and what it shows in words; None where the training left no curves.
-
-    Raises:
-        OSError: a file cannot be read.
-    """
+    """Draw loss and metrics of the training in a folder: a PNG as a data URL, and its text; None without curves."""
     curves = read_curves(folder, entry["framework"])
     if not curves:
         return None
-    metrics = {name: curve for name, curve in curves.items() if name != "loss"}
     published = {item["metric"]: item["published"] for item in entry["metrics"] if not entry["smoke"]}
     figure = Figure(figsize=(9, 2.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.set(title="training loss", xlabel="iteration")
     right.set(title="metrics on the validation split", xlabel="iteration", ylabel="percent")
-    if "loss" in curves:
-        left.plot(*curves["loss"], linewidth=1)
-    for number, (name, curve) in enumerate(metrics.items()):
-        right.plot(*curve, marker="o", markersize=3, color=f"C{number}", label=METRICS[name])
+    texts = []
+    for number, (name, curve) in enumerate(curves.items()):
+        color, label = f"C{number}", METRICS.get(name, name)
+        if name == "loss":
+            left.plot(*curve, linewidth=1)
+        else:
+            right.plot(*curve, marker="o", markersize=3, color=color, label=label)
         if published.get(name) is not None:
-            right.axhline(published[name], color=f"C{number}", linestyle="--", label=f"published {published[name]:g}")
-    if metrics:
+            right.axhline(published[name], color=color, linestyle="--", label=f"published {published[name]:g}")
+        (first, *_, last), (start, *_, end) = ([*values, values[-1]] for values in curve)
+        texts.append(f"{label} from {start:.4g} at iteration {first} to {end:.4g} at iteration {last}")
+    if curves.keys() - {"loss"}:
         right.legend(fontsize="small")
     for axes in (left, right):
         axes.grid(alpha=0.3)
     stream = io.BytesIO()
     figure.savefig(stream, dpi=90, metadata={"Software": None})
-    text = "; ".join(_described(name, curve) for name, curve in curves.items())
-    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}", text
-
-
-def _described(name: str, curve: Curve) -> str:
-    (first, *_, last), (start, *_, end) = ([*values, values[-1]] for values in curve)
-    return f"{METRICS.get(name, name)} from {start:.4g} at iteration {first} to {end:.4g} at iteration {last}"
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}", "; ".join(texts)
 
 
 # The command
@@ -264,23 +242,24 @@ def main(args: argparse.Namespace) -> int:
         raise ConfigError(f"--output-dir must be a folder that recipes were run in, got {args.output_dir}")
     folder = args.to or args.output_dir / "report"
     content = read_report(recipes, args.output_dir, folder)
-    if not content["problems"] and not any(has_section(entry) for entry in content["recipes"]):
+    view = make_view(content)
+    if not view["problems"] and not view["sections"]:
         name = "no recipe" if len(recipes) > 1 else recipes[0].name
         raise ConfigError(f"{name} was run in {args.output_dir}; `run` writes there, or give another --output-dir")
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
-        "report.md": as_markdown(content),
+        "report.md": as_markdown(view),
         "report.json": json.dumps(content, indent=1, allow_nan=False) + "\n",
-        "report.html": as_html(content, args.output_dir),
+        "report.html": as_html(view, args.output_dir),
     }
     for name, text in texts.items():
         write_text(folder / name, text)
-    print(headline(content["totals"]), summary(content["totals"]), sep="\n")
-    problems = [f"{entry['name']}: {text}" for entry in content["recipes"] for text in entry["problems"]]
-    for problem in [*content["problems"], *problems]:
+    print(view["headline"], view["summary"], sep="\n")
+    problems = [f"{entry['name']}: {text}" for entry in view["sections"] for text in entry["problems"]]
+    for problem in [*view["problems"], *problems]:
         print(f"problem: {problem}")
-    if records := [entry["record"] for entry in content["recipes"] if entry["record"]]:
+    if view["records"]:
         print("to record these measurements, put into MEASURED of resnest_backbones/model_zoo.py:")
-        print(*(f"    {line}" for line in records), sep="\n")
+        print(*(f"    {line}" for line in view["records"]), sep="\n")
     print("written: " + ", ".join(str(folder / name) for name in texts))
     return 0

@@ -43,62 +43,37 @@ RUN_FILE, LOG_FILE = "run.json", "log.txt"
 STATES = ("running", "finished", "failed")
 _GRACE = 30  # seconds for a command to end after SIGTERM
 _ERROR = re.compile(r"(?:^|\s)(?:[\w.]+(?:Error|Exception|Exit)|[\w.]+: error): ?\S.*")
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True)
 class Step:
-    """A command of a recipe that has ended.
-
-    Attributes:
-        name: ``train``, ``test``, ``test_tta`` or ``evaluate``.
-        command: as one would type it.
-        seconds: of its last attempt.
-        status: its exit status.
-    """
+    """A command of a recipe that has ended."""
 
     name: str
-    command: str
-    seconds: float
+    command: str  # as one would type it
+    seconds: float  # of its last attempt
     status: int
 
 
 @dataclass(frozen=True)
 class Run:
-    """How far the run of a recipe came, and what it gave: the content of ``run.json``.
-
-    Attributes:
-        recipe: its name.
-        state: one of ``STATES``; a run that was killed stays ``running``.
-        smoke: whether the data were not the published ones, so that the metrics mean nothing.
-        command: that ran the recipe, as one would type it.
-        settings: KEY=VALUE of ``--set`` for its framework.
-        eval_only: checkpoint that was evaluated instead of training; "" where it was trained.
-        machine: what it ran on.
-        versions: package -> version.
-        started: date and time, ISO 8601, UTC.
-        ended: likewise; "" while it runs.
-        error: why it failed, in one line.
-        metrics: in percent, by the names of ``METRICS``; None where the framework gave NaN.
-        steps: that have ended.
-    """
+    """How far the run of a recipe came, and what it gave: the content of ``run.json``."""
 
     recipe: str
-    state: str
-    smoke: bool
-    command: str
-    settings: list[str]
-    eval_only: str
+    state: str  # one of STATES; a run that was killed stays "running"
+    smoke: bool  # whether the data were not the published ones, so that the metrics mean nothing
+    command: str  # that ran the recipe, as one would type it
+    settings: list[str]  # KEY=VALUE of --set for its framework
+    eval_only: str  # checkpoint that was evaluated instead of training; "" where it was trained
     machine: str
-    versions: Mapping[str, str]
-    started: str
-    ended: str = ""
-    error: str = ""
-    metrics: Mapping[str, float | None] = field(default_factory=dict)
-    steps: list[Step] = field(default_factory=list)
+    versions: Mapping[str, str]  # of packages
+    started: str  # date and time, ISO 8601, UTC
+    ended: str = ""  # likewise; "" while it runs
+    error: str = ""  # why it failed, in one line
+    metrics: Mapping[str, float | None] = field(default_factory=dict)  # in percent, by the names of METRICS; None: NaN
+    steps: list[Step] = field(default_factory=list)  # that have ended
 
     def write(self, folder: Path) -> None:
-        """Write ``run.json``, whole or not at all."""
         write_text(folder / RUN_FILE, json.dumps(asdict(self), indent=1) + "\n")
 
 
@@ -134,123 +109,8 @@ def _check_types(run: Run) -> None:
         raise ValueError(f"it has an unknown state or metric: {run.state}, {', '.join(run.metrics)}")
 
 
-# The command line
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``run``."""
-    parser.add_argument("recipes", nargs="+", metavar="RECIPE", help="a name, a pattern or a dataset")
-    parser.add_argument(
-        "--output-dir", type=Path, default=Path("reproduced"), metavar="DIR", help="default: %(default)s"
-    )
-    add_data_root(parser)
-    parser.add_argument("--skip-data-check", action="store_true", help="do not check the data first")
-    parser.add_argument(
-        "--any-count",
-        action="store_true",
-        help="accept other numbers of images than the published ones; the run is reported as a smoke run",
-    )
-    parser.add_argument(
-        "--eval-only", type=Path, metavar="FILE", help="evaluate this checkpoint of the one recipe, without training"
-    )
-    parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", dest="settings",
-        help="change settings of the configs, Detectron2's (SOLVER.IMS_PER_BATCH=8) or MMSegmentation's "
-        "(train_dataloader.batch_size=2)",
-    )  # fmt: skip
-    parser.add_argument("--dry-run", action="store_true", help="print the commands and do nothing")
-    group = parser.add_argument_group("GPUs and machines", "each machine runs this command once")
-    group.add_argument(
-        "--num-gpus", type=int, default=max(torch.cuda.device_count(), 1), metavar="N",
-        help="per machine; without GPUs, processes on the CPU (default: all GPUs)",
-    )  # fmt: skip
-    group.add_argument("--num-machines", type=int, default=1, metavar="M", help="default: %(default)s")
-    group.add_argument("--machine-rank", type=int, default=0, metavar="R", help="number of this machine, from 0")
-    group.add_argument("--dist-url", metavar="URL", help="tcp://HOST:PORT of machine 0, the same on all machines")
-
-
-def main(args: argparse.Namespace) -> int:
-    """Run recipes one after the other; return 1 where one failed, 130 after an interruption."""
-    recipes = select_recipes(args.recipes)
-    _check_arguments(args, recipes)
-    commands = {recipe: make_commands(recipe, args, number) for number, recipe in enumerate(recipes)}
-    if args.dry_run:
-        for each in commands.values():
-            print(*(command.as_typed() for command in each), sep="\n")
-        return 0
-    failed = {}
-    with _signals_as_interrupt():
-        for number, recipe in enumerate(recipes, start=1):
-            print(f"[{number}/{len(recipes)}] {recipe.name}", flush=True)
-            try:
-                print(f"finished: {_in_words(run_recipe(recipe, args, commands[recipe]).metrics)}", flush=True)
-            except (ResNeStError, OSError) as error:
-                failed[recipe.name] = str(error)
-                print(f"FAILED: {error}", flush=True)
-    print(f"{len(recipes) - len(failed)} of {len(recipes)} recipes finished")
-    for name, text in failed.items():
-        print(f"FAILED {name}: {text}\n  log: {args.output_dir / name / _log_name(args)}")
-    return 1 if failed else 0
-
-
-def _check_arguments(args: argparse.Namespace, recipes: Sequence[Recipe]) -> None:
-    """Refuse what no recipe can be run with.
-
-    Raises:
-        ConfigError: the message names the option.
-        resnest_backbones.errors.CheckpointError: the file of ``--eval-only`` is not the published one of its name.
-    """
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        raise ConfigError("`run` must be started once per machine without torchrun, which it starts itself")
-    if args.num_gpus < 1:
-        raise ConfigError(f"--num-gpus must be positive, got {args.num_gpus}")
-    if not 0 <= args.machine_rank < args.num_machines:
-        raise ConfigError(
-            f"--machine-rank must be from 0 to --num-machines less 1, got {args.machine_rank} of {args.num_machines}"
-        )
-    for setting in args.settings:
-        if not any(settings_for(recipe, [setting]) for recipe in recipes):
-            frameworks = " and ".join(sorted({recipe.framework for recipe in recipes}))
-            raise ConfigError(f"--set {setting} is for none of the recipes, which are of {frameworks}")
-    if args.eval_only:
-        if len(recipes) != 1:
-            raise ConfigError(f"--eval-only goes with one recipe, got {len(recipes)}")
-        if not args.eval_only.is_file():
-            raise ConfigError(f"--eval-only must be a file, got {args.eval_only}")
-        published = find_published(args.eval_only.name)
-        if published is not None:
-            published.check(args.eval_only)
-
-
-@contextlib.contextmanager
-def _signals_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP do what Ctrl-C does, except where they are ignored, as by nohup."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-# Running
-
-
 def run_recipe(recipe: Recipe, args: argparse.Namespace, commands: Sequence[Command]) -> Run:
-    """Run a recipe from where an earlier run of it stopped.
-
-    Args:
-        recipe: the recipe.
-        args: of ``run``.
-        commands: of the recipe.
-
-    Returns:
-        What is in its ``run.json``: finished.
+    """Run a recipe from where an earlier run of it stopped; return what is in its ``run.json``, finished.
 
     Raises:
         ConfigError: the folder holds a run with other settings, a command failed, or it left no metrics.
@@ -271,46 +131,9 @@ def run_recipe(recipe: Recipe, args: argparse.Namespace, commands: Sequence[Comm
         raise OSError(f"{folder} is in use: another process runs this recipe") from error
 
 
-def _run_locked(recipe: Recipe, args: argparse.Namespace, commands: Sequence[Command], run: Run) -> Run:
-    """Run what is left of a recipe; the first machine writes the result."""
-    folder, is_main = args.output_dir / recipe.name, args.machine_rank == 0
-
-    def save(**changes: Any) -> Run:
-        nonlocal run
-        run = replace(run, **changes)
-        if is_main:
-            run.write(folder)
-        return run
-
-    save()
-    try:
-        if not args.skip_data_check:
-            _check_data(recipe, args)
-        for command in commands:
-            if any(step.name == command.name and step.status == 0 for step in run.steps):
-                print(f"{command.name}: done already")
-                continue
-            step = _run_command(command, folder / _log_name(args))
-            save(steps=[*(other for other in run.steps if other.name != step.name), step])
-            if step.status != 0:
-                raise ConfigError(find_error(folder / _log_name(args), step))
-        metrics = final_metrics(recipe, folder) if is_main else {}
-        return save(state="finished", ended=_now(), metrics=metrics)
-    except (ResNeStError, OSError) as error:
-        # A finished training that left no metrics evaluates anew when it is run again.
-        steps = [] if all(step.status == 0 for step in run.steps) else run.steps
-        save(state="failed", ended=_now(), error=" ".join(str(error).split()), steps=steps)
-        raise
-    except KeyboardInterrupt:
-        save(state="failed", ended=_now(), error="interrupted")
-        print("interrupted; the same command goes on from here", flush=True)
-        raise
-
-
 def _begin(recipe: Recipe, args: argparse.Namespace, folder: Path) -> Run:
     """Return the run with what an earlier one did, or that one itself where it has finished."""
-    here = describe_machine()
-    count = count_processes(args)
+    here, count = describe_machine(), count_processes(args)
     processes = f"{count} process{'es' if count > 1 else ''} on {here['machine']}"
     run = Run(
         recipe=recipe.name,
@@ -339,12 +162,42 @@ def _begin(recipe: Recipe, args: argparse.Namespace, folder: Path) -> Run:
     return replace(run, machine=machine, started=earlier.started, steps=earlier.steps)
 
 
-def _check_data(recipe: Recipe, args: argparse.Namespace) -> None:
-    extent = Extent(any_count=args.any_count, quick=True, training=not args.eval_only)
-    problems = list(check(recipe, args.data_root, extent))
-    if problems:
-        print(*problems, sep="\n")
-        raise DatasetError(problems[0] + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""))
+def _run_locked(recipe: Recipe, args: argparse.Namespace, commands: Sequence[Command], run: Run) -> Run:
+    """Run what is left of a recipe; the first machine writes the result."""
+    folder, is_main = args.output_dir / recipe.name, args.machine_rank == 0
+
+    def save(**changes: Any) -> Run:
+        nonlocal run
+        run = replace(run, **changes)
+        if is_main:
+            run.write(folder)
+        return run
+
+    save()
+    try:
+        if not args.skip_data_check:
+            extent = Extent(any_count=args.any_count, quick=True, training=not args.eval_only)
+            if problems := list(check(recipe, args.data_root, extent)):
+                print(*problems, sep="\n")
+                raise DatasetError(problems[0] + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""))
+        for command in commands:
+            if any(step.name == command.name and step.status == 0 for step in run.steps):
+                print(f"{command.name}: done already")
+                continue
+            step = _run_command(command, folder / _log_name(args))
+            save(steps=[*(other for other in run.steps if other.name != step.name), step])
+            if step.status != 0:
+                raise ConfigError(find_error(folder / _log_name(args), step))
+        return save(state="finished", ended=_now(), metrics=final_metrics(recipe, folder) if is_main else {})
+    except (ResNeStError, OSError) as error:
+        # A finished training that left no metrics evaluates anew when it is run again.
+        steps = [] if all(step.status == 0 for step in run.steps) else run.steps
+        save(state="failed", ended=_now(), error=" ".join(str(error).split()), steps=steps)
+        raise
+    except KeyboardInterrupt:
+        save(state="failed", ended=_now(), error="interrupted")
+        print("interrupted; the same command goes on from here", flush=True)
+        raise
 
 
 def _run_command(command: Command, log_file: Path) -> Step:
@@ -365,24 +218,20 @@ def _run_command(command: Command, log_file: Path) -> Step:
                 print(line.decode(errors="replace"), end="", flush=True)
             status = process.wait()
         except BaseException:
-            _stop(process)
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, number)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.communicate(timeout=_GRACE)
+                    break
             raise
     return Step(command.name, typed, round(time.monotonic() - begin, 1), status)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    for number, seconds in ((signal.SIGTERM, _GRACE), (signal.SIGKILL, _GRACE)):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=seconds)
-            return
 
 
 def find_error(log_file: Path, step: Step) -> str:
     """Return the line that says why a command failed: the last error in its log, else its last line."""
     text = log_file.read_text(encoding="utf-8", errors="replace").rpartition("\n=== ")[2]
-    lines = [line.rpartition("\r")[2].strip() for line in _COLOURS.sub("", text).splitlines()[1:]]
+    lines = [line.rpartition("\r")[2].strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()[1:]]
     errors = [line for line in lines if _ERROR.search(line) and "ChildFailedError" not in line]  # torchrun's
     last = next((line for line in reversed(lines) if line), "it printed nothing")
     return errors[-1] if errors else f"{step.name} ended with status {step.status}: {last}"
@@ -392,9 +241,96 @@ def _log_name(args: argparse.Namespace) -> str:
     return LOG_FILE if args.machine_rank == 0 else f"log_of_machine_{args.machine_rank}.txt"
 
 
-def _in_words(metrics: Mapping[str, float | None]) -> str:
-    return ", ".join(f"{METRICS[name]} {'nan' if value is None else f'{value:.2f}'}" for name, value in metrics.items())
-
-
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+# The command
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``run``."""
+    add = parser.add_argument
+    add("recipes", nargs="+", metavar="RECIPE", help="a name, a pattern or a dataset")
+    add("--output-dir", type=Path, default=Path("reproduced"), metavar="DIR", help="default: %(default)s")
+    add_data_root(parser)
+    add("--skip-data-check", action="store_true", help="do not check the data first")
+    add(
+        "--any-count", action="store_true",
+        help="accept other numbers of images than the published ones; the run is reported as a smoke run",
+    )  # fmt: skip
+    add("--eval-only", type=Path, metavar="FILE", help="evaluate this checkpoint of the one recipe, without training")
+    add(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", dest="settings",
+        help="change settings of the configs, Detectron2's (SOLVER.IMS_PER_BATCH=8) or MMSegmentation's "
+        "(train_dataloader.batch_size=2)",
+    )  # fmt: skip
+    add("--dry-run", action="store_true", help="print the commands and do nothing")
+    add = parser.add_argument_group("GPUs and machines", "each machine runs this command once").add_argument
+    add(
+        "--num-gpus", type=int, default=max(torch.cuda.device_count(), 1), metavar="N",
+        help="per machine; without GPUs, processes on the CPU (default: all GPUs)",
+    )  # fmt: skip
+    add("--num-machines", type=int, default=1, metavar="M", help="default: %(default)s")
+    add("--machine-rank", type=int, default=0, metavar="R", help="number of this machine, from 0")
+    add("--dist-url", metavar="URL", help="tcp://HOST:PORT of machine 0, the same on all machines")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run recipes one after the other; return 1 where one failed, 130 after an interruption."""
+    recipes = select_recipes(args.recipes)
+    _check_arguments(args, recipes)
+    commands = {recipe: make_commands(recipe, args, number) for number, recipe in enumerate(recipes)}
+    if args.dry_run:
+        print(*(command.as_typed() for each in commands.values() for command in each), sep="\n")
+        return 0
+    failed = {}
+    with _signals_as_interrupt():
+        for number, recipe in enumerate(recipes, start=1):
+            print(f"[{number}/{len(recipes)}] {recipe.name}", flush=True)
+            try:
+                metrics = run_recipe(recipe, args, commands[recipe]).metrics.items()
+                texts = (f"{METRICS[key]} {'nan' if value is None else f'{value:.2f}'}" for key, value in metrics)
+                print(f"finished: {', '.join(texts)}", flush=True)
+            except (ResNeStError, OSError) as error:
+                failed[recipe.name] = str(error)
+                print(f"FAILED: {error}", flush=True)
+    print(f"{len(recipes) - len(failed)} of {len(recipes)} recipes finished")
+    for name, text in failed.items():
+        print(f"FAILED {name}: {text}\n  log: {args.output_dir / name / _log_name(args)}")
+    return 1 if failed else 0
+
+
+def _check_arguments(args: argparse.Namespace, recipes: Sequence[Recipe]) -> None:
+    """Refuse what no recipe can be run with."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise ConfigError("`run` must be started once per machine without torchrun, which it starts itself")
+    if args.num_gpus < 1:
+        raise ConfigError(f"--num-gpus must be positive, got {args.num_gpus}")
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise ConfigError(
+            f"--machine-rank must be from 0 to --num-machines less 1, got {args.machine_rank} of {args.num_machines}"
+        )
+    for setting in args.settings:
+        if not any(settings_for(recipe, [setting]) for recipe in recipes):
+            frameworks = " and ".join(sorted({recipe.framework for recipe in recipes}))
+            raise ConfigError(f"--set {setting} is for none of the recipes, which are of {frameworks}")
+    if args.eval_only:
+        if len(recipes) != 1:
+            raise ConfigError(f"--eval-only goes with one recipe, got {len(recipes)}")
+        if not args.eval_only.is_file():
+            raise ConfigError(f"--eval-only must be a file, got {args.eval_only}")
+        if (published := find_published(args.eval_only.name)) is not None:
+            published.check(args.eval_only)
+
+
+@contextlib.contextmanager
+def _signals_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP do what Ctrl-C does, except where they are ignored, as by nohup."""
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
