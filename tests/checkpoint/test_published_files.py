@@ -103,8 +103,7 @@ def detector_file(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def coco(tmp_path_factory) -> Path:
     """A few images with COCO's categories."""
-    pytest.importorskip("skimage")
-    pytest.importorskip("sklearn")
+    pytest.importorskip("detectron2")
     root = tmp_path_factory.mktemp("smoke") / "data"
     make_smoke_data(root)
     return root / "coco"

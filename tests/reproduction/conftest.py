@@ -9,8 +9,6 @@ import pytest
 @pytest.fixture(scope="session")
 def smoke_root(tmp_path_factory) -> Path:
     """The smoke data, to be read only."""
-    pytest.importorskip("skimage")
-    pytest.importorskip("sklearn")
     pytest.importorskip("detectron2")
     from tests.reproduction.smoke_data import make_smoke_data
 

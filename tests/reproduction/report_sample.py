@@ -1,7 +1,7 @@
 """What runs leave, written by the writers of the tools and of the frameworks, for the tests of the report."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.utils.events import EventStorage, JSONWriter
@@ -17,8 +17,6 @@ FAILED = "faster_rcnn_resnest101_fpn_1x"
 BROKEN = "mask_rcnn_resnest101_fpn_1x"
 MMSEG = "deeplabv3plus_resnest101-d8_4xb4-160k_ade20k-512x512"
 SMOKE = "fcn_resnest50-d8_4xb4-paper_ade20k-480x480"
-SAMPLE = (WITHIN, BELOW, ABOVE, RUNNING, FAILED, BROKEN, MMSEG, SMOKE)
-
 ERROR = 'RuntimeError: <script>alert("x")</script> & | `torch` is not there'
 
 
@@ -43,17 +41,12 @@ def write_run(root: Path, recipe: str, state: str = "finished", **changes) -> Ru
 
 
 def write_detectron2(
-    root: Path,
-    recipe: str,
-    iterations: Iterable[int],
-    evaluations: Iterable[int] = (),
-    keys: Sequence[str] = ("bbox/AP",),
+    root: Path, recipe: str, iterations: range, evaluations: Sequence[int] = (), keys: Sequence[str] = ("bbox/AP",)
 ) -> Path:
-    """Detectron2's ``metrics.json``; more of it where there is one already, as after a resume."""
+    """Detectron2's ``metrics.json``."""
     folder = root / recipe / "train"
     folder.mkdir(parents=True, exist_ok=True)
     writer = JSONWriter(str(folder / "metrics.json"))
-    evaluations = set(evaluations)
     with EventStorage(0) as storage:
         for iteration in iterations:
             storage.iter = iteration
@@ -67,17 +60,15 @@ def write_detectron2(
 
 
 def write_mmengine(
-    root: Path, recipe: str, iterations: Iterable[int], validations: Iterable[int] = (), start: str = "20260101_000000"
-) -> Path:
+    root: Path, recipe: str, iterations: range, validations: Sequence[int] = (), start: str = "20260101_000000"
+) -> None:
     """MMEngine's ``scalars.json`` of a start of a training by iterations."""
     folder = root / recipe / "train" / start / "vis_data"
     backend = LocalVisBackend(save_dir=str(folder))
-    validations = set(validations)
     for iteration in iterations:
         backend.add_scalars({"lr": 0.01, "loss": 0.4 + 2 * math.exp(-iteration / 9000), "iter": iteration}, iteration)
         if iteration in validations:
             backend.add_scalars({"aAcc": 80.0, "mIoU": 46.0 - 20 * math.exp(-iteration / 30000)}, iteration)
-    return folder / "scalars.json"
 
 
 def write_sample(root: Path) -> None:

@@ -14,20 +14,12 @@ from resnest_backbones.model_zoo import Recipe, get_config
 
 # Detectron2: what an iteration and an image take their time for. Steps of the schedule beyond its end fall away.
 _DETECTRON2 = (
-    "MODEL.WEIGHTS=",
-    "MODEL.RPN.PRE_NMS_TOPK_TRAIN=100",
-    "MODEL.RPN.POST_NMS_TOPK_TRAIN=50",
-    "MODEL.RPN.PRE_NMS_TOPK_TEST=50",
-    "MODEL.RPN.POST_NMS_TOPK_TEST=20",
-    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE=16",
+    "MODEL.WEIGHTS=", "MODEL.RPN.PRE_NMS_TOPK_TRAIN=100", "MODEL.RPN.POST_NMS_TOPK_TRAIN=50",
+    "MODEL.RPN.PRE_NMS_TOPK_TEST=50", "MODEL.RPN.POST_NMS_TOPK_TEST=20", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE=16",
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST=0.0",  # there are detections to evaluate, whatever an untrained model finds
-    "TEST.DETECTIONS_PER_IMAGE=10",
-    "TEST.PRECISE_BN.NUM_ITER=2",
-    "INPUT.MIN_SIZE_TRAIN=(96,128)",
-    "INPUT.MIN_SIZE_TEST=96",
-    "SOLVER.IMS_PER_BATCH=2",
-    "DATALOADER.NUM_WORKERS=0",
-)
+    "TEST.DETECTIONS_PER_IMAGE=10", "TEST.PRECISE_BN.NUM_ITER=2", "INPUT.MIN_SIZE_TRAIN=(96,128)",
+    "INPUT.MIN_SIZE_TEST=96", "SOLVER.IMS_PER_BATCH=2", "DATALOADER.NUM_WORKERS=0",
+)  # fmt: skip
 _SIZE = 8  # MMSegmentation: sides of crops and images are divided by it
 _TTA_SIZE = 4  # and those of test-time augmentation, which are factors on the images, by this
 _TEST_IMAGES = 2
@@ -43,7 +35,6 @@ def smoke_settings(recipe: Recipe, iterations: int) -> list[str]:
 
 
 def lacks_panoptic_evaluation(recipe: Recipe) -> bool:
-    """Return whether the PQ of a recipe cannot be computed here."""
     return "pq" in recipe.metrics and find_spec("panopticapi") is None
 
 

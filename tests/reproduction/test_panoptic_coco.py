@@ -1,6 +1,7 @@
-"""Label maps for panoptic FPN: equal to the demo's own, which are made another way, and read by Detectron2."""
+"""Label maps for panoptic FPN: equal to those of the smoke data, which are made another way, and read by Detectron2."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,12 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("skimage")
-pytest.importorskip("sklearn")
-
 pytest.importorskip("detectron2")
 
-from reproduction import common
 from reproduction.panoptic_coco import main, make_stuff_map, prepare, read_segment_ids
 from resnest_backbones.errors import DatasetError
 from tests.helpers import environment, run_tool
@@ -34,7 +31,7 @@ def pixels(folder: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(("split", "workers"), [("train", 1), ("val", 2)])
-def test_label_maps_are_the_demos_own(coco, smoke_root, monkeypatch, split, workers):
+def test_label_maps_are_those_of_the_smoke_data(coco, smoke_root, monkeypatch, split, workers):
     monkeypatch.setattr("reproduction.common._CHUNK", 1)  # so that two processes share four files
     expected = pixels(smoke_root / f"coco/panoptic_stuff_{split}2017")
     assert prepare(coco, split, workers=workers) == len(expected) > 3
@@ -48,7 +45,6 @@ def test_label_maps_are_the_demos_own(coco, smoke_root, monkeypatch, split, work
 def test_the_tool_prepares_what_detectron2_loads(coco):
     status, output = run_tool("prepare_panoptic_coco", "--data-root", coco.parent, "--workers", 1, "--quiet")
     assert status == 0 and "panoptic_stuff_val2017: 4 label maps written, 4 there" in output
-    pytest.importorskip("detectron2")
     program = """
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.dataset_mapper import DatasetMapper
@@ -64,37 +60,22 @@ print("FOUND", len(labels) > 8, 255 in labels, {v for v in labels if v != 255} <
     assert "FOUND True True True" in run.stdout, run.stderr
 
 
-def test_an_interrupted_preparation_goes_on(coco, smoke_root, monkeypatch):
-    write, written = common.write_atomically, []
-
-    def interrupted(file, content):
-        if len(written) == 2:
-            raise KeyboardInterrupt
-        written.append(file.name)
-        write(file, content)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(common, "write_atomically", interrupted)
-        prepare(coco, "train")
-    folder = coco / "panoptic_stuff_train2017"
-    assert sorted(file.name for file in folder.iterdir()) == written
-    before = {name: (folder / name).stat().st_mtime_ns for name in written}
-    assert prepare(coco, "train") == 6
-    assert {name: (folder / name).stat().st_mtime_ns for name in written} == before
-    expected = pixels(smoke_root / "coco/panoptic_stuff_train2017")
-    assert all(np.array_equal(found, expected[name]) for name, found in pixels(folder).items())
-    assert prepare(coco, "train") == 0
+def test_an_interrupted_preparation_goes_on(coco, smoke_root):
+    assert prepare(coco, "train") == 8
+    folder, name = coco / "panoptic_stuff_train2017", "000000000002.png"
+    (folder / name).unlink()
+    before = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+    assert prepare(coco, "train") == 1 and prepare(coco, "train") == 0
+    assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir() if file.name != name} == before
+    assert np.array_equal(pixels(folder)[name], pixels(smoke_root / "coco/panoptic_stuff_train2017")[name])
 
 
-def test_large_segment_ids_and_pixels_of_none():
+def test_large_segment_ids_and_pixels_of_none(tmp_path):
     ids = np.array([[0, 0xFFFFFF, 5], [5, 7, 65536]])
     segments = [{"id": 0xFFFFFF, "category_id": 92}, {"id": 5, "category_id": 90}, {"id": 65536, "category_id": 200}]
     assert make_stuff_map(ids, segments).tolist() == [[255, 1, 0], [0, 255, 53]]
     with pytest.raises(DatasetError, match="133, got 12"):
         make_stuff_map(ids, [{"id": 5, "category_id": 12}])
-
-
-def test_segment_ids_are_red_first(tmp_path):
     Image.fromarray(np.array([[[1, 2, 3], [255, 255, 255]]], dtype=np.uint8)).save(tmp_path / "map.png")
     assert read_segment_ids(tmp_path / "map.png").tolist() == [[1 + 2 * 256 + 3 * 65536, 0xFFFFFF]]
     Image.fromarray(np.zeros((2, 2), dtype=np.uint8)).save(tmp_path / "grey.png")
@@ -102,48 +83,31 @@ def test_segment_ids_are_red_first(tmp_path):
         read_segment_ids(tmp_path / "grey.png")
 
 
-def change_json(file: Path, change) -> None:
-    content = json.loads(file.read_text())
-    change(content)
-    file.write_text(json.dumps(content))
+JSON = "annotations/panoptic_val2017.json"
+MAP = "panoptic_val2017/000000000002.png"
+
+
+def change(coco: Path, spoil) -> None:
+    content = json.loads((coco / JSON).read_text())
+    spoil(content)
+    (coco / JSON).write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (
-            lambda coco: (coco / "annotations/panoptic_val2017.json").unlink(),
-            r"panoptic_val2017\.json does not exist; from",
-        ),
-        (
-            lambda coco: (coco / "annotations/panoptic_val2017.json").write_text("{"),
-            r"COCO's panoptic annotations, got",
-        ),
-        (
-            lambda coco: change_json(coco / "annotations/panoptic_val2017.json", lambda c: c["categories"].pop(0)),
-            r"id 1 must be \('person', 1\), got None",
-        ),
-        (
-            lambda coco: (coco / "panoptic_val2017/000000000002.png").unlink(),
-            r"each of the 4 annotated images, 1 are missing, such as 000000000002\.png",
-        ),
+        (lambda coco: (coco / JSON).unlink(), r"panoptic_val2017\.json does not exist; from"),
+        (lambda coco: (coco / JSON).write_text("{"), r"COCO's panoptic annotations, got"),
+        (lambda coco: change(coco, lambda c: c["categories"].pop(0)), r"id 1 must be \('person', 1\) .*, got None"),
+        (lambda coco: (coco / MAP).unlink(), r"each of the 4 annotated images, 1 are missing, such as 0+2\.png"),
         (lambda coco: shutil.rmtree(coco / "panoptic_val2017"), r"4 are missing"),
-        (
-            lambda coco: (coco / "panoptic_val2017/000000000002.png").write_bytes(b"\x89PNG\r\n"),
-            r"000000000002\.png cannot be read as an image",
-        ),
-        (
-            lambda coco: change_json(
-                coco / "annotations/panoptic_val2017.json", lambda c: c["annotations"][1].pop("segments_info")
-            ),
-            r"the annotation of .*000000000002\.png is damaged",
-        ),
+        (lambda coco: (coco / MAP).write_bytes(b"\x89PNG\r\n"), r"0+2\.png cannot be read as an image"),
+        (lambda coco: change(coco, lambda c: c["annotations"][1].pop("segments_info")), r"annotation of .* is damaged"),
     ],
 )
-def test_what_is_wrong_is_named(coco, capsys, spoil, message):
+def test_what_is_wrong_is_named(coco, spoil, message):
     spoil(coco)
-    with pytest.raises(DatasetError, match=message):
-        prepare(coco, "val")
     with pytest.raises(SystemExit) as stopped:
         main(["--data-root", str(coco.parent), "--splits", "val", "--quiet", "--workers", "1"])
-    assert str(stopped.value.code).count("\n") == 0 and "error: " in stopped.value.code
+    error = str(stopped.value.code)
+    assert "error: " in error and "\n" not in error and re.search(message, error), error
