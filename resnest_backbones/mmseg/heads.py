@@ -26,6 +26,8 @@ from resnest_backbones.models.arguments import check_positive
 class _PaperHead(BaseDecodeHead):
     """What both heads share: their checks, batch norm by default, plain dropout, PyTorch's initialisation."""
 
+    dropout: nn.Module | None
+
     def __init__(
         self,
         *,
