@@ -235,6 +235,7 @@ def test_a_retinanet_has_none_and_says_so(coco_mini, tmp_path):
     assert wanted in (tmp_path / "log.txt").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="processes without a GPU each are for machines without one")
 def test_two_processes_train_on_the_cpu_with_synchronised_batch_norm_and_resume(bccd, tmp_path):
     def train_on_two(iterations, *more):
@@ -331,6 +332,7 @@ def test_a_lazy_config_trains_in_bfloat16_on_the_cpu(coco_mini, tmp_path, types_
     assert types_of_convolutions == IN_BFLOAT16
 
 
+@pytest.mark.slow
 def test_a_compiled_trunk_trains_and_goes_on_uncompiled(bccd, tmp_path):
     def graphs(iterations, *more, **keys):
         torch._dynamo.reset()

@@ -75,7 +75,14 @@ def test_the_authors_dilated_network(name, argument, output_stride, fill_randoml
     assert_parity(fill_randomly(peer), name, (64, 65), output_stride=output_stride)
 
 
-@pytest.mark.parametrize(("peer_name", "name"), TIMM.items())
+@pytest.mark.parametrize(
+    ("peer_name", "name"),
+    # The two deepest are held to the authors' own by default.
+    [
+        pytest.param(*pair, marks=pytest.mark.slow if pair[1] in ("resnest200", "resnest269") else ())
+        for pair in TIMM.items()
+    ],
+)
 def test_timms_network(peer_name, name, fill_randomly):
     timm = pytest.importorskip("timm")
     with torch.device("meta"):
