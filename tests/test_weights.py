@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from resnest_backbones import weights
 from resnest_backbones.errors import WeightsError
-from resnest_backbones.weights import MIRROR_VARIABLE, WEIGHTS, WeightRecord, fetch, fetch_url, get_record
+from resnest_backbones.weights import MIRROR_VARIABLE, WEIGHTS, WeightRecord, download, fetch, fetch_url, get_record
 from tests.helpers import ROOT, FileServer, read_only, serving, small_disk
 
 CONTENT = bytes(range(256)) * 10_000  # more than one block of reading
@@ -136,7 +135,7 @@ FETCHERS = {
     "an error names the url, nothing stays, the next attempt succeeds",
 )
 def test_no_half_of_a_file_is_kept_and_none_is_waited_for_for_ever(behaviour, message, fetcher, cache, monkeypatch):
-    monkeypatch.setattr(weights, "TIMEOUT", 0.5)
+    monkeypatch.setattr(download, "TIMEOUT", 0.5)
     with serving(CONTENT, behaviour) as server:
         start = time.monotonic()
         with pytest.raises(WeightsError, match=message) as error:
@@ -150,7 +149,7 @@ def test_no_half_of_a_file_is_kept_and_none_is_waited_for_for_ever(behaviour, me
 
 @pytest.mark.fault("a server that never answers", "given up after the time-out")
 def test_a_server_that_takes_the_connection_and_says_nothing_is_given_up(cache, monkeypatch):
-    monkeypatch.setattr(weights, "TIMEOUT", 0.5)
+    monkeypatch.setattr(download, "TIMEOUT", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         record = record_at(f"http://127.0.0.1:{silent.getsockname()[1]}")
         assert_refused(record, cache, "timed out|stopped answering")

@@ -310,8 +310,8 @@ class ResNeSt(nn.Module):
         """Compute the features named in ``out_features``.
 
         Args:
-            x: images, (N, in_channels, H, W), normalised as the weights expect (``weights.py``: mean, std and channel
-                order of each published file).
+            x: images, (N, in_channels, H, W), normalised as the weights expect (``weights/records.py``: mean, std and
+                channel order of each published file).
 
         Returns:
             ``{"res2": (N, 256, H/4, W/4), ..., "logits": (N, num_classes)}`` with sizes rounded up, in network order.

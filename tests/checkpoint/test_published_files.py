@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnest_backbones import build, model_zoo, weights
+from resnest_backbones import build, model_zoo
 from resnest_backbones.checkpoint import load_checkpoint, read_checkpoint
 from resnest_backbones.errors import CheckpointError
-from resnest_backbones.weights import PUBLISHED, find_published
+from resnest_backbones.weights import PUBLISHED, find_published, records
 from tests.helpers import ROOT, TINY_DETECTOR
 from tests.reproduction.smoke_data import make_smoke_data
 
@@ -31,7 +31,7 @@ def publish(file: Path, recipe: str, patch: pytest.MonkeyPatch, kind: str = "sha
     """Rename a file after its hash, and let that be the published file of a recipe."""
     published = file.rename(file.with_name(f"{file.stem.rpartition('-')[0]}-{digits(file, kind)}.pth"))
     record = replace(PUBLISHED[recipe], name=published.name, hash_prefix=digits(published, kind))
-    patch.setattr(weights, "PUBLISHED", {**PUBLISHED, recipe: record})
+    patch.setattr(records, "PUBLISHED", {**PUBLISHED, recipe: record})
     return published
 
 
@@ -53,7 +53,7 @@ def test_every_reader_of_files_holds_them_to_their_hash(tmp_path, monkeypatch, k
     torch.save({"conv.weight": torch.rand(2)}, tmp_path / "x-00000000.pth")
     file = publish(tmp_path / "x-00000000.pth", RECIPE, monkeypatch, kind)
     assert read_checkpoint(file).keys() == {"conv.weight"}
-    record = weights.PUBLISHED[RECIPE]
+    record = records.PUBLISHED[RECIPE]
     assert record.check(file) == kind
     with pytest.raises(CheckpointError):
         replace(record, hash_kinds=tuple({"sha256", "sha1"} - {kind})).check(file)
