@@ -21,6 +21,17 @@ def no_traces_of_the_compiler(monkeypatch) -> None:
     monkeypatch.setattr(logging.getLogger("torch.__trace"), "propagate", False)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def configs_are_dumped_as_they_come() -> Iterator[None]:
+    """MMEngine has yapf format the config five times in a run, which takes longer than a small training."""
+    if importlib.util.find_spec("yapf") is None:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("yapf.yapflib.yapf_api.FormatCode", lambda text, **_: (text, True))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def same_random_numbers_in_every_run() -> None:
     torch.manual_seed(0)

@@ -82,7 +82,8 @@ def test_all_sizes_of_training_share_two_graphs_and_those_of_evaluation_one(fill
         assert graphs() == count and not counters["graph_break"]
 
 
-@pytest.mark.parametrize("checkpointing", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [False, True])
 def test_traced_gradients_are_the_same_for_all_sizes(checkpointing, fill_randomly):
     plain = fill_randomly(build("resnest14", out_features=("res2",), gradient_checkpointing=checkpointing)).train()
     fast = copy.deepcopy(plain)

@@ -59,6 +59,7 @@ def test_what_is_kept_for_backward_is_counted_once():
     assert kept_for_backward(lambda: x @ x.T) == 0
 
 
+@pytest.mark.slow
 def test_a_training_step_is_measured_in_time_and_memory():
     result = measure(SMALL_STEP, rounds=1, device=CPU, only=[OURS_TRAINING, KEEPING, "original"], profiled=True)
     assert list(result.kept) == [name for name in result.milliseconds if name != LIMIT]

@@ -438,7 +438,7 @@ def test_options_that_do_not_hold_together_are_refused(options, message):
         check_arguments(parse(*options))
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_mistake_ends_the_tool_with_one_line(processes, bccd, tmp_path):
     none = tmp_path / "none.json"
     command = ["--num-gpus", processes, "--dist-url", "auto", "--config-file", CONFIG, *bccd[:1], none, *bccd[2:]]

@@ -35,8 +35,9 @@ def test_the_cost_of_a_recipe_is_that_of_the_model_that_its_config_builds(name):
     assert count(name) == costs()[name]
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_the_count_is_fvcores_for_every_network(name):
+# tests/models/test_variants.py counts every network with fvcore.
+@pytest.mark.parametrize("name", ["resnest14", "resnest50_fast_4s2x40d", "resnest101"])
+def test_the_count_is_fvcores(name):
     with torch.device("meta"):
         net = build(name, out_features=("logits",), num_classes=1000).eval()
         assert multiply_adds(net, torch.zeros(1, 3, 224, 224)) == VARIANTS[name].multiply_adds  # counted by fvcore

@@ -41,6 +41,7 @@ def inputs(sizes=SIZES) -> list[torch.Tensor]:
     return [torch.randn(size, generator=generator) for size in sizes]
 
 
+@pytest.mark.slow
 def test_onnx_of_deformable_split_attention_has_standard_operators_and_equals_pytorch(tmp_path):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")

@@ -27,7 +27,8 @@ def kill(tool: str, folder: Path, times: int, iterations: int, timeout: float) -
     return outcome
 
 
-@pytest.mark.parametrize("tool", ["train_net", pytest.param("train_seg", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("tool", FRAMEWORKS)
 def test_killed_in_each_phase_it_goes_on_to_the_very_same_end(tool, tmp_path):
     outcome = kill(tool, tmp_path, 3, 6, 300)
     assert outcome["kills"].get("checkpoint", 0) >= 1 and outcome["unfinished"] >= 1

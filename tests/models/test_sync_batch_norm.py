@@ -14,7 +14,8 @@ from tests.models.process_group import run_processes
 
 SPEC = ResNeStSpec("tiny", (1, 1, 1, 1), stem_width=8, bottleneck_width=16)
 ALL = ("stem", "res2", "res3", "res4", "res5")
-TAILS = [ALL[first:last] for last in range(1, 6) for first in range(last)]
+# Where the network ends, and what of it is asked for: the ends of both.
+FEATURES = (ALL, ("stem",), ("res2", "res3"), ("res5",))
 
 
 def trunk(norm: Callable[[int], nn.Module], **arguments) -> nn.Module:
@@ -46,7 +47,7 @@ def without_unused_parameters(rank: int) -> int:
     """Two steps for each output stride and set of features: the second is where DDP misses gradients of the first."""
     count = 0
     for output_stride in (8, 16, 32):
-        for features in TAILS:
+        for features in FEATURES:
             net = synchronise_on_cpu(trunk(nn.SyncBatchNorm, output_stride=output_stride, out_features=features))
             net = DistributedDataParallel(net, broadcast_buffers=False, find_unused_parameters=False)
             for _ in range(2):
@@ -87,10 +88,10 @@ def test_gradients_and_statistics_are_those_of_one_process_with_the_whole_batch(
     assert any("bn1.running_var" in name for name in alone), "the attention's norm has one value per image"
 
 
-@pytest.mark.fault("every output stride and set of features in two processes", "no parameter goes unused")
+@pytest.mark.fault("each output stride with several sets of features in two processes", "no parameter goes unused")
 def test_no_parameter_goes_unused(of_two, record_property):
-    assert [count for _, count, _ in of_two] == [3 * len(TAILS)] * 2
-    record_property("times", 3 * len(TAILS))
+    assert [count for _, count, _ in of_two] == [3 * len(FEATURES)] * 2
+    record_property("times", 3 * len(FEATURES))
 
 
 def test_one_value_in_all_processes_together_cannot_be_normalised(of_two):

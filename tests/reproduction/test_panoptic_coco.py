@@ -15,7 +15,7 @@ pytest.importorskip("detectron2")
 
 from reproduction.panoptic_coco import main, make_stuff_map, prepare, read_segment_ids
 from resnest_backbones.errors import DatasetError
-from tests.helpers import environment, run_tool
+from tests.helpers import environment
 
 
 @pytest.fixture
@@ -42,9 +42,9 @@ def test_label_maps_are_those_of_the_smoke_data(coco, smoke_root, monkeypatch, s
     assert {0, 255} < set(np.unique(np.stack(list(found.values()))))
 
 
-def test_the_tool_prepares_what_detectron2_loads(coco):
-    status, output = run_tool("prepare_panoptic_coco", "--data-root", coco.parent, "--workers", 1, "--quiet")
-    assert status == 0 and "panoptic_stuff_val2017: 4 label maps written, 4 there" in output
+def test_the_tool_prepares_what_detectron2_loads(coco, capsys):
+    main(["--data-root", str(coco.parent), "--workers", "1", "--quiet"])
+    assert "panoptic_stuff_val2017: 4 label maps written, 4 there" in capsys.readouterr().out
     program = """
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.dataset_mapper import DatasetMapper

@@ -1,6 +1,6 @@
 """Every recipe end to end on tiny data: training, evaluation, tests with augmentation, and its report.
 
-`make smoke` runs all of them; `make test` those of `SHORT`.
+Slow: `make smoke` runs it, and tests/reproduction/test_run.py takes the same way with a smaller network.
 """
 
 import json
@@ -15,11 +15,10 @@ from tests.reproduction.smoke import lacks_panoptic_evaluation, smoke_settings
 pytest.importorskip("detectron2")
 pytest.importorskip("mmseg")
 
-SHORT = ("panoptic_fpn_resnest200_3x_tricks",)
 
-
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", [n if n in SHORT else pytest.param(n, marks=pytest.mark.slow) for n in RECIPES])
+@pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_trains_evaluates_and_is_reported(name, smoke_root, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     recipe = RECIPES[name]
