@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image
 
 from resnest_backbones.errors import DatasetError
 
@@ -18,6 +18,12 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 CLASS_FILES = ("classes.txt", "objectInfo150.txt")  # looked for in the data root, in this order
 MAX_CLASSES = 254  # label maps are uint8; 0 is "not labelled", and MMSegmentation ignores 255
 
+_TURN = Image.Transpose
+# What makes an image upright, for EXIF's orientations 2 to 8.
+_TURNS = (
+    _TURN.FLIP_LEFT_RIGHT, _TURN.ROTATE_180, _TURN.FLIP_TOP_BOTTOM,
+    _TURN.TRANSPOSE, _TURN.ROTATE_270, _TURN.TRANSVERSE, _TURN.ROTATE_90,
+)  # fmt: skip
 _GOLDEN_RATIO = 0.618034  # successive multiples of it lie far apart on the circle of hues
 # (saturation, value), in the order that keeps the nearest of the first 20 and of the first 40 colours farthest apart
 _TONES = ((0.85, 0.95), (1.0, 1.0), (1.0, 0.45), (0.95, 0.65), (0.55, 1.0))
@@ -31,12 +37,22 @@ def read_image(file: Path) -> np.ndarray:
     """
     try:
         with Image.open(file) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I"):  # PIL would cut 16 bits off at 255; OpenCV, by which MMCV reads, scales
-                image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-            return np.asarray(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+            return to_rgb(opened)
+    except (OSError, SyntaxError, ValueError) as error:  # PIL raises each of them for a broken file
         raise DatasetError(f"{file} cannot be read as an image: {error}") from error
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """Return an opened image as (H, W, 3), uint8 RGB, turned as its EXIF says; 16 bits are scaled, not cut off."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # of any kind: Detectron2 and OpenCV, by which MMCV reads, do not turn an image with broken EXIF
+        orientation = None
+    if orientation in range(2, 9):
+        image = image.transpose(_TURNS[orientation - 2])
+    if image.mode.startswith("I"):  # PIL would cut 16 bits off at 255; OpenCV scales
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    return np.asarray(image.convert("RGB"))
 
 
 def read_label_map(file: str | Path, content: bytes | None = None) -> np.ndarray:

@@ -9,14 +9,23 @@ import torch
 
 pytest.importorskip("detectron2")
 
-from detectron2.config import get_cfg
-from detectron2.data import DatasetMapper, build_detection_train_loader
+from detectron2.config import LazyCall, get_cfg, instantiate
+from detectron2.data import DatasetCatalog, DatasetMapper, build_detection_test_loader, build_detection_train_loader
 from detectron2.data.datasets import load_coco_json
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils.env import seed_all_rng
 
-from resnest_backbones.detectron2.engine.data import build_resumable_train_loader, seeded, set_first_batch
-from tests.helpers import subset_of_coco
+from resnest_backbones.data import read_image
+from resnest_backbones.detectron2.engine.data import (
+    ImageMapper,
+    build_resumable_train_loader,
+    build_test_loader,
+    build_train_loader_from_config,
+    seeded,
+    set_first_batch,
+    use_image_mapper,
+)
+from tests.helpers import ODD_IMAGES, odd_image, subset_of_coco
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +44,45 @@ def mapper():
     cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = "range"
     cfg.INPUT.CROP.ENABLED = True
     return DatasetMapper(cfg, is_train=True)
+
+
+def test_the_mapper_is_detectron2s_own_on_photographs(dicts, mapper):
+    cfg = get_cfg()
+    cfg.MODEL.MASK_ON = cfg.INPUT.CROP.ENABLED = True
+    for train in (True, False):
+        for sample in dicts[:4]:
+            with seeded(1):
+                ours = ImageMapper(cfg, is_train=train)(sample)
+            with seeded(1):
+                theirs = DatasetMapper(cfg, is_train=train)(sample)
+            assert ours.keys() == theirs.keys() and torch.equal(ours["image"], theirs["image"])
+            if train:
+                boxes = [found["instances"].gt_boxes.tensor for found in (ours, theirs)]
+                assert torch.equal(*boxes) and len(boxes[0]) == len(ours["instances"].gt_masks)
+
+
+def test_trainings_evaluations_and_predictions_see_the_same_pixels(tmp_path):
+    files = [odd_image(name, tmp_path) for name in ODD_IMAGES]
+    samples = [{"file_name": str(f), "width": w, "height": h, "annotations": []} for f, w, h in files]
+    DatasetCatalog.register("odd_images", lambda: samples)
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST, cfg.SOLVER.IMS_PER_BATCH = ("odd_images",), ("odd_images",), 1
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.RANDOM_FLIP = (0,), 0, "none"
+    cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = 0, False
+    lazy = LazyCall(build_detection_test_loader)(
+        dataset=samples, mapper=LazyCall(DatasetMapper)(is_train=False, augmentations=[], image_format="BGR")
+    )
+    loaders = (
+        build_train_loader_from_config(cfg),
+        build_test_loader(cfg, "odd_images"),
+        instantiate(use_image_mapper(lazy)),
+    )
+    for loader in loaders:
+        seen = {d["file_name"]: d["image"] for batch in islice(loader, len(samples)) for d in batch}
+        assert len(seen) == len(samples)
+        for file, image in seen.items():
+            np.testing.assert_array_equal(image.numpy()[::-1].transpose(1, 2, 0), read_image(file), err_msg=file)
+    DatasetCatalog.remove("odd_images")
 
 
 def batches(dicts, mapper, count, *, start=0, workers=0, **options):

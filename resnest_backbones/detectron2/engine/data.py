@@ -2,11 +2,13 @@
 
 Detectron2's training loader starts its random stream anew when a training is resumed. Here a batch is a function of the
 seed and its number alone, whatever the number of worker processes, so a resumed training sees the batches that an
-unbroken one would have seen. Datasets, mappers and samplers are Detectron2's.
+uninterrupted one would have seen. Datasets and samplers are Detectron2's. Images are read by the reader of
+``resnest_backbones.data``, which also predicts with the trained model.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import logging
@@ -28,6 +30,8 @@ from detectron2.data import (
     build_detection_test_loader,
     build_detection_train_loader,
 )
+from detectron2.data import detection_utils as utils
+from detectron2.data import transforms as T
 from detectron2.data.build import _train_loader_from_config, trivial_batch_collator, worker_init_reset_seed
 from detectron2.data.common import AspectRatioGroupedDataset
 from detectron2.data.samplers import TrainingSampler
@@ -43,9 +47,13 @@ from detectron2.evaluation import (
     SemSegEvaluator,
 )
 from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+from detectron2.utils.registry import locate
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
-from resnest_backbones.data import derive_seed
+from resnest_backbones.data import derive_seed, to_rgb
 from resnest_backbones.errors import ConfigError, DatasetError
 
 logger = logging.getLogger(__name__)
@@ -72,6 +80,48 @@ def seeded(seed: int) -> Iterator[None]:
         finally:
             random.setstate(python_state)
             np.random.set_state(numpy_state)
+
+
+class ImageMapper(DatasetMapper):  # type: ignore[misc]  # Detectron2 has no types
+    """Detectron2's mapper, whose images come from the reader that predicts with the trained model, too.
+
+    They differ where an image has 16 bits: Detectron2's own reader cuts them off at 255.
+    """
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """Return what the base class returns for a dataset dict, which is not changed."""
+        sample = copy.deepcopy(dataset_dict)
+        with PathManager.open(sample["file_name"], "rb") as stream, Image.open(stream) as opened:
+            image = utils.convert_PIL_to_numpy(Image.fromarray(to_rgb(opened)), self.image_format)
+        utils.check_image_size(sample, image)
+        label_map = sample.pop("sem_seg_file_name", None)
+        seen = T.AugInput(image, sem_seg=utils.read_image(label_map, "L")[..., 0] if label_map else None)
+        transforms = self.augmentations(seen)
+        sample["image"] = torch.from_numpy(np.ascontiguousarray(seen.image.transpose(2, 0, 1)))
+        if label_map:
+            sample["sem_seg"] = torch.from_numpy(seen.sem_seg.astype(np.int64))
+        shape = seen.image.shape[:2]
+        if self.proposal_topk is not None:
+            utils.transform_proposals(sample, shape, transforms, proposal_topk=self.proposal_topk)
+        if not self.is_train:
+            sample.pop("annotations", None)
+        elif "annotations" in sample:
+            self._transform_annotations(sample, transforms, shape)
+        return sample
+
+
+def use_image_mapper(loader: DictConfig) -> DictConfig:
+    """Return the node of a loader in a LazyConfig with ``ImageMapper`` for Detectron2's mapper; others are left."""
+    mapper = loader.get("mapper")
+    if mapper is None or locate_target(mapper) is not DatasetMapper:
+        return loader
+    return OmegaConf.merge(loader, {"mapper": {"_target_": f"{__name__}.{ImageMapper.__name__}"}})
+
+
+def locate_target(node: DictConfig) -> Any:
+    """Return what a node of a LazyConfig builds."""
+    target = node.get("_target_")
+    return locate(target) if isinstance(target, str) else target
 
 
 class NamingMapper:
@@ -177,7 +227,7 @@ def build_train_loader_from_config(cfg: CfgNode) -> Any:
     seed = max(cfg.SEED, 0)
     with seeded(derive_seed(seed)):
         # Detectron2's samplers draw their seed, shared among processes, from numpy's generator.
-        arguments = _train_loader_from_config(cfg)
+        arguments = _train_loader_from_config(cfg, ImageMapper(cfg, is_train=True))
     if isinstance(arguments["dataset"], IterableDataset):
         logger.warning("The training set is an iterable dataset: resuming starts it anew")
         return build_detection_train_loader(**arguments)
@@ -193,7 +243,7 @@ def set_first_batch(loader: Any, number: int) -> None:
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> Any:
     """Build Detectron2's test loader; its errors name the image that cannot be loaded."""
-    return build_detection_test_loader(cfg, dataset_name, mapper=NamingMapper(DatasetMapper(cfg, is_train=False)))
+    return build_detection_test_loader(cfg, dataset_name, mapper=NamingMapper(ImageMapper(cfg, is_train=False)))
 
 
 def check_evaluator(dataset_name: str) -> None:

@@ -24,7 +24,6 @@ from detectron2.evaluation import inference_on_dataset, print_csv_format, verify
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
-from detectron2.utils.registry import locate
 from fvcore.nn.precise_bn import get_bn_modules
 from omegaconf import OmegaConf
 from torch import nn
@@ -39,7 +38,9 @@ from resnest_backbones.detectron2.engine.data import (
     build_test_loader,
     build_train_loader_from_config,
     check_evaluator,
+    locate_target,
     set_first_batch,
+    use_image_mapper,
 )
 from resnest_backbones.detectron2.engine.hooks import (
     DrawPredictions,
@@ -329,10 +330,9 @@ class LazyRun:
 
     def build_train_loader(self) -> Any:
         """Build ``dataloader.train``; where it is Detectron2's standard loader, it can resume at any batch."""
-        loader = self.cfg.dataloader.train
-        target = locate(loader._target_) if isinstance(loader._target_, str) else loader._target_
+        loader = use_image_mapper(self.cfg.dataloader.train)
         known = {"_target_", *inspect.signature(build_resumable_train_loader).parameters}
-        if target is not build_detection_train_loader or not set(loader) <= known:
+        if locate_target(loader) is not build_detection_train_loader or not set(loader) <= known:
             logger.warning("dataloader.train is not Detectron2's standard loader: resuming starts it anew")
             return instantiate(loader)
         loader = OmegaConf.merge(loader, {"seed": self.seed})
@@ -348,7 +348,7 @@ class LazyRun:
         data = self.cfg.dataloader
         if "evaluator" not in data:
             return {}
-        results = inference_on_dataset(model, instantiate(data.test), instantiate(data.evaluator))
+        results = inference_on_dataset(model, instantiate(use_image_mapper(data.test)), instantiate(data.evaluator))
         if comm.is_main_process():
             print_csv_format(results)
         return results or {}
