@@ -83,7 +83,7 @@ $(INSTALLED): setup.py $(wildcard requirements/*.txt)
 	@touch $@
 
 $(DETECTRON2_INSTALLED): $(INSTALLED) tools/install_detectron2.py
-	$(PY) tools/install_detectron2.py --source '$(DETECTRON2)'
+	$(PY) tools/install_detectron2.py --force --source '$(DETECTRON2)'
 	@rm -f $(VENV)/.detectron2-*
 	@touch $@
 

@@ -1,6 +1,6 @@
-"""The installer of Detectron2, with pip replaced by something that builds the tree which the wheel unpacks to."""
+"""The installer of Detectron2, with pip replaced by something that downloads and unpacks a small wheel."""
 
-import csv
+import zipfile
 from importlib import metadata, util
 from pathlib import Path
 
@@ -9,31 +9,23 @@ import pytest
 import install_detectron2 as installer
 
 DIST_INFO = "sal_detectron2-0.7.2.dist-info"
-WHEEL_FILES = {
+WANTED = {
     "detectron2/__init__.py": "__version__ = '0.6'\n",
-    "detectron2/engine/__init__.py": "",
-    "detectron2/_C.cpython-310-x86_64-linux-gnu.so": "compiled",
     "detectron2/config/_C_is_a_name_here.py": "",
-    "tools/__init__.py": "",
-    "tools/train_net.py": "",
     f"{DIST_INFO}/METADATA": "Metadata-Version: 2.1\nName: sal-detectron2\nVersion: 0.7.2\n",
+}
+PUBLISHED = WANTED | {
+    "detectron2/_C.cpython-310-x86_64-linux-gnu.so": "compiled",
+    "tools/__init__.py": "",
     f"{DIST_INFO}/top_level.txt": "detectron2\ntools\n",
 }
-WHOLE = {path for path in WHEEL_FILES if not path.startswith("tools/") and "_C.cpython" not in path}
-WHOLE = WHOLE - {f"{DIST_INFO}/top_level.txt"} | {f"{DIST_INFO}/RECORD", f"{DIST_INFO}/{installer.MARKER}"}
 
 
-def unpack_wheel(tree: Path) -> None:
-    for name, text in WHEEL_FILES.items():
-        path = tree / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    with (tree / DIST_INFO / "RECORD").open("w", newline="") as file:
-        csv.writer(file).writerows([name, "sha256=0", "1"] for name in [*WHEEL_FILES, f"{DIST_INFO}/RECORD"])
-
-
-def files_under(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+def write_wheel(file: Path, files: dict[str, str]) -> None:
+    names = [*files, f"{DIST_INFO}/RECORD"]
+    with zipfile.ZipFile(file, "w") as wheel:
+        for name, text in {**files, names[-1]: "".join(f"{name},sha256=0,1\n" for name in names)}.items():
+            wheel.writestr(name, text)
 
 
 @pytest.fixture
@@ -42,7 +34,7 @@ def site_packages(tmp_path, monkeypatch):
     folder = tmp_path / "site-packages"
     folder.mkdir()
     monkeypatch.setattr(installer.sysconfig, "get_path", lambda _: str(folder))
-    monkeypatch.setattr(installer, "verify", lambda: "Detectron2 0.6 in site-packages")
+    monkeypatch.setattr(installer, "verify", lambda: None)
     return folder
 
 
@@ -50,17 +42,13 @@ def site_packages(tmp_path, monkeypatch):
 def pip_calls(site_packages, monkeypatch):
     calls = []
 
-    def run_pip(arguments):
-        calls.append(arguments)
-        if "--target" in arguments:
-            unpack_wheel(Path(arguments[arguments.index("--target") + 1]))
-        elif arguments[0] == "install":
-            unpack_wheel(site_packages)
-        elif arguments[0] == "uninstall":
-            for dist in installer.find_installed([site_packages]):
-                for file in dist.files:
-                    Path(dist.locate_file(file)).unlink()
-                (site_packages / DIST_INFO).rmdir()
+    def run_pip(command, *arguments):
+        calls.append((command, *arguments))
+        if command == "download":
+            folder = Path(arguments[arguments.index("--dest") + 1])
+            write_wheel(folder / "sal_detectron2-0.7.2-cp310-none-any.whl", PUBLISHED)
+        elif command == "install":
+            zipfile.ZipFile(arguments[-1]).extractall(site_packages)
 
     monkeypatch.setattr(installer, "run_pip", run_pip)
     return calls
@@ -72,87 +60,56 @@ def test_sources_are_accepted(tmp_path):
         assert installer.check_source(f" {source}\n") == source
 
 
-@pytest.mark.parametrize("source", ["", "regsitry", "torch", "-r x", "detectron2\n--pre", "detectron2x", "/no/x"])
+@pytest.mark.parametrize("source", ["", "regsitry", "torch", "-r detectron2.txt", "/no/x"])
 def test_a_bad_source_is_refused_with_what_is_allowed(source, capsys):
     assert installer.main([f"--source={source}"]) == 1
     printed = capsys.readouterr().err
     assert "source must be 'registry' or a pip requirement of Detectron2" in printed and f"got {source!r}" in printed
 
 
-def test_the_registry_gives_the_package_alone_and_a_second_run_nothing_unless_forced(site_packages, pip_calls):
-    assert installer.install("registry").startswith("installed: Detectron2 0.6")
-    assert {path.name for path in site_packages.iterdir()} == {"detectron2", DIST_INFO}
-    (dist,) = installer.find_installed([site_packages])
-    assert {str(path) for path in dist.files} == files_under(site_packages) == WHOLE
-    (call,) = pip_calls
-    assert {"--no-deps", "--require-hashes"} <= set(call)
-    assert installer.install("registry").startswith("already installed")
-    assert len(pip_calls) == 1
-    assert installer.install("registry", force=True).startswith("installed")
-    assert len(pip_calls) > 1 and files_under(site_packages) == WHOLE
-
-
-def test_another_source_replaces_the_first(site_packages, pip_calls):
-    installer.install("registry")
-    pip_calls.clear()
-    installer.install("detectron2==0.6")
-    assert installer.install("detectron2==0.6").startswith("already installed")
-    assert pip_calls == [
-        ["uninstall", "--quiet", "--yes", "sal-detectron2"],
-        ["install", "--no-build-isolation", "detectron2==0.6"],
-    ]
-    installer.install("registry")
-    assert files_under(site_packages) == WHOLE
-
-
-def test_an_installation_by_something_else_is_kept_unless_forced(site_packages, pip_calls):
-    unpack_wheel(site_packages)
-    before = files_under(site_packages)
-    with pytest.raises(RuntimeError, match=r"sal-detectron2 0\.7\.2 is in .*--force"):
+def test_the_registry_gives_the_package_alone_and_a_second_run_nothing(site_packages, pip_calls):
+    for _ in range(2):
         installer.install("registry")
-    assert files_under(site_packages) == before
+    (dist,) = installer.find_installed()
+    files = {path.relative_to(site_packages).as_posix() for path in site_packages.rglob("*") if path.is_file()}
+    assert {str(path) for path in dist.files} == files == WANTED.keys() | {f"{DIST_INFO}/RECORD"}
+    assert [call[0] for call in pip_calls] == ["download", "install"]
+    assert {"--no-deps", "--require-hashes"} <= set(pip_calls[0])
+
+
+def test_another_detectron2_is_replaced_by_force_alone_and_once_there_is_another(site_packages, pip_calls):
+    (site_packages / "detectron2-0.6.dist-info").mkdir()
+    about = site_packages / "detectron2-0.6.dist-info" / "METADATA"
+    about.write_text("Metadata-Version: 2.1\nName: detectron2\nVersion: 0.6\n")
+    with pytest.raises(RuntimeError, match=r"detectron2 0\.6 is in .*--force"):
+        installer.install("registry")
+    assert pip_calls == []
     installer.install("registry", force=True)
-    assert files_under(site_packages) == WHOLE
+    assert [call[0] for call in pip_calls] == ["download", "uninstall", "install"]
+    assert pip_calls[1][-1] == "detectron2"
 
 
-def test_the_remains_of_an_interrupted_run_are_replaced(site_packages, pip_calls):
-    for folder in ("detectron2", DIST_INFO, f"{installer.STAGING_PREFIX}abc"):
-        (site_packages / folder).mkdir()
-        (site_packages / folder / "half.txt").touch()
-    installer.install("registry")
-    assert files_under(site_packages) == WHOLE
+def test_a_requirement_of_another_package_is_refused_before_anything_is_removed(site_packages, monkeypatch):
+    def run_pip(command, *arguments):
+        assert command == "wheel"
+        write_wheel(Path(arguments[arguments.index("--wheel-dir") + 1]) / "torch-2.0-py3-none-any.whl", {})
 
-
-@pytest.mark.parametrize("step", [(installer, "run_pip"), (installer, "record_marker"), (installer.Path, "rename")])
-def test_an_interruption_leaves_no_package_that_passes_for_whole(step, site_packages, pip_calls, monkeypatch):
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(*step, interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            installer.install("registry")
-    assert files_under(site_packages) == set()
-    assert installer.install("registry").startswith("installed")
-
-
-def test_a_wheel_of_another_shape_is_refused(site_packages, pip_calls, monkeypatch):
-    monkeypatch.delitem(WHEEL_FILES, "detectron2/__init__.py")
-    with pytest.raises(RuntimeError, match=r"should hold detectron2/ and one .dist-info, got \['detectron2', 'sal_"):
-        installer.install("registry")
+    monkeypatch.setattr(installer, "run_pip", run_pip)
+    with pytest.raises(RuntimeError, match=r"must be a distribution of Detectron2, and pip made torch-2\.0"):
+        installer.install("git+https://example.org/x.git")
 
 
 def test_a_failing_pip_and_a_package_that_does_not_import_are_errors(monkeypatch):
     monkeypatch.setattr(installer.sys, "executable", "false")
     with pytest.raises(RuntimeError, match="the command was: false -m pip install x"):
-        installer.run_pip(["install", "x"])
+        installer.run_pip("install", "x")
     with pytest.raises(RuntimeError, match=r"does not import.*resnest-backbones\[detectron2\]"):
         installer.verify()
 
 
-def test_the_environment_is_the_default_source(site_packages, monkeypatch):
+def test_the_environment_is_the_default_source(monkeypatch):
     seen = []
-    monkeypatch.setattr(installer, "install", lambda source, force: seen.append(source) or "")
+    monkeypatch.setattr(installer, "install", lambda source, force: seen.append(source))
     monkeypatch.setenv("DETECTRON2", "detectron2==0.6")
     installer.main([])
     monkeypatch.delenv("DETECTRON2")
