@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import json
-import math
+import logging
+import shutil
+import tempfile
 import zlib
-from collections import Counter
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,11 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from omegaconf import DictConfig
-from PIL import Image
 
+from resnest_backbones.detectron2.coco_check import count_and_name, read_coco_json
 from resnest_backbones.errors import DatasetError
 
-_MAX_NAMED = 3  # in a message, of each problem
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class CocoSource:
         num_images: number of images listed.
         num_annotations: number of annotations.
         num_objects: number of annotations of single objects, not crowds.
-        has_masks: whether every annotation has a segmentation.
+        has_rle: whether an object's segmentation is a run-length code, which ``INPUT.MASK_FORMAT`` polygon cannot take.
+        without_mask: a line that counts and names the annotations without a usable segmentation; "" where all have one.
     """
 
     json_file: Path
@@ -42,128 +45,54 @@ class CocoSource:
     num_images: int
     num_annotations: int
     num_objects: int
-    has_masks: bool
+    has_rle: bool
+    without_mask: str
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether every annotation has a segmentation that can be used."""
+        return not self.without_mask
 
 
 def check_coco_json(json_file: str | Path, image_root: str | Path) -> CocoSource:
-    """Read a COCO instances file and check that it is whole and fits its images.
+    """Read a COCO instances file and check that its values can be trained on and evaluated.
+
+    What COCO's rules determine is filled in, in memory, and a line of the log counts it: ids of annotations, missing
+    ``iscrowd`` and ``area``, ``ignore``, polygons written as one flat list or as pairs.
 
     Raises:
-        DatasetError: it is not a COCO json, images are missing on disk or have another size, annotations name images
-            or categories that are missing, or lack what COCO's evaluation needs; the message names the file and the
-            first of each.
+        DatasetError: it is not a COCO json; images are missing or have another size after the turn of their EXIF;
+            annotations name images or categories that are missing, or have boxes or values that cannot be meant; the
+            message names the file and counts each kind of problem with its first ids.
     """
-    json_file, image_root = Path(json_file), Path(image_root)
-    content = _read_json(json_file)
-    if not image_root.is_dir():
-        raise DatasetError(f"{image_root} is not a folder of images (for {json_file})")
-    problems = _check_categories(content["categories"]) or [
-        *_check_images(content["images"], image_root),
-        *_check_annotations(content),
-    ]
-    if problems:
-        raise DatasetError(f"{json_file} cannot be used:\n  " + "\n  ".join(problems))
+    return _read(Path(json_file), Path(image_root))[0]
+
+
+def _read(json_file: Path, image_root: Path) -> tuple[CocoSource, dict[str, Any] | None]:
+    """Return what a file holds, and its content where that differs from the file."""
+    content, notes, changed = read_coco_json(json_file, image_root)
+    for note in notes:
+        logger.warning("%s: %s", json_file, note)
     annotations = content["annotations"]
-    return CocoSource(
+    objects = [a for a in annotations if not a["iscrowd"]]
+    crowds = f"; {len(annotations) - len(objects)} crowds, not trained on" if len(objects) < len(annotations) else ""
+    empty = len({image["id"] for image in content["images"]} - {a["image_id"] for a in objects})
+    num_images, num_classes = len(content["images"]), len(content["categories"])
+    logger.info("%s: %d images, %d of them without objects; %d objects of %d classes%s", json_file, num_images, empty,
+                len(objects), num_classes, crowds)  # fmt: skip
+    maskless = [a["id"] for a in annotations if not a.get("segmentation")]
+    lacking = count_and_name(f"annotations of {json_file} have no segmentation that can be used", maskless)
+    source = CocoSource(
         json_file,
         image_root,
         tuple(c["name"] for c in sorted(content["categories"], key=lambda c: c["id"])),
-        len(content["images"]),
+        num_images,
         len(annotations),
-        sum(not a["iscrowd"] for a in annotations),
-        all(a.get("segmentation") for a in annotations),
+        len(objects),
+        any(isinstance(a.get("segmentation"), dict) for a in objects),
+        "; ".join([*lacking, *(note for note in notes if "segmentations cannot be used" in note)]),
     )
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text())
-    except OSError as error:
-        raise DatasetError(f"{file} cannot be read: {error.strerror}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{file} is not json: {error}") from error
-    wrong = [key for key in ("images", "annotations", "categories") if not _is_list_of_dicts(content, key)]
-    if wrong:
-        raise DatasetError(
-            f"{file} is not a COCO instances file: it has no list of objects {' and '.join(map(repr, wrong))}"
-        )
-    for key in ("images", "categories"):
-        if not content[key]:
-            raise DatasetError(f"{file} has no {key}")
-    return content
-
-
-def _is_list_of_dicts(content: Any, key: str) -> bool:
-    values = content.get(key) if isinstance(content, dict) else None
-    return isinstance(values, list) and all(isinstance(value, dict) for value in values)
-
-
-def _check_categories(categories: list[dict[str, Any]]) -> list[str]:
-    if not all(isinstance(c.get("id"), int) and isinstance(c.get("name"), str) for c in categories):
-        return ["a category lacks an integer id or a name"]
-    return ["category ids are not unique"] if _repeated(c["id"] for c in categories) else []
-
-
-def _check_images(images: list[dict[str, Any]], root: Path) -> list[str]:
-    def is_whole(image: dict[str, Any]) -> bool:
-        types: dict[str, Any] = {"id": (int, str), "file_name": str, "width": int, "height": int}
-        return all(isinstance(image.get(key), kind) for key, kind in types.items())
-
-    if incomplete := [image.get("id", image) for image in images if not is_whole(image)]:
-        return _problem("images lack id, file_name, width or height", incomplete)
-    problems = _problem("image ids are not unique", _repeated(image["id"] for image in images))
-    if absent := [image["file_name"] for image in images if not (root / image["file_name"]).is_file()]:
-        return problems + _problem(f"of {len(images)} images are not in {root}", absent)
-    resized = [text for image in images if (text := _other_size(image, root))]
-    return problems + _problem("images have another size, or cannot be read", resized)
-
-
-def _other_size(image: dict[str, Any], root: Path) -> str | None:
-    try:
-        with Image.open(root / image["file_name"]) as opened:
-            size = opened.size
-    except (OSError, ValueError) as error:
-        return f"{image['file_name']} ({error})"
-    listed = (image["width"], image["height"])
-    # Detectron2 turns an image as its EXIF says; the json may give either size.
-    if size == listed or size == listed[::-1]:
-        return None
-    return f"{image['file_name']} (is {size[0]} x {size[1]}, listed {listed[0]} x {listed[1]})"
-
-
-def _check_annotations(content: dict[str, Any]) -> list[str]:
-    annotations = content["annotations"]
-    ids = [annotation.get("id") for annotation in annotations]
-    # pycocotools takes the id of a match for a truth value: with an id of 0, a found object counts as missed.
-    problems = _problem(
-        "annotation ids are not positive integers, which COCO's evaluation needs",
-        [key for key in ids if not isinstance(key, int) or key < 1],
-    ) or _problem("annotation ids are not unique", _repeated(ids))
-    for key, owners in (("image_id", "images"), ("category_id", "categories")):
-        known = {item["id"] for item in content[owners] if isinstance(item.get("id"), (int, str))}
-        lost = [a for a in annotations if not isinstance(a.get(key), (int, str)) or a[key] not in known]
-        which = [f"{a.get('id')} ({key} {a.get(key)})" for a in lost]
-        problems += _problem(f"annotations have a {key} that is not in the file", which)
-    shapeless = [a.get("id") for a in annotations if not _is_box(a.get("bbox"))]
-    problems += _problem("annotations have no bbox of four numbers [x, y, width, height]", shapeless)
-    lacking = [a.get("id") for a in annotations if not {"area", "iscrowd"} <= a.keys()]
-    return problems + _problem("annotations lack area or iscrowd", lacking)
-
-
-def _is_box(box: Any) -> bool:
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
-        return False
-    return all(math.isfinite(v) for v in box) and box[2] >= 0 and box[3] >= 0
-
-
-def _repeated(ids: Iterable[Any]) -> list[Any]:
-    return [key for key, count in Counter(ids).items() if count > 1]
-
-
-def _problem(what: str, which: Sequence[Any]) -> list[str]:
-    """Return a line that counts and names what is wrong, or no line where nothing is."""
-    more = f" and {len(which) - _MAX_NAMED} more" if len(which) > _MAX_NAMED else ""
-    return [f"{len(which)} {what}: {', '.join(map(str, which[:_MAX_NAMED]))}{more}"] if which else []
+    return source, content if changed else None
 
 
 def register_custom_coco(
@@ -184,10 +113,14 @@ def register_custom_coco(
     Raises:
         DatasetError: a file cannot be used (``check_coco_json``), or the categories of the two differ.
     """
-    val = check_coco_json(val_json, val_images)
+    val, val_content = _read(Path(val_json), Path(val_images))
     if train_json is None or train_images is None:
-        return None, _register(val), val
-    train = check_coco_json(train_json, train_images)
+        return None, _register(val, val_content), val
+    train, train_content = _read(Path(train_json), Path(train_images))
+    if train.json_file.resolve() == val.json_file.resolve():
+        logger.warning(
+            "%s is used for training and for validation: the metrics say nothing about other images", val_json
+        )
     if train.num_objects == 0:
         raise DatasetError(f"{train.json_file} has no annotations to train on (crowds do not count)")
     if train.class_names != val.class_names:
@@ -199,16 +132,29 @@ def register_custom_coco(
         raise DatasetError(
             f"{train.json_file} and {val.json_file} must have equal categories in the same order of ids; {difference}"
         )
-    return _register(train), _register(val), replace(train, has_masks=train.has_masks and val.has_masks)
+    without_mask = "; ".join(filter(None, (train.without_mask, val.without_mask)))
+    both = replace(train, has_rle=train.has_rle or val.has_rle, without_mask=without_mask)
+    return _register(train, train_content), _register(val, val_content), both
 
 
-def _register(source: CocoSource) -> str:
+def _register(source: CocoSource, content: dict[str, Any] | None) -> str:
     paths = f"{source.json_file.resolve()} {source.image_root.resolve()}"
     name = f"custom_{source.json_file.stem}_{zlib.crc32(paths.encode()):08x}"
     if name not in DatasetCatalog:
-        register_coco_instances(name, {}, str(source.json_file), str(source.image_root))
+        json_file = source.json_file
+        if content is not None:  # Detectron2 and pycocotools read files only
+            json_file = _temporary_folder() / f"{name}.json"
+            json_file.write_text(json.dumps(content))
+        register_coco_instances(name, {}, str(json_file), str(source.image_root))
     MetadataCatalog.get(name).thing_classes = list(source.class_names)
     return name
+
+
+@cache
+def _temporary_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="resnest_backbones_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def use_custom_dataset(
@@ -223,17 +169,22 @@ def use_custom_dataset(
     (_use_in_lazy if isinstance(cfg, DictConfig) else _use_in_yaml)(cfg, *names)
 
 
+def _check_masks(source: CocoSource, what: str, remedy: str) -> None:
+    if source.num_annotations and not source.has_masks:
+        raise DatasetError(f"{what} needs masks, and {source.without_mask}; {remedy}")
+
+
 def _use_in_yaml(cfg: CfgNode, train: str | None, val: str, source: CocoSource) -> None:
     architecture = cfg.MODEL.META_ARCHITECTURE
     if architecture not in ("GeneralizedRCNN", "RetinaNet", "FCOS"):
         raise DatasetError(f"{source.json_file} has boxes and masks, but {architecture} needs other annotations too")
     if cfg.MODEL.KEYPOINT_ON:
         raise DatasetError(f"{source.json_file}: a custom dataset cannot be used with a keypoint model")
-    if cfg.MODEL.MASK_ON and source.num_annotations and not source.has_masks:
-        raise DatasetError(
-            f"{source.json_file} lacks the segmentation of some annotations, which a model with MODEL.MASK_ON needs; "
-            "take a detection config, or turn the key off"
-        )
+    if cfg.MODEL.MASK_ON:
+        _check_masks(source, "a model with MODEL.MASK_ON", "take a detection config, or turn the key off")
+        if source.has_rle and cfg.INPUT.MASK_FORMAT == "polygon":
+            logger.warning("%s has run-length codes: INPUT.MASK_FORMAT is set to bitmask", source.json_file)
+            cfg.INPUT.MASK_FORMAT = "bitmask"
     cfg.DATASETS.TRAIN = (train,) if train is not None else ()
     cfg.DATASETS.TEST = (val,)
     for head in ("ROI_HEADS", "RETINANET", "FCOS"):
@@ -246,8 +197,11 @@ def _use_in_lazy(cfg: DictConfig, train: str | None, val: str, source: CocoSourc
     if not heads:
         raise DatasetError("the config has neither model.roi_heads.num_classes nor model.num_classes to set")
     heads[0].num_classes = len(source.class_names)
-    if "mask_head" in heads[0] and source.num_annotations and not source.has_masks:
-        raise DatasetError(f"{source.json_file} lacks the segmentation of some annotations, which a mask head needs")
+    if "mask_head" in heads[0]:
+        _check_masks(source, "a mask head", "take a config without one")
+        if source.has_rle and train is not None:
+            logger.warning("%s has run-length codes: instance_mask_format is set to bitmask", source.json_file)
+            cfg.dataloader.train.mapper.instance_mask_format = "bitmask"
     if train is not None:
         cfg.dataloader.train.dataset.names = train
     cfg.dataloader.test.dataset.names = val

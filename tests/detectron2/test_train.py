@@ -473,7 +473,7 @@ def test_masks_are_asked_for_where_the_model_has_them_in_the_end(bccd, tmp_path)
         arguments = ["--config-file", CONFIG, *bccd, *tiny(tmp_path / "run", 1), *keys]
         return train.YamlRun(parse(*arguments)).cfg
 
-    with pytest.raises(DatasetError, match=r"train\.json lacks the segmentation .* MODEL\.MASK_ON"):
+    with pytest.raises(DatasetError, match=r"MODEL\.MASK_ON needs masks, and .*train\.json have no segmentation"):
         setup("MODEL.MASK_ON", True)
     with pytest.raises(DatasetError, match="PanopticFPN needs other annotations too"):
         setup("MODEL.META_ARCHITECTURE", "PanopticFPN")
