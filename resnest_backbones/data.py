@@ -16,6 +16,8 @@ from resnest_backbones.errors import DatasetError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 CLASS_FILES = ("classes.txt", "objectInfo150.txt")  # looked for in the data root, in this order
+IGNORED = 255  # in label maps
+CHECKED_LABEL_MAPS = 200  # read before a training
 MAX_CLASSES = 254  # label maps are uint8; 0 is "not labelled", and MMSegmentation ignores 255
 
 _TURN = Image.Transpose
@@ -78,6 +80,54 @@ def read_label_map(file: str | Path, content: bytes | None = None) -> np.ndarray
             f"of {labels.shape[2]} channels"
         )
     return labels
+
+
+def check_label_maps(files: Sequence[Path], classes: Sequence[str]) -> list[str]:
+    """Compare the values in label maps with the classes; label n is the n-th class, 0 and 255 are ignored.
+
+    Of many label maps, ``CHECKED_LABEL_MAPS`` are read, spread over all.
+
+    Returns:
+        A line for each thing that looks wrong: classes that never occur, labels that may begin with 0.
+
+    Raises:
+        DatasetError: there is a single class, every pixel is ignored, or labels have no class; the message gives values
+            and counts. Or a label map cannot be read.
+    """
+    if len(classes) == 1:
+        raise DatasetError(
+            f"the class file names one class, {classes[0]}, which a network would predict everywhere: name the "
+            "background too, with a label of its own"
+        )
+    step = max(1, len(files) // CHECKED_LABEL_MAPS)
+    looked_at = files[::step]
+    where = f"{len(looked_at)} of {len(files)} label maps in {os.path.commonpath([file.parent for file in files])}"
+    pixels: Counter[int] = Counter()
+    first: dict[int, Path] = {}
+    for file in looked_at:
+        values, counts = np.unique(read_label_map(file), return_counts=True)
+        for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+            pixels[value] += count
+            first.setdefault(value, file)
+    if wrong := sorted(value for value in pixels if value != IGNORED and not 0 <= value <= len(classes)):
+        shown = ", ".join(f"{value} ({pixels[value]} pixels, as in {first[value]})" for value in wrong[:3])
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise DatasetError(f"{where} have labels beyond the {len(classes)} classes or {IGNORED}: {shown}{more}")
+    ignored = {value: pixels[value] for value in (0, IGNORED) if pixels[value]}
+    if ignored.keys() == pixels.keys():
+        shown = " and ".join(f"{value} ({count} pixels)" for value, count in ignored.items())
+        raise DatasetError(
+            f"every pixel of {where} is ignored: they hold {shown} only, where 0 is not labelled (reduce_zero_label) "
+            f"and {IGNORED} is ignored; write 1 for {classes[0]}, 2 for {classes[1]}"
+        )
+    absent = [f"{label} ({name})" for label, name in enumerate(classes, start=1) if label not in pixels]
+    if not absent:
+        return []
+    more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+    line = f"{len(absent)} of {len(classes)} classes never occur in {where}: {', '.join(absent[:3])}{more}"
+    if pixels[0] and len(classes) not in pixels:
+        line += "; if label 0 is the first class there, add 1 to all labels, for 0 is not labelled"
+    return [line]
 
 
 def find_class_file(data_root: str | Path) -> Path:

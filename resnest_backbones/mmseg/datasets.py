@@ -18,7 +18,14 @@ from typing import Any
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
-from resnest_backbones.data import IMAGE_SUFFIXES, files_below, find_class_file, make_palette, read_classes
+from resnest_backbones.data import (
+    IMAGE_SUFFIXES,
+    check_label_maps,
+    files_below,
+    find_class_file,
+    make_palette,
+    read_classes,
+)
 from resnest_backbones.errors import DatasetError
 
 
@@ -118,6 +125,17 @@ class LabelMapDataset(BaseSegDataset):
         """Load a sample, or raise a ``DatasetError`` that names its image or label map."""
         with errors_that_name(self, idx):
             return super().prepare_data(idx)
+
+
+def check_custom_dataset(settings: Any) -> list[str]:
+    """Compare the label maps of a ``LabelMapDataset``, given by its config, with its classes, before any work.
+
+    Raises:
+        DatasetError: as ``LabelMapDataset`` and ``check_label_maps``.
+    """
+    dataset = DATASETS.build({**settings, "pipeline": []})
+    files = [Path(dataset.get_data_info(index)["seg_map_path"]) for index in range(len(dataset))]
+    return check_label_maps(files, dataset.metainfo["classes"])
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from resnest_backbones.data import IMAGE_SUFFIXES, files_below, read_image, read_label_map
+from resnest_backbones.data import IMAGE_SUFFIXES, check_label_maps, files_below, read_image, read_label_map
 from resnest_backbones.errors import DatasetError, ExportError
 from resnest_backbones.export.exportable import DETECTION, SEGMENTATION
 from resnest_backbones.predict.predictor import Detections, LabelMap, Predictor
 
+logger = logging.getLogger(__name__)
 _METRICS = ("AP", "AP50", "AP75")
 
 
@@ -155,18 +157,19 @@ def mean_iou(predictor: Predictor, image_root: Path, label_maps: Path) -> dict[s
     if predictor.task != SEGMENTATION:
         raise ExportError(f"mIoU is a metric of segmentors, got a network for {predictor.task}")
     confusion = np.zeros((len(predictor.classes),) * 2, dtype=np.int64)
-    for file, label_map in tqdm(label_map_pairs(image_root, label_maps), desc="evaluating"):
+    for file, label_map in tqdm(label_map_pairs(image_root, label_maps, predictor.classes), desc="evaluating"):
         found = predictor(read_image(file))
         assert isinstance(found, LabelMap)
         confusion += confusion_of(read_label_map(label_map).astype(np.int64) - 1, found.labels, len(predictor.classes))
     return metrics_of(confusion)
 
 
-def label_map_pairs(image_root: Path, label_maps: Path) -> list[tuple[Path, Path]]:
+def label_map_pairs(image_root: Path, label_maps: Path, classes: Sequence[str]) -> list[tuple[Path, Path]]:
     """Return images with their label maps, PNGs of the same names; sub-folders are searched too.
 
     Raises:
-        DatasetError: there is no image, or an image has no label map.
+        DatasetError: there is no image, an image has no label map, or the label maps do not fit the classes
+            (``check_label_maps``).
     """
     images = files_below(image_root, IMAGE_SUFFIXES)
     if not images:
@@ -175,7 +178,10 @@ def label_map_pairs(image_root: Path, label_maps: Path) -> list[tuple[Path, Path
     for image in images:
         if image.with_suffix("") not in maps:
             raise DatasetError(f"{image_root / image} has no label map {label_maps / image.with_suffix('.png')}")
-    return [(image_root / image, label_maps / maps[image.with_suffix("")]) for image in images]
+    pairs = [(image_root / image, label_maps / maps[image.with_suffix("")]) for image in images]
+    for line in check_label_maps([label_map for _, label_map in pairs], classes):
+        logger.warning(line)
+    return pairs
 
 
 def confusion_of(truth: np.ndarray, found: np.ndarray, number: int) -> np.ndarray:

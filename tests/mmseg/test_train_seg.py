@@ -1,5 +1,6 @@
 """``tools/train_seg.py`` and ``tools/test_seg.py``: real trainings and tests, on a machine with or without GPUs."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -107,14 +108,16 @@ def test_real_photographs_with_150_classes_are_trained_on_and_validated(config, 
     assert 0 <= last_metrics(tmp_path / "run")["aAcc"] <= 100
 
 
-def test_wrong_data_ends_the_tool_with_one_line(custom_data, config, tmp_path):
+def test_wrong_data_ends_the_tool_with_one_line(custom_data, config, tmp_path, monkeypatch):
     damaged = Path(shutil.copytree(custom_data, tmp_path / "damaged"))
-    for file in (damaged / "annotations" / "training").iterdir():
+    for file in sorted((damaged / "annotations" / "training").iterdir())[1:]:
         labels = np.array(Image.open(file))
         labels[50:, 50:] = 9
         Image.fromarray(labels).save(file)
     arguments = [config, "--data-root", damaged, "--work-dir", tmp_path / "run"]
     worker = ["--cfg-options", "train_dataloader.num_workers=1"]  # the error comes from there
+    assert "labels beyond the 3 classes or 255: 9 (" in fails(train_seg.run, *arguments)
+    monkeypatch.setattr("resnest_backbones.data.CHECKED_LABEL_MAPS", 1)  # the first, which is sound
     assert f"the label map {damaged}/annotations/training/" in (said := fails(train_seg.run, *arguments, *worker))
     assert "got 9 (" in said
     shutil.rmtree(damaged / "annotations" / "training")
@@ -200,3 +203,22 @@ def test_a_launcher_without_its_environment_is_said_to_lack_it(monkeypatch):
     for launcher, name in (("pytorch", "RANK"), ("slurm", "SLURM_PROCID"), ("mpi", "OMPI_COMM_WORLD_RANK")):
         with pytest.raises(ConfigError, match=f"--launcher {launcher} needs the environment variable {name}"):
             setup_run(Config(), build_train_parser().parse_args(["config.py", "--launcher", launcher]))
+
+
+def test_label_maps_that_teach_nothing_end_training_and_test_before_any_work(shared, config, trained, tmp_path):
+    root = shared / "cases" / "segmentation"
+    if not root.is_dir():
+        pytest.skip("the shared cases are not there")
+    for case, message in {
+        "01a_binary_0_255": "names one class, object",
+        "01b_binary_0_255_two_classes": "every pixel of 4 of 4 label maps in .* is ignored",
+        "20_one_class": "name the background too",
+    }.items():
+        arguments = ["--data-root", root / case, "--work-dir", tmp_path / "run"]
+        assert re.search(message, fails(train_seg.run, config, *arguments))
+        assert not (tmp_path / "run").exists()
+        tested = fails(test_seg.run, config, trained / "iter_6.pth", *arguments)
+        assert re.search(message.replace("4 of 4", "2 of 2"), tested)
+    more = ["--cfg-options", "train_cfg.max_iters=1"]
+    run_here(train_seg.run, config, "--data-root", root / "01c_labels_from_0", "--work-dir", tmp_path / "run", *more)
+    assert "if label 0 is the first class there, add 1 to all labels" in logged(tmp_path / "run")

@@ -27,11 +27,13 @@ from resnest_backbones.errors import CheckpointError, ConfigError, add_verbose, 
 from resnest_backbones.mmseg.config import (
     add_hook,
     as_list,
+    inner_datasets,
     load_config,
     type_name,
     use_custom_dataset,
     use_test_time_augmentation,
 )
+from resnest_backbones.mmseg.datasets import check_custom_dataset
 from resnest_backbones.mmseg.engine.resumable import make_resumable, repair_last_checkpoint
 
 _SYNC_NORMS = ("SyncBN", "MMSyncBN")
@@ -132,7 +134,7 @@ def train(args: argparse.Namespace) -> str | None:
     if cfg.resume:
         _restore_seed(cfg)
         add_hook(cfg, "RequireWholeCheckpointHook")
-    messages = [*adapt_to_cpu(cfg), *make_resumable(cfg)]
+    messages = [*_check_custom_data(args, cfg, "train", "val"), *adapt_to_cpu(cfg), *make_resumable(cfg)]
     setup_run(cfg, args)
     if is_main_process():
         check_writable(cfg.work_dir)
@@ -167,7 +169,7 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     if args.out is not None:
         for evaluator in as_list(cfg.test_evaluator):
             evaluator.update(output_dir=args.out, keep_results=True)
-    messages = adapt_to_cpu(cfg)
+    messages = [*_check_custom_data(args, cfg, "test"), *adapt_to_cpu(cfg)]
     setup_run(cfg, args)
     runner = Runner.from_cfg(cfg)
     for message in messages:
@@ -198,6 +200,12 @@ def _setup_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = os.path.join("work_dirs", Path(args.config).stem)
     add_hook(cfg, "ResNeStCheckpointHook")
     return cfg
+
+
+def _check_custom_data(args: argparse.Namespace, cfg: Config, *loaders: str) -> list[str]:
+    """Look at the label maps of ``--data-root``; return what looks wrong."""
+    settings = [cfg.get(f"{name}_dataloader") for name in loaders if args.data_root]
+    return [line for one in settings if one for line in check_custom_dataset(inner_datasets(one.dataset)[0])]
 
 
 def _check_file(name: str, file: str) -> None:
