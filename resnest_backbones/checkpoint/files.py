@@ -275,11 +275,15 @@ def convert_file(source: str | PathLike[str], target_file: str | PathLike[str], 
         raise ValueError(f"target_file must lie in an existing folder, got {output}")
     path = _local_file(str(source))
     try:
-        state = extract_state_dict(read_checkpoint(path))
+        source_content = read_checkpoint(path)
+        state = extract_state_dict(source_content)
         content = for_detectron2(state) if target == "detectron2" else convert_state_dict(state, target)
     except CheckpointError:
         raise
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
+    number = len(content["model"] if target == "detectron2" else content)
+    if target == "detectron2" and "meta" in source_content:  # of MMCV's runners: names of classes, among others
+        content["meta"] = source_content["meta"]
     save_atomically(content, output)
-    return len(content["model"] if target == "detectron2" else content)
+    return number

@@ -7,7 +7,8 @@ A layout is a way to name the same tensors. All are one-to-one, so a conversion 
     official    conv1.0.weight       layer1.0.bn1.weight       layer1.0.downsample.1.weight fc.weight
     timm        the same as official
     mmseg       stem.0.weight        layer1.0.bn1.weight       layer1.0.downsample.1.weight head.fc.weight
-                behind "backbone." in a segmentor; mmpretrain's and mmdet's too
+                behind "backbone." in a segmentor; mmpretrain's too
+    mmdet       the same, and neck.*, rpn_head.*, roi_head.* beside them: MMDetection's R-CNNs (mmdet.py; read only)
     encoding    official, behind "pretrained." (PyTorch-Encoding's segmentors; read only)
     segmentor   the core's names behind "backbone.", and decode_head.*, auxiliary_head.*, neck.* beside them: what
                 MMSegmentation saves of a segmentor with this package's backbone
@@ -18,10 +19,12 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
+
+from resnest_backbones.checkpoint.mmdet import detectron2_names
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +54,7 @@ class _Layout:
         prefixes: what may stand before the trunk's keys.
         stem: (core, here) prefixes of keys outside the blocks.
         block: (core, here) prefixes of keys within a block; None where blocks are named as in the core.
+        head: a key beside the trunk's that every checkpoint of this layout has, too; "" where there is none.
     """
 
     name: str
@@ -58,6 +62,7 @@ class _Layout:
     prefixes: tuple[str, ...]
     stem: tuple[tuple[str, str], ...] = ()
     block: tuple[tuple[str, str], ...] | None = None
+    head: str = ""
 
     def from_core(self, key: str) -> str:
         if self.block is None or not (match := _CORE_BLOCK.fullmatch(key)):
@@ -95,8 +100,9 @@ _MMSEG_BLOCK = (*_BLOCK, ("conv2_offset.", "conv2.conv.conv_offset."))
 _DETECTRON2 = _Layout("detectron2", "stem.conv1_1.weight", ("", "backbone.bottom_up.", "backbone."))
 _OFFICIAL = _Layout("official", "conv1.0.weight", ("",), _OFFICIAL_STEM, _BLOCK)
 _MMSEG = _Layout("mmseg", "stem.0.weight", ("", "backbone."), _MMSEG_STEM, _MMSEG_BLOCK)
+_MMDET = replace(_MMSEG, name="mmdet", prefixes=("backbone.",), head="rpn_head.rpn_conv.weight")
 _ENCODING = _Layout("encoding", "conv1.0.weight", ("pretrained.",), _OFFICIAL_STEM, _BLOCK)
-_LAYOUTS = (_DETECTRON2, _OFFICIAL, _MMSEG, _ENCODING)
+_LAYOUTS = (_DETECTRON2, _OFFICIAL, _MMDET, _MMSEG, _ENCODING)
 _BY_TARGET = {"core": _DETECTRON2, "detectron2": _DETECTRON2, "official": _OFFICIAL, "timm": _OFFICIAL, "mmseg": _MMSEG}
 
 # Names of the classification head at the top level of a checkpoint, per framework: core and official, the Detectron2
@@ -125,7 +131,9 @@ _ENCODING_HEADS = (
 
 
 def detect_layout(state_dict: Mapping[str, Any]) -> str:
-    """Return the layout of a state dict: ``detectron2`` (also the core's), ``official``, ``mmseg`` or ``encoding``.
+    """Return the layout of a state dict.
+
+    It is ``detectron2`` (also the core's), ``official``, ``mmseg``, ``mmdet`` (a whole R-CNN) or ``encoding``.
 
     Raises:
         ValueError: the layout is unknown; the message says what was looked for and the first keys.
@@ -142,7 +150,8 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], target: str = "core") -
 
     Returns:
         A new dict with the same tensors. Heads of detectors and segmentors stay, with the names they have, where the
-        layout stays (``detectron2`` to ``detectron2``, ``mmseg`` to ``mmseg``); ``segmentor`` keeps the heads of
+        layout stays (``detectron2`` to ``detectron2``, ``mmseg`` and ``mmdet`` to ``mmseg``); ``detectron2`` keeps the
+        pyramid and the heads of MMDetection's R-CNNs under Detectron2's names; ``segmentor`` keeps the heads of
         MMSegmentation, and PyTorch-Encoding's under the names of ``mmseg/heads.py``. Elsewhere they have no place and
         are left out, which is logged. A segmentor has no classifier.
 
@@ -158,7 +167,9 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], target: str = "core") -
     trunk, others = _split_trunk(state_dict, source, prefix)
     if target == "segmentor":
         return _as_segmentor(trunk, others)
-    if source is _BY_TARGET[target] and target != "core":
+    if target == "detectron2" and source is _MMDET:
+        return _as_detector(trunk, others)
+    if target != "core" and _BY_TARGET[target] is (_MMSEG if source is _MMDET else source):
         return state_dict
     _log_left_out(others, target)
     layout = _BY_TARGET[target]
@@ -177,6 +188,16 @@ def _as_segmentor(trunk: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> 
     return {
         **{f"backbone.{key}": value for key, value in trunk.items() if key not in classifier},
         **{new: others[key] for key, new in renamed.items() if new.startswith(_SEGMENTOR_PARTS)},
+    }
+
+
+def _as_detector(trunk: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name trunk, pyramid and heads of an R-CNN of MMDetection as Detectron2 does."""
+    names = detectron2_names(others)
+    _log_left_out([key for key in others if key not in names], "detectron2")
+    return {
+        **{f"backbone.bottom_up.{key}": value for key, value in trunk.items()},
+        **{new: others[key] for key, new in names.items()},
     }
 
 
@@ -209,9 +230,14 @@ def _without_module_prefix(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 def _detect(state_dict: Mapping[str, Any]) -> tuple[_Layout, str]:
     for layout in _LAYOUTS:
         for prefix in layout.prefixes:
-            if prefix + layout.marker in state_dict:
+            if prefix + layout.marker in state_dict and (not layout.head or layout.head in state_dict):
                 return layout, prefix
-    markers = ", ".join(f"{prefix}{layout.marker} ({layout.name})" for layout in _LAYOUTS for prefix in layout.prefixes)
+    markers = ", ".join(
+        f"{prefix}{layout.marker} ({layout.name})"
+        for layout in _LAYOUTS
+        for prefix in layout.prefixes
+        if not layout.head
+    )
     raise ValueError(
         f"not the layout of a known ResNeSt: it has none of {markers}; first keys: {summarize_keys(state_dict)}"
     )

@@ -426,6 +426,31 @@ def test_a_whole_detector_stays_whole(shared, tmp_path):
     assert made["model"].keys() == golden["state_dict"].keys() and "matching_heuristics" not in made
 
 
+@pytest.mark.parametrize("write", [torch_zip, torch_legacy])
+def test_a_file_of_mmcvs_runner_keeps_the_names_of_its_classes(write, source, tmp_path):
+    trunk = convert_state_dict(tiny_net(num_classes=None).state_dict(), "mmseg")
+    state = collections.OrderedDict((f"backbone.{key}", value) for key, value in trunk.items())
+    state["rpn_head.rpn_conv.weight"] = torch.ones(2)
+    state._metadata = collections.OrderedDict({"": {"version": 1}})
+    meta = {
+        "CLASSES": ("red cell", "white cell"),
+        "PALETTE": np.array([[255, 0, 0], [0, 0, 255]]),
+        "config": "model = dict(\n    type='FasterRCNN')",
+        "env_info": collections.OrderedDict(python="3.7"),
+        "epoch": np.int64(12),
+        "lr": np.float64(0.02),
+        "hook_msgs": {},
+        "seed": None,
+    }
+    write({"meta": meta, "state_dict": state, "optimizer": {}}, tmp_path / "in.pth")
+    assert checkpoint.convert_file(tmp_path / "in.pth", tmp_path / "out.pth", "detectron2") == len(state)
+    for file, key in (("in.pth", "state_dict"), ("out.pth", "model")):
+        content = read_checkpoint(tmp_path / file)
+        assert content["meta"]["CLASSES"] == meta["CLASSES"] and content["meta"]["config"] == meta["config"]
+        assert content["meta"]["PALETTE"].tolist() == meta["PALETTE"].tolist() and content["meta"]["epoch"] == 12
+        assert len(content[key]) == len(state)
+
+
 def test_a_failed_conversion_leaves_nothing_behind(official, tmp_path, monkeypatch):
     def fail(_content, stream):
         stream.write(b"half")

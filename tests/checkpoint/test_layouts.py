@@ -162,6 +162,63 @@ def test_an_mmseg_segmentor_is_recognised(caplog):
     assert same_tensors(convert_state_dict(state, "mmseg"), state), "heads stay where the layout stays"
 
 
+MMDET_KEYS = [
+    ("neck.lateral_convs.0.conv.weight", "backbone.fpn_lateral2.weight"),
+    ("neck.lateral_convs.3.bn.running_mean", "backbone.fpn_lateral5.norm.running_mean"),
+    ("neck.fpn_convs.2.conv.bias", "backbone.fpn_output4.bias"),
+    ("rpn_head.rpn_conv.weight", "proposal_generator.rpn_head.conv.weight"),
+    ("rpn_head.rpn_cls.bias", "proposal_generator.rpn_head.objectness_logits.bias"),
+    ("rpn_head.rpn_reg.weight", "proposal_generator.rpn_head.anchor_deltas.weight"),
+    ("roi_head.bbox_head.shared_convs.3.conv.weight", "roi_heads.box_head.conv4.weight"),
+    ("roi_head.bbox_head.2.shared_convs.0.bn.running_var", "roi_heads.box_head.2.conv1.norm.running_var"),
+    ("roi_head.bbox_head.shared_fcs.1.bias", "roi_heads.box_head.fc2.bias"),
+    ("roi_head.bbox_head.fc_cls.weight", "roi_heads.box_predictor.cls_score.weight"),
+    ("roi_head.bbox_head.1.fc_reg.bias", "roi_heads.box_predictor.1.bbox_pred.bias"),
+    ("roi_head.mask_head.convs.0.bn.weight", "roi_heads.mask_head.mask_fcn1.norm.weight"),
+    ("roi_head.mask_head.0.convs.3.conv.weight", "roi_heads.mask_head.0.mask_fcn4.weight"),
+    ("roi_head.mask_head.upsample.weight", "roi_heads.mask_head.deconv.weight"),
+    ("roi_head.mask_head.2.conv_logits.weight", "roi_heads.mask_head.2.predictor.weight"),
+]
+
+
+def mmdet_state(names: list[str], laterals: int = 4) -> dict[str, Tensor]:
+    trunk = convert_state_dict(without_classifier(core_state()), "mmseg")
+    names = [*names, "rpn_head.rpn_conv.weight", *(f"neck.lateral_convs.{i}.conv.weight" for i in range(laterals))]
+    return {**{f"backbone.{key}": value for key, value in trunk.items()}, **{name: torch.empty(1) for name in names}}
+
+
+def test_the_heads_of_mmdetection_are_named_as_detectron2_names_them(caplog):
+    state = mmdet_state([*dict(MMDET_KEYS), "roi_head.mask_iou_head.fc_mask_iou.weight", "rpn_head.rpn_conv.1.weight"])
+    trunk = without_classifier(core_state())
+    for saved in (state, {f"module.{key}": value for key, value in state.items()}):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, LOGGER):
+            converted = convert_state_dict(saved, "detectron2")
+        assert detect_layout(saved) == "mmdet"
+        assert all(converted[name] is state[key] for key, name in MMDET_KEYS)
+        assert all(converted[f"backbone.bottom_up.{key}"] is trunk[key] for key in trunk)
+        left = "roi_head.mask_iou_head.fc_mask_iou.weight, rpn_head.rpn_conv.1.weight"
+        assert f"Left out 2 keys of heads that detectron2 has no place for: {left}" in caplog.text
+        assert same_tensors(convert_state_dict(converted, "detectron2"), converted)
+    assert same_tensors(convert_state_dict(state), trunk)
+    assert same_tensors(convert_state_dict(state, "mmseg"), state), "the trunk's layout stays"
+
+
+def test_a_pyramid_of_mmdetection_ends_with_the_trunk():
+    names = convert_state_dict(mmdet_state(["neck.fpn_convs.0.conv.weight"], laterals=3), "detectron2").keys()
+    pyramid = {name for name in names if name.startswith("backbone.fpn_")}
+    assert pyramid == {f"backbone.fpn_{name}.weight" for name in ("lateral3", "lateral4", "lateral5", "output3")}
+
+
+def test_every_key_of_mmdetections_published_detectors_has_a_place_in_detectron2(shared, caplog):
+    cases = golden_keys(shared, "mmdet_*.json")
+    assert {"mmdet_faster_rcnn_s50", "mmdet_mask_rcnn_s50", "mmdet_cascade_rcnn_s50"} <= {case for case, _ in cases}
+    for _, state in cases:
+        with caplog.at_level(logging.INFO, LOGGER):
+            assert len(convert_state_dict(state, "detectron2")) == len(state)
+    assert caplog.text == ""
+
+
 def test_mmpretrains_first_shortcut_has_no_pool():
     core = core_state()
     in_mmseg = convert_state_dict(core, "mmseg")
