@@ -1,4 +1,4 @@
-"""The Detectron2 plugin. Importing it registers the backbones and the ``resnest://`` weights.
+"""The Detectron2 plugin. Importing it registers the backbones, the heads and the ``resnest://`` weights.
 
 import resnest_backbones.detectron2
 from resnest_backbones.detectron2 import add_resnest_config
@@ -13,10 +13,12 @@ from resnest_backbones.detectron2.backbone import (
 )
 from resnest_backbones.detectron2.checkpoint import ResNeStCheckpointer, register_weights_handler
 from resnest_backbones.detectron2.config import add_resnest_config
+from resnest_backbones.detectron2.roi_heads import MMDetCascadeROIHeads
 
 register_weights_handler()
 
 __all__ = [
+    "MMDetCascadeROIHeads",
     "ResNeSt",
     "ResNeStCheckpointer",
     "add_resnest_config",

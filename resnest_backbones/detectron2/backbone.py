@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
+from detectron2.utils.registry import Registry
 from torch import nn
 
 from resnest_backbones.acceleration import accelerate
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_Registered = TypeVar("_Registered", bound=Any)
 _NORMS = ("BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "")
 _DEPTHS = tuple(int(name.removeprefix("resnest")) for name in VARIANTS if name.removeprefix("resnest").isdigit())
 _STAGES_IN_ORDER = ("stem", *STAGES)
@@ -123,22 +125,24 @@ def _norm_layer(norm: str | NormLayer | None) -> NormLayer | None:
     return partial(get_norm, norm)
 
 
-def _register(build: Callable[..., Backbone]) -> Callable[..., Backbone]:
-    """Register a builder under its name; safe when this module is imported anew, refused when the name is another's."""
-    name = build.__name__
-    if name in BACKBONE_REGISTRY:
-        owner = BACKBONE_REGISTRY.get(name).__module__
-        if owner != __name__:
+def register(registry: Registry) -> Callable[[_Registered], _Registered]:
+    """Register under its name; safe when a module is imported anew, refused when the name is another's."""
+
+    def add(thing: _Registered) -> _Registered:
+        name = thing.__name__
+        if name not in registry:
+            registry.register(thing)
+        elif (owner := registry.get(name).__module__) != thing.__module__:
             raise ImportError(
-                f"the backbone {name!r} is already registered by {owner}; import either that package or "
+                f"{name!r} is already registered by {owner}; import either that package or "
                 f"resnest_backbones.detectron2, not both"
             )
-        return build
-    BACKBONE_REGISTRY.register(build)
-    return build
+        return thing
+
+    return add
 
 
-@_register
+@register(BACKBONE_REGISTRY)
 def build_resnest_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNeSt:
     """Build a ``ResNeSt`` from ``MODEL.RESNETS`` and ``MODEL.BACKBONE.FREEZE_AT``.
 
@@ -219,7 +223,7 @@ def _spec_from_config(keys: CfgNode) -> ResNeStSpec:
     )
 
 
-@_register
+@register(BACKBONE_REGISTRY)
 def build_resnest_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """Build a ResNeSt with Detectron2's FPN: p2..p5 and a max-pooled p6, or fewer where ``FPN.IN_FEATURES`` has fewer.
 
@@ -232,7 +236,7 @@ def build_resnest_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     return _with_fpn(cfg, bottom_up, top_block)
 
 
-@_register
+@register(BACKBONE_REGISTRY)
 def build_retinanet_resnest_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """Build a ResNeSt with Detectron2's FPN as RetinaNet needs it: p3..p5, and p6 and p7 computed from res5.
 

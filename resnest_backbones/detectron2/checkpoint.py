@@ -26,6 +26,7 @@ from resnest_backbones.checkpoint import (
 )
 from resnest_backbones.checkpoint.fit import compare
 from resnest_backbones.checkpoint.layouts import COUNTER, detect_layout
+from resnest_backbones.detectron2.roi_heads import keep_last_mask_head
 from resnest_backbones.errors import CheckpointError, WeightsError
 from resnest_backbones.weights import SCHEME, fetch, fetch_url, get_record
 
@@ -153,6 +154,7 @@ class ResNeStCheckpointer(DetectionCheckpointer):
         if checkpoint.pop("matching_heuristics", False):
             caffe2 = checkpoint.get("__author__") == "Caffe2"
             checkpoint["model"] = align_and_update_state_dicts(self.model.state_dict(), checkpoint["model"], caffe2)
+        checkpoint["model"] = keep_last_mask_head(checkpoint["model"], self.model.state_dict().keys())
         given = {key.removeprefix("module."): value for key, value in checkpoint["model"].items()}
         fit = compare(given, self.model.state_dict())
         incompatible = super()._load_model(checkpoint)

@@ -1,12 +1,15 @@
-"""Config keys of the ResNeSt backbone, all under ``MODEL.RESNETS``."""
+"""Config keys of the ResNeSt backbone, under ``MODEL.RESNETS``, and of ``MMDetCascadeROIHeads``."""
 
 from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
 
 from detectron2.config import CfgNode
 
 # The first five and their defaults are the original wrapper's (``resnest/d2/config.py``). That also turned off
 # STRIDE_IN_1X1, for ResNet backbones too, whose MSRA weights need it on: here it is left alone, ResNeSt ignores it.
-_DEFAULTS = {
+_BACKBONE: dict[str, Any] = {
     "DEEP_STEM": True,
     "AVD": True,
     "AVG_DOWN": True,
@@ -25,6 +28,15 @@ _DEFAULTS = {
     "COMPILE": False,
     "COMPILE_BACKEND": "inductor",
 }
+# What only MMDetCascadeROIHeads reads, as MMDetection's Cascade R-CNNs have it.
+_CASCADE: dict[str, Any] = {
+    # What of the stages is averaged at test: logits or probabilities of the classes.
+    "AVERAGE": "logits",
+    # Of the losses of each stage.
+    "LOSS_WEIGHTS": [1.0, 0.5, 0.25],
+    # A mask head for each stage, trained on its proposals; at test their probabilities are averaged.
+    "MASK_HEAD_PER_STAGE": True,
+}
 
 
 def add_resnest_config(cfg: CfgNode) -> None:
@@ -33,6 +45,7 @@ def add_resnest_config(cfg: CfgNode) -> None:
     Keys that are there already keep their values, so calling it twice, or after another package that defines some of
     them, changes nothing.
     """
-    for key, default in _DEFAULTS.items():
-        if key not in cfg.MODEL.RESNETS:
-            setattr(cfg.MODEL.RESNETS, key, default)
+    for node, defaults in ((cfg.MODEL.RESNETS, _BACKBONE), (cfg.MODEL.ROI_BOX_CASCADE_HEAD, _CASCADE)):
+        for key, default in defaults.items():
+            if key not in node:
+                node[key] = deepcopy(default)

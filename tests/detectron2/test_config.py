@@ -123,7 +123,7 @@ cfg.MODEL.BACKBONE.NAME = "build_resnest_backbone"
 print("built", type(build_backbone(cfg)).__name__)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert "refused: the backbone 'build_resnest_backbone' is already registered by resnest.d2.resnest" in done.stdout
+    assert "refused: 'build_resnest_backbone' is already registered by resnest.d2.resnest" in done.stdout
     assert "built ResNeSt" in done.stdout, done.stderr
 
 
