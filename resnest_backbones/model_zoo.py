@@ -97,6 +97,7 @@ class Recipe:
 _WRAPPER = "github.com/zhanghang1989/ResNeSt d2/README.md"
 _ENCODING = "github.com/zhanghang1989/PyTorch-Encoding docs/source/model_zoo/segmentation.rst"
 _MMSEG = "github.com/open-mmlab/mmsegmentation configs/resnest/README.md"
+_MMDET = "github.com/open-mmlab/mmdetection configs/resnest/README.md"
 _RESNEST = "github.com/zhanghang1989/ResNeSt README.md"
 
 
@@ -106,6 +107,11 @@ def _coco(method: str, backbone: str, schedule: str, **metrics: float) -> Recipe
     name = f"{'panoptic_fpn' if panoptic else method}_{backbone}{middle}_{schedule}"
     dataset = "coco_panoptic" if panoptic else "coco"
     return Recipe(name, "detectron2", dataset, method, backbone, schedule, metrics, _WRAPPER)
+
+
+def _mmdet(method: str, backbone: str, **metrics: float) -> Recipe:
+    name = f"{method}_{backbone}_fpn_1x_mmdet"
+    return Recipe(name, "detectron2", "coco", method, backbone, "1x", metrics, _MMDET)
 
 
 def _paper(method: str, backbone: str, dataset: str, miou: float, pix_acc: float, schedule: str = "") -> Recipe:
@@ -150,6 +156,14 @@ _RECIPES = (
     _coco("mask_cascade_rcnn", "resnest200_dcnv2", "3x_all_tricks", box_ap=50.91, mask_ap=44.5,
           box_ap_test_dev=53.3, mask_ap_test_dev=47.1),
     _coco("panoptic_cascade", "resnest200", "3x_tricks", box_ap=51.0, mask_ap=43.68, pq=47.9),
+    _mmdet("faster_rcnn", "resnest50", box_ap=42.0),
+    _mmdet("faster_rcnn", "resnest101", box_ap=44.5),
+    _mmdet("cascade_rcnn", "resnest50", box_ap=44.5),
+    _mmdet("cascade_rcnn", "resnest101", box_ap=46.8),
+    _mmdet("mask_rcnn", "resnest50", box_ap=42.6, mask_ap=38.1),
+    _mmdet("mask_rcnn", "resnest101", box_ap=45.2, mask_ap=40.2),
+    _mmdet("mask_cascade_rcnn", "resnest50", box_ap=45.4, mask_ap=39.5),
+    _mmdet("mask_cascade_rcnn", "resnest101", box_ap=47.7, mask_ap=41.4),
     _paper("fcn", "resnest50", "ade20k", 42.94, 80.18),
     _paper("deeplabv3", "resnet50", "ade20k", 42.1, 80.39),
     _paper("deeplabv3", "resnet101", "ade20k", 44.14, 81.11),

@@ -1,5 +1,6 @@
 """The records are the published recipes, all of them and no others; a file is the published one or is refused."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 
@@ -9,8 +10,8 @@ from resnest_backbones.model_zoo import MEASURED, METRICS, RECIPES
 from resnest_backbones.weights import PUBLISHED
 
 
-def recipes_of(framework: str) -> list:
-    return [recipe for recipe in RECIPES.values() if recipe.framework == framework]
+def recipes_of(framework: str, source: str = "") -> list:
+    return [recipe for recipe in RECIPES.values() if recipe.framework == framework and source in recipe.source]
 
 
 def test_the_detection_records_are_the_published_recipes_both_ways(published):
@@ -19,7 +20,7 @@ def test_the_detection_records_are_the_published_recipes_both_ways(published):
         metrics = {metric: row[metric] for metric in ("box_ap", "mask_ap", "pq") if row.get(metric) is not None}
         theirs[row["method"], row["backbone"], row["schedule"]] = (metrics, row["file"])
     ours = {}
-    for recipe in recipes_of("detectron2"):
+    for recipe in recipes_of("detectron2", "zhanghang1989"):
         metrics = {metric: value for metric, value in recipe.metrics.items() if "test_dev" not in metric}
         ours[recipe.method, recipe.backbone, recipe.schedule] = (metrics, recipe.file.name)
     assert len(ours) == 21
@@ -29,6 +30,13 @@ def test_the_detection_records_are_the_published_recipes_both_ways(published):
     assert (recipe.method, recipe.backbone) == (row["method"], row["backbone"])
     assert recipe.metrics["box_ap_test_dev"] == row["box_ap"]
     assert recipe.metrics["mask_ap_test_dev"] == row["mask_ap"]
+
+
+def test_mmdetections_records_are_its_published_recipes_both_ways(shared):
+    rows = json.loads((shared / "reference" / "live_checkpoints.json").read_text())["mmdetection"]["rows"]
+    theirs = {(row["method"], row["backbone"], row["schedule"]): row["published"] for row in rows}
+    ours = {(r.method, r.backbone, r.schedule): dict(r.metrics) for r in recipes_of("detectron2", "open-mmlab")}
+    assert len(ours) == 8 and ours == theirs
 
 
 def published_segmentation(published) -> dict:
@@ -61,7 +69,7 @@ def test_the_segmentation_records_are_the_published_recipes_both_ways(published)
 
 
 def test_a_hash_is_in_the_name_of_a_detectors_file():
-    files = [recipe.file for recipe in recipes_of("detectron2")]
+    files = [recipe.file for recipe in recipes_of("detectron2", "zhanghang1989")]
     without = [file.name for file in files if not file.hash_prefix]
     assert without == [
         "faster_rcnn_ResNeSt_50_FPN_dcn_syncbn_range-scale_1x.pth",
@@ -73,7 +81,7 @@ def test_a_hash_is_in_the_name_of_a_detectors_file():
 
 def test_names_and_metrics_are_whole():
     assert all(RECIPES[name].name == name for name in RECIPES)
-    assert Counter(recipe.framework for recipe in RECIPES.values()) == {"detectron2": 21, "mmseg": 21}
+    assert Counter(recipe.framework for recipe in RECIPES.values()) == {"detectron2": 29, "mmseg": 21}
     assert all(recipe.metrics and recipe.metrics.keys() <= METRICS.keys() for recipe in RECIPES.values())
     assert PUBLISHED.keys() == {name for name, recipe in RECIPES.items() if recipe.file}
     assert all(measured.name == name in RECIPES for name, measured in MEASURED.items())

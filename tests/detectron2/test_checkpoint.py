@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer, PeriodicCheckpointer
+from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
-from resnest_backbones import build, convert_state_dict
-from resnest_backbones.checkpoint import read_checkpoint
+from resnest_backbones import build, convert_state_dict, model_zoo
+from resnest_backbones.checkpoint import convert_file, read_checkpoint
 from resnest_backbones.checkpoint.layouts import COUNTER
 from resnest_backbones.detectron2 import ResNeSt, ResNeStCheckpointer, register_weights_handler
 from resnest_backbones.errors import CheckpointError, WeightsError
@@ -192,6 +193,28 @@ def test_a_detector_of_the_wrapper_fills_ours(checkpointer, shared, tmp_path, ca
     if checkpointer is ResNeStCheckpointer:
         count = len(plain(state))
         assert f"{count} of {count} tensors match" in our_messages(caplog, logging.INFO)[-1]
+
+
+@pytest.mark.parametrize("converted", [False, True])
+def test_a_detector_of_mmdetection_fills_its_recipes(converted, shared, tmp_path, caplog):
+    golden = json.loads((shared / "reference" / "golden" / "mmdet_cascade_rcnn_s50.json").read_text())
+    state = distinct_tensors(golden["state_dict"])
+    state = {k: torch.zeros((), dtype=torch.int64) if k.endswith(COUNTER) else v for k, v in state.items()}
+    file = tmp_path / "file.pth"
+    torch.save({"meta": {"CLASSES": ("person", "bicycle")}, "state_dict": state}, file)
+    if converted:
+        file = tmp_path / "converted.pth"
+        convert_file(tmp_path / "file.pth", file, "detectron2")
+    cfg = model_zoo.get_config("cascade_rcnn_resnest50_fpn_1x_mmdet")
+    cfg.MODEL.DEVICE = "cpu"
+    model = build_model(cfg)
+    checkpointer = ResNeStCheckpointer(model)
+    checkpointer.require_whole = True
+    checkpointer.load(str(file))
+    assert differing(model, plain(convert_state_dict(state, "detectron2"))) == []
+    assert our_messages(caplog) == []
+    count = len(plain(state))
+    assert f"{count} of {count} tensors match" in our_messages(caplog, logging.INFO)[-1]
 
 
 @pytest.mark.parametrize("kept", ["nothing", "res"])

@@ -39,6 +39,8 @@ LAZY = [name for name, file in LEAVES.items() if file.suffix == ".py"]
 YAML = [name for name in LEAVES if name not in LAZY]
 COCO_YAML = [name for name in YAML if LEAVES[name].parent.name.startswith("coco_")]
 ROWS = {name: recipe for name, recipe in RECIPES.items() if recipe.framework == "detectron2"}
+OF_WRAPPER = [name for name in ROWS if not name.endswith("_mmdet")]
+OF_MMDET = [name for name in ROWS if name.endswith("_mmdet")]
 LSJ = "mask_rcnn_resnest50_fpn_100ep_lsj"
 TEST_DEV = "mask_cascade_rcnn_resnest200_dcnv2_fpn_3x_all_tricks_test_dev"
 
@@ -89,12 +91,12 @@ def published_recipes(shared) -> dict[str, dict[str, object]]:
     by_stem = {Path(file).stem: keys for file, keys in recipes.items()}
     assert len(by_stem) == len(recipes)
     # A published detector has the name of the recipe that it was trained by.
-    names = {re.sub(r"(-[0-9a-f]{8})?\.pth$", "", recipe.file.name): name for name, recipe in ROWS.items()}
+    names = {re.sub(r"(-[0-9a-f]{8})?\.pth$", "", ROWS[name].file.name): name for name in OF_WRAPPER}
     assert names.keys() == by_stem.keys()
     return {name: by_stem[stem] for stem, name in names.items()}
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", OF_WRAPPER)
 def test_a_row_resolves_to_the_published_recipe_key_by_key(name, published_recipes):
     recipe, ours, intended = published_recipes[name], flat(config_of(name)), intended_differences(name)
     for key, value in recipe.items():
@@ -104,6 +106,31 @@ def test_a_row_resolves_to_the_published_recipe_key_by_key(name, published_recip
     # And nothing else differs from Detectron2's defaults.
     neutral = defaults()
     assert {key for key in ours if ours[key] != neutral[key]} <= recipe.keys()
+
+
+@pytest.mark.parametrize("name", OF_MMDET)
+def test_a_recipe_of_mmdetection_differs_from_the_wrappers_in_what_its_configs_say(name):
+    ours, wrapper = (flat(config_of(which)) for which in (name, name.removesuffix("_mmdet")))
+    wanted = {
+        "MODEL.FPN.NORM": "",
+        "SOLVER.STEPS": [8 * 7330, 11 * 7330],
+        "SOLVER.MAX_ITER": 12 * 7330,  # 117 266 images with objects, in steps of 16
+        "SOLVER.WARMUP_ITERS": 500,
+        "SOLVER.WEIGHT_DECAY_NORM": 1e-4,
+        "TEST.PRECISE_BN.ENABLED": False,
+    }
+    if "cascade" in name:
+        wanted |= {
+            "MODEL.RPN.BOUNDARY_THRESH": 0,
+            "MODEL.RPN.SMOOTH_L1_BETA": 1 / 9,
+            "MODEL.ROI_HEADS.NAME": "MMDetCascadeROIHeads",
+            "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": 1.0,
+            "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS":
+                [[1 / std for std in stage for _ in "xy"] for stage in ((0.1, 0.2), (0.05, 0.1), (0.033, 0.067))],
+        }  # fmt: skip
+    assert {key: value for key, value in ours.items() if value != wrapper[key]} == wanted
+    assert ours["MODEL.BACKBONE.FREEZE_AT"] == 2 and ours["SOLVER.IMS_PER_BATCH"] == 16
+    assert ours["SOLVER.BASE_LR"] == 0.02 and ours["INPUT.MAX_SIZE_TRAIN"] == ours["INPUT.MAX_SIZE_TEST"] == 1333
 
 
 @pytest.mark.parametrize("name", LEAVES)

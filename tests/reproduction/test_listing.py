@@ -30,7 +30,7 @@ def test_the_table_has_every_recipe_once_with_what_was_published_and_what_it_sta
         assert all(sum(line.split()[:1] == [name] for line in lines) == 1 for name in RECIPES)
     text = as_text(listed, 10.0, 120)
     assert "published: box AP 50.91, mask AP 44.5" in text and "test-dev has no public annotations" in text
-    assert "42 recipes, " in text and "[1] github.com/zhanghang1989/ResNeSt d2/README.md" in text
+    assert "50 recipes, " in text and "[1] github.com/zhanghang1989/ResNeSt d2/README.md" in text
     assert "configs: configs/detectron2/coco_detection/RECIPE.yaml" in text
     words = " ".join(text.split())
     assert "an effective 10 TFLOP/s, about that of a V100 in float32: Detectron2's MODEL_ZOO.md has 0.210 s" in words

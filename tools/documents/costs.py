@@ -104,14 +104,15 @@ def _count_detector(name: str) -> Cost:
 
 
 def _multiply_adds_of_heads(heads: Any, channels: int, proposals: int, detections: int) -> Iterator[int]:
-    """Yield the multiply-adds of each box head over all proposals, and of the mask head over all detections."""
+    """Yield the multiply-adds of each box head over all proposals, and of each mask head over all detections."""
     pair = (heads.box_head, heads.box_predictor)
     pooled = torch.zeros(proposals, channels, *heads.box_pooler.output_size)
     for head, predictor in zip(*pair, strict=True) if isinstance(heads.box_head, nn.ModuleList) else [pair]:
         yield multiply_adds(nn.Sequential(head, predictor), pooled)
     if heads.mask_on:
         pooled = torch.zeros(detections, channels, *heads.mask_pooler.output_size)
-        yield multiply_adds(heads.mask_head.layers, pooled)
+        for head in heads.mask_head if isinstance(heads.mask_head, nn.ModuleList) else [heads.mask_head]:
+            yield multiply_adds(head.layers, pooled)
 
 
 def _count_segmentor(name: str) -> Cost:

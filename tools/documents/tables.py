@@ -77,7 +77,9 @@ def percent(recipe: Recipe, metric: str) -> str:
     value = recipe.metrics.get(metric)
     if value is None:
         return ""
-    return f"{value:.2f}" if recipe.framework == "detectron2" else f"{value:g}"
+    if recipe.framework != "detectron2":
+        return f"{value:g}"
+    return f"{value:.1f}" if "mmdetection" in recipe.source else f"{value:.2f}"
 
 
 def _measured(recipe: Recipe) -> str:
