@@ -6,6 +6,8 @@ import contextlib
 import io
 import json
 import logging
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,7 +71,8 @@ def average_precision(predictor: Predictor, json_file: Path, image_root: Path) -
         image_root: folder of its images.
 
     Returns:
-        ``box AP``, ``box AP50``, ``box AP75``; and ``mask AP`` and so on if the network predicts masks.
+        ``box AP``, ``box AP50``, ``box AP75``, nan where the file has no objects; and ``mask AP`` and so on if the
+        network predicts masks.
 
     Raises:
         ExportError: it is not a detector, or the number of categories is not that of its classes.
@@ -84,11 +87,12 @@ def average_precision(predictor: Predictor, json_file: Path, image_root: Path) -
         found = predictor(read_image(image_root / entry["file_name"]))
         assert isinstance(found, Detections)
         results += coco_results(found, number, categories)
-    metrics = {f"box {name}": 0.0 for name in _METRICS}
+    empty = 0.0 if any(not one.get("iscrowd") for one in truth.anns.values()) else math.nan
+    metrics = {f"box {name}": empty for name in _METRICS}
     for kind, name in (("bbox", "box"), ("segm", "mask")):
         if results and (kind == "bbox" or "segmentation" in results[0]):
-            stats = evaluate_coco(truth, results, kind).stats[: len(_METRICS)]
-            metrics |= {f"{name} {metric}": 100 * float(value) for metric, value in zip(_METRICS, stats, strict=True)}
+            found = summarize(evaluate_coco(truth, results, kind))
+            metrics |= {f"{name} {metric}": value for metric, value in found.items()}
     return metrics
 
 
@@ -119,7 +123,10 @@ def read_truth(predictor: Predictor, json_file: Path) -> tuple[Any, list[int]]:
 
 
 def evaluate_coco(truth: Any, results: Sequence[Mapping[str, Any]], kind: str) -> Any:
-    """Return the ``COCOeval`` of results, accumulated and summarised, with nothing printed.
+    """Return the accumulated ``COCOeval`` of results, with nothing printed.
+
+    The last of its ``maxDets`` is 100, as COCO has it, or the most results of an image: a limit below what the model
+    gives would count objects as missed.
 
     Args:
         truth: a ``pycocotools.coco.COCO``.
@@ -133,10 +140,17 @@ def evaluate_coco(truth: Any, results: Sequence[Mapping[str, Any]], kind: str) -
     with contextlib.redirect_stdout(io.StringIO()):
         kept = truth.loadRes([{key: value for key, value in result.items() if key != other} for result in results])
         evaluation = COCOeval(truth, kept, kind)
+        evaluation.params.maxDets[-1] = max(100, *Counter(result["image_id"] for result in results).values())
         evaluation.evaluate()
         evaluation.accumulate()
-        evaluation.summarize()
     return evaluation
+
+
+def summarize(evaluation: Any) -> dict[str, float]:
+    """Return AP, AP50 and AP75 of an accumulated ``COCOeval`` in percent; nan where there are no objects."""
+    precision = evaluation.eval["precision"][..., 0, -1]  # (IoU, recall, class), of all areas; -1: the class is absent
+    wanted = {"AP": precision, "AP50": precision[0], "AP75": precision[5]}
+    return {name: 100 * float(p[p > -1].mean()) if (p > -1).any() else math.nan for name, p in wanted.items()}
 
 
 def mean_iou(predictor: Predictor, image_root: Path, label_maps: Path) -> dict[str, float]:

@@ -7,10 +7,16 @@ import pytest
 
 pytest.importorskip("detectron2")
 
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Boxes, Instances
+from PIL import Image
+from pycocotools.coco import COCO
 
 from resnest_backbones.detectron2.custom_coco import check_coco_json, register_custom_coco
+from resnest_backbones.detectron2.engine.data import build_evaluator
 from resnest_backbones.errors import DatasetError
+from resnest_backbones.predict.evaluate import evaluate_coco, summarize
 from tests.helpers import subset_of_coco
 
 
@@ -133,3 +139,27 @@ def test_a_training_set_without_annotations_is_refused(bccd):
     with pytest.raises(DatasetError, match="no annotations to train on"):
         register_custom_coco(empty, images, json_file, images)
     assert register_custom_coco(None, None, empty, images)[0] is None  # an evaluation may have none
+
+
+def test_as_many_detections_count_as_the_model_gives(tmp_path):
+    """The ground truth of 150 objects, taken as detections, has an AP of 100 in every tool."""
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (320, 240)).save(tmp_path / "images" / "a.jpg")
+    boxes = [[20 * column + 2, 20 * row + 2, 14, 14] for row in range(10) for column in range(15)]
+    common = {"image_id": 1, "category_id": 1, "area": 196, "iscrowd": 0}
+    annotations = [{"id": number, "bbox": box, **common} for number, box in enumerate(boxes, start=1)]
+    image = {"id": 1, "file_name": "a.jpg", "width": 320, "height": 240}
+    content = {"images": [image], "annotations": annotations, "categories": [{"id": 1, "name": "x"}]}
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    _, name, _ = register_custom_coco(None, None, tmp_path / "val.json", tmp_path / "images")
+    assert len(DatasetCatalog.get(name)[0]["annotations"]) == 150
+    found = Instances((240, 320), scores=torch.linspace(1, 0.5, 150), pred_classes=torch.zeros(150, dtype=torch.int64))
+    found.pred_boxes = Boxes(torch.tensor([[x, y, x + w, y + h] for x, y, w, h in boxes], dtype=torch.float32))
+    for limit, ap in ((300, 100), (100, pytest.approx(66.3, abs=0.1))):
+        evaluator = build_evaluator(name, str(tmp_path / "out"), limit)
+        evaluator.reset()
+        evaluator.process([{"image_id": 1}], [{"instances": found}])
+        assert evaluator.evaluate()["bbox"]["AP"] == ap
+    results = [{"image_id": 1, "category_id": 1, "bbox": box, "score": 1 - n / 300} for n, box in enumerate(boxes)]
+    metrics = summarize(evaluate_coco(COCO(tmp_path / "val.json"), results, "bbox"))
+    assert metrics == {"AP": pytest.approx(100), "AP50": pytest.approx(100), "AP75": pytest.approx(100)}

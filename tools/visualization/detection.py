@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from resnest_backbones.data import read_image
 from resnest_backbones.predict.draw import draw_detections
-from resnest_backbones.predict.evaluate import coco_results, evaluate_coco, read_truth
+from resnest_backbones.predict.evaluate import coco_results, evaluate_coco, read_truth, summarize
 from resnest_backbones.predict.predictor import Detections, Predictor
 from visualization.panels import Panel, draw_panels
 
@@ -71,7 +71,7 @@ def visualize_detector(
     }
     if results:
         evaluation = evaluate_coco(truth, results, "bbox")
-        facts |= {name: f"{100 * evaluation.stats[n]:.1f}" for n, name in enumerate(("AP", "AP50", "AP75"))}
+        facts |= {name: f"{value:.1f}" for name, value in summarize(evaluation).items()}
         file = args.output_dir / "precision.png"
         draw_precision(evaluation, [*names.values()], file)
         text = "As COCO defines them, for boxes of any score."

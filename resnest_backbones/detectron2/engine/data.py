@@ -58,6 +58,8 @@ from resnest_backbones.errors import ConfigError, DatasetError
 
 logger = logging.getLogger(__name__)
 
+COCO_MAX_DETECTIONS = 100  # of an image, that its evaluation counts
+
 # evaluator_type -> what Detectron2's evaluator imports only when it evaluates
 _EVALUATOR_PACKAGES = {
     "coco_panoptic_seg": "panopticapi",
@@ -253,11 +255,24 @@ def check_evaluator(dataset_name: str) -> None:
         raise ConfigError(f"DATASETS.TEST has {dataset_name}, whose evaluation needs the package {package}: install it")
 
 
-def build_evaluator(dataset_name: str, output_folder: str) -> DatasetEvaluator:
-    """Build the evaluator of a dataset's ``evaluator_type``, as Detectron2's own ``train_net.py`` does."""
+def limit_of_detections(detections_per_image: int) -> int | None:
+    """Return the detections of an image that COCO's evaluation has to count; None for its own 100."""
+    if detections_per_image <= COCO_MAX_DETECTIONS:
+        return None
+    logger.info("AP counts up to %d detections per image, as the model gives them; COCO's own limit is %d",
+                detections_per_image, COCO_MAX_DETECTIONS)  # fmt: skip
+    return detections_per_image
+
+
+def build_evaluator(dataset_name: str, output_folder: str, detections_per_image: int = 100) -> DatasetEvaluator:
+    """Build the evaluator of a dataset's ``evaluator_type``, as Detectron2's own ``train_net.py`` does.
+
+    COCO's counts 100 detections of an image, or ``detections_per_image`` where a model gives more.
+    """
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type", None)
     semantic = partial(SemSegEvaluator, dataset_name, output_dir=output_folder)
-    instances = partial(COCOEvaluator, dataset_name, output_dir=output_folder)
+    limit = limit_of_detections(detections_per_image)
+    instances = partial(COCOEvaluator, dataset_name, output_dir=output_folder, max_dets_per_image=limit)
     builders: dict[str, Callable[[], DatasetEvaluator]] = {
         "sem_seg": semantic,
         "coco": instances,

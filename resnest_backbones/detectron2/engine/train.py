@@ -20,7 +20,7 @@ from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
 from detectron2.data import MetadataCatalog, build_detection_train_loader
 from detectron2.engine import DefaultTrainer, HookBase, default_argument_parser, default_writers, hooks
 from detectron2.engine.launch import DEFAULT_TIMEOUT
-from detectron2.evaluation import inference_on_dataset, print_csv_format, verify_results
+from detectron2.evaluation import COCOEvaluator, inference_on_dataset, print_csv_format, verify_results
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
@@ -33,11 +33,13 @@ from resnest_backbones.detectron2.checkpoint import ResNeStCheckpointer
 from resnest_backbones.detectron2.config import add_resnest_config
 from resnest_backbones.detectron2.custom_coco import use_custom_dataset
 from resnest_backbones.detectron2.engine.data import (
+    COCO_MAX_DETECTIONS,
     build_evaluator,
     build_resumable_train_loader,
     build_test_loader,
     build_train_loader_from_config,
     check_evaluator,
+    limit_of_detections,
     locate_target,
     set_first_batch,
     use_image_mapper,
@@ -264,7 +266,8 @@ class YamlRun:
         """Evaluate a model on ``DATASETS.TEST``; results of several datasets have their names above them."""
         results = {}
         for name in self.cfg.DATASETS.TEST:
-            evaluator = build_evaluator(name, os.path.join(self.output_dir, folder))
+            limit = self.cfg.TEST.DETECTIONS_PER_IMAGE
+            evaluator = build_evaluator(name, os.path.join(self.output_dir, folder), limit)
             results[name] = inference_on_dataset(model, build_test_loader(self.cfg, name), evaluator)
             if comm.is_main_process():
                 logger.info("Evaluation results for %s in csv format:", name)
@@ -348,10 +351,22 @@ class LazyRun:
         data = self.cfg.dataloader
         if "evaluator" not in data:
             return {}
-        results = inference_on_dataset(model, instantiate(use_image_mapper(data.test)), instantiate(data.evaluator))
+        evaluator = data.evaluator
+        if locate_target(evaluator) is COCOEvaluator and "max_dets_per_image" not in evaluator:
+            limit = limit_of_detections(_detections_per_image(self.cfg.model))
+            evaluator = OmegaConf.merge(evaluator, {"max_dets_per_image": limit})
+        results = inference_on_dataset(model, instantiate(use_image_mapper(data.test)), instantiate(evaluator))
         if comm.is_main_process():
             print_csv_format(results)
         return results or {}
+
+
+def _detections_per_image(model: Any) -> int:
+    """Find how many detections a LazyConfig's model gives: of its box predictors, or its own as a single-stage one."""
+    heads = model.get("roi_heads") or {}
+    predictors = heads.get("box_predictors") or [heads.get("box_predictor") or {}]
+    of_one_stage = model.get("max_detections_per_image", COCO_MAX_DETECTIONS)
+    return int(predictors[-1].get("test_topk_per_image", of_one_stage))
 
 
 def _crops_polygons(mapper: Any) -> bool:
