@@ -11,6 +11,7 @@ from mmengine.config import Config
 
 from resnest_backbones.data import find_class_file, read_classes
 from resnest_backbones.errors import ConfigError
+from resnest_backbones.mmseg.options import check_options
 
 _SPLITS = {"train": "training", "val": "validation", "test": "validation"}
 
@@ -19,7 +20,7 @@ def load_config(file: str | Path, options: Mapping[str, Any] | None = None) -> C
     """Return a config file with ``--cfg-options`` applied.
 
     Raises:
-        ConfigError: the file, or one that it builds on, does not exist.
+        ConfigError: the file, or one that it builds on, does not exist; or an option would change nothing.
     """
     if not os.path.isfile(file):
         raise ConfigError(f"config must be a file, got {file}")
@@ -28,6 +29,7 @@ def load_config(file: str | Path, options: Mapping[str, Any] | None = None) -> C
     except FileNotFoundError as error:
         raise ConfigError(f"{file}: {error}") from error
     if options is not None:
+        check_options(cfg, options)
         cfg.merge_from_dict(dict(options))
     return cfg
 

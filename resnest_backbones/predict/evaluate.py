@@ -91,8 +91,8 @@ def average_precision(predictor: Predictor, json_file: Path, image_root: Path) -
     metrics = {f"box {name}": empty for name in _METRICS}
     for kind, name in (("bbox", "box"), ("segm", "mask")):
         if results and (kind == "bbox" or "segmentation" in results[0]):
-            found = summarize(evaluate_coco(truth, results, kind))
-            metrics |= {f"{name} {metric}": value for metric, value in found.items()}
+            measured = summarize(evaluate_coco(truth, results, kind))
+            metrics |= {f"{name} {metric}": value for metric, value in measured.items()}
     return metrics
 
 
