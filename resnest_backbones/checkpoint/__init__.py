@@ -10,6 +10,7 @@ from resnest_backbones.checkpoint.files import (
     read_checkpoint,
     remove_unfinished,
     save_atomically,
+    set_aside,
     write_atomically,
 )
 from resnest_backbones.checkpoint.layouts import TARGETS, convert_state_dict, detect_layout
@@ -28,6 +29,7 @@ __all__ = [
     "load_checkpoint",
     "read_checkpoint",
     "remove_unfinished",
+    "set_aside",
     "save_atomically",
     "write_atomically",
 ]

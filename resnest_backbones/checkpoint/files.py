@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import zipfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -234,6 +236,33 @@ def remove_unfinished(folder: str | PathLike[str]) -> list[Path]:
     for path in found:
         path.unlink(missing_ok=True)
     return found
+
+
+def set_aside(folder: str | PathLike[str], marks: Sequence[str], others: Sequence[str], keep: str = "") -> list[str]:
+    """Move what an earlier run left in a folder into a dated sub-folder, so that nothing is lost and no runs mix.
+
+    Args:
+        folder: where a new run will write.
+        marks: patterns of files that only a run leaves that has begun; without any, nothing is moved.
+        others: patterns of what is moved with them.
+        keep: a file that the new run starts from, which is copied instead.
+
+    Returns:
+        A line for the user, or none where nothing was moved.
+    """
+    root = Path(folder)
+    left = {path for pattern in marks for path in root.glob(pattern)}
+    if not left:
+        return []
+    left |= {path for pattern in others for path in root.glob(pattern)}
+    target = root / f"before_{datetime.now():%Y%m%d_%H%M%S}"
+    target.mkdir()
+    for path in sorted(left):
+        if keep and path.is_file() and os.path.exists(keep) and path.samefile(keep):
+            shutil.copy2(path, target / path.name)
+        else:
+            path.rename(target / path.name)
+    return [f"{root} held a run: moved it to {target}; --resume continues a run instead"]
 
 
 def for_detectron2(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:

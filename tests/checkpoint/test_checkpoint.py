@@ -18,7 +18,7 @@ from torch import nn
 
 from convert_checkpoint import run as run_tool
 from resnest_backbones import ResNeSt, ResNeStSpec, build, checkpoint, convert_state_dict, load_checkpoint
-from resnest_backbones.checkpoint import TARGETS, read_checkpoint, remove_unfinished, save_atomically
+from resnest_backbones.checkpoint import TARGETS, read_checkpoint, remove_unfinished, save_atomically, set_aside
 from resnest_backbones.errors import CheckpointError
 from tests.helpers import small_disk
 
@@ -481,3 +481,15 @@ def test_the_tool_ends_with_one_line_where_a_file_is_no_resnest(tmp_path):
     torch.save({"weight": torch.zeros(1)}, tmp_path / "in.pth")
     with pytest.raises(SystemExit, match=f"error: {tmp_path / 'in.pth'}: not the layout of a known ResNeSt"):
         run_tool([str(tmp_path / "in.pth"), str(tmp_path / "out.pth"), "--to", "core"])
+
+
+def test_an_earlier_run_is_moved_and_the_file_to_start_from_is_copied(tmp_path):
+    for name in ("model_0001.pth", "model_0002.pth", "log.txt", "mine.txt"):
+        (tmp_path / name).write_text(name)
+    assert set_aside(tmp_path / "none", ["*.pth"], ["*"]) == set_aside(tmp_path, ["metrics.json"], ["log.txt"]) == []
+    (message,) = set_aside(tmp_path, ["model_*.pth"], ["log.txt"], keep=str(tmp_path / "model_0001.pth"))
+    (folder,) = tmp_path.glob("before_*")
+    assert str(folder) in message and "--resume" in message
+    assert sorted(file.name for file in folder.iterdir()) == ["log.txt", "model_0001.pth", "model_0002.pth"]
+    assert sorted(file.name for file in tmp_path.iterdir() if file.is_file()) == ["mine.txt", "model_0001.pth"]
+    assert (tmp_path / "model_0001.pth").read_text() == (folder / "model_0001.pth").read_text() == "model_0001.pth"

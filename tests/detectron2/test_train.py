@@ -362,6 +362,21 @@ def test_the_seed_of_a_config_comes_before_the_seed_that_was_drawn(bccd, tmp_pat
     assert seed_of(-1) != drawn
 
 
+def test_a_fresh_run_moves_an_earlier_one_out_of_its_way(bccd, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    left = {"model_0000001.pth", "metrics.json", "last_checkpoint", "config.yaml", "log.txt"}
+    for name in (*left, "mine.txt"):
+        (folder / name).write_text("")
+    for option in ("--resume", "--eval-only"):
+        assert run_setup.set_aside_earlier_run(str(folder), "", parse(option)) == []
+    train.YamlRun(parse("--config-file", CONFIG, *bccd, *tiny(folder, 1)))
+    assert not (folder / "metrics.json").exists() and (folder / "mine.txt").is_file()
+    (moved,) = folder.glob("before_*")
+    assert {file.name for file in moved.iterdir()} == left
+    assert f"{folder} held a run: moved it to {moved}" in (folder / "log.txt").read_text()
+
+
 EVALUATORS = {
     "coco": "COCOEvaluator",
     "coco_panoptic_seg": "DatasetEvaluators",

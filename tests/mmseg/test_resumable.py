@@ -108,7 +108,7 @@ def test_a_training_counted_in_epochs_resumes_to_the_very_same_weights(custom_da
 
 
 def test_resume_takes_load_from_if_set_and_starts_anew_where_there_is_nothing(trained, custom_data, config, tmp_path):
-    common = [config, "--data-root", custom_data, "--resume", "--cfg-options", "val_evaluator.0.iou_metrics=['mDice']"]
+    common = [config, "--data-root", custom_data, "--resume", "--cfg-options", "val_evaluator.1.iou_metrics=['mDice']"]
     stop = "train_cfg.max_iters=5"
     run_here(train_seg.run, *common, stop, f"load_from={trained / 'iter_4.pth'}", "--work-dir", tmp_path / "a")
     assert "resumed epoch: 0, iter: 4" in logged(tmp_path / "a") and "Iter(train) [5/5]" in logged(tmp_path / "a")

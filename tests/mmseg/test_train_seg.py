@@ -222,3 +222,13 @@ def test_label_maps_that_teach_nothing_end_training_and_test_before_any_work(sha
     more = ["--cfg-options", "train_cfg.max_iters=1"]
     run_here(train_seg.run, config, "--data-root", root / "01c_labels_from_0", "--work-dir", tmp_path / "run", *more)
     assert "if label 0 is the first class there, add 1 to all labels" in logged(tmp_path / "run")
+
+
+def test_a_fresh_run_moves_an_earlier_one_out_of_its_way(trained, config, custom_data, tmp_path):
+    folder = Path(shutil.copytree(trained, tmp_path / "run"))
+    more = ["--cfg-options", "train_cfg.max_iters=1", f"load_from={folder / 'iter_6.pth'}"]
+    run_here(train_seg.run, config, "--data-root", custom_data, "--work-dir", folder, *more)
+    (moved,) = folder.glob("before_*")
+    assert {file.name for file in moved.iterdir()} >= {"iter_4.pth", "iter_6.pth", "last_checkpoint", config.name}
+    assert {file.name for file in folder.glob("*.pth")} == {"iter_1.pth", "iter_6.pth"}
+    assert "Iter(train) [6/6]" not in logged(folder) and f"moved it to {moved}" in logged(folder)

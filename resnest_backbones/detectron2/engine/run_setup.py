@@ -18,11 +18,15 @@ from torch import nn
 from torch.optim import Optimizer
 
 from resnest_backbones import __name__ as PACKAGE
-from resnest_backbones.checkpoint import remove_unfinished, write_atomically
+from resnest_backbones.checkpoint import remove_unfinished, set_aside, write_atomically
 from resnest_backbones.errors import ConfigError, check_writable
 from resnest_backbones.models.sync_batch_norm import synchronise_on_cpu
 
 logger = logging.getLogger(__name__)
+
+
+_OF_A_RUN = ("model_*.pth", "last_checkpoint", "metrics.json")
+_BESIDE_IT = ("log.txt*", "config.yaml*", "seed.txt", "events.out.tfevents.*", "inference*")
 
 
 def resolve_device(wanted: str) -> str:
@@ -35,6 +39,15 @@ def fallback_messages(device: str, wanted_device: str, wanted_amp: bool) -> list
     messages = ["No GPU found: running on the CPU"] if device != wanted_device else []
     if device.startswith("cpu") and wanted_amp:
         messages.append("Mixed precision on the CPU uses float32 and bfloat16, without scaling of losses")
+    return messages
+
+
+def set_aside_earlier_run(output_dir: str, weights: str, args: argparse.Namespace) -> list[str]:
+    """Move what an earlier run left out of the way of a fresh one; return a line for the user about it."""
+    messages = []
+    if comm.is_main_process() and not args.resume and not args.eval_only:
+        messages = set_aside(output_dir, _OF_A_RUN, _BESIDE_IT, keep=weights)
+    comm.synchronize()
     return messages
 
 

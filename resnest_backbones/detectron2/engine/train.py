@@ -60,6 +60,7 @@ from resnest_backbones.detectron2.engine.run_setup import (
     parallel,
     resolve_device,
     resolve_seed,
+    set_aside_earlier_run,
     setup_run,
 )
 from resnest_backbones.errors import ConfigError, add_verbose
@@ -227,9 +228,11 @@ class YamlRun:
             check_evaluator(name)
         if cfg.INPUT.CROP.ENABLED and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon" and not args.eval_only:
             check_cropped_polygons()
+        messages = set_aside_earlier_run(cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS, args)
+        messages += fallback_messages(cfg.MODEL.DEVICE, wanted_device, cfg.SOLVER.AMP.ENABLED)
         cfg.SEED = resolve_seed(cfg.SEED, cfg.OUTPUT_DIR, args)
         cfg.freeze()
-        setup_run(cfg, args, cfg.OUTPUT_DIR, fallback_messages(cfg.MODEL.DEVICE, wanted_device, cfg.SOLVER.AMP.ENABLED))
+        setup_run(cfg, args, cfg.OUTPUT_DIR, messages)
         if not args.eval_only:
             cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         self.cfg = cfg
@@ -302,6 +305,7 @@ class LazyRun:
             check_cropped_polygons()
         settings = cfg.train
         wanted_device, settings.device = settings.device, resolve_device(settings.device)
+        messages = set_aside_earlier_run(settings.output_dir, settings.init_checkpoint, args)
         settings.seed = resolve_seed(settings.get("seed", -1), settings.output_dir, args)
         self.device: str = settings.device
         self.amp: bool = settings.amp.enabled
@@ -313,7 +317,8 @@ class LazyRun:
         self.log_period: int = settings.log_period
         self.checkpoints: Mapping[str, Any] = settings.checkpointer
         self.ddp: Mapping[str, Any] = settings.ddp
-        setup_run(cfg, args, self.output_dir, fallback_messages(self.device, wanted_device, self.amp))
+        messages += fallback_messages(self.device, wanted_device, self.amp)
+        setup_run(cfg, args, self.output_dir, messages)
 
     def build_model(self) -> nn.Module:
         """Build the model, and log it."""

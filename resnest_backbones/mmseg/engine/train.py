@@ -22,7 +22,7 @@ from mmengine.runner import CheckpointLoader, Runner
 from mmseg.registry import RUNNERS
 from torch import distributed
 
-from resnest_backbones.checkpoint import remove_unfinished
+from resnest_backbones.checkpoint import remove_unfinished, set_aside
 from resnest_backbones.errors import CheckpointError, ConfigError, add_verbose, check_writable
 from resnest_backbones.mmseg.config import (
     add_hook,
@@ -139,6 +139,9 @@ def train(args: argparse.Namespace) -> str | None:
     if is_main_process():
         check_writable(cfg.work_dir)
         remove_unfinished(cfg.work_dir)
+        if not args.resume:
+            others = ("[0-9]*_[0-9]*", os.path.basename(args.config))
+            messages += set_aside(cfg.work_dir, ("*.pth", "last_checkpoint"), others, keep=cfg.get("load_from") or "")
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     for message in messages:
         runner.logger.warning(message)
