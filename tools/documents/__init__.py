@@ -1,1 +1,1 @@
-"""The tables and drawings of the documentation, made from the records."""
+"""The tables of the documentation, made from the records."""

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
 
+import torch
+
 from benchmarks.small_records import circumstances_table, small_table
 from documents import key_tables, speed_tables
 from documents.costs import costs
 from markdown_table import markdown_table
 from resnest_backbones.model_zoo import MEASURED, METRICS, RECIPES, Recipe, get_config_file
 from resnest_backbones.model_zoo import list as list_configs
+from resnest_backbones.models.resnest import build
 from resnest_backbones.models.variants import VARIANTS
 from resnest_backbones.weights import WEIGHTS
 
@@ -32,6 +35,21 @@ def variants_table() -> str:
         cost = (f"{(spec.params or 0) / 1e6:.2f}", f"{(spec.multiply_adds or 0) / 1e9:.2f}")
         rows.append((f"`{name}`", str(spec.radix), str(spec.cardinality), *cost, *published))
     return markdown_table(head, rows, "lrrrrrrl")
+
+
+def strides_table(network: str = "resnest50", side: int = 512) -> str:
+    """Return the side of each stage's features of a square image, and the dilations of its blocks, at each stride."""
+    rows = []
+    for output_stride in (32, 16, 8):
+        with torch.device("meta"):
+            net = build(network, output_stride=output_stride)
+        cells = []
+        for name, stride in net.feature_strides.items():
+            dilations = [block.conv2.conv.dilation[0] for block in net.get_submodule(name)]
+            dilated = f", dilation {', '.join(map(str, dilations))}" if max(dilations) > 1 else ""
+            cells.append(f"{side // stride} x {side // stride}{dilated}")
+        rows.append((str(output_stride), *cells))
+    return markdown_table(("output stride", *net.feature_strides), rows, "rl")
 
 
 def detectron2_table() -> str:
@@ -140,6 +158,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed": speed_tables.speed_table,
     "speed_circumstances": speed_tables.circumstances_table,
     "memory": speed_tables.memory_table,
+    "strides": strides_table,
     "keys_original": key_tables.original_keys_table,
     "keys_mmseg": key_tables.mmseg_keys_table,
     "keys_wrapper": key_tables.wrapper_keys_table,
