@@ -11,7 +11,6 @@ import torch
 from benchmarks.cases import LIMIT, Case, Result
 from benchmarks.cli import main
 from benchmarks.measure import contenders, convolution_flops, kept_for_backward, measure
-from benchmarks.profiling import KINDS
 from benchmarks.report import table
 from benchmarks.trunks import KEEPING, OURS, OURS_TRAINING
 from export import parse_size
@@ -65,11 +64,11 @@ def test_a_training_step_is_measured_in_time_and_memory():
     assert list(result.kept) == [name for name in result.milliseconds if name != LIMIT]
     assert all(value > 0 for value in (*result.milliseconds.values(), result.gigabytes_per_second))
     assert result.kept[OURS_TRAINING] < result.kept[KEEPING] <= result.kept["original"]
-    assert result.profile["original"].keys() == set(KINDS) and min(result.profile["original"].values()) > 0
-    title, times, profile = table(result).split("\n\n")
+    title, times, *profile = table(result).split("\n\n")
     assert title.startswith("training, resnest50, 2 x 3 x 64 x 96, float32 (")
     assert "relative to the first |   kept for backward (MiB) |" in times
-    assert [row[0] for row in table_rows(profile)] == [OURS_TRAINING, KEEPING, "original"]
+    assert profile[-2] == "original, one run under the profiler:"
+    assert "aten::convolution_backward" in profile[-1] and "Self CPU" in profile[-1]
 
 
 def test_whole_detectors_take_part():

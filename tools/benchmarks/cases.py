@@ -51,4 +51,4 @@ class Result:
     gigabytes_per_second: float  # best rate of copying a large tensor, reading and writing counted
     kept: Mapping[str, float]  # mebibytes kept for backward, parameters included
     peak: Mapping[str, float]  # mebibytes that a run allocates at most beyond those it begins with; on GPUs
-    profile: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # milliseconds by kinds of operators
+    profile: Mapping[str, str] = field(default_factory=dict)  # tables of PyTorch's profiler

@@ -31,7 +31,7 @@ def build_argument_parser(description: str | None) -> argparse.ArgumentParser:
     add("--train", action="store_true", help="measure training steps, and the memory they keep for backward")
     add("--detector", action="store_true", help="measure Faster R-CNN with FPN instead of the trunk")
     add("--compile", action="store_true", help="also measure compiled networks (minutes each)")
-    add("--profile", action="store_true", help="also print the time by kind of operator")
+    add("--profile", action="store_true", help="also print the operators that take longest")
     add("--only", nargs="+", metavar="NAME", help="networks to run, as patterns: 'ours*' original (default: all)")
     add("--rounds", type=int, default=11, metavar="N", help="default: %(default)s")
     add("--threads", type=int, metavar="N", help="threads of PyTorch (default: its own choice)")

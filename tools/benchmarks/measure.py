@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 from benchmarks.cases import DTYPES, LIMIT, Case, Contender, Result
 from benchmarks.detectors import detector_contenders
-from benchmarks.profiling import profile_kinds
 from benchmarks.trunks import trunk_contenders
 from documents.costs import multiply_adds
 from resnest_backbones.models.resnest import build
@@ -23,6 +23,7 @@ from resnest_backbones.models.resnest import build
 _PROBE = (256, 64)  # channels, and side of the image, of the convolution whose rate is the limit
 _COPIED = 1 << 26  # bytes of the tensor that is copied
 _MIB = 1 << 20
+_PROFILED = 12  # operators in a profile
 
 
 def contenders(case: Case, device: torch.device) -> dict[str, Callable[[], Contender]]:
@@ -67,7 +68,7 @@ def measure(
         bandwidth / 1e9,
         {name: kept_for_backward(c.forward) / _MIB for name, c in found.items() if c.forward is not None},
         {name: _peak(c.run, device) / _MIB for name, c in found.items() if device.type == "cuda"},
-        {name: profile_kinds(c.run, device, trains=case.trains) for name, c in found.items() if profiled},
+        {name: _profile(c.run, device, trains=case.trains) for name, c in found.items() if profiled},
     )
 
 
@@ -91,6 +92,15 @@ def _peak(run: Callable[[], Any], device: torch.device) -> float:
     torch.cuda.reset_peak_memory_stats(device)
     run()
     return torch.cuda.max_memory_allocated(device) - before
+
+
+def _profile(run: Callable[[], Any], device: torch.device, *, trains: bool) -> str:
+    """Return the operators of one run that take longest, as PyTorch's profiler tells them."""
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+    with nullcontext() if trains else torch.inference_mode(), profile(activities=activities) as profiler:
+        run()
+    order = f"self_{device.type}_time_total"
+    return profiler.key_averages().table(sort_by=order, row_limit=_PROFILED, max_name_column_width=40)
 
 
 def _probe(dtype: torch.dtype, device: torch.device) -> tuple[Callable[[], Any], float]:

@@ -25,13 +25,7 @@ def table(result: Result) -> str:
     rates = f"{result.gflops_per_second:.0f} GFLOP/s, copies at {result.gigabytes_per_second:.1f} GB/s"
     parts = [f"{result.case} (one large convolution: {rates})\n"]
     parts.append(markdown_table(("network", "ms", "relative to the first", *memory), rows, "lr"))
-    if result.profile:
-        kinds = list(next(iter(result.profile.values())))
-        rows = [
-            (name, *(f"{values[kind]:.0f}" for kind in kinds), f"{sum(values.values()):.0f}")
-            for name, values in result.profile.items()
-        ]
-        parts.append(markdown_table(("ms of one run under the profiler", *kinds, "total"), rows, "lr"))
+    parts += [f"{name}, one run under the profiler:\n\n```text\n{text}```\n" for name, text in result.profile.items()]
     return "\n".join(parts)
 
 
