@@ -42,51 +42,30 @@ def checksums(root: Path) -> dict[str, str]:
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def segment_ids(dataset: DemoDataset, split: str, name: str) -> np.ndarray:
-    """Panoptic ids (S, S) of one image."""
-    return pixels(getattr(dataset, f"{split}_panoptic_root") / name).astype(np.int64) @ [1, 256, 65536]
-
-
 @pytest.mark.parametrize("split", SPLITS)
 def test_digits_are_visible_and_polygons_decode_to_what_is_visible(dataset, split):
     coco = pytest.importorskip("pycocotools.coco").COCO(getattr(dataset, f"{split}_json"))
     assert [category["name"] for category in coco.loadCats(range(1, 11))] == list(DIGIT_NAMES)
     assert len(coco.imgs) == {"train": 24, "val": 8}[split]
     assert {len(coco.imgToAnns[number]) for number in coco.imgs} <= {3, 4, 5, 6}
+    covered: dict[str, np.ndarray] = {}
     for annotation in coco.anns.values():
         stem = Path(coco.imgs[annotation["image_id"]]["file_name"]).stem
         assert annotation["iscrowd"] == 0
         assert all(len(polygon) >= 6 for polygon in annotation["segmentation"])  # what Detectron2 keeps
         mask = coco.annToMask(annotation).astype(bool)
-        assert np.array_equal(mask, segment_ids(dataset, split, f"{stem}.png") == annotation["id"])
         labels = pixels(getattr(dataset, f"{split}_label_maps") / f"{stem}.png")
         assert set(labels[mask]) == {annotation["category_id"] + 1}
+        covered[stem] = covered.get(stem, 0) + mask
         rows, columns = np.nonzero(mask)
         x, y, width, height = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
         assert annotation["bbox"] == [x, y, width, height] and annotation["area"] == mask.sum() >= 20
         luma = pixels(getattr(dataset, f"{split}_images") / f"{stem}.jpg").astype(float) @ [0.299, 0.587, 0.114]
         assert np.ptp(luma[y : y + height, x : x + width]) > 40  # a flat, empty box has no contrast
         assert (annotation["digit_index"] < 1437) == (split == "train")  # of 1797 scans
-
-
-@pytest.mark.parametrize("split", SPLITS)
-def test_maps_agree(dataset, split):
-    panoptic = load(getattr(dataset, f"{split}_panoptic_json"))
-    is_thing = {category["id"]: category["isthing"] for category in panoptic["categories"]}
-    assert is_thing == dict.fromkeys(range(1, 11), 1) | {11: 0}
-    for annotation in panoptic["annotations"]:
-        name = annotation["file_name"]
-        ids, label_map = segment_ids(dataset, split, name), pixels(getattr(dataset, f"{split}_label_maps") / name)
-        stuff = pixels(getattr(dataset, f"{split}_stuff_root") / name)
-        assert label_map.dtype == stuff.dtype == np.uint8
-        assert {info["id"] for info in annotation["segments_info"]} == set(np.unique(ids))
-        for info in annotation["segments_info"]:
-            mask = ids == info["id"]
-            assert info["area"] == mask.sum()
-            is_background = info["category_id"] == digits.BACKGROUND_CATEGORY
-            assert set(label_map[mask]) == {1 if is_background else info["category_id"] + 1}
-            assert set(stuff[mask]) == {int(is_background)}
-        assert pixels(getattr(dataset, f"{split}_images") / f"{Path(name).stem}.jpg").shape == (*ids.shape, 3)
+    for stem, count in covered.items():  # every pixel has one owner: a digit, or the background
+        labels = pixels(getattr(dataset, f"{split}_label_maps") / f"{stem}.png")
+        assert labels.dtype == np.uint8 and np.array_equal(count == 0, labels == 1) and count.max() == 1
 
 
 def test_splits_share_no_piece_of_a_photograph():
@@ -134,19 +113,6 @@ def test_interruption_leaves_nothing_and_reuse_writes_nothing(tmp_path, monkeypa
     assert file_times(tmp_path) == before
 
 
-def test_same_dataset_made_meanwhile_by_another_process(tmp_path, monkeypatch):
-    write_split = digits._write_split
-
-    def race(*arguments):
-        monkeypatch.setattr(digits, "_write_split", write_split)
-        make_demo_dataset(tmp_path / "digits", **SMALL)
-        write_split(*arguments)
-
-    monkeypatch.setattr(digits, "_write_split", race)
-    make_demo_dataset(tmp_path / "digits", **SMALL)
-    assert [path.name for path in tmp_path.iterdir()] == ["digits"]
-
-
 def test_existing_folders_are_refused_and_kept(tmp_path, monkeypatch):
     make_demo_dataset(tmp_path / "digits", **SMALL)
     before = checksums(tmp_path)
@@ -160,38 +126,8 @@ def test_existing_folders_are_refused_and_kept(tmp_path, monkeypatch):
     assert checksums(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("num_train", 0), ("num_val", 1.5), ("image_size", True), ("digits_per_image", (4, 3))],
-)
+@pytest.mark.parametrize(("name", "value"), [("num_train", 0), ("digits_per_image", (4, 3))])
 def test_bad_arguments(tmp_path, name, value):
     with pytest.raises(ValueError, match=f"{name} must be .* got "):
         make_demo_dataset(tmp_path / "digits", **SMALL | {name: value})
     assert list(tmp_path.iterdir()) == []
-
-
-def test_detectron2_reads_instances_and_panoptic(dataset):
-    pytest.importorskip("detectron2")
-    from detectron2.data import DatasetCatalog, MetadataCatalog
-    from detectron2.data.datasets import register_coco_panoptic_separated
-
-    names = ("demo_data_test_separated", "demo_data_test_stuffonly")
-    metadata = {
-        "thing_classes": list(DIGIT_NAMES),
-        "thing_dataset_id_to_contiguous_id": {digit + 1: digit for digit in range(10)},
-        "stuff_classes": ["things", "background"],
-        "stuff_dataset_id_to_contiguous_id": {0: 0, digits.BACKGROUND_CATEGORY: 1},
-    }
-    kinds = ("images", "panoptic_root", "panoptic_json", "stuff_root", "json")
-    paths = [str(getattr(dataset, f"val_{kind}")) for kind in kinds]
-    register_coco_panoptic_separated("demo_data_test", metadata, *paths)
-    try:
-        records = DatasetCatalog.get(names[0])
-        assert len(records) == len(DatasetCatalog.get(names[1])) == 8
-        assert all({"annotations", "sem_seg_file_name"} <= record.keys() for record in records)
-        assert {one["category_id"] for record in records for one in record["annotations"]} <= set(range(10))
-        assert MetadataCatalog.get(names[0]).thing_classes == list(DIGIT_NAMES)
-    finally:
-        for name in names:
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)

@@ -1,4 +1,4 @@
-"""A small seeded dataset for detection and instance, semantic and panoptic segmentation, made without a download.
+"""A small seeded dataset for detection and for instance and semantic segmentation, made without a download.
 
 Handwritten digits (scikit-learn's ``load_digits``: 1797 scans of 8 x 8 pixels) are pasted, at random size, tilt and
 colour, on crops of the photographs that ship with scikit-image and scikit-learn. Training and validation share neither
@@ -11,9 +11,6 @@ One root serves the loaders of COCO (Detectron2) and of ADE20K (MMSegmentation):
     images/{training,validation}/000001.jpg        RGB
     annotations/{training,validation}/000001.png   uint8, ADE20K labels: 1 background, 2..11 digits; 0 is unused
     annotations/instances_{train,val}.json         COCO instances: categories 1..10 are zero .. nine
-    annotations/panoptic_{train,val}.json          COCO panoptic: ten things, and the stuff category 11, background
-    panoptic_{train,val}/000001.png                RGB, segment id = R + 256 G + 65536 B
-    panoptic_stuff_{train,val}/000001.png          uint8, as prepare_panoptic_fpn.py writes it: 0 things, 1 background
 
 All files agree to the pixel. COCO polygons have no holes, so a digit owns what its strokes enclose, such as the inside
 of a zero. A later digit may cover up to 60% of an earlier one, but never cuts a hole into it.
@@ -43,8 +40,6 @@ from resnest_backbones.errors import DatasetError
 GENERATOR_VERSION = 1  # raise it when the same arguments give other files
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CLASS_NAMES = ("background", *DIGIT_NAMES)
-BACKGROUND_CATEGORY = 11  # COCO categories: digit d is d + 1; ADE20K labels: background 1, digit d is d + 2
-BACKGROUND_SEGMENT = 0xFFFFFF  # the largest panoptic id; digits have the ids of their instance annotations
 
 _SPLITS = {"train": "training", "val": "validation"}  # COCO's names and ADE20K's
 # 80% for training, in the order of the file, which keeps the scans of one writer together.
@@ -68,12 +63,6 @@ class DemoDataset:
     val_json: Path
     train_label_maps: Path
     val_label_maps: Path
-    train_panoptic_json: Path
-    val_panoptic_json: Path
-    train_panoptic_root: Path
-    val_panoptic_root: Path
-    train_stuff_root: Path
-    val_stuff_root: Path
 
 
 def make_demo_dataset(
@@ -89,8 +78,7 @@ def make_demo_dataset(
     """Write the dataset to ``root``, or reuse it if the same call has written it before.
 
     The same arguments give byte-identical files (with the same versions of the libraries), and image n of a split does
-    not depend on the number of images. An interrupted call leaves nothing behind, and two processes may make the same
-    call at once.
+    not depend on the number of images. An interrupted call leaves nothing behind.
 
     Args:
         root: the folder to create, with its parents.
@@ -108,9 +96,8 @@ def make_demo_dataset(
     arguments: dict[str, Any] = {"num_train": num_train, "num_val": num_val, "image_size": image_size, "seed": seed}
     for name, value in arguments.items():
         low, high = _LIMITS[name]
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
+        if not low <= value <= high:
             raise ValueError(f"{name} must be an integer from {low} to {high}, got {value!r}")
-        arguments[name] = int(value)
     counts = list(digits_per_image)
     if not (len(counts) == 2 and 1 <= counts[0] <= counts[1] <= 10):
         raise ValueError(f"digits_per_image must be (low, high), 1 <= low <= high <= 10, got {digits_per_image!r}")
@@ -128,9 +115,6 @@ def _paths(root: Path) -> DemoDataset:
         paths[f"{split}_images"] = root / "images" / ade_name
         paths[f"{split}_json"] = root / "annotations" / f"instances_{split}.json"
         paths[f"{split}_label_maps"] = root / "annotations" / ade_name
-        paths[f"{split}_panoptic_json"] = root / "annotations" / f"panoptic_{split}.json"
-        paths[f"{split}_panoptic_root"] = root / f"panoptic_{split}"
-        paths[f"{split}_stuff_root"] = root / f"panoptic_stuff_{split}"
     return DemoDataset(root=root, **paths)
 
 
@@ -156,11 +140,7 @@ def _build(root: Path, manifest: dict[str, Any], progress: bool) -> None:
             _write_split(_paths(folder), split, manifest["arguments"], progress)
         (folder / "classes.txt").write_text("".join(f"{name}\n" for name in CLASS_NAMES))
         (folder / "demo_data.json").write_text(json.dumps(manifest) + "\n")
-        try:
-            folder.rename(root)
-        except OSError:
-            if not _is_reusable(root, manifest):  # another process may have written the same dataset meanwhile
-                raise
+        folder.rename(root)
 
 
 @functools.cache
@@ -262,48 +242,37 @@ def _polygons(mask: np.ndarray) -> list[list[float]]:
     return [outline.ravel().tolist() for outline in shifted]
 
 
-def _segment(mask: np.ndarray, segment_id: int, category: int) -> dict[str, Any]:
-    """Return COCO's fields of a visible mask (S, S), which instances and panoptic segments share."""
-    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    (x, right), (y, bottom) = columns[[0, -1]].tolist(), rows[[0, -1]].tolist()
-    box = [x, y, right - x + 1, bottom - y + 1]
-    return {"id": segment_id, "category_id": category, "area": int(mask.sum()), "bbox": box, "iscrowd": 0}
-
-
 def _write_split(dataset: DemoDataset, split: str, arguments: dict[str, Any], progress: bool) -> None:
-    kinds = ("images", "label_maps", "panoptic_root", "stuff_root")
-    images_root, label_maps, panoptic_root, stuff_root = folders = [getattr(dataset, f"{split}_{k}") for k in kinds]
-    for folder in folders:
+    images_root, label_maps = (getattr(dataset, f"{split}_{kind}") for kind in ("images", "label_maps"))
+    for folder in (images_root, label_maps):
         folder.mkdir(parents=True)
     size = arguments["image_size"]
-    images, instances, panoptic = [], [], []  # of COCO's files
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     numbers = range(1, arguments[f"num_{split}"] + 1)
     for image_id in tqdm(numbers, desc=f"digits, {split}", unit="image", disable=not progress):
         rng = np.random.default_rng([arguments["seed"], list(_SPLITS).index(split), image_id])
         pixels, owners, indices = _compose(split, size, arguments["digits_per_image"], rng)
         categories = _load_material()[1][indices] + 1
-        segments = []
-        ids = np.full(owners.shape, BACKGROUND_SEGMENT)
         for owner, (index, category) in enumerate(zip(indices, categories.tolist(), strict=True), start=1):
             mask = owners == owner
-            segments.append(_segment(mask, len(instances) + 1, category))
-            ids[mask] = segments[-1]["id"]
-            more = {"image_id": image_id, "segmentation": _polygons(mask), "digit_index": index}
-            instances.append(segments[-1] | more)
-        segments.append(_segment(owners == 0, BACKGROUND_SEGMENT, BACKGROUND_CATEGORY))
-
+            rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+            (x, right), (y, bottom) = columns[[0, -1]].tolist(), rows[[0, -1]].tolist()
+            annotations.append({
+                "id": len(annotations) + 1,
+                "category_id": category,
+                "area": int(mask.sum()),
+                "bbox": [x, y, right - x + 1, bottom - y + 1],
+                "iscrowd": 0,
+                "image_id": image_id,
+                "segmentation": _polygons(mask),
+                "digit_index": index,
+            })  # fmt: skip
         stem = f"{image_id:06d}"
         Image.fromarray(pixels).save(images_root / f"{stem}.jpg", quality=92)
         labels = np.array([1, *(categories + 1)], dtype=np.uint8)[owners]
         Image.fromarray(labels).save(label_maps / f"{stem}.png")
-        Image.fromarray((owners == 0).astype(np.uint8)).save(stuff_root / f"{stem}.png")
-        rgb = np.stack([ids & 255, ids >> 8 & 255, ids >> 16], axis=-1).astype(np.uint8)
-        Image.fromarray(rgb).save(panoptic_root / f"{stem}.png")
         images.append({"id": image_id, "file_name": f"{stem}.jpg", "height": size, "width": size})
-        panoptic.append({"image_id": image_id, "file_name": f"{stem}.png", "segments_info": segments})
     things = [{"id": digit + 1, "name": name, "supercategory": "digit"} for digit, name in enumerate(DIGIT_NAMES)]
-    stuff = {"id": BACKGROUND_CATEGORY, "name": "background", "supercategory": "background", "isthing": 0}
-    content = {"images": images, "annotations": instances, "categories": things}
+    content = {"images": images, "annotations": annotations, "categories": things}
     getattr(dataset, f"{split}_json").write_text(json.dumps(content) + "\n")
-    content |= {"annotations": panoptic, "categories": [*(thing | {"isthing": 1} for thing in things), stuff]}
-    getattr(dataset, f"{split}_panoptic_json").write_text(json.dumps(content) + "\n")
