@@ -3,7 +3,8 @@
 
 The pre-training on digits is one per network; from its checkpoint, every layer is taken but those of the classes. The
 datasets are not part of this project: --data names a folder with bccd/ and nuclei/, see MODEL_ZOO.md. The same command
-continues after an interruption. The metrics are written to small_benchmark.json in the output folder.
+continues after an interruption; further seeds are added. The metrics are written to small_benchmark.json in the output
+folder.
 
 python tools/small_benchmark.py --data data
 """
@@ -19,10 +20,10 @@ from pathlib import Path
 import torch
 
 from benchmarks import small_records
-from benchmarks.small_records import DATASETS, NETWORKS, STARTS, SmallRecord, SmallRun
+from benchmarks.small_records import DATASETS, NETWORKS, STARTS, SmallRecord, read_records
 from benchmarks.small_training import data_options, pretrain, transfer
 from machine import describe_machine
-from resnest_backbones.errors import add_verbose, one_line_errors
+from resnest_backbones.errors import ConfigError, add_verbose, one_line_errors
 
 
 def build_argument_parser() -> argparse.ArgumentParser:
@@ -52,19 +53,29 @@ def run(arguments: list[str] | None = None) -> None:
 
 def benchmark(args: argparse.Namespace, command: str) -> None:
     """Pre-train, then train all combinations seed by seed, and write the record of a dataset after each training."""
-    file, how = args.output_dir / "small_benchmark.json", {"output_dir": args.output_dir, "recipe": args.recipe}
+    file = args.output_dir / "small_benchmark.json"
+    records = read_records(file) if file.is_file() else {}
+    for record in records.values():
+        earlier = build_argument_parser().parse_args(shlex.split(record.command)[2:])
+        if (record.recipe, earlier.opts) != (args.recipe, args.opts):
+            raise ConfigError(f"{file} is of other settings ({record.command}); choose another --output-dir")
     options = {name: [*data_options(args.data / name), *args.opts] for name in args.datasets}
-    pretraining = {network: pretrain(network, args.output_dir, args.recipe, args.opts) for network in NETWORKS}
-    runs: dict[str, list[SmallRun]] = {name: [] for name in args.datasets}
+    pretraining = next((record.pretraining for record in records.values()), None) or {
+        network: pretrain(network, args.output_dir, args.recipe, args.opts) for network in NETWORKS
+    }
+    runs = {name: list(records[name].runs) if name in records else [] for name in args.datasets}
     combinations = list(itertools.product(args.seeds, args.datasets, STARTS, NETWORKS))
     for number, (seed, name, start, network) in enumerate(combinations, start=1):
-        runs[name].append(transfer(name, network, start, seed, options=options[name], **how))
+        if any((run.seed, run.start, run.network) == (seed, start, network) for run in runs[name]):
+            continue
+        how = {"output_dir": args.output_dir, "recipe": args.recipe, "options": options[name]}
+        runs[name].append(transfer(name, network, start, seed, **how))
         about = describe_machine()
         machine = f"{about['machine']}, {about['threads']} threads"
         facts = (command, about["date"], machine, about["versions"])
         small_records.write_record(SmallRecord(name, args.recipe, *facts, pretraining, tuple(runs[name])), file)
         print(f"[{number}/{len(combinations)}] {name}: {runs[name][-1]}", flush=True)
-    print(f"\n{small_records.small_table(small_records.read_records(file))}\nwritten: {file}")
+    print(f"\n{small_records.small_table(read_records(file))}\nwritten: {file}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """The small benchmark compares networks and nothing else, and its table says what its record holds."""
 
-import json
-import shlex
 from collections.abc import Mapping
 
 import pytest
@@ -10,7 +8,7 @@ import small_benchmark
 from benchmarks import small_records, small_training
 from benchmarks.small_records import DATASETS, NETWORKS, STARTS, SmallRecord, SmallRun, read_records, write_record
 from benchmarks.small_training import config_file, train
-from resnest_backbones.errors import ConfigError, ResNeStError
+from resnest_backbones.errors import ResNeStError
 from tests.documents.pages import table_rows
 from tests.helpers import flat, run_tool, subset_of_coco
 
@@ -113,34 +111,8 @@ def test_wrong_arguments_are_named(tmp_path, capsys):
     assert "--seeds must be different numbers, 0 or more, got 1 1" in capsys.readouterr().err
 
 
-def test_a_finished_training_is_used_again_for_the_same_settings_alone(tmp_path):
-    folder, options = tmp_path / "digits_resnest50", ["--train-json", "digits/train.json", "SEED", "1"]
-    gpu, cpu = (config_file("mask_rcnn", "resnest50", "digits", recipe) for recipe in ("gpu", "cpu"))
-    command = ["train_net.py", "--resume", "--config-file", str(gpu), *options, "OUTPUT_DIR", str(folder)]
-    folder.mkdir()
-    (folder / "console.txt").write_text(f"{shlex.join(command)}\n")
-    (folder / "finished.json").write_text('{"metrics": {"bbox/AP": 40.0}, "seconds": 7.0}')
-    assert train(folder, gpu, options) == ({"bbox/AP": 40.0}, 7.0)
-    for config, others in ((cpu, options), (gpu, [*options, "SOLVER.BASE_LR", "0.1"])):
-        with pytest.raises(ConfigError, match=r"digits_resnest50 holds a training with other settings .*SEED 1 "):
-            train(folder, config, others)
-    moved = tmp_path / "moved" / folder.name
-    moved.parent.mkdir()
-    folder.rename(moved)
-    assert train(moved, gpu, ["--train-json", "/data/digits/train.json", "SEED", "1"])[1] == 7.0
-
-
-def test_the_metrics_are_those_of_the_last_evaluation(tmp_path):
-    file = tmp_path / "metrics.json"
-    lines = [{"bbox/AP": 1.0, "segm/AP": 2.0}, {"total_loss": 1.0}, {"bbox/AP": float("nan")}]
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"bbox/A')
-    metrics = small_training._last_metrics(file)
-    assert metrics.keys() == {"bbox/AP"}
-    # The last evaluation found nothing: the AP of masks is not that of the evaluation before.
-    assert [small_training._percent(metrics, name) for name in ("bbox/AP", "segm/AP")] == [0.0, 0.0]
-    file.write_text("")
-    with pytest.raises(ResNeStError, match=r"metrics.json holds no metrics of an evaluation"):
-        small_training._last_metrics(file)
+def test_metrics_of_a_detector_that_finds_nothing_are_zero():
+    assert [small_training._percent({"bbox/AP": float("nan")}, name) for name in ("bbox/AP", "segm/AP")] == [0.0, 0.0]
 
 
 def test_a_training_leaves_its_metrics_and_a_failed_one_names_its_log(tmp_path, monkeypatch):
@@ -150,14 +122,14 @@ def test_a_training_leaves_its_metrics_and_a_failed_one_names_its_log(tmp_path, 
     tool.write_text("import sys\nprint('trains')\nsys.exit(3)\n")
     with pytest.raises(ResNeStError, match=f"digits_cpu failed with status 3; its log is {log}"):
         train(*arguments)
-    assert log.read_text().splitlines()[1:] == ["trains"]
+    assert log.read_text().splitlines() == ["trains"]
+    tool.write_text("import pathlib, sys\npathlib.Path(sys.argv[-1], 'metrics.json').touch()\n")
+    with pytest.raises(ResNeStError, match=r"metrics.json holds no metrics of an evaluation"):
+        train(*arguments)
     tool.write_text(
         "import pathlib, sys\npathlib.Path(sys.argv[-1], 'metrics.json').write_text('{\"bbox/AP\": 40.0}')\n"
     )
-    metrics, seconds = train(*arguments)
-    assert metrics == {"bbox/AP": 40.0} and seconds > 0
-    tool.unlink()
-    assert train(*arguments) == (metrics, seconds)
+    assert train(*arguments) == {"bbox/AP": 40.0}
 
 
 TINY = (
@@ -186,5 +158,7 @@ def test_the_whole_benchmark_runs_and_finished_trainings_are_used_again(shared, 
     records = read_records(tmp_path / "out" / "small_benchmark.json")
     assert records.keys() == DATASETS.keys()
     assert all(len(kept.runs) == 4 and kept.pretraining.keys() == set(NETWORKS) for kept in records.values())
+    status, refused = run_tool("small_benchmark", *arguments, "SOLVER.BASE_LR", "0.1", timeout=60)
+    assert status == 1 and "is of other settings (python tools/small_benchmark.py " in refused
     status, again = run_tool("small_benchmark", *arguments, timeout=60)
     assert status == 0 and again.splitlines()[-8:] == output.splitlines()[-8:]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import shlex
 import subprocess
 import sys
 import time
@@ -15,8 +13,8 @@ from pathlib import Path
 from benchmarks.small_records import DATASETS, SmallRun
 from checkout import ROOT, TOOLS, environment_with_package
 from demonstration.common import make_dataset
-from resnest_backbones.checkpoint import write_atomically
-from resnest_backbones.errors import ConfigError, DatasetError, ResNeStError
+from reproduction.metrics import last_evaluation
+from resnest_backbones.errors import DatasetError, ResNeStError
 
 
 def config_file(method: str, network: str, dataset: str, recipe: str) -> Path:
@@ -44,14 +42,14 @@ def pretrain(network: str, output_dir: Path, recipe: str, options: Sequence[str]
     digits = make_dataset(output_dir / "digits", num_train=1000, num_val=100)
     data = _options(digits.train_json, digits.train_images, digits.val_json, digits.val_images)
     config = config_file("mask_rcnn", network, "digits", recipe)
-    metrics, _ = train(_pretrained(network, output_dir), config, [*data, *options, "SEED", "1"])
+    metrics = train(_pretrained(network, output_dir), config, [*data, *options, "SEED", "1"])
     return _percent(metrics, "bbox/AP")
 
 
 def transfer(
     dataset: str, network: str, start: str, seed: int, *, output_dir: Path, recipe: str, options: Sequence[str]
 ) -> SmallRun:
-    """Train a network on a dataset, or use what ``output_dir`` holds of that.
+    """Train a network on a dataset.
 
     ``options`` are those of ``data_options``, and keys and values for the config.
     """
@@ -59,59 +57,35 @@ def transfer(
     if start == "digits":
         words += ["MODEL.WEIGHTS", str(_pretrained(network, output_dir) / "model_final.pth")]
     config = config_file(DATASETS[dataset].method, network, dataset, recipe)
-    metrics, seconds = train(output_dir / f"{dataset}_{network}_{start}_{seed}", config, words)
+    begin = time.monotonic()
+    metrics = train(output_dir / f"{dataset}_{network}_{start}_{seed}", config, words)
     percent = {name: _percent(metrics, name) for name in DATASETS[dataset].metrics}
-    return SmallRun(network, start, seed, percent, round(seconds))
+    return SmallRun(network, start, seed, percent, round(time.monotonic() - begin))
 
 
 def _pretrained(network: str, output_dir: Path) -> Path:
     return output_dir / f"digits_{network}"
 
 
-def train(folder: Path, config: Path, options: Sequence[str]) -> tuple[dict[str, float], float]:
-    """Train, unless the folder holds the finished training; return its metrics and its seconds.
+def train(folder: Path, config: Path, options: Sequence[str]) -> dict[str, float]:
+    """Train, from where an earlier training in the folder stopped; return the metrics of its last evaluation.
 
     Raises:
-        ConfigError: the folder holds a training with other settings.
-        ResNeStError: the training failed; the message names its log.
+        ResNeStError: the training failed, or left no metrics; the message names the file to look at.
     """
-    finished, log = folder / "finished.json", folder / "console.txt"
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "console.txt"
     words = ["--resume", "--config-file", str(config), *options, "OUTPUT_DIR", str(folder)]
-    command = shlex.join(["train_net.py", *words])
-    if log.is_file():
-        earlier = log.read_text(encoding="utf-8", errors="replace").partition("\n")[0].strip()
-        # By names alone, since folders may have been moved.
-        one, other = ([Path(word).name for word in shlex.split(line)] for line in (earlier, command))
-        if one != other:
-            raise ConfigError(f"{folder} holds a training with other settings ({earlier}); choose another --output-dir")
-    if not finished.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        start = time.monotonic()
-        with open(log, "a") as stream:
-            print(command, file=stream, flush=True)
-            done = subprocess.run(
-                [sys.executable, TOOLS / "train_net.py", *words],
-                stdout=stream, stderr=subprocess.STDOUT, env=environment_with_package(os.environ),
-            )  # fmt: skip
-        if done.returncode:
-            raise ResNeStError(f"{config.stem} failed with status {done.returncode}; its log is {log}")
-        content = {"metrics": _last_metrics(folder / "metrics.json"), "seconds": time.monotonic() - start}
-        write_atomically(finished, lambda stream: stream.write(json.dumps(content).encode()))
-    content = json.loads(finished.read_text())
-    return content["metrics"], content["seconds"]
-
-
-def _last_metrics(file: Path) -> dict[str, float]:
-    """Return the metrics of the last evaluation; a training that was killed may leave half a line."""
-    metrics: dict[str, float] = {}
-    for line in file.read_text().splitlines():
-        try:
-            found = {name: value for name, value in json.loads(line).items() if "/AP" in name}
-        except ValueError:
-            continue
-        metrics = found or metrics
+    with open(log, "a") as stream:
+        done = subprocess.run(
+            [sys.executable, TOOLS / "train_net.py", *words],
+            stdout=stream, stderr=subprocess.STDOUT, env=environment_with_package(os.environ),
+        )  # fmt: skip
+    if done.returncode:
+        raise ResNeStError(f"{config.stem} failed with status {done.returncode}; its log is {log}")
+    metrics = last_evaluation(folder / "metrics.json")
     if not metrics:
-        raise ResNeStError(f"{file} holds no metrics of an evaluation")
+        raise ResNeStError(f"{folder / 'metrics.json'} holds no metrics of an evaluation")
     return metrics
 
 

@@ -124,11 +124,15 @@ def final_metrics(recipe: Recipe, folder: Path) -> dict[str, float | None]:
     return {metric: value if value is None else round(value, 4) for metric, value in metrics.items()}
 
 
+def last_evaluation(file: Path) -> dict[str, Any]:
+    """Return the last record of Detectron2's ``metrics.json`` that has metrics of an evaluation; {} where none has."""
+    return next((record for record in reversed([*_records(file)]) if any("/AP" in name for name in record)), {})
+
+
 def _of_detectron2(folder: Path) -> dict[str, Any]:
     """Read the last evaluation of a training, or an evaluation alone."""
     if (folder / "train" / "metrics.json").is_file():
-        evaluations = [r for r in _records(folder / "train" / "metrics.json") if any("/AP" in name for name in r)]
-        last = evaluations[-1] if evaluations else {}
+        last = last_evaluation(folder / "train" / "metrics.json")
         return {metric: last[name] for name, metric in _CURVES["detectron2"].items() if name in last}
     log = folder / "evaluate" / "log.txt"
     tasks = _read_copypaste(log) if log.is_file() else {}
