@@ -15,7 +15,7 @@ from documents.costs import COSTS_FILE, costs, count, write_costs
 from documents.tables import fill_tables
 from resnest_backbones.model_zoo import RECIPES
 
-FILES = ("README.md", "MODEL_ZOO.md", "docs/speed.md", "docs/choosing.md", "docs/moving.md", "docs/output-stride.md")
+FILES = ("README.md", "MODEL_ZOO.md", "docs/speed.md", "docs/choosing.md", "docs/output-stride.md")
 
 
 def recount() -> None:

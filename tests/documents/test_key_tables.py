@@ -1,52 +1,67 @@
-"""The tables of checkpoint keys name what peers really save."""
+"""The tables of checkpoint keys on the page about moving are what conversion does."""
 
 import re
 
 import pytest
 import torch
+from torch import Tensor
 
-from documents import key_tables
+from resnest_backbones import build
+from resnest_backbones.checkpoint.layouts import convert_state_dict
 from tests.documents.pages import table_rows
+from tests.helpers import ROOT
+
+WRAPPER, ORIGINAL, MMSEG = "Detectron2 wrapper", "original and timm", "MMSegmentation, MMDetection, MMPretrain"
 
 
-def rows(table: str) -> dict[str, str]:
-    return {old.strip("`"): new.strip("`") for old, new in table_rows(table)}
-
-
-def stands_for(pattern: str, key: str) -> bool:
-    return re.fullmatch(re.escape(pattern).replace(r"\*", r"(?:weight|bias|running_mean|running_var)"), key) is not None
-
-
-def not_in(table: dict[str, str], keys: list[str], stages: tuple[str, ...]) -> list[str]:
-    """Return the keys that no row stands for, except counters and those of some stages."""
-    shown = [key for key in keys if not key.startswith(stages) and not key.endswith("num_batches_tracked")]
-    assert len(shown) > 30
-    return [key for key in shown if not any(stands_for(pattern, key) for pattern in table)]
-
-
-def test_every_key_of_timms_network_is_in_the_table():
-    timm = pytest.importorskip("timm")
+def ours(**options) -> dict[str, Tensor]:
     with torch.device("meta"):
-        keys = list(timm.create_model("resnest14d", num_classes=10).state_dict())
-    assert not_in(rows(key_tables.original_keys_table()), keys, ("layer1.", "layer2.", "layer3.")) == []
+        return build("resnest14", num_classes=10, **options).state_dict()
 
 
-def test_every_key_of_mmsegmentations_own_network_is_in_the_table():
-    backbones = pytest.importorskip("mmseg.models.backbones")
+def wrappers() -> dict[str, Tensor]:
+    return {f"backbone.bottom_up.{key}": value for key, value in ours().items() if not key.startswith("fc.")}
+
+
+def timms() -> dict[str, Tensor]:
     with torch.device("meta"):
-        keys = list(backbones.ResNeSt(depth=50, stem_channels=64).state_dict())
-    others = ("layer1.", "layer2.", "layer3.", "layer4.1.", "layer4.2.")
-    assert not_in(rows(key_tables.mmseg_keys_table()), keys, others) == []
+        return pytest.importorskip("timm").create_model("resnest14d", num_classes=10).state_dict()
 
 
-def test_the_table_of_the_wrapper_takes_a_prefix_away():
-    table = rows(key_tables.wrapper_keys_table())
-    assert len(table) == 17
-    assert all(old == f"backbone.bottom_up.{new}" for old, new in table.items())
+def mmsegmentations() -> dict[str, Tensor]:
+    with torch.device("meta"):
+        return pytest.importorskip("mmseg.models.backbones").ResNeSt(depth=50, stem_channels=64).state_dict()
 
 
-def test_new_names_are_the_same_in_every_table():
-    original = rows(key_tables.original_keys_table())
-    mmseg = rows(key_tables.mmseg_keys_table())
-    assert set(mmseg.values()) - set(original.values()) == {"res5.0.conv2_offset.*"}
-    assert original["layer4.0.downsample.1.weight"] == mmseg["layer4.0.downsample.1.weight"] == "res5.0.shortcut.weight"
+STATES = {
+    "wrapper": (WRAPPER, wrappers),
+    "original": (ORIGINAL, lambda: convert_state_dict(ours(), "official")),
+    "timm": (ORIGINAL, timms),
+    "MMPretrain": (MMSEG, lambda: convert_state_dict(ours(deform_stages=("res5",)), "mmseg")),
+    "MMSegmentation": (MMSEG, mmsegmentations),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_the_rows_for_a_stem_a_block_and_a_classifier_name_the_keys_before_and_after(name):
+    title, make = STATES[name]
+    text = (ROOT / "docs" / "moving.md").read_text(encoding="utf-8")
+    (table,) = re.findall(rf"^\| {re.escape(title)} +\|(?:.*\n\|)+.*\n", text, re.MULTILINE)
+    rows = [[cell.strip("`") for cell in row] for row in table_rows(table)]
+    state, found, used = make(), [], set()
+    names = {id(value): key for key, value in convert_state_dict(state).items()}
+    for old, value in state.items():
+        new = names[id(value)]
+        # Stages and blocks are named alike.
+        if new.endswith("num_batches_tracked") or not new.startswith(("stem.", "res5.0.", "fc.")):
+            continue
+        for row, (before, after) in enumerate(rows):
+            match = re.fullmatch(re.escape(before).replace(r"\*", r"(weight|bias|running_mean|running_var)"), old)
+            if match:
+                found.append(after.replace("*", match[1]) if "*" in after else after)
+                used.add(row)
+                assert found[-1] == new
+                break
+        else:
+            pytest.fail(f"no row stands for {old}")
+    assert len(found) > 30 and (len(used) == len(rows) or name in ("timm", "MMSegmentation"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.small_records import circumstances_table, small_table
-from documents import key_tables, speed_tables
+from documents import speed_tables
 from documents.costs import costs
 from markdown_table import markdown_table
 from resnest_backbones.model_zoo import MEASURED, METRICS, RECIPES, Recipe, get_config_file
@@ -159,9 +159,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed_circumstances": speed_tables.circumstances_table,
     "memory": speed_tables.memory_table,
     "strides": strides_table,
-    "keys_original": key_tables.original_keys_table,
-    "keys_mmseg": key_tables.mmseg_keys_table,
-    "keys_wrapper": key_tables.wrapper_keys_table,
 }
 
 
