@@ -10,7 +10,72 @@ python tools/benchmark.py --train --sizes 512 --batches 2
 python tools/benchmark.py --detector --sizes 800x1216
 """
 
-from benchmarks.cli import main
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks.cases import DTYPES, Case
+from benchmarks.measure import measure
+from benchmarks.report import table, write_report
+from export import parse_size
+from machine import describe_machine
+
+
+def build_argument_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--networks", nargs="+", default=["resnest50"], metavar="NAME", help="default: resnest50")
+    add("--sizes", nargs="+", type=parse_size, default=[(800, 800)], metavar="HxW", help="default: 800x800")
+    add("--batches", nargs="+", type=int, default=[1], metavar="N", help="images per batch (default: 1)")
+    add(
+        "--dtypes", "--dtype", nargs="+", choices=tuple(DTYPES), default=["float32"],
+        help="types of our network; peers run in float32 and under autocast (default: float32)",
+    )  # fmt: skip
+    add("--train", action="store_true", help="measure training steps, and the memory they keep for backward")
+    add("--detector", action="store_true", help="measure Faster R-CNN with FPN instead of the trunk")
+    add("--compile", action="store_true", help="also measure compiled networks (minutes each)")
+    add("--profile", action="store_true", help="also print the operators that take longest")
+    add("--only", nargs="+", metavar="NAME", help="networks to run, as patterns: 'ours*' original (default: all)")
+    add("--rounds", type=int, default=11, metavar="N", help="default: %(default)s")
+    add("--threads", type=int, metavar="N", help="threads of PyTorch (default: its own choice)")
+    add("--device", type=torch.device, default=torch.device("cpu"), help="default: cpu")
+    add("--output-dir", type=Path, metavar="DIR", help="write benchmark.md, .json and .png there")
+    return parser
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Measure one case after the other and print each; write a report if one is asked for."""
+    parser = build_argument_parser()
+    args = parser.parse_args(arguments)
+    if args.rounds < 1 or min(args.batches) < 1 or (args.threads is not None and args.threads < 1):
+        parser.error("--rounds, --batches and --threads must be positive")
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    what = ("detector " if args.detector else "") + ("training" if args.train else "inference")
+    product = itertools.product(args.networks, args.sizes, args.batches, args.dtypes)
+    command = shlex.join(["python", "tools/benchmark.py", *(sys.argv[1:] if arguments is None else arguments)])
+    about = {**describe_machine(args.device), "rounds": args.rounds, "command": command}
+    results = []
+    for network, size, batch, dtype in product:
+        case = Case(network, *size, batch, dtype, what, args.compile)
+        try:
+            results.append(measure(case, rounds=args.rounds, device=args.device, only=args.only, profiled=args.profile))
+        except ValueError as error:
+            parser.error(str(error))
+        print(table(results[-1]), flush=True)
+        if args.output_dir is not None:  # after each case, so that an interruption loses none
+            write_report(args.output_dir, results, about)
+    print(json.dumps(about))
+    if args.output_dir is not None:
+        print(f"written: {args.output_dir}")
+
 
 if __name__ == "__main__":
-    main(description=__doc__)
+    run()

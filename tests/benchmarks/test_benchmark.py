@@ -8,8 +8,8 @@ from importlib.metadata import version
 import pytest
 import torch
 
+from benchmark import run
 from benchmarks.cases import LIMIT, Case, Result
-from benchmarks.cli import main
 from benchmarks.measure import contenders, convolution_flops, kept_for_backward, measure
 from benchmarks.report import table
 from benchmarks.trunks import KEEPING, OURS, OURS_TRAINING
@@ -100,7 +100,7 @@ def test_the_table_gives_ratios_to_the_first():
 def test_a_run_writes_metrics_table_and_chart(tmp_path, capsys):
     only = ["--only", OURS, "original", "original, autocast"]
     arguments = ["--sizes", "32x64", "--rounds", "1", "--dtypes", "float32", "bfloat16", *only]
-    main([*arguments, "--output-dir", str(tmp_path)])
+    run([*arguments, "--output-dir", str(tmp_path)])
     content = json.loads((tmp_path / "benchmark.json").read_text())
     assert [result["case"]["dtype"] for result in content["results"]] == ["float32", "bfloat16"]
     assert all(value > 0 for result in content["results"] for value in result["milliseconds"].values())
@@ -125,11 +125,11 @@ def test_wrong_arguments_are_named(capsys):
     with pytest.raises(argparse.ArgumentTypeError, match="must be HEIGHTxWIDTH of at least 32 pixels each, got '8x9'"):
         parse_size("8x9")
     with pytest.raises(SystemExit, match="2"):
-        main(["--rounds", "0"])
+        run(["--rounds", "0"])
     assert "--rounds, --batches and --threads must be positive" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
-        main(["--networks", "resnet", "--sizes", "32", "--rounds", "1"])
+        run(["--networks", "resnet", "--sizes", "32", "--rounds", "1"])
     assert "name must be one of" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
-        main(["--sizes", "32", "--rounds", "1", "--only", "mine"])
+        run(["--sizes", "32", "--rounds", "1", "--only", "mine"])
     assert re.search("--only must name contenders .*; original; .*, got mine", capsys.readouterr().err)

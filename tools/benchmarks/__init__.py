@@ -1,6 +1,6 @@
 """Speed and memory side by side with the peers that are installed: the code of ``tools/benchmark.py``.
 
-``cli.py`` is the command line; ``cases.py`` says what is measured; ``peers.py`` builds the other networks;
+``cases.py`` says what is measured; ``peers.py`` builds the other networks;
 ``trunks.py`` and ``detectors.py`` turn a case into contenders, functions that ``measure.py`` runs in turns;
 ``report.py`` writes the results. ``small_training.py`` and ``small_records.py`` belong to
 ``tools/small_benchmark.py``.
