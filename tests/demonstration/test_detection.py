@@ -16,8 +16,9 @@ from detectron2.engine import SimpleTrainer
 
 import make_demo
 import train_net
+from curves import draw_curves
 from demonstration import common
-from demonstration.common import draw_curves, write_results
+from demonstration.common import write_results
 from demonstration.detection import draw_predictions, train_detector
 from demonstration.digits import make_demo_dataset
 from reproduction.metrics import read_metrics

@@ -15,7 +15,7 @@ pytest.importorskip("mmengine")
 
 from reproduce import main
 from reproduction.compare import SPREADS
-from reproduction.report import draw_curves
+from reproduction.report import embed_curves
 from reproduction.run import Step
 from resnest_backbones.model_zoo import METRICS, RECIPES, Measurement
 from tests.reproduction import report_sample as sample
@@ -193,8 +193,8 @@ def test_curves_are_drawn_of_each_training_that_left_some(root, content, page, m
     assert content["recipes"][sample.RUNNING]["state"] == "running" and "at iteration 19999" in page.text
     drawn = []
     monkeypatch.setattr("matplotlib.axes.Axes.axhline", lambda axes, level, **options: drawn.append(level))
-    draw_curves(content["recipes"][sample.BELOW], root / sample.BELOW)
-    draw_curves(content["recipes"][sample.SMOKE], root / sample.SMOKE)  # is not compared
+    embed_curves(content["recipes"][sample.BELOW], root / sample.BELOW)
+    embed_curves(content["recipes"][sample.SMOKE], root / sample.SMOKE)  # is not compared
     assert drawn == [42.81, 38.14]
 
 

@@ -1,4 +1,4 @@
-"""What the demonstrations of both frameworks share: dataset, runs of tools, results, curves, report."""
+"""What the demonstrations of both frameworks share: dataset, runs of tools, results, report."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from demonstration.digits import DemoDataset, make_demo_dataset
-from reproduction.metrics import Curve
 from resnest_backbones.cli import shorten
 from visualization.cli import build_argument_parser, visualize
 from visualization.panels import Panel, draw_panels
@@ -95,35 +92,6 @@ def draw_predictions(pictures: Mapping[str, Sequence[Panel]], folder: Path, **op
     for name, panels in pictures.items():
         draw_panels([panels], folder / "predictions" / f"{name}.png", **options)
     draw_panels([*pictures.values()], folder / "predictions.png", columns=2, **options)
-
-
-def draw_curves(
-    curves: Mapping[str, Curve], file: Path, *, losses: Mapping[str, str], metrics: Mapping[str, str], title: str
-) -> None:
-    """Draw losses, and metrics on held-out images, over the iterations.
-
-    Args:
-        curves: from ``read_metrics``; names below that it lacks are left out.
-        file: the PNG to write.
-        losses: names in ``curves`` -> names in the picture; the first is the main one.
-        metrics: likewise, in percent.
-        title: of the metrics.
-    """
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.set(title="training loss", xlabel="iteration")
-    right.set(title=f"{title} on held-out images", xlabel="iteration", ylabel="percent", ylim=(0, 100))
-    for axes, names, always_marked in ((left, losses, False), (right, metrics, True)):
-        for name in filter(curves.__contains__, names):
-            iterations, values = curves[name]
-            marker = "o" if always_marked or len(iterations) == 1 else ""  # a single point makes no line
-            axes.plot(iterations, values, marker=marker, linewidth=1 if axes.lines else 2, label=names[name])
-        axes.set_xlim(left=0)
-        axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend()
-    left.set_ylim(bottom=0)
-    figure.savefig(file, dpi=120)
 
 
 def write_results(metrics: Mapping[str, float], folder: Path, *, title: str) -> None:

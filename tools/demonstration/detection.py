@@ -25,6 +25,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 import train_net
+from curves import draw_curves
 from demonstration import common
 from demonstration.common import Demonstration
 from demonstration.digits import DemoDataset
@@ -84,7 +85,7 @@ def train_detector(
         common.write_results(metrics, folder, title="COCO box AP in percent")
     curves = read_metrics(folder / "metrics.json")
     losses = {name: name for name in _LOSSES}
-    common.draw_curves(curves, folder / "curves.png", losses=losses, metrics=_METRICS, title="box AP")
+    draw_curves(curves, folder / "curves.png", losses=losses, metrics=_METRICS, title="box AP on held-out images")
     draw_predictions(dataset, folder / "inference" / "coco_instances_results.json", folder)
     common.draw_page(folder, "--config", used, "--checkpoint", model, "--classes", dataset.val_json, *val)
     evaluate = (*config, *val, "MODEL.WEIGHTS", model, "OUTPUT_DIR", folder / "evaluation")

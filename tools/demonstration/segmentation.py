@@ -25,25 +25,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from mmengine.config import Config
-from mmseg.evaluation import IoUMetric
 from PIL import Image
 
 import test_seg
 import train_seg
+from curves import draw_curves
 from demonstration import common
 from demonstration.common import Demonstration
 from demonstration.digits import DemoDataset
 from reproduction.metrics import read_metrics
 from resnest_backbones.cli import python_command
 from resnest_backbones.data import make_palette, read_image, read_label_map
+from resnest_backbones.predict.evaluate import confusion_of, metrics_of
 from visualization.panels import paint_labels
 
 SEGMENTATION_CONFIG = common.ROOT / "configs" / "mmseg" / "demo" / "deeplabv3_resnest14-d8_1xb8-demo_demo-96x96.py"
 CLASS_NAMES = ("background", "digit")
 
-_IGNORED = 255
 _SCALED = ("train_cfg.val_interval", "default_hooks.checkpoint.interval", "default_hooks.logger.interval")
 _LOSSES = {"loss": "total loss", "decode.loss_ce": "decode head", "aux.loss_ce": "auxiliary head"}
 _METRICS = {name: name for name in ("mIoU", "mAcc", "aAcc")}
@@ -76,8 +75,8 @@ def train_segmentor(
         title = "pixel accuracy, mean IoU, mean accuracy of the classes, and IoU, in percent"
         common.write_results(compare_label_maps(label_maps, predicted, CLASS_NAMES), folder, title=title)
     curves = read_metrics(*sorted(folder.glob("*/vis_data/scalars.json")), key="step")
-    title = "mIoU and pixel accuracy"
-    common.draw_curves(curves, folder / "curves.png", losses=_LOSSES, metrics=_METRICS, title=title)
+    title = "mIoU and pixel accuracy on held-out images"
+    draw_curves(curves, folder / "curves.png", losses=_LOSSES, metrics=_METRICS, title=title)
     draw_label_maps(sorted(images.iterdir())[: common.PICTURES], label_maps, predicted, folder)
     common.draw_page(
         folder,
@@ -128,20 +127,16 @@ def compare_label_maps(truth: Path, predicted: Path, classes: Sequence[str]) -> 
     Returns:
         aAcc, mIoU, mAcc, and "IoU-" with the name of each class; NaN for a class that does not occur.
     """
-
-    def read(file: Path) -> torch.Tensor:
-        labels = torch.from_numpy(read_label_map(file).astype(np.int64))
-        return torch.where(labels == 0, _IGNORED, labels - 1)
-
-    areas = [
-        IoUMetric.intersect_and_union(read(predicted / file.name), read(file), len(classes), _IGNORED)
-        for file in sorted(truth.glob("*.png"))
-    ]
-    totals = [torch.stack(area).sum(dim=0) for area in zip(*areas, strict=True)]
-    metrics = IoUMetric.total_area_to_metrics(*totals, ["mIoU"])
-    means = {"aAcc": metrics["aAcc"], "mIoU": np.nanmean(metrics["IoU"]), "mAcc": np.nanmean(metrics["Acc"])}
-    by_class = {f"IoU-{name}": iou for name, iou in zip(classes, metrics["IoU"], strict=True)}
-    return {name: 100 * float(value) for name, value in {**means, **by_class}.items()}
+    confusion = np.zeros((len(classes),) * 2, dtype=np.int64)
+    for file in truth.glob("*.png"):
+        true, found = (read_label_map(folder / file.name).astype(np.int64) - 1 for folder in (truth, predicted))
+        confusion += confusion_of(true, found, len(classes))
+    right, pixels = confusion.diagonal(), confusion.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        ious, accuracies = right / (pixels + confusion.sum(axis=0) - right), right / pixels
+    metrics = {**metrics_of(confusion), "mAcc": 100 * float(np.nanmean(accuracies))}
+    by_class = {f"IoU-{name}": 100 * float(iou) for name, iou in zip(classes, ious, strict=True)}
+    return {name: metrics[name] for name in ("aAcc", "mIoU", "mAcc")} | by_class
 
 
 def draw_label_maps(images: Sequence[Path], truth: Path, predicted: Path, folder: Path) -> None:

@@ -16,9 +16,9 @@ from typing import Any
 from urllib.parse import quote
 
 import jinja2
-from matplotlib.figure import Figure
 from tabulate import tabulate
 
+from curves import draw_curves
 from reproduction.common import select_recipes, write_text
 from reproduction.compare import read_report
 from reproduction.metrics import read_curves
@@ -188,37 +188,24 @@ def as_html(view: Mapping[str, Any], output_dir: Path) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    curves = {entry["name"]: draw_curves(entry, output_dir / entry["name"]) for entry in view["sections"]}
+    curves = {entry["name"]: embed_curves(entry, output_dir / entry["name"]) for entry in view["sections"]}
     return environment.get_template("report.html.j2").render(**view, curves=curves, quote=quote) + "\n"
 
 
-def draw_curves(entry: Mapping[str, Any], folder: Path) -> tuple[str, str] | None:
+def embed_curves(entry: Mapping[str, Any], folder: Path) -> tuple[str, str] | None:
     """Draw loss and metrics of the training in a folder: a PNG as a data URL, and its text; None without curves."""
     curves = read_curves(folder, entry["framework"])
     if not curves:
         return None
+    labels = {name: METRICS.get(name, name) for name in curves}
     published = {item["metric"]: item["published"] for item in entry["metrics"] if not entry["smoke"]}
-    figure = Figure(figsize=(9, 2.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.set(title="training loss", xlabel="iteration")
-    right.set(title="metrics on the validation split", xlabel="iteration", ylabel="percent")
+    stream, metrics = io.BytesIO(), {name: label for name, label in labels.items() if name != "loss"}
+    title = "metrics on the validation split"
+    draw_curves(curves, stream, losses={"loss": "loss"}, metrics=metrics, title=title, published=published)
     texts = []
-    for number, (name, curve) in enumerate(curves.items()):
-        color, label = f"C{number}", METRICS.get(name, name)
-        if name == "loss":
-            left.plot(*curve, linewidth=1)
-        else:
-            right.plot(*curve, marker="o", markersize=3, color=color, label=label)
-        if published.get(name) is not None:
-            right.axhline(published[name], color=color, linestyle="--", label=f"published {published[name]:g}")
+    for name, curve in curves.items():
         (first, *_, last), (start, *_, end) = ([*values, values[-1]] for values in curve)
-        texts.append(f"{label} from {start:.4g} at iteration {first} to {end:.4g} at iteration {last}")
-    if curves.keys() - {"loss"}:
-        right.legend(fontsize="small")
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-    stream = io.BytesIO()
-    figure.savefig(stream, dpi=90, metadata={"Software": None})
+        texts.append(f"{labels[name]} from {start:.4g} at iteration {first} to {end:.4g} at iteration {last}")
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}", "; ".join(texts)
 
 
