@@ -182,7 +182,7 @@ def test_links_lead_to_what_is_there_and_the_page_needs_nothing_but_itself(root,
 
 def test_the_error_of_a_run_is_shown_as_it_is(content, page, markdown):
     assert content["recipes"][sample.FAILED]["error"] == sample.ERROR
-    assert sample.ERROR in page.text and f"Error: `` {sample.ERROR} ``" in markdown
+    assert sample.ERROR in page.text and f"\n    error: {sample.ERROR}\n" in markdown
 
 
 def test_curves_are_drawn_of_each_training_that_left_some(root, content, page, monkeypatch):
@@ -304,4 +304,4 @@ def test_odd_texts_and_values_that_are_not_finite_break_no_file(tmp_path):
     assert text.count("</style>") == 1 and "to inf at iteration 6" in text
     assert text.count("&lt;/style&gt;&lt;b&gt;") == 8  # machine, command, error, two in versions and the step, ended
     markdown = (tmp_path / "report" / "report.md").read_text()
-    assert "- machine: ```` a|b `c` ```d``` </style><b> ? \0 é ````" in markdown
+    assert "\n    machine: a|b `c` ```d``` </style><b> ? \0 é\n" in markdown

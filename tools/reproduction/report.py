@@ -9,16 +9,15 @@ import argparse
 import base64
 import io
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import jinja2
-from tabulate import tabulate
 
 from curves import draw_curves
+from markdown_table import markdown_table
 from reproduction.common import select_recipes, write_text
 from reproduction.compare import read_report
 from reproduction.metrics import read_curves
@@ -129,51 +128,30 @@ def as_markdown(view: Mapping[str, Any]) -> str:
     """Return ``report.md``."""
     parts = ["# Reproduction report", f"**{view['headline']}**", view["summary"]]
     parts += [f"> **{SMOKE_WARNING}**"] * bool(view["smoke"])
-    parts += ["## Problems", _bullets(view["problems"])] * bool(view["problems"])
+    parts += ["## Problems", _code(view["problems"])] * bool(view["problems"])
     for title, entries in view["tables"].items():
         rows = [[f"`{e['name']}`", e["state_in_words"], *cells] for e in entries for cells in e["lines"]]
-        parts += [f"## {title}", _table(rows, _COLUMNS, right=range(3, 7))]
+        parts += [f"## {title}", markdown_table(_COLUMNS, rows, "lllrrrrl")]
     parts.append("## The runs")
     for entry in view["sections"]:
         parts.append(f"### {entry['name']}: {entry['state_in_words']}")
         parts += [f"**{SMOKE_WARNING}**"] * entry["smoke"]
-        parts += [f"Error: {_code(entry['error'])}"] * bool(entry["error"])
-        parts += [_bullets(entry["problems"])] * bool(entry["problems"])
-        lines = [f"- {name}: {_code(value)}" for name, value in entry["facts"].items()]
+        errors = [f"error: {entry['error']}"] * bool(entry["error"])
+        facts = [f"{name}: {value}" for name, value in entry["facts"].items()]
+        parts.append(_code([*errors, *entry["problems"], *facts]))
         if entry["log"]:
-            lines.append(f"- log: [{Path(entry['log']).name}]({quote(entry['log'])})")
-        parts.append("\n".join(lines))
+            parts.append(f"Log: [{Path(entry['log']).name}]({quote(entry['log'])})")
     head = ("dataset", "metric", "points", "taken from")
-    parts += ["## The usual run-to-run spread", SPREAD_INTRODUCTION, _table(view["spreads"], head, right=[2])]
+    parts += ["## The usual run-to-run spread", SPREAD_INTRODUCTION, markdown_table(head, view["spreads"], "llrl")]
     if view["records"]:
-        code = "\n".join(view["records"])
-        fence = "`" * max(3, _longest_backticks(code) + 1)
         parts += ["## To record these measurements", "Put into `MEASURED` of `resnest_backbones/model_zoo.py`:"]
-        parts.append(f"{fence}python\n{code}\n{fence}")
-    return "\n\n".join(parts) + "\n"
+        parts.append(_code(view["records"]))
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 
-def _table(lines: Sequence[Sequence[str]], head: Sequence[str], *, right: Sequence[int]) -> str:
-    align = ["right" if number in right else "left" for number in range(len(head))]
-    return tabulate(lines, head, tablefmt="pipe", disable_numparse=True, colalign=align)
-
-
-def _bullets(texts: Sequence[str]) -> str:
-    return "\n".join(f"- {_code(text)}" for text in texts)
-
-
-def _code(text: str) -> str:
-    """Return a text as code: in more backticks than any in it, so that none of it is Markdown.
-
-    >>> print(_code("a <b>"), _code("`x`"))
-    `a <b>` `` `x` ``
-    """
-    line, longest = " ".join(text.split()), _longest_backticks(text)
-    return f"{'`' * (longest + 1)} {line} {'`' * (longest + 1)}" if longest else f"`{line}`"
-
-
-def _longest_backticks(text: str) -> int:
-    return max(map(len, re.findall("`+", text)), default=0)
+def _code(texts: Sequence[str]) -> str:
+    """Return a line of code for each text, so that none of it is Markdown."""
+    return "\n".join(f"    {' '.join(text.split())}" for text in texts)
 
 
 # The page
