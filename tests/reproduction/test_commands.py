@@ -19,8 +19,10 @@ from tests.helpers import ROOT
 pytest.importorskip("detectron2")
 pytest.importorskip("mmseg")
 
-DETECTORS = [name for name, recipe in RECIPES.items() if recipe.framework == "detectron2"]
-SEGMENTORS = [name for name, recipe in RECIPES.items() if recipe.framework == "mmseg"]
+# One recipe for each set of metrics on each dataset, which decide what is run; `make smoke` runs all recipes.
+KINDS = {(recipe.dataset, *recipe.metrics): recipe for recipe in RECIPES.values()}.values()
+DETECTORS = [recipe.name for recipe in KINDS if recipe.framework == "detectron2"]
+SEGMENTORS = [recipe.name for recipe in KINDS if recipe.framework == "mmseg"]
 DETECTOR, SEGMENTOR = "mask_rcnn_resnest50_fpn_1x", "fcn_resnest101-d8_4xb4-160k_ade20k-512x512"
 TWO_MACHINES = ("--num-machines", "2", "--machine-rank", "1", "--dist-url", "tcp://node0:7000")
 
