@@ -91,8 +91,8 @@ def test_the_verdict_is_by_the_spread_to_both_sides(tmp_path, measured, verdict,
 
 def test_the_totals_count_every_recipe_once_and_one_metric_below_counts(content):
     assert content["totals"] == {
-        "recipes": 42, "run": 6, "finished": 4, "running": 1, "failed": 1, "smoke": 1, "smoke_failed": 0, "broken": 1,
-        "not_run": 34, "within": 2, "below": 1, "above": 1,
+        "recipes": len(RECIPES), "run": 6, "finished": 4, "running": 1, "failed": 1, "smoke": 1, "smoke_failed": 0,
+        "broken": 1, "not_run": len(RECIPES) - 8, "within": 2, "below": 1, "above": 1,
     }  # fmt: skip
     entry = content["recipes"][sample.BELOW]
     assert [metric["verdict"] for metric in entry["metrics"]] == ["above", "below"] and entry["verdict"] == "below"
@@ -221,7 +221,7 @@ def test_the_line_to_record_a_run_is_python_that_gives_its_measurement(tmp_path,
 
 def test_recipes_can_be_chosen_and_the_report_put_elsewhere(root, tmp_path, capsys):
     to = tmp_path / "a" / "b"
-    assert main(["report", "mask_rcnn_*", sample.SMOKE, "--output-dir", str(root), "--to", str(to)]) == 0
+    assert main(["report", "mask_rcnn_*_1x", sample.SMOKE, "--output-dir", str(root), "--to", str(to)]) == 0
     assert capsys.readouterr().out.startswith("1 of 5 recipes run: 0 within")
     found = read(to)["recipes"]
     baselines = ["mask_rcnn_resnet50_fpn_1x", "mask_rcnn_resnet101_fpn_1x"]
@@ -288,7 +288,7 @@ def test_folders_of_unknown_recipes_and_without_a_result_are_named(tmp_path, cap
     assert content["problems"] == [f"{tmp_path / 'yolo_resnest50'} holds the run of an unknown recipe"]
     assert content["recipes"][sample.BELOW]["problems"] == [f"{tmp_path / sample.BELOW} holds files but no run.json"]
     assert content["recipes"][sample.ABOVE]["problems"] == []
-    assert content["totals"]["not_run"] == 42
+    assert content["totals"]["not_run"] == len(RECIPES)
     assert capsys.readouterr().out.count("problem: ") == 2
 
 
