@@ -29,6 +29,16 @@ FPN_DETECTOR = {
     "MODEL.RPN.IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"],
     "MODEL.ROI_HEADS.IN_FEATURES": ["p2", "p3", "p4", "p5"],
 }
+# A cascade by MMDetection's rules, with a mask head for each stage.
+MMDET_CASCADE = {
+    **FPN_DETECTOR,
+    "MODEL.ROI_HEADS.NAME": "MMDetCascadeROIHeads",
+    "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True,
+    "MODEL.MASK_ON": True,
+    "MODEL.ROI_MASK_HEAD.NAME": "MaskRCNNConvUpsampleHead",
+    "MODEL.ROI_MASK_HEAD.NUM_CONV": 1,
+    "MODEL.ROI_MASK_HEAD.CONV_DIM": 16,
+}
 RETINANET = {
     "MODEL.META_ARCHITECTURE": "RetinaNet",
     "MODEL.BACKBONE.NAME": "build_retinanet_resnest_fpn_backbone",

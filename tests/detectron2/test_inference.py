@@ -11,13 +11,13 @@ from detectron2.modeling import FPN
 from resnest_backbones.acceleration.inference import optimize_for_inference
 from resnest_backbones.errors import ExportError
 from tests.acceleration.test_inference import trained
-from tests.detectron2.helpers import FPN_DETECTOR, PANOPTIC_FPN, RETINANET, detector, images
+from tests.detectron2.helpers import FPN_DETECTOR, MMDET_CASCADE, PANOPTIC_FPN, RETINANET, detector, images
 
 NORMS = {"MODEL.FPN.NORM": "BN", "MODEL.ROI_BOX_HEAD.NORM": "BN", "MODEL.ROI_BOX_HEAD.NUM_CONV": 1}
 SURE = {"MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0, "MODEL.RETINANET.SCORE_THRESH_TEST": 0.0}
 
 
-@pytest.mark.parametrize(("parts", "norm"), [(FPN_DETECTOR, "FrozenBN"), (PANOPTIC_FPN, "BN"), (RETINANET, "BN")])
+@pytest.mark.parametrize(("parts", "norm"), [(MMDET_CASCADE, "FrozenBN"), (PANOPTIC_FPN, "BN"), (RETINANET, "BN")])
 def test_an_optimised_detector_equals_the_detector(parts, norm):
     model = trained(detector(parts, NORMS, SURE, {"MODEL.RESNETS.NORM": norm})).double()
     fast = optimize_for_inference(model)
@@ -34,6 +34,7 @@ def test_an_optimised_detector_equals_the_detector(parts, norm):
     assert len(one) == len(other) > 0
     assert torch.allclose(one.pred_boxes.tensor, other.pred_boxes.tensor, atol=1e-2)
     assert torch.allclose(one.scores, other.scores, atol=1e-4)
+    assert not one.has("pred_masks") or (one.pred_masks == other.pred_masks).float().mean() > 0.999
 
 
 def test_group_norms_of_a_trunk_are_refused_by_their_place():

@@ -13,24 +13,17 @@ from torch import Tensor, nn
 
 from resnest_backbones.detectron2 import MMDetCascadeROIHeads, ResNeStCheckpointer
 from resnest_backbones.errors import ConfigError
-from tests.detectron2.helpers import FPN_DETECTOR, detector, distinct_tensors, images, training_losses
+from tests.detectron2.helpers import MMDET_CASCADE, detector, distinct_tensors, images, training_losses
 
 CASCADE = {
-    **FPN_DETECTOR,
-    "MODEL.ROI_HEADS.NAME": "MMDetCascadeROIHeads",
+    **MMDET_CASCADE,
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 16,
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
-    "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True,
     "MODEL.RPN.PRE_NMS_TOPK_TEST": 20,
     "MODEL.RPN.POST_NMS_TOPK_TEST": 10,
     "TEST.DETECTIONS_PER_IMAGE": 5,
 }
-MASKS = {
-    "MODEL.MASK_ON": True,
-    "MODEL.ROI_MASK_HEAD.NAME": "MaskRCNNConvUpsampleHead",
-    "MODEL.ROI_MASK_HEAD.NUM_CONV": 1,
-    "MODEL.ROI_MASK_HEAD.CONV_DIM": 16,
-}
+BOXES_ALONE = {"MODEL.MASK_ON": False}
 STOCK = {"MODEL.ROI_HEADS.NAME": "CascadeROIHeads"}
 
 
@@ -60,7 +53,7 @@ def detect(model: nn.Module) -> tuple[object, list[Tensor]]:
 
 @pytest.mark.parametrize("average", ["logits", "probabilities"])
 def test_the_scores_are_of_the_average_over_stages(average):
-    model = spread(detector(CASCADE, {"MODEL.ROI_BOX_CASCADE_HEAD.AVERAGE": average}))
+    model = spread(detector(CASCADE, BOXES_ALONE, {"MODEL.ROI_BOX_CASCADE_HEAD.AVERAGE": average}))
     found, logits = detect(model)
     assert len(logits) == 3 and len(found) == 5
     means = {
@@ -74,8 +67,8 @@ def test_the_scores_are_of_the_average_over_stages(average):
 
 
 def test_with_averaged_probabilities_the_detections_are_detectron2s():
-    ours = spread(detector(CASCADE, {"MODEL.ROI_BOX_CASCADE_HEAD.AVERAGE": "probabilities"}))
-    stock = detector(CASCADE, STOCK)
+    ours = spread(detector(CASCADE, BOXES_ALONE, {"MODEL.ROI_BOX_CASCADE_HEAD.AVERAGE": "probabilities"}))
+    stock = detector(CASCADE, BOXES_ALONE, STOCK)
     assert type(stock.roi_heads) is CascadeROIHeads
     stock.load_state_dict(ours.state_dict(), strict=True)
     (found, _), (wanted, _) = detect(ours), detect(stock.eval())
@@ -85,7 +78,7 @@ def test_with_averaged_probabilities_the_detections_are_detectron2s():
 
 
 def test_the_masks_are_the_mean_of_the_heads():
-    model = spread(detector(CASCADE, MASKS))
+    model = spread(detector(CASCADE))
     heads = model.roi_heads.mask_head
     assert isinstance(heads, nn.ModuleList) and len(heads) == 3
     masks = []
@@ -101,14 +94,14 @@ def test_the_masks_are_the_mean_of_the_heads():
 
 
 def test_one_mask_head_for_all_stages_is_detectron2s():
-    model = detector(CASCADE, MASKS, {"MODEL.ROI_BOX_CASCADE_HEAD.MASK_HEAD_PER_STAGE": False})
-    assert model.state_dict().keys() == detector(CASCADE, MASKS, STOCK).state_dict().keys()
+    model = detector(CASCADE, {"MODEL.ROI_BOX_CASCADE_HEAD.MASK_HEAD_PER_STAGE": False})
+    assert model.state_dict().keys() == detector(CASCADE, STOCK).state_dict().keys()
     assert {key for key in training_losses(model, images()) if "mask" in key} == {"loss_mask"}
     assert detect(model.eval())[0].has("pred_masks")
 
 
 def test_a_stages_losses_have_its_weight_and_its_mask_head_learns_from_its_own_proposals():
-    model = detector(CASCADE, MASKS)
+    model = detector(CASCADE)
     seen = []
     for head in model.roi_heads.mask_head:
         head.register_forward_hook(lambda module, args, output: seen.append((args[1], output)))
@@ -137,7 +130,7 @@ def test_a_stages_losses_have_its_weight_and_its_mask_head_learns_from_its_own_p
 
 
 def test_an_image_without_objects_trains():
-    model, batch = detector(CASCADE, MASKS), images()
+    model, batch = detector(CASCADE), images()
     batch[0]["instances"] = batch[0]["instances"][:0]
     training_losses(model, batch)
 
@@ -155,9 +148,9 @@ def test_a_wrong_key_is_named(keys, message):
 
 
 def test_of_three_mask_heads_the_stock_class_takes_the_last_and_one_line_counts_the_others(tmp_path, caplog):
-    state = distinct_tensors({key: value.shape for key, value in detector(CASCADE, MASKS).state_dict().items()})
+    state = distinct_tensors({key: value.shape for key, value in detector(CASCADE).state_dict().items()})
     torch.save({"model": state}, tmp_path / "three.pth")
-    model = detector(CASCADE, MASKS, STOCK)
+    model = detector(CASCADE, STOCK)
     checkpointer = ResNeStCheckpointer(model)
     checkpointer.require_whole = True
     with caplog.at_level(logging.WARNING):
@@ -170,7 +163,7 @@ def test_of_three_mask_heads_the_stock_class_takes_the_last_and_one_line_counts_
         f"The model has one mask head: it is filled from stage 2, and {others} tensors of the mask heads of other "
         "stages are left out"
     ]
-    ours = detector(CASCADE, MASKS)
+    ours = detector(CASCADE)
     ResNeStCheckpointer(ours).load(str(tmp_path / "three.pth"))
     for key, value in ours.state_dict().items():
         if "mask_head" in key:
@@ -178,7 +171,7 @@ def test_of_three_mask_heads_the_stock_class_takes_the_last_and_one_line_counts_
 
 
 def test_lists_of_heads_serve_in_a_lazy_config():
-    cascade = detector(CASCADE, MASKS).roi_heads
+    cascade = detector(CASCADE).roi_heads
     heads = {
         name: getattr(cascade, name)
         for name in ("num_classes", "batch_size_per_image", "positive_fraction", "proposal_matchers", "box_in_features",

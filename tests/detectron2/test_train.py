@@ -219,7 +219,7 @@ def losses(metrics: Path) -> dict[int, float]:
 
 def test_a_cascade_with_masks_has_test_time_augmentation(coco_mini, tmp_path):
     keys = {"MODEL.MASK_ON": True, "MODEL.ROI_MASK_HEAD.CONV_DIM": 16, "TEST.AUG.ENABLED": True}
-    keys |= {"TEST.AUG.MIN_SIZES": "(64,96)", "TEST.AUG.MAX_SIZE": 128, "MODEL.ROI_HEADS.NAME": "CascadeROIHeads"}
+    keys |= {"TEST.AUG.MIN_SIZES": "(64,96)", "TEST.AUG.MAX_SIZE": 128, "MODEL.ROI_HEADS.NAME": "MMDetCascadeROIHeads"}
     run(*coco_mini, *tiny(tmp_path, 1, **keys), "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True)
     log = (tmp_path / "log.txt").read_text()
     assert "test-time augmentation" in log and len(re.findall("Task: segm", log)) == 2

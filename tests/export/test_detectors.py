@@ -17,7 +17,7 @@ from resnest_backbones.export.formats import all_nodes
 from resnest_backbones.export.models import build_model
 from resnest_backbones.export.parity import check_parity, match_detections
 from tests.acceleration.test_inference import trained
-from tests.detectron2.helpers import FPN_DETECTOR, PANOPTIC_FPN, RETINANET, detector
+from tests.detectron2.helpers import FPN_DETECTOR, MMDET_CASCADE, PANOPTIC_FPN, RETINANET, detector
 from tests.export.helpers import assert_parity, drawn, saved
 from tests.helpers import TINY_DETECTOR
 
@@ -39,7 +39,7 @@ KINDS = {
     "faster": [FPN_DETECTOR],
     "mask": [FPN_DETECTOR, MASKS],
     "cascade": [FPN_DETECTOR, CASCADE],
-    "cascade-mask-deformable": [FPN_DETECTOR, CASCADE, MASKS, DEFORMABLE],
+    "cascade-mask-deformable": [MMDET_CASCADE, MASKS, DEFORMABLE],
     "retinanet": [RETINANET],
     "retinanet-deformable": [RETINANET, DEFORMABLE],
 }
