@@ -69,6 +69,7 @@ EXTRAS = {
         "tabulate>=0.9",  # tables of tools/benchmark.py and the documents
         "tqdm>=4.60",
     ],
+    "hub": ["huggingface-hub>=0.26", "safetensors>=0.4"],  # another place of ImageNet weights
     "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2", "tabulate>=0.9"],
     "notebooks": ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"],  # run docs/notebooks
     "docs": ["mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"],

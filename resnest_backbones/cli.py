@@ -20,7 +20,7 @@ import re
 import shlex
 import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,9 @@ import resnest_backbones
 from resnest_backbones import model_zoo
 from resnest_backbones.checkpoint import TARGETS, convert_file
 from resnest_backbones.errors import add_verbose, one_line_errors
-from resnest_backbones.model_zoo import RECIPES
+from resnest_backbones.model_zoo import NUM_CLASSES, RECIPES
 from resnest_backbones.models.variants import VARIANTS
-from resnest_backbones.weights import MIRROR_VARIABLE, WEIGHTS, default_cache_dir, fetch
+from resnest_backbones.weights import MIRROR_VARIABLE, SCHEME, WEIGHTS, Record, default_cache_dir, fetch, get_record
 
 __all__ = ["build_argument_parser", "main", "print_next", "python_command", "shorten"]
 
@@ -104,11 +104,13 @@ def build_argument_parser() -> argparse.ArgumentParser:
         return command
 
     listing = add("list", "print the networks, or the configs of both frameworks, with published metrics")
-    listing.add_argument("--configs", action="store_true", help="list the configs instead of the networks")
+    which = listing.add_mutually_exclusive_group()
+    which.add_argument("--configs", action="store_true", help="list the configs instead of the networks")
+    which.add_argument("--trained", action="store_true", help="list the recipes whose trained files can be downloaded")
     info = add("info", "print what is known about a network or a config: cost, weights, configs, published metrics")
     info.add_argument("name", metavar="NAME", help="a name that `list` or `list --configs` prints")
-    download = add("download", "download and verify the published ImageNet weights of a network, and print their path")
-    download.add_argument("name", metavar="NAME", help="a network")
+    download = add("download", "download and verify published weights of a network or a recipe, and print their path")
+    download.add_argument("name", metavar="NAME", help="a network, or a recipe that `list --trained` prints")
     download.add_argument("--cache-dir", metavar="DIR", help="default: PyTorch Hub's cache")
     add_convert_arguments(add("convert", "convert a ResNeSt checkpoint from any published layout to another"))
     add("doctor", "print what is installed, what is missing, and what clashes; exit with status 1 if something clashes")
@@ -137,7 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def print_list(args: argparse.Namespace) -> int:
     """Run ``list``."""
-    rows = [_about_config(name) for name in model_zoo.list()] if args.configs else [*map(_about_network, VARIANTS)]
+    configs = model_zoo.list_trained() if args.trained else model_zoo.list() if args.configs else []
+    rows = [*map(_about_config, configs)] or [*map(_about_network, VARIANTS)]
     if args.json:
         print(json.dumps(rows, indent=1))
         return 0
@@ -146,8 +149,7 @@ def print_list(args: argparse.Namespace) -> int:
     for line in cells:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
     print()
-    name = rows[0]["name"] if args.configs else "resnest50"
-    print_next("print everything about one", "-m", "resnest_backbones", "info", name)
+    print_next("print everything about one", "-m", "resnest_backbones", "info", *(configs[:1] or ["resnest50"]))
     return 0
 
 
@@ -180,15 +182,14 @@ def print_info(args: argparse.Namespace) -> int:
     """Run ``info``."""
     if args.name in VARIANTS:
         facts = _facts_of_network(args.name)
-        following = ("download its weights", "download", args.name)
-        if not facts["weights"]:
-            following = ("see another network", "info", "resnest50")
+        following = ("see another network", "info", "resnest50")
     elif args.name in model_zoo.list():
         facts = _facts_of_config(args.name)
         following = ("see its network", "info", facts["network"] or "resnest50")
     else:
-        hint = _hint(args.name, [*VARIANTS, *model_zoo.list()])
-        raise ValueError(f"NAME must be a network or a config, got {args.name!r}{hint}")
+        raise ValueError(f"NAME must be a network or a config, got {args.name!r}{_hint(args.name)}")
+    if facts.get("weights"):
+        following = ("download its weights", "download", args.name)
     if args.json:
         print(json.dumps(facts, indent=1))
         return 0
@@ -198,30 +199,33 @@ def print_info(args: argparse.Namespace) -> int:
     return 0
 
 
-def _hint(name: str, names: Iterable[str]) -> str:
+def _hint(name: str) -> str:
     """Return the end of a message: which names may have been meant."""
-    close = difflib.get_close_matches(name, [*names], n=3)
+    close = difflib.get_close_matches(name, [*VARIANTS, *model_zoo.list()], n=3)
     return f"; did you mean {' or '.join(close)}?" if close else f"; `{PROGRAM} list` prints the names"
 
 
 def _facts_of_network(name: str) -> dict[str, Any]:
     weights = None
     if record := WEIGHTS.get(name):
-        file = default_cache_dir() / record.filename
-        weights = {
-            "top1": record.top1,
-            "crop": record.crop,
-            "channel_order": record.channel_order,
-            "mean": list(record.mean),
-            "std": list(record.std),
-            "use_as": f"resnest://{name}",
-            "url": record.url,
-            "cached": str(file) if file.exists() else None,
-            "license": record.license,
-        }
+        facts = {key: getattr(record, key) for key in ("top1", "crop", "channel_order", "mean", "std", "source")}
+        weights = {**facts, **_facts_of_file(name, record)}
     spec = dataclasses.asdict(VARIANTS[name])
     configs = {config: _published(config) for config in _configs_of(name)}
-    return {**spec, "depths": list(spec["depths"]), "weights": weights, "configs": configs}
+    return {**spec, "weights": weights, "configs": configs}
+
+
+def _facts_of_file(name: str, record: Record) -> dict[str, Any]:
+    file = default_cache_dir() / record.filename
+    return {
+        "use_as": f"{SCHEME}{name}",
+        "url": record.url,
+        "other_places": [*record.urls[1:], *([f"https://huggingface.co/{record.hub}"] if record.hub else [])],
+        "sha256_prefix": record.sha256_prefix,
+        "cached": str(file) if file.exists() else None,
+        "bytes": file.stat().st_size if file.exists() else None,
+        "license": record.license,
+    }
 
 
 def _facts_of_config(name: str) -> dict[str, Any]:
@@ -233,14 +237,11 @@ def _facts_of_config(name: str) -> dict[str, Any]:
         "file": model_zoo.get_config_file(name),
     }
     if recipe := RECIPES.get(name):
-        facts |= {
-            "dataset": recipe.dataset,
-            "method": recipe.method,
-            "schedule": recipe.schedule,
-            "published": _published(name),
-            "source": recipe.source,
-            "published_file": recipe.file.name if recipe.file else None,
-        }
+        file = recipe.file
+        facts |= {key: getattr(recipe, key) for key in ("dataset", "method", "schedule", "source")}
+        facts |= {"classes": NUM_CLASSES[recipe.dataset], "published": _published(name)}
+        facts["published_file"] = file.name if file else None
+        facts["weights"] = _facts_of_file(name, file) if file and file.server_answers else None
     return facts
 
 
@@ -260,7 +261,7 @@ def _shown(value: Any) -> str:
         return ""
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {metric}" for name, metric in value.items())
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value))
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
@@ -270,16 +271,16 @@ def _shown(value: Any) -> str:
 
 def download(args: argparse.Namespace) -> int:
     """Run ``download``."""
-    if args.name not in WEIGHTS:
-        raise ValueError(f"NAME must be a network with published weights, got {args.name!r}{_hint(args.name, WEIGHTS)}")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    file = fetch(WEIGHTS[args.name], cache_dir=args.cache_dir, progress=not args.json)
+    name = args.name.removeprefix(SCHEME)
+    file, use_as = fetch(get_record(name), cache_dir=args.cache_dir, progress=not args.json), f"{SCHEME}{name}"
     if args.json:
-        print(json.dumps({"name": args.name, "file": str(file), "use_as": f"resnest://{args.name}"}))
+        print(json.dumps({"name": name, "file": str(file), "use_as": use_as}))
         return 0
-    print(f"{file}: verified; both frameworks and load_checkpoint take it as resnest://{args.name}")
-    words = ("convert", f"resnest://{args.name}", f"{args.name}_d2.pth", "--to", "detectron2")
-    print_next("convert it for Detectron2 without this package's checkpointer", "-m", "resnest_backbones", *words)
+    print(f"{file}: verified; both frameworks and load_checkpoint take it as {use_as}")
+    target = "segmentor" if name in RECIPES and RECIPES[name].framework == "mmseg" else "detectron2"
+    words = ("-m", "resnest_backbones", "convert", use_as, f"{name}_{target}.pth", "--to", target)
+    print_next("convert it for use without this package's checkpointer", *words)
     return 0
 
 

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from resnest_backbones.errors import CheckpointError, ConfigError
-from resnest_backbones.weights import PUBLISHED, PublishedFile
+from resnest_backbones.weights import PUBLISHED, SCHEME, PublishedFile, get_record
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MEASURED",
     "METRICS",
+    "NUM_CLASSES",
     "RECIPES",
     "Measurement",
     "PublishedFile",
@@ -32,6 +33,7 @@ __all__ = [
     "get_config",
     "get_config_file",
     "list",
+    "list_trained",
 ]
 
 PublishedFileError = CheckpointError  # its documented name
@@ -49,6 +51,10 @@ METRICS: Mapping[str, str] = MappingProxyType(
         "pix_acc_multi_scale": "pixel accuracy, several scales and flip",
         "miou_scales_not_stated": "mIoU, scales not stated",
     }
+)
+
+NUM_CLASSES: Mapping[str, int] = MappingProxyType(  # by dataset
+    {"coco": 80, "coco_panoptic": 133, "ade20k": 150, "pascal_context_59": 59, "cityscapes": 19}
 )
 
 
@@ -242,6 +248,16 @@ def list() -> builtins.list[str]:
     return [*_config_files()]
 
 
+def list_trained() -> builtins.list[str]:
+    """Return the names of the recipes whose published file can be fetched: ``resnest://NAME`` is that file.
+
+    Examples:
+        >>> "deeplabv3_resnest101-d8_4xb4-160k_ade20k-512x512" in list_trained()
+        True
+    """
+    return [name for name, recipe in RECIPES.items() if recipe.file and recipe.file.server_answers]
+
+
 def get_config_file(name: str | PathLike[str]) -> str:
     """Return the path of a packaged config by its short name; the path of an existing config file as it is.
 
@@ -323,38 +339,45 @@ def get_config(name: str | PathLike[str]) -> Any:
     return cfg
 
 
-def get(name: str | PathLike[str], pretrained_backbone: bool = True) -> nn.Module:
+def get(name: str | PathLike[str], pretrained_backbone: bool = True, *, trained: bool = False) -> nn.Module:
     """Build the model of a config, in training mode; detectors on the GPU if there is one, all else on the CPU.
 
     Args:
         name: of a packaged config, or the path of a config file.
         pretrained_backbone: fill the backbone with the weights that the recipe starts from, downloaded if they are
             missing in the cache; otherwise everything is random.
+        trained: fill the whole model from the recipe's published file instead, which ``list_trained`` must name.
 
     Raises:
-        ConfigError: there is no such config.
+        ConfigError: there is no such config, or its published file cannot be fetched.
         ImportError: the config's framework is not installed.
-        WeightsError: the weights of a ResNeSt could not be downloaded.
+        WeightsError: published weights could not be downloaded.
         CheckpointError: those of a ResNet baseline could not be read.
     """
     build = _build_segmentor if framework_of(name) == "mmseg" else _build_detector
-    return build(get_config(name), pretrained_backbone)
+    if trained:
+        get_record(str(name))
+    return build(get_config(name), pretrained_backbone, f"{SCHEME}{name}" if trained else "")
 
 
-def _build_segmentor(cfg: Any, pretrained_backbone: bool) -> nn.Module:
+def _build_segmentor(cfg: Any, pretrained_backbone: bool, checkpoint: str) -> nn.Module:
     from mmengine.registry import init_default_scope
     from mmseg.registry import MODELS
 
+    from resnest_backbones.mmseg.checkpoint import check_fills, load_segmentor
+
     init_default_scope("mmseg")
-    if not pretrained_backbone:
+    if checkpoint or not pretrained_backbone:
         cfg.model.backbone.init_cfg = None
         cfg.model.pretrained = None
     model: nn.Module = MODELS.build(cfg.model)
     model.init_weights()  # type: ignore[operator]
+    if checkpoint:
+        check_fills(model, load_segmentor(model, checkpoint)["state_dict"], checkpoint)
     return model
 
 
-def _build_detector(cfg: Any, pretrained_backbone: bool) -> nn.Module:
+def _build_detector(cfg: Any, pretrained_backbone: bool, checkpoint: str) -> nn.Module:
     import torch
     from detectron2.config import CfgNode, instantiate
     from detectron2.modeling import build_model
@@ -369,6 +392,8 @@ def _build_detector(cfg: Any, pretrained_backbone: bool) -> nn.Module:
     else:
         model = instantiate(cfg.model).to(device)
         weights = cfg.train.init_checkpoint
-    if pretrained_backbone and weights:
-        ResNeStCheckpointer(model).load(weights)
+    if checkpoint or (pretrained_backbone and weights):
+        checkpointer = ResNeStCheckpointer(model)
+        checkpointer.require_whole = bool(checkpoint)
+        checkpointer.load(checkpoint or weights)
     return model

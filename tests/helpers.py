@@ -20,7 +20,8 @@ import pytest
 import torch
 from PIL import Image
 
-from resnest_backbones import weights
+from resnest_backbones import model_zoo
+from resnest_backbones.weights import records
 from tests.network import Machine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -182,19 +183,25 @@ def serving(content: bytes, behaviour: str = "whole") -> Iterator[FileServer]:
 
 @contextmanager
 def publishing(
-    name: str, state: Mapping[str, torch.Tensor], folder: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, content: Mapping[str, object], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[FileServer]:
-    """A server of one file, known as the published weights of ``name``; the cache is an empty folder."""
+    """A server of one file, known as the published one of a network or a trained recipe; the cache is a new folder."""
     file = folder / "published.pth"
-    torch.save(OrderedDict(state), file)
-    monkeypatch.delenv(weights.MIRROR_VARIABLE, raising=False)
+    torch.save(OrderedDict(content), file)
+    monkeypatch.delenv(records.MIRROR_VARIABLE, raising=False)
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("TORCH_HOME", str(folder / "torch"))
     with serving(file.read_bytes()) as server:
         digits = hashlib.sha256(server.content).hexdigest()[:8]
-        server.record = replace(weights.WEIGHTS[name], sha256_prefix=digits, base_url=server.url)
-        monkeypatch.setitem(weights.WEIGHTS, name, server.record)
+        known = records.get_record(name)
+        if isinstance(known, records.WeightRecord):
+            server.record = replace(known, sha256_prefix=digits, base_url=server.url, other_urls=(), hub="")
+            monkeypatch.setitem(records.WEIGHTS, name, server.record)
+        else:
+            server.record = replace(known, name=f"a+b-{digits}.pth", hash_prefix=digits, server=server.url)
+            for module in (records, model_zoo):
+                monkeypatch.setattr(module, "PUBLISHED", {**records.PUBLISHED, name: server.record})
         server.cache = folder / "torch" / "hub" / "checkpoints"
         yield server
 

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnest_backbones import VARIANTS, build, cli, model_zoo, weights
+from resnest_backbones import VARIANTS, build, cli, model_zoo
 from resnest_backbones.cli import EXAMPLES, main, print_next
 from resnest_backbones.model_zoo import RECIPES
-from resnest_backbones.weights import WEIGHTS
+from resnest_backbones.weights import PUBLISHED, WEIGHTS
 from tests.helpers import environment, publishing
+
+TRAINED = "deeplabv3_resnest101-d8_4xb4-160k_ade20k-512x512"
 
 
 def said(capsys, *words):
@@ -47,7 +49,7 @@ def test_info_of_a_network_has_cost_weights_and_the_configs_on_it(capsys):
     assert not any("fast_" in name or "resnest101" in name for name in facts["configs"])
     text = said(capsys, "info", "resnest50")
     assert "27,483,240" in text and "resnest://resnest50" in text and text.rstrip().endswith("download resnest50")
-    assert json.loads(said(capsys, "info", "resnest14", "--json"))["weights"] is None
+    assert json.loads(said(capsys, "info", "resnest152", "--json"))["weights"] is None
 
 
 def test_each_config_of_a_resnest_is_of_one_network(capsys):
@@ -64,15 +66,31 @@ def test_a_wrong_name_is_one_line_with_a_hint(capsys):
     assert fails(capsys, "info", "resnest5O").startswith("resnest-backbones: error: NAME must be a network or a config")
     assert "did you mean" in fails(capsys, "info", "resnest5O")
     assert "`resnest-backbones list`" in fails(capsys, "info", "zzzzzz")
-    assert "published weights" in fails(capsys, "download", "resnest14")
+    assert "no published weights are known for 'resnest152'" in fails(capsys, "download", "resnest152")
+    assert "no longer answers" in fails(capsys, "download", "faster_rcnn_resnest50_fpn_1x")
 
 
 def test_download_fetches_verifies_and_says_where(capsys, tmp_path, monkeypatch):
     state = build("resnest14", num_classes=10).state_dict()
-    with publishing("resnest50", state, tmp_path, monkeypatch):
-        monkeypatch.setattr(cli, "WEIGHTS", weights.WEIGHTS)
-        found = json.loads(said(capsys, "download", "resnest50", "--cache-dir", tmp_path / "cache", "--json"))
-    assert Path(found["file"]).parent == tmp_path / "cache" and Path(found["file"]).is_file()
+    for name in ("resnest50", TRAINED):
+        with publishing(name, state, tmp_path, monkeypatch):
+            found = json.loads(said(capsys, "download", name, "--cache-dir", tmp_path / "cache", "--json"))
+            text = said(capsys, "download", f"resnest://{name}")
+        assert Path(found["file"]).parent == tmp_path / "cache" and Path(found["file"]).is_file()
+        assert f"take it as resnest://{name}" in text and "100%" not in text
+
+
+def test_trained_models_are_listed_and_known(capsys):
+    names = [row["name"] for row in json.loads(said(capsys, "list", "--trained", "--json"))]
+    assert names == model_zoo.list_trained() and TRAINED in names
+    assert all(f"\n{name} " in said(capsys, "list", "--trained") for name in names)
+    facts = json.loads(said(capsys, "info", TRAINED, "--json"))
+    assert facts["published"] == {"miou": 45.71, "miou_multi_scale": 46.59} and facts["classes"] == 150
+    weights = facts["weights"]
+    assert weights["url"] == PUBLISHED[TRAINED].url and weights["use_as"] == f"resnest://{TRAINED}"
+    assert (weights["license"], weights["sha256_prefix"]) == ("Apache-2.0", "17ecabe5")
+    assert said(capsys, "info", TRAINED).rstrip().endswith(f"download {TRAINED}")
+    assert json.loads(said(capsys, "info", "faster_rcnn_resnest50_fpn_1x", "--json"))["weights"] is None
 
 
 def test_convert_writes_another_layout(capsys, tmp_path):

@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Predict on images, folders, videos or a camera with a trained or exported model: drawings, label maps and JSON.
 
+python tools/demo.py --model deeplabv3_resnest101-d8_4xb4-160k_ade20k-512x512 photo.jpg
 python tools/demo.py --model exported/model.onnx photos/ video.mp4 --output-dir predictions
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -24,10 +26,12 @@ from resnest_backbones.cli import print_next
 from resnest_backbones.data import read_image
 from resnest_backbones.errors import DatasetError, add_verbose, one_line_errors
 from resnest_backbones.export.formats import FORMATS
+from resnest_backbones.model_zoo import RECIPES
 from resnest_backbones.predict.draw import draw_detections, draw_label_map
 from resnest_backbones.predict.evaluate import describe
 from resnest_backbones.predict.predictor import Detections, LabelMap, Predictor
 from resnest_backbones.predict.sources import Video, Window, find_files, video_writer
+from resnest_backbones.weights import SCHEME
 
 _SUFFIXES = ", ".join(kind.suffix for kind in FORMATS.values())
 
@@ -38,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="""
 Examples:
 
+  python tools/demo.py --model deeplabv3_resnest101-d8_4xb4-160k_ade20k-512x512 photo.jpg
   python tools/demo.py --config output/config.yaml --checkpoint output/model_final.pth photos/ video.mp4
   python tools/demo.py --config CONFIG.py --checkpoint iter_20000.pth --classes classes.txt photo.jpg
   python tools/demo.py --model exported/model.onnx --camera 0 --show
@@ -49,7 +54,8 @@ is the n-th class, as in ADE20K's annotations), and OUTPUT_DIR/predictions.json.
     )
     add = parser.add_argument
     add("inputs", nargs="*", metavar="FILE_OR_FOLDER", help="images and videos")
-    add("--model", metavar="FILE", help=f"a file that tools/export.py wrote ({_SUFFIXES})")
+    text = "a recipe that `resnest-backbones list --trained` prints, whose weights are downloaded"
+    add("--model", metavar="NAME", help=f"{text}; or a file that tools/export.py wrote ({_SUFFIXES})")
     add("--config", metavar="CONFIG", help="instead of --model: a config of Detectron2 or MMSegmentation")
     add("--checkpoint", metavar="FILE", help="checkpoint of --config")
     add("--framework", choices=("detectron2", "mmseg"), help="framework of the config (default: detected)")
@@ -61,7 +67,7 @@ is the n-th class, as in ADE20K's annotations), and OUTPUT_DIR/predictions.json.
     add("--min-score", type=float, default=0.5, metavar="S", help="minimum score of predictions (default: %(default)s)")
     add("--opacity", type=float, default=0.5, help="opacity of masks and label maps, 0 to 1 (default: %(default)s)")
     add("--output-dir", type=Path, default=Path("predictions"), metavar="DIR", help="default: %(default)s")
-    add("--device", default="cpu", help="device for --config, such as cuda (default: %(default)s)")
+    add("--device", help="device, such as cpu or cuda:1, but for exported files (default: a GPU if available)")
     add_verbose(parser)
     return parser
 
@@ -91,7 +97,8 @@ def predict(args: argparse.Namespace) -> list[str]:
     if args.model:
         predictor = Predictor.from_file(args.model)
     else:
-        given = {"framework": args.framework, "options": args.opts, "classes": args.classes, "device": args.device}
+        device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        given = {"framework": args.framework, "options": args.opts, "classes": args.classes, "device": device}
         predictor = Predictor.from_config(args.config, args.checkpoint, **given)
     (args.output_dir / "drawn").mkdir(parents=True, exist_ok=True)
     demo = Demo(predictor, args, window)
@@ -183,6 +190,8 @@ def run(arguments: list[str] | None = None) -> None:
     """Parse the command line and predict; the status is 1 if a file could not be read."""
     parser = build_parser()
     args = parser.parse_args(arguments)
+    if args.model in RECIPES and not args.config and not Path(args.model).exists():
+        args.config, args.checkpoint, args.model = args.model, args.checkpoint or f"{SCHEME}{args.model}", None
     check_arguments(parser, args)
     with one_line_errors(parser.prog, ImportError, verbose=args.verbose):
         problems = predict(args)

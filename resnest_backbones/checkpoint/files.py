@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -37,9 +38,10 @@ _OFFSETS = ".conv2_offset."
 def read_checkpoint(file: str | PathLike[str]) -> dict[str, Any]:
     """Read a checkpoint file without running any code that it may hold.
 
-    ``.pkl`` files (Detectron's model zoos) go through ``array_pickle.py``, which admits arrays and containers only; all
-    others through ``torch.load(weights_only=True)``, which here admits arrays and MMEngine's logs, as ``History``, too.
-    A file with the name of a published detector or segmentor must have the hash in that name.
+    ``.pkl`` files (Detectron's model zoos) go through ``array_pickle.py``, which admits arrays and containers only;
+    ``.safetensors`` files through the package of that name; all others through ``torch.load(weights_only=True)``, which
+    here admits arrays and MMEngine's logs, as ``History``, too. A file with the name of a published detector or
+    segmentor must have the hash in that name.
 
     Raises:
         CheckpointError: the file does not exist, is not a checkpoint, is cut short, holds other objects, or is not the
@@ -48,6 +50,8 @@ def read_checkpoint(file: str | PathLike[str]) -> dict[str, Any]:
     path = Path(file)
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist")
+    if path.suffix == ".safetensors" and find_spec("safetensors") is None:
+        raise CheckpointError(f"{path} needs the package safetensors: pip install 'resnest-backbones[hub]'")
     if published := find_published(path.name):
         kind = published.check(path)
         logger.info("%s is the published checkpoint: its %s begins with %s", path, kind, published.hash_prefix)
@@ -55,6 +59,10 @@ def read_checkpoint(file: str | PathLike[str]) -> dict[str, Any]:
         if path.suffix == ".pkl":
             with open(path, "rb") as stream:
                 content = load_arrays(stream)
+        elif path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content = load_file(path)
         else:
             _check_sums(path)
             with arrays_in_tensor_files():
@@ -155,7 +163,8 @@ def load_checkpoint(model: nn.Module, file: str | PathLike[str], *, new: Collect
 
     Args:
         model: a ``ResNeSt``; it is left untouched when an error is raised.
-        file: a path, or ``resnest://NAME`` for a published ImageNet file (downloaded into the cache, and verified).
+        file: a path, or ``resnest://NAME`` for a published file, of a network or a trained recipe (downloaded into the
+            cache, and verified).
         new: beginnings of names that stay as they were initialised, whatever the file has: ``("fc.",)`` for a
             classifier of other classes, ``("stem.conv1_1.weight",)`` for images of other channels.
 

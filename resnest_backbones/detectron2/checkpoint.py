@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
@@ -28,7 +29,7 @@ from resnest_backbones.checkpoint.fit import compare
 from resnest_backbones.checkpoint.layouts import COUNTER, detect_layout
 from resnest_backbones.detectron2.roi_heads import keep_last_mask_head
 from resnest_backbones.errors import CheckpointError, WeightsError
-from resnest_backbones.weights import SCHEME, fetch, fetch_url, get_record
+from resnest_backbones.weights import SCHEME, default_cache_dir, fetch, fetch_url, get_record
 
 logger = logging.getLogger(__name__)
 
@@ -37,22 +38,24 @@ _WRAPPER_FILE = re.compile(r"resnest(50|101|200|269)_detectron-\w+\.pth$")
 
 
 class ResNeStWeightsHandler(PathHandler):
-    """Resolves ``resnest://NAME`` to a local file in Detectron2's layout, beside the published and verified one."""
+    """Resolves ``resnest://NAME`` to a file in Detectron2's layout in the cache, made of the published one."""
 
     def _get_supported_prefixes(self) -> list[str]:
         return [SCHEME]
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         self._check_kwargs(kwargs)
-        published = fetch(get_record(path))
-        renamed = published.with_suffix(".detectron2.pth")
+        record = get_record(path)
+        published = fetch(record)
+        renamed = (default_cache_dir() / record.filename).with_suffix(".detectron2.pth")
         if renamed.exists() and not force:
             return str(renamed)
         if not os.access(renamed.parent, os.W_OK):  # a cache that others filled
             renamed = Path(_private_folder().name) / renamed.name
         with FileLock(f"{renamed}.lock"):
             if force or not renamed.exists():
-                save_atomically(for_detectron2(extract_state_dict(read_checkpoint(published))), renamed)
+                content = read_checkpoint(published)
+                save_atomically({**for_detectron2(extract_state_dict(content)), **_meta(content)}, renamed)
         return str(renamed)
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO[Any]:
@@ -136,7 +139,7 @@ class ResNeStCheckpointer(DetectionCheckpointer):
             raise CheckpointError(f"{filename}: {error}") from error
         if filename.endswith(".pkl"):
             return _zoo_content(content)
-        loaded: dict[str, Any] = {**content} if "model" in content else {}
+        loaded: dict[str, Any] = {**content} if "model" in content else _meta(content)
         loaded["model"] = state
         try:
             loaded.update(_renamed(state, filename))
@@ -159,11 +162,19 @@ class ResNeStCheckpointer(DetectionCheckpointer):
         fit = compare(given, self.model.state_dict())
         incompatible = super()._load_model(checkpoint)
         incompatible.unexpected_keys[:] = [k for k in incompatible.unexpected_keys if not k.endswith(COUNTER)]
+        incompatible.missing_keys[:] = [k for k in incompatible.missing_keys if k not in fit.mismatched]
+        incompatible.incorrect_shapes.clear()  # counted in the line below
         all_used = fit.filled and not fit.unexpected and not fit.mismatched
-        logger.log(logging.INFO if all_used else logging.WARNING, "%s: %s", self._file, fit.describe())
+        left = "; heads of other shapes stay as initialised" if fit.mismatched else ""
+        logger.log(logging.INFO if all_used else logging.WARNING, "%s: %s%s", self._file, fit.describe(), left)
         if self.require_whole and not fit.is_whole:
             raise CheckpointError(f"{self._file} does not fit the model of the config: {fit.describe()}")
         return incompatible
+
+
+def _meta(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a file of MMCV's or MMEngine's runner says of its training: the names of its classes."""
+    return {"meta": content["meta"]} if "meta" in content else {}
 
 
 def _local(path: str) -> str:

@@ -108,13 +108,15 @@ def build(
 ) -> BuiltModel:
     """Build a detector from a config and a checkpoint; see ``models.build_model``."""
     model, facts = _from_lazy(file, options, classes) if file.endswith(".py") else _from_yaml(file, options, classes)
+    known = facts["classes"]
     if checkpoint is not None:
         checkpointer = ResNeStCheckpointer(model)
         checkpointer.require_whole = True
-        checkpointer.load(checkpoint)
+        meta = checkpointer.load(checkpoint).get("meta", {})
+        known = known or meta.get("CLASSES")  # of a file of MMDetection's
     heads: Any = getattr(model, "roi_heads", model)
     number = int(heads.num_classes)
-    names = facts["classes"] = list(facts["classes"] or [f"class {i}" for i in range(number)])
+    names = facts["classes"] = list(known or [f"class {i}" for i in range(number)])
     if len(names) != number:
         raise ExportError(f"the model has {number} classes, but {len(names)} names: give a file of them with --classes")
     return BuiltModel(model.eval(), partial(export_detector, model, metadata=facts))

@@ -8,7 +8,7 @@ from typing import Any
 from mmseg.models import SegDataPreProcessor
 from mmseg.registry import MODELS
 
-from resnest_backbones.weights import get_record
+from resnest_backbones.weights import WeightRecord, get_record
 
 _ORDERS = {"RGB": True, "BGR": False}  # whether MMCV's images, which are BGR, must be turned around
 
@@ -48,6 +48,8 @@ class ResNeStDataPreProcessor(SegDataPreProcessor):
         if size is not None and size_divisor is not None:
             raise ValueError(f"size must be None where size_divisor is {size_divisor!r}, got {size!r}")
         record = get_record(weights)
+        if not isinstance(record, WeightRecord):
+            raise ValueError(f"weights must be the name of published ImageNet weights, got {weights!r}")
         super().__init__(
             mean=[255 * value for value in record.mean],
             std=[255 * value for value in record.std],

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from http.client import HTTPException, IncompleteRead
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError, URLError
@@ -21,13 +24,14 @@ from tqdm import tqdm
 from resnest_backbones.errors import WeightsError
 
 if TYPE_CHECKING:
-    from resnest_backbones.weights.records import WeightRecord
+    from resnest_backbones.weights.records import Record
 
 logger = logging.getLogger(__name__)
 
 MIRROR_VARIABLE = "RESNEST_BACKBONES_MIRROR"
 TIMEOUT = 60.0  # seconds to connect, and then without a byte
 _BLOCK = 1 << 20
+_HUB, _HUB_FILE = "https://huggingface.co", "model.safetensors"
 
 
 def default_cache_dir() -> Path:
@@ -35,27 +39,89 @@ def default_cache_dir() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def fetch(record: WeightRecord, *, cache_dir: Path | str | None = None, progress: bool = True) -> Path:
-    """Return the path of a published weight file in the cache; download it if it is missing, and verify it.
+def fetch(record: Record, *, cache_dir: Path | str | None = None, progress: bool = True) -> Path:
+    """Return the path of a published file in the cache; download it if it is missing, and verify it.
 
-    Several processes wait for one of them to fetch it. A cached file is checked as well, and fetched again if it is
-    damaged.
+    Where a place answers with an error or another file, or not at all, a warning says so and the next one is tried; the
+    last is the Hugging Face hub, with its own cache, for records that name a repository there and where
+    ``huggingface_hub`` is installed. Several processes wait for one of them to fetch a file. A cached file is checked
+    as well, and fetched again if it is damaged.
+
+    Args:
+        record: as ``get_record`` returns it.
+        cache_dir: folder of the file; PyTorch Hub's, and the hub's own, if None.
+        progress: show a bar.
 
     Raises:
-        WeightsError: the server does not answer, or what it sent is not the published file; the message names the url.
+        WeightsError: no server has it; the message names the urls, and what each of them answered.
     """
     file = (default_cache_dir() if cache_dir is None else Path(cache_dir)) / record.filename
     if _is_published(file, record):
         return file  # before locking: a shared cache may be read-only
+    has_hub = bool(record.hub) and not os.environ.get(MIRROR_VARIABLE)  # a mirror replaces all other places
+    from_hub = partial(_fetch_from_hub, record.hub, cache_dir, progress=progress)
+    use_hub = has_hub and all(map(find_spec, ("huggingface_hub", "safetensors")))
+    if use_hub:
+        with suppress(WeightsError):
+            return from_hub(cached_only=True)
     with _lock(file):
         if _is_published(file, record):
             return file
         if file.exists():
             logger.warning("%s is not the published file (its sha256 does not begin with %s): fetching it again", file,
                            record.sha256_prefix)  # fmt: skip
+        places: dict[str, Callable[[], Path]] = {
+            url: partial(_download, url, file, record.sha256_prefix, progress) for url in record.urls
+        }
+        places |= {f"{_HUB}/{record.hub}": from_hub} if use_hub else {}
         remedy = f"Put the file at {file} yourself, or name a mirror of the folder in {MIRROR_VARIABLE}"
-        _download(record.url, file, record.sha256_prefix, progress, remedy)
-    return file
+        remedy += f"; with the packages of the extra hub it comes from {_HUB}/{record.hub}" * (has_hub and not use_hub)
+        return _from_first(places, remedy)
+
+
+def _from_first(places: Mapping[str, Callable[[], Path]], remedy: str) -> Path:
+    """Return the file of the first place that has it."""
+    names, errors = [*places], []
+    for number, get in enumerate(places.values(), start=1):
+        try:
+            return get()
+        except WeightsError as error:
+            errors.append(error)
+            if number < len(names):
+                logger.warning("%s; trying %s", error, names[number])
+    raise WeightsError(f"{'; '.join(map(str, errors))}. Nothing was kept. {remedy}") from errors[-1]
+
+
+def _fetch_from_hub(
+    repository: str, cache_dir: Path | str | None, *, progress: bool, cached_only: bool = False
+) -> Path:
+    """Return the weights in a repository of the Hugging Face hub, by its client, which keeps and resumes them.
+
+    Their sha256 must be the one that the hub names its content after; no other one was published.
+    """
+    from huggingface_hub import hf_hub_download, hf_hub_url
+
+    bar = None if progress else _NoBar
+    for again in (False,) if cached_only else (False, True):
+        try:
+            if not cached_only:  # without an answer, the hub's client would ask again for half a minute
+                urlopen(Request(hf_hub_url(repository, _HUB_FILE), method="HEAD"), timeout=TIMEOUT).close()
+            file = hf_hub_download(
+                repository, _HUB_FILE, cache_dir=cache_dir, tqdm_class=bar, local_files_only=cached_only,
+                force_download=again,
+            )  # fmt: skip
+        except Exception as error:  # of several libraries
+            reason = str(error).split("\n")[0].rstrip(".")
+            raise WeightsError(f"{_HUB}/{repository} could not be downloaded: {reason}") from error
+        name = Path(file).resolve().name
+        if not re.fullmatch("[0-9a-f]{64}", name) or digests(file, ("sha256",))["sha256"] == name:
+            return Path(file)
+    raise WeightsError(f"{file} of {_HUB}/{repository} is damaged: its sha256 is not {name}")
+
+
+class _NoBar(tqdm):  # type: ignore[type-arg]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "disable": True})
 
 
 def fetch_url(url: str, *, cache_dir: Path | str | None = None, progress: bool = True) -> Path:
@@ -71,11 +137,11 @@ def fetch_url(url: str, *, cache_dir: Path | str | None = None, progress: bool =
     if not file.exists():
         with _lock(file):
             if not file.exists():
-                _download(url, file, "", progress, f"Put the file at {file} yourself")
+                _from_first({url: partial(_download, url, file, "", progress)}, f"Put the file at {file} yourself")
     return file
 
 
-def _is_published(file: Path, record: WeightRecord) -> bool:
+def _is_published(file: Path, record: Record) -> bool:
     return file.exists() and digests(file, ("sha256",))["sha256"].startswith(record.sha256_prefix.lower())
 
 
@@ -105,33 +171,33 @@ def _lock(file: Path) -> Iterator[None]:
         lock.release()
 
 
-def _download(url: str, file: Path, sha256_prefix: str, progress: bool, remedy: str) -> None:
+def _download(url: str, file: Path, sha256_prefix: str, progress: bool) -> Path:
     """Download to a temporary name beside ``file``, and rename it when it is whole and its hash is right."""
     # torch.hub.download_url_to_file waits forever for a silent server, and keeps what came before a connection broke.
     logger.info("Downloading %s to %s", url, file)
     temporary = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    remedy = f"Nothing was kept. {remedy}"
     try:
         request = Request(url, headers={"User-Agent": "resnest_backbones"})
         with open(temporary, "wb") as stream, urlopen(request, timeout=TIMEOUT) as response:
             if response.headers.get_content_type() == "text/html":
-                raise WeightsError(f"{url} sent a web page instead of the file. {remedy}")
+                raise WeightsError(f"{url} sent a web page instead of the file")
             digest = _copy(response, stream, file.name, progress)
             stream.flush()
             os.fsync(stream.fileno())
         if not digest.startswith(sha256_prefix.lower()):
             wrong = f"its sha256 begins with {digest[:8]} instead of {sha256_prefix}"
-            raise WeightsError(f"{url} sent another file: {wrong}. {remedy}")
+            raise WeightsError(f"{url} sent another file: {wrong}")
         os.replace(temporary, file)
     except HTTPError as error:
-        raise WeightsError(f"{url} answered {error.code} {error.reason}. {remedy}") from error
+        raise WeightsError(f"{url} answered {error.code} {error.reason}") from error
     except TimeoutError as error:
-        raise WeightsError(f"{url} stopped answering for {TIMEOUT:g} s. {remedy}") from error
+        raise WeightsError(f"{url} stopped answering for {TIMEOUT:g} s") from error
     except (URLError, OSError, HTTPException, ValueError) as error:  # ValueError: a mirror that is not a url
-        raise WeightsError(f"{url} could not be downloaded: {error!r}. {remedy}") from error
+        raise WeightsError(f"{url} could not be downloaded: {error!r}") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+    return file
 
 
 def _copy(response: Any, stream: Any, name: str, progress: bool) -> str:

@@ -1,8 +1,9 @@
 """One record per published file, and which record a name stands for.
 
-The ImageNet records are facts of github.com/zhanghang1989/ResNeSt (README.md, ablation.md); the eight hexadecimal
-digits in a file's name begin the sha256 of the whole file. The trained detectors and segmentors are no longer on their
-server: their records tell whether a copy is the published file.
+The ImageNet records are facts of github.com/zhanghang1989/ResNeSt (README.md, ablation.md), those of ResNeSt-14 and 26
+of timm. The eight hexadecimal digits in a file's name begin the sha256 of the whole file. The authors' trained
+detectors and segmentors are no longer on their server: their records tell whether a copy is the published file. Those
+that MMDetection and MMSegmentation trained can be fetched.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from urllib.parse import quote
 
-from resnest_backbones.errors import CheckpointError
+from resnest_backbones.errors import CheckpointError, ConfigError
 from resnest_backbones.weights.download import MIRROR_VARIABLE, digests
 
 SCHEME = "resnest://"
 _RELEASE = "https://github.com/zhanghang1989/ResNeSt/releases/download/weights_step1"
+_TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download"
+_TIMM_SOURCE = "github.com/huggingface/pytorch-image-models"
+_OPENMMLAB = "https://download.openmmlab.com"
 _BUCKET = "https://s3.us-west-1.wasabisys.com"
 
 
@@ -37,6 +42,10 @@ class WeightRecord:
         base_url: folder of the file.
         license: licence of the file.
         source: where these facts were published.
+        other_urls: further folders of the same file, for when the first does not answer.
+        hub: repository of the Hugging Face hub with the same values in ``model.safetensors``, in timm's layout; "" for
+            none.
+        file_stem: beginning of the file's name; the network's where it is "".
     """
 
     name: str
@@ -49,31 +58,54 @@ class WeightRecord:
     base_url: str = _RELEASE
     license: str = "Apache-2.0"
     source: str = "github.com/zhanghang1989/ResNeSt"
+    other_urls: tuple[str, ...] = ()
+    hub: str = ""
+    file_stem: str = ""
 
     @property
     def filename(self) -> str:
         """Name of the published file."""
-        return f"{self.name}-{self.sha256_prefix}.pth"
+        return f"{self.file_stem or self.name}-{self.sha256_prefix}.pth"
 
     @property
     def url(self) -> str:
-        """Where the file is fetched from: its publisher, or the mirror in ``RESNEST_BACKBONES_MIRROR``."""
-        return f"{(os.environ.get(MIRROR_VARIABLE) or self.base_url).rstrip('/')}/{self.filename}"
+        """Where the file is fetched from first."""
+        return self.urls[0]
 
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where the file is fetched from, one after the other, before the hub."""
+        return _urls(self.filename, self.base_url, *self.other_urls)
+
+
+def _urls(filename: str, *folders: str) -> tuple[str, ...]:
+    """Return the urls of a file in its folders, or in the mirror in ``RESNEST_BACKBONES_MIRROR`` alone."""
+    mirror = os.environ.get(MIRROR_VARIABLE)
+    return tuple(f"{folder.rstrip('/')}/{quote(filename)}" for folder in ((mirror,) if mirror else folders))
+
+
+_IN_TIMM = (f"{_TIMM}/v0.1-resnest",)
 
 _IMAGENET = (
-    WeightRecord("resnest50", "528c19ca", crop=224, top1=81.03),
-    WeightRecord("resnest101", "22405ba7", crop=256, top1=82.83),
-    WeightRecord("resnest200", "75117900", crop=320, top1=83.84),
-    WeightRecord("resnest269", "0cc87c48", crop=416, top1=84.54),
+    WeightRecord("resnest50", "528c19ca", crop=224, top1=81.03, other_urls=_IN_TIMM, hub="timm/resnest50d.in1k"),
+    WeightRecord("resnest101", "22405ba7", crop=256, top1=82.83, other_urls=_IN_TIMM, hub="timm/resnest101e.in1k"),
+    WeightRecord("resnest200", "75117900", crop=320, top1=83.84, other_urls=_IN_TIMM, hub="timm/resnest200e.in1k"),
+    WeightRecord("resnest269", "0cc87c48", crop=416, top1=84.54, other_urls=_IN_TIMM, hub="timm/resnest269e.in1k"),
     WeightRecord("resnest50_fast_1s1x64d", "d8fbf808", crop=224, top1=80.33),
     WeightRecord("resnest50_fast_2s1x64d", "44938639", crop=224, top1=80.53),
     WeightRecord("resnest50_fast_4s1x64d", "f74f3fc3", crop=224, top1=80.76),
     WeightRecord("resnest50_fast_1s2x40d", "32830b84", crop=224, top1=80.59),
     WeightRecord("resnest50_fast_2s2x40d", "9d126481", crop=224, top1=80.61),
-    WeightRecord("resnest50_fast_4s2x40d", "41d14ed0", crop=224, top1=81.14),
-    WeightRecord("resnest50_fast_1s4x24d", "d4a4f76f", crop=224, top1=80.99),
-)
+    WeightRecord("resnest50_fast_4s2x40d", "41d14ed0", crop=224, top1=81.14, other_urls=_IN_TIMM,
+                 hub="timm/resnest50d_4s2x40d.in1k"),
+    WeightRecord("resnest50_fast_1s4x24d", "d4a4f76f", crop=224, top1=80.99, other_urls=_IN_TIMM,
+                 hub="timm/resnest50d_1s4x24d.in1k"),
+    # The authors published these for MXNet only; timm converted them.
+    WeightRecord("resnest14", "9c8fe254", crop=224, top1=75.51, base_url=f"{_TIMM}/v0.1-weights", source=_TIMM_SOURCE,
+                 hub="timm/resnest14d.gluon_in1k", file_stem="gluon_resnest14"),
+    WeightRecord("resnest26", "50eb607c", crop=224, top1=78.48, base_url=f"{_TIMM}/v0.1-weights", source=_TIMM_SOURCE,
+                 hub="timm/resnest26d.gluon_in1k", file_stem="gluon_resnest26"),
+)  # fmt: skip
 
 WEIGHTS: dict[str, WeightRecord] = {record.name: record for record in _IMAGENET}
 
@@ -107,14 +139,16 @@ DETECTOR_PIXELS = PixelNormalization(
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A trained detector or segmentor that the authors published.
+    """A trained detector or segmentor that was published.
 
     Attributes:
         name: file name; "" where the source gives none.
         hash_prefix: hexadecimal digits that the hash of the whole file begins with; "" where none was published.
-        hash_kinds: algorithms that the prefix may be of. The detectors' source does not say which it is.
-        server: folder it was in.
-        server_answers: whether anything can still be fetched from there.
+        hash_kinds: algorithms that the prefix may be of. The source of the authors' detectors does not say which it is.
+        server: folder it is, or was, in.
+        server_answers: whether anything can still be fetched from there; then the prefix is of the sha256.
+        license: licence of the file.
+        hub: as in ``WeightRecord``.
     """
 
     name: str
@@ -122,6 +156,28 @@ class PublishedFile:
     hash_kinds: tuple[str, ...]
     server: str
     server_answers: bool = False
+    license: str = "Apache-2.0"
+    hub: str = ""
+
+    @property
+    def filename(self) -> str:
+        """Name of the published file."""
+        return self.name
+
+    @property
+    def sha256_prefix(self) -> str:
+        """First hexadecimal digits of the sha256 of a file that can be fetched."""
+        return self.hash_prefix
+
+    @property
+    def url(self) -> str:
+        """Where the file is fetched from."""
+        return self.urls[0]
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where the file is fetched from, as in ``WeightRecord``."""
+        return _urls(self.name, self.server)
 
     def check(self, file: Path | str) -> str:
         """Return the algorithm by which a file is the published one; "" where no hash was published.
@@ -151,6 +207,16 @@ def _detector(name: str) -> PublishedFile:
 def _segmentor(sha1: str) -> PublishedFile:
     # The toolkit's own list of files has two of these, as {deeplab_resnest50_ade}-{sha1}.pth; the others are not named.
     return PublishedFile("", sha1, ("sha1",), f"{_BUCKET}/encoding/models")
+
+
+def _openmmlab(project: str, name: str) -> PublishedFile:
+    folder = quote(re.sub(r"_\d{8}_\d{6}-[0-9a-f]{8}\.pth$", "", name))
+    server = f"{_OPENMMLAB}/{project}/resnest/{folder}"
+    return PublishedFile(name, name[-12:-4], ("sha256",), server, server_answers=True)
+
+
+def _mmseg(name: str) -> PublishedFile:
+    return _openmmlab("mmsegmentation/v0.5", name)
 
 
 PUBLISHED: Mapping[str, PublishedFile] = MappingProxyType({  # by the name of the recipe (``model_zoo.RECIPES``)
@@ -190,30 +256,59 @@ PUBLISHED: Mapping[str, PublishedFile] = MappingProxyType({  # by the name of th
     "deeplabv3_resnest101-d8_4xb4-paper_pascal_context_59-480x480": _segmentor("faf58418"),
     "deeplabv3_resnest200-d8_4xb4-paper_pascal_context_59-480x480": _segmentor("fe76a265"),
     "deeplabv3_resnest269-d8_4xb4-paper_pascal_context_59-480x480": _segmentor("b661fd26"),
+    "fcn_resnest101-d8_4xb4-160k_ade20k-512x512":
+        _mmseg("fcn_s101-d8_512x512_160k_ade20k_20200807_145416-d3160329.pth"),
+    "pspnet_resnest101-d8_4xb4-160k_ade20k-512x512":
+        _mmseg("pspnet_s101-d8_512x512_160k_ade20k_20200807_145416-a6daa92a.pth"),
+    "deeplabv3_resnest101-d8_4xb4-160k_ade20k-512x512":
+        _mmseg("deeplabv3_s101-d8_512x512_160k_ade20k_20200807_144503-17ecabe5.pth"),
+    "deeplabv3plus_resnest101-d8_4xb4-160k_ade20k-512x512":
+        _mmseg("deeplabv3plus_s101-d8_512x512_160k_ade20k_20200807_144503-27b26226.pth"),
+    "fcn_resnest101-d8_4xb2-80k_cityscapes-512x1024":
+        _mmseg("fcn_s101-d8_512x1024_80k_cityscapes_20200807_140631-f8d155b3.pth"),
+    "pspnet_resnest101-d8_4xb2-80k_cityscapes-512x1024":
+        _mmseg("pspnet_s101-d8_512x1024_80k_cityscapes_20200807_140631-c75f3b99.pth"),
+    "deeplabv3_resnest101-d8_4xb2-80k_cityscapes-512x1024":
+        _mmseg("deeplabv3_s101-d8_512x1024_80k_cityscapes_20200807_144429-b73c4270.pth"),
+    "deeplabv3plus_resnest101-d8_4xb2-80k_cityscapes-512x1024":
+        _mmseg("deeplabv3plus_s101-d8_512x1024_80k_cityscapes_20200807_144429-1239eb43.pth"),
 })  # fmt: skip
+
+
+Record = WeightRecord | PublishedFile
 
 
 def find_published(file_name: str) -> PublishedFile | None:
     """Return the trained model whose name a file has; None for all other names.
 
-    Both sources named theirs ``NAME-HASH.pth``, after the first eight digits of the hash; that ending decides, as the
+    All sources named theirs ``NAME-HASH.pth``, after the first eight digits of the hash; that ending decides, as the
     names of some are not known.
     """
     files = (file for file in PUBLISHED.values() if file.hash_prefix)
     return next((file for file in files if file_name.endswith(f"-{file.hash_prefix}.pth")), None)
 
 
-def get_record(name: str) -> WeightRecord:
-    """Return the record of published ImageNet weights, by ``NAME`` or ``resnest://NAME``.
+def get_record(name: str) -> Record:
+    """Return the record of published weights, by ``NAME`` or ``resnest://NAME``: a network's, or a trained recipe's.
 
     Examples:
         >>> get_record("resnest://resnest50").filename
         'resnest50-528c19ca.pth'
 
     Raises:
-        ValueError: no weights were published under that name.
+        ConfigError: no weights were published under that name, or their server no longer answers.
     """
     short = name.removeprefix(SCHEME)
-    if short not in WEIGHTS:
-        raise ValueError(f"no published weights are known for {name!r}; available: {', '.join(WEIGHTS)}")
-    return WEIGHTS[short]
+    if record := WEIGHTS.get(short):
+        return record
+    trained = PUBLISHED.get(short)
+    if trained is None:
+        known = f"{', '.join(WEIGHTS)}, and the trained models that `resnest-backbones list --trained` prints"
+        raise ConfigError(f"no published weights are known for {name!r}; available: {known}")
+    if not trained.server_answers:
+        file = trained.name or f"a file whose {trained.hash_kinds[0]} begins with {trained.hash_prefix}"
+        raise ConfigError(
+            f"the published file of {short} cannot be fetched, as {trained.server} no longer answers; if you have a "
+            f"copy ({file}), give its path"
+        )
+    return trained

@@ -45,7 +45,8 @@ def test_names_of_both_sources_are_known(tmp_path):
     for name in ("model_final.pth", "resnest50-528c19ca.pth", "f442d863.pth", "x-f442d863.pkl", ""):
         assert find_published(name) is None
     files = [file for file in PUBLISHED.values() if file.hash_prefix]
-    assert len(files) == 29 and all(find_published(f"copy-{file.hash_prefix}.pth") is file for file in files)
+    assert len(files) == 29 + len(model_zoo.list_trained())
+    assert all(find_published(f"copy-{file.hash_prefix}.pth") is file for file in files)
 
 
 @pytest.mark.parametrize("kind", ["sha256", "sha1"])

@@ -34,7 +34,7 @@ def test_the_tests_of_faults_are_collected():
     found = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout + found.stderr
     names = {line.partition("::")[0] for line in found.stdout.splitlines() if "::" in line}
-    assert {"tests/test_weights.py", "tests/faults/test_kills.py"} <= names
+    assert {"tests/weights/test_download.py", "tests/faults/test_kills.py"} <= names
 
 
 @pytest.mark.parametrize(("limit", "status", "cable"), [(3, 0, "it ends"), (2, 1, "UNEXPECTED (it ends)")])

@@ -13,7 +13,7 @@ from benchmarks.small_records import circumstances_table, small_table
 from documents import speed_tables
 from documents.costs import costs
 from markdown_table import markdown_table
-from resnest_backbones.model_zoo import MEASURED, METRICS, RECIPES, Recipe, get_config_file
+from resnest_backbones.model_zoo import MEASURED, METRICS, RECIPES, Recipe, get_config_file, list_trained
 from resnest_backbones.model_zoo import list as list_configs
 from resnest_backbones.models.resnest import build
 from resnest_backbones.models.variants import VARIANTS
@@ -56,24 +56,25 @@ def detectron2_table() -> str:
     """Return every Detectron2 recipe with its published metrics, what it costs and what was measured."""
     head = (
         "recipe", "published box AP (%)", "mask AP (%)", "PQ (%)", "measured here", "parameters (M)",
-        "multiply-adds (G)", "published file",
+        "multiply-adds (G)", "published file", "can be downloaded",
     )  # fmt: skip
     rows = []
     for recipe in _recipes("detectron2"):
         metrics = (percent(recipe, metric) for metric in ("box_ap", "mask_ap", "pq"))
         file = f"`{recipe.file.name}`" if recipe.file and recipe.file.name else ""
-        rows.append((f"`{recipe.name}`", *metrics, _measured(recipe), *_cost(recipe), file))
+        rows.append((f"`{recipe.name}`", *metrics, _measured(recipe), *_cost(recipe), file, _living(recipe)))
         if "box_ap_test_dev" in recipe.metrics:
             metrics = (percent(recipe, metric) for metric in ("box_ap_test_dev", "mask_ap_test_dev", "pq"))
-            rows.append((f"`{recipe.name}_test_dev`", *metrics, "", *_cost(recipe), "the same"))
-    return markdown_table(head, rows, "lrrrlrrl")
+            rows.append((f"`{recipe.name}_test_dev`", *metrics, "", *_cost(recipe), "the same", ""))
+    return markdown_table(head, rows, "lrrrlrrll")
 
 
 def mmseg_table() -> str:
     """Return every MMSegmentation recipe with its published metrics, what it costs and what was measured."""
     head = (
         "recipe", "published mIoU, one scale (%)", "mIoU, several scales and flip (%)", "pixel accuracy, likewise (%)",
-        "measured here", "parameters (M)", "multiply-adds (G)", "sha1 of the published file", "source",
+        "measured here", "parameters (M)", "multiply-adds (G)", "hash of the published file", "can be downloaded",
+        "source",
     )  # fmt: skip
     rows = []
     for recipe in _recipes("mmseg"):
@@ -81,9 +82,27 @@ def mmseg_table() -> str:
         if unstated := percent(recipe, "miou_scales_not_stated"):
             multi = f"{unstated} (scales not stated)"
         metrics = (percent(recipe, "miou"), multi, percent(recipe, "pix_acc_multi_scale"))
-        digits = f"`{recipe.file.hash_prefix}`" if recipe.file else ""
-        rows.append((f"`{recipe.name}`", *metrics, _measured(recipe), *_cost(recipe), digits, recipe.source))
-    return markdown_table(head, rows, "lrrrlrrl")
+        digits = f"{recipe.file.hash_kinds[0]} `{recipe.file.hash_prefix}`" if recipe.file else ""
+        facts = (_measured(recipe), *_cost(recipe), digits, _living(recipe), recipe.source)
+        rows.append((f"`{recipe.name}`", *metrics, *facts))
+    return markdown_table(head, rows, "lrrrlrrlll")
+
+
+def _living(recipe: Recipe) -> str:
+    return "yes" if recipe.name in list_trained() else ""
+
+
+def trained_table() -> str:
+    """Return the recipes whose trained file can be downloaded, with what was published of them."""
+    rows = []
+    for name in list_trained():
+        metrics = RECIPES[name].metrics.items()
+        published = ", ".join(f"{METRICS[metric]} {value:g}" for metric, value in metrics)
+        rows.append((f"`{name}`", _DATASETS[RECIPES[name].dataset], published))
+    return markdown_table(("trained model", "trained on", "published, on its validation split (%)"), rows, "l")
+
+
+_DATASETS = {"coco": "COCO, 80 classes", "ade20k": "ADE20K, 150 classes", "cityscapes": "Cityscapes, 19 classes"}
 
 
 def _recipes(framework: str) -> list[Recipe]:
@@ -149,6 +168,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "detectron2": detectron2_table,
     "mmseg": mmseg_table,
     "coco": coco_table,
+    "trained": trained_table,
     "others": others_table,
     "small": small_table,
     "small_circumstances": circumstances_table,

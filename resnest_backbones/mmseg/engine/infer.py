@@ -96,7 +96,8 @@ def classes_and_palette(
     if class_file:
         classes = read_classes(class_file)
         return classes, make_palette(len(classes))
-    known = meta.get("dataset_meta") or {}
+    of_mmcv = {"classes": meta.get("CLASSES"), "palette": meta.get("PALETTE")}
+    known = meta.get("dataset_meta") or of_mmcv
     if not known.get("classes"):
         dataset = inner_datasets(cfg.test_dataloader.dataset)[0]
         known = {**DATASETS.get(dataset.type).METAINFO, **(dataset.get("metainfo") or {})}
