@@ -13,6 +13,7 @@
       name, framework, dataset, source    of its record
       state     "finished", "running", "failed", "not run", or "broken" where its files cannot be understood
       smoke     whether its metrics mean nothing
+      published_file    whether the recipe's published file was evaluated, without a training
       verdict   "within", "below", "above" or null
       metrics   a list of {metric, measured, published, difference, spread, verdict, reason}: numbers in percent, or
                 null; verdict as above; reason: why there is none, or ""
@@ -138,6 +139,7 @@ def _report_recipe(recipe: Recipe, run_folder: Path, folder: Path) -> dict[str, 
         **{key: getattr(recipe, key) for key in ("name", "framework", "dataset", "source")},
         "state": state,
         "smoke": run is not None and run.smoke,
+        "published_file": bool(run and recipe.file and Path(run.eval_only).name == recipe.file.name),
         "verdict": next((verdict for verdict in ("below", "above", "within") if verdict in verdicts), None),
         "metrics": metrics,
         **{name: getattr(run, name, "") for name in ("error", "machine", "command", "started", "ended")},

@@ -127,10 +127,10 @@ def datasets_of(recipe: Recipe) -> tuple[str, ...]:
     return ("coco", "coco_panoptic") if recipe.dataset == "coco_panoptic" else (recipe.dataset,)
 
 
-def needs(recipe: Recipe) -> list[str]:
-    """Return what a recipe needs below the data root, a line for each split."""
+def needs(recipe: Recipe, *, training: bool = True) -> list[str]:
+    """Return what a recipe needs below the data root, a line for each split; for an evaluation alone, the last."""
     lines = []
-    for split in (split for dataset in datasets_of(recipe) for split in LAYOUT[dataset]):
+    for split in (split for dataset in datasets_of(recipe) for split in LAYOUT[dataset][0 if training else 1 :]):
         paths = ", ".join(filter(None, (split.index, *(folder.path for folder in split.folders))))
         lines.append(f"{split.count} images to {'train' if split.name == 'train' else 'evaluate'} on: {paths}")
     return lines
@@ -268,6 +268,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``data``."""
     parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="default: all")
     add_data_root(parser)
+    parser.add_argument(
+        "--published", action="store_true",
+        help="check only what `run --published` needs, which is the validation split, and print it",
+    )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help=f"read {_QUICK} label maps of each folder, not all")
     parser.add_argument(
         "--any-count", action="store_true", help="accept other numbers of images than the published ones"
@@ -280,13 +284,15 @@ def main(args: argparse.Namespace) -> int:
     if args.workers < 1:
         raise ConfigError(f"--workers must be positive, got {args.workers}")
     recipes = select_recipes(args.recipes)
-    extent = Extent(args.any_count, args.quick, workers=args.workers, progress=sys.stderr.isatty())
+    extent = Extent(args.any_count, args.quick, not args.published, args.workers, sys.stderr.isatty())
     total = 0
     for dataset in LAYOUT:
         users = [recipe for recipe in recipes if dataset in datasets_of(recipe)]
         if not users:
             continue
         print(f"{dataset}, for {users[0].name if len(users) == 1 else f'{len(users)} recipes'}:", flush=True)
+        if args.published:
+            print(*(f"  {line}" for line in needs(users[0], training=False)), sep="\n")
         masks, before = any("mask_ap" in recipe.metrics for recipe in users), total
         for problem in _check_dataset(dataset, args.data_root, extent, masks=masks):
             print(f"  {problem}", flush=True)

@@ -30,7 +30,8 @@ from reproduction.commands import batch_of_segmentor
 from reproduction.common import select_recipes
 from reproduction.data import LAYOUT, needs
 from resnest_backbones.errors import ConfigError
-from resnest_backbones.model_zoo import METRICS, Recipe, config_root, get_config, get_config_file
+from resnest_backbones.model_zoo import METRICS, Recipe, config_root, get_config, get_config_file, list_trained
+from resnest_backbones.weights import SCHEME
 
 DEVICE_RATE = 10.0  # TFLOP/s
 _DEVICE_RATE_SOURCE = (
@@ -107,6 +108,7 @@ def as_dict(recipe: Recipe, device_rate: float) -> dict[str, Any]:
         "training_images": found and found.images,
         "multiply_adds_per_image": found and round(found.multiply_adds),
         "gpu_hours": found and round(found.gpu_hours, 1),
+        "trained_file": f"{SCHEME}{recipe.name}" if recipe.name in list_trained() else "",
         "data": needs(recipe),
         "note": "; ".join(note for metric, note in _NOTES.items() if metric in recipe.metrics),
     }
@@ -134,7 +136,8 @@ def as_text(listed: Sequence[dict[str, Any]], device_rate: float, width: int) ->
             head = f"{name:<{width - len(cost) - 1}} {cost}"
             lines += [head] if len(head) <= width else [name, f"{cost:>{width}}"]
             published = ", ".join(f"{METRICS[metric]} {value:g}" for metric, value in entry["published"].items())
-            for text in filter(None, (f"published: {published}", entry["note"])):
+            trained = "its trained file can be fetched: `run --published` evaluates it" if entry["trained_file"] else ""
+            for text in filter(None, (f"published: {published}", trained, entry["note"])):
                 lines += wrap(text, width, initial_indent="    ", subsequent_indent="      ")
     total = sum(entry["gpu_hours"] or 0 for entry in listed)
     lines += ["", f"{len(listed)} recipes, {total:,.0f} GPU-hours", ""]

@@ -103,9 +103,10 @@ def _view_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
         for step in entry["steps"]:
             hours = NOTHING if step["seconds"] is None else f"{step['seconds'] / 3600:.2f} h"
             facts[f"{step['name']}: {hours}, exit status {step['status']}"] = step["command"]
+    kinds = ["smoke run"] * entry["smoke"] + ["published file"] * entry["published_file"]
     return {
         **entry,
-        "state_in_words": f"smoke run, {entry['state']}" if entry["smoke"] else entry["state"],
+        "state_in_words": ", ".join([*kinds, entry["state"]]),
         "has_section": entry["state"] != "not run" or bool(entry["problems"]),
         "lines": [_cells(entry, metric) for metric in entry["metrics"]],
         "facts": {name: value or NOTHING for name, value in facts.items()},

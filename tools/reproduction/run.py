@@ -36,8 +36,8 @@ from reproduction.common import add_data_root, select_recipes, write_text
 from reproduction.data import Extent, check
 from reproduction.metrics import final_metrics
 from resnest_backbones.errors import ConfigError, DatasetError, ResNeStError
-from resnest_backbones.model_zoo import METRICS, Recipe
-from resnest_backbones.weights import find_published
+from resnest_backbones.model_zoo import METRICS, Recipe, list_trained
+from resnest_backbones.weights import default_cache_dir, fetch, find_published, get_record
 
 RUN_FILE, LOG_FILE = "run.json", "log.txt"
 STATES = ("running", "finished", "failed")
@@ -259,7 +259,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--any-count", action="store_true",
         help="accept other numbers of images than the published ones; the run is reported as a smoke run",
     )  # fmt: skip
-    add("--eval-only", type=Path, metavar="FILE", help="evaluate this checkpoint of the one recipe, without training")
+    which = parser.add_mutually_exclusive_group()
+    text = "evaluate this checkpoint of the one recipe, without training"
+    which.add_argument("--eval-only", type=Path, metavar="FILE", help=text)
+    text = "download the published files of the recipes that have one, and evaluate them, without training"
+    which.add_argument("--published", action="store_true", help=text)
     add(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", dest="settings",
         help="change settings of the configs, Detectron2's (SOLVER.IMS_PER_BATCH=8) or MMSegmentation's "
@@ -279,8 +283,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run recipes one after the other; return 1 where one failed, 130 after an interruption."""
     recipes = select_recipes(args.recipes)
+    if args.published:
+        recipes = _with_published_file(recipes)
     _check_arguments(args, recipes)
-    commands = {recipe: make_commands(recipe, args, number) for number, recipe in enumerate(recipes)}
+    args_of = {recipe: _args_of(recipe, args) for recipe in recipes}
+    commands = {recipe: make_commands(recipe, args_of[recipe], number) for number, recipe in enumerate(recipes)}
     if args.dry_run:
         print(*(command.as_typed() for each in commands.values() for command in each), sep="\n")
         return 0
@@ -289,7 +296,9 @@ def main(args: argparse.Namespace) -> int:
         for number, recipe in enumerate(recipes, start=1):
             print(f"[{number}/{len(recipes)}] {recipe.name}", flush=True)
             try:
-                metrics = run_recipe(recipe, args, commands[recipe]).metrics.items()
+                if args.published:
+                    fetch(get_record(recipe.name))
+                metrics = run_recipe(recipe, args_of[recipe], commands[recipe]).metrics.items()
                 texts = (f"{METRICS[key]} {'nan' if value is None else f'{value:.2f}'}" for key, value in metrics)
                 print(f"finished: {', '.join(texts)}", flush=True)
             except (ResNeStError, OSError) as error:
@@ -299,6 +308,23 @@ def main(args: argparse.Namespace) -> int:
     for name, text in failed.items():
         print(f"FAILED {name}: {text}\n  log: {args.output_dir / name / _log_name(args)}")
     return 1 if failed else 0
+
+
+def _with_published_file(recipes: Sequence[Recipe]) -> list[Recipe]:
+    """Return the recipes whose published file can be fetched; raise a ``ConfigError`` where there is none."""
+    found = [recipe for recipe in recipes if recipe.name in list_trained()]
+    if not found:
+        get_record(recipes[0].name)  # says why
+    if len(found) < len(recipes):
+        print(f"{len(found)} of {len(recipes)} recipes have a published file that can be fetched", flush=True)
+    return found
+
+
+def _args_of(recipe: Recipe, args: argparse.Namespace) -> argparse.Namespace:
+    """Return the arguments for a recipe: with ``--published``, its file in the cache is the one to evaluate."""
+    if not args.published:
+        return args
+    return argparse.Namespace(**{**vars(args), "eval_only": default_cache_dir() / get_record(recipe.name).filename})
 
 
 def _check_arguments(args: argparse.Namespace, recipes: Sequence[Recipe]) -> None:
