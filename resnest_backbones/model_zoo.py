@@ -252,7 +252,7 @@ def list_trained() -> builtins.list[str]:
     """Return the names of the recipes whose published file can be fetched: ``resnest://NAME`` is that file.
 
     Examples:
-        >>> "deeplabv3_resnest101-d8_4xb4-160k_ade20k-512x512" in list_trained()
+        >>> "faster_rcnn_resnest50_fpn_1x_mmdet" in list_trained()
         True
     """
     return [name for name, recipe in RECIPES.items() if recipe.file and recipe.file.server_answers]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Predict on images, folders, videos or a camera with a trained or exported model: drawings, label maps and JSON.
 
-python tools/demo.py --model deeplabv3_resnest101-d8_4xb4-160k_ade20k-512x512 photo.jpg
+python tools/demo.py --model faster_rcnn_resnest50_fpn_1x_mmdet photo.jpg
 python tools/demo.py --model exported/model.onnx photos/ video.mp4 --output-dir predictions
 """
 
@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="""
 Examples:
 
-  python tools/demo.py --model deeplabv3_resnest101-d8_4xb4-160k_ade20k-512x512 photo.jpg
+  python tools/demo.py --model faster_rcnn_resnest50_fpn_1x_mmdet photo.jpg
   python tools/demo.py --config output/config.yaml --checkpoint output/model_final.pth photos/ video.mp4
   python tools/demo.py --config CONFIG.py --checkpoint iter_20000.pth --classes classes.txt photo.jpg
   python tools/demo.py --model exported/model.onnx --camera 0 --show

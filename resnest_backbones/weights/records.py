@@ -215,6 +215,10 @@ def _openmmlab(project: str, name: str) -> PublishedFile:
     return PublishedFile(name, name[-12:-4], ("sha256",), server, server_answers=True)
 
 
+def _mmdet(name: str) -> PublishedFile:
+    return _openmmlab("mmdetection/v2.0", name)
+
+
 def _mmseg(name: str) -> PublishedFile:
     return _openmmlab("mmsegmentation/v0.5", name)
 
@@ -256,6 +260,22 @@ PUBLISHED: Mapping[str, PublishedFile] = MappingProxyType({  # by the name of th
     "deeplabv3_resnest101-d8_4xb4-paper_pascal_context_59-480x480": _segmentor("faf58418"),
     "deeplabv3_resnest200-d8_4xb4-paper_pascal_context_59-480x480": _segmentor("fe76a265"),
     "deeplabv3_resnest269-d8_4xb4-paper_pascal_context_59-480x480": _segmentor("b661fd26"),
+    "faster_rcnn_resnest50_fpn_1x_mmdet":
+        _mmdet("faster_rcnn_s50_fpn_syncbn-backbone+head_mstrain-range_1x_coco_20200926_125502-20289c16.pth"),
+    "faster_rcnn_resnest101_fpn_1x_mmdet":
+        _mmdet("faster_rcnn_s101_fpn_syncbn-backbone+head_mstrain-range_1x_coco_20201006_021058-421517f1.pth"),
+    "mask_rcnn_resnest50_fpn_1x_mmdet":
+        _mmdet("mask_rcnn_s50_fpn_syncbn-backbone+head_mstrain_1x_coco_20200926_125503-8a2c3d47.pth"),
+    "mask_rcnn_resnest101_fpn_1x_mmdet":
+        _mmdet("mask_rcnn_s101_fpn_syncbn-backbone+head_mstrain_1x_coco_20201005_215831-af60cdf9.pth"),
+    "cascade_rcnn_resnest50_fpn_1x_mmdet":
+        _mmdet("cascade_rcnn_s50_fpn_syncbn-backbone+head_mstrain-range_1x_coco_20201122_213640-763cc7b5.pth"),
+    "cascade_rcnn_resnest101_fpn_1x_mmdet":
+        _mmdet("cascade_rcnn_s101_fpn_syncbn-backbone+head_mstrain-range_1x_coco_20201005_113242-b9459f8f.pth"),
+    "mask_cascade_rcnn_resnest50_fpn_1x_mmdet":
+        _mmdet("cascade_mask_rcnn_s50_fpn_syncbn-backbone+head_mstrain_1x_coco_20201122_104428-99eca4c7.pth"),
+    "mask_cascade_rcnn_resnest101_fpn_1x_mmdet":
+        _mmdet("cascade_mask_rcnn_s101_fpn_syncbn-backbone+head_mstrain_1x_coco_20201005_113243-42607475.pth"),
     "fcn_resnest101-d8_4xb4-160k_ade20k-512x512":
         _mmseg("fcn_s101-d8_512x512_160k_ade20k_20200807_145416-d3160329.pth"),
     "pspnet_resnest101-d8_4xb4-160k_ade20k-512x512":
