@@ -170,6 +170,7 @@ def _build_trunk(cfg: CfgNode, input_shape: ShapeSpec, out_features: Sequence[st
         return ResNeSt(
             spec,
             output_stride=_OUTPUT_STRIDES[dilations],
+            avg_pool_at_stride_1=keys.AVG_POOL_AT_STRIDE_1,
             out_features=out_features,
             in_channels=input_shape.channels,
             norm=keys.NORM,

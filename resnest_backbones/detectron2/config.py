@@ -19,6 +19,8 @@ _BACKBONE: dict[str, Any] = {
     "AVD_FIRST": False,
     # 2 together with RES5_DILATION 4 gives output stride 8; RES5_DILATION 2 alone gives 16.
     "RES4_DILATION": 1,
+    # Keep the 3x3 average pool of dilated stages, as the original does; MMSegmentation's ResNeSt leaves it out.
+    "AVG_POOL_AT_STRIDE_1": True,
     # Probability of dropping the residual branch of the last block in training; grows linearly over the blocks.
     "DROP_PATH_RATE": 0.0,
     # Recompute each block in backward to save memory.

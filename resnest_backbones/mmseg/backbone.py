@@ -42,6 +42,8 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
         name: a published network, such as ``resnest50``, or a ``ResNeStSpec``.
         out_indices: stages whose features are returned: 0 for res2 (stride 4) to 3 for res5. Later ones are not built.
         output_stride: 32, 16 or 8; res5, or res4 and res5, are then dilated, by the original's rule.
+        avg_pool_at_stride_1: keep the 3x3 average pool in the first block of a dilated stage, as the original does.
+            MMSegmentation's own ResNeSt leaves it out: False for what was trained with that.
         in_channels: channels of the image.
         frozen_stages: -1 freezes nothing, 0 the stem, 1 to 4 also res2 to res5: no gradients, batch norms in evaluation
             mode, in training too.
@@ -70,6 +72,7 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
         *,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         output_stride: int = 32,
+        avg_pool_at_stride_1: bool = True,
         in_channels: int = 3,
         frozen_stages: int = -1,
         norm_cfg: Mapping[str, Any] | None = None,
@@ -91,6 +94,7 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
         super().__init__(
             name,
             output_stride=output_stride,
+            avg_pool_at_stride_1=avg_pool_at_stride_1,
             out_features=[STAGES[i] for i in indices],
             in_channels=in_channels,
             norm_layer=_norm_layer({"type": "BN"} if norm_cfg is None else norm_cfg),

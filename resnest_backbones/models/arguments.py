@@ -16,6 +16,7 @@ class TrunkOptions(TypedDict, total=False):
     """The options of ``models.ResNeSt`` that every wrapper of it takes; described there."""
 
     output_stride: int
+    avg_pool_at_stride_1: bool
     out_features: Sequence[str]
     in_channels: int
     num_classes: int | None

@@ -93,8 +93,8 @@ class Bottleneck(nn.Module):
         radix: number of splits.
         cardinality: number of groups.
         width: channels of the 3x3 convolution.
-        avg_pool: there is a 3x3 average pool with ``stride`` beside the 3x3 convolution. The original puts it into the
-            first block of res3..res5, also where the stage is dilated and its stride is 1.
+        avg_pool: there is a 3x3 average pool with ``stride`` beside the 3x3 convolution: in the first block of
+            res3..res5.
         avd_first: that pool comes before the 3x3 convolution.
         norm_layer: makes a normalisation layer from a channel count; None for none.
         attention_norm_layer: likewise for the attention's hidden layer; ``norm_layer`` where None.
@@ -196,6 +196,8 @@ class ResNeSt(nn.Module):
         spec: one of ``variants.VARIANTS``, its name, or a custom ``ResNeStSpec``.
         output_stride: 32, or 16 or 8 to dilate res5, or res4 and res5, instead of downsampling. The dilation rule is
             the original's.
+        avg_pool_at_stride_1: keep the 3x3 average pool in the first block of a stage that is dilated, where its stride
+            is 1. The original does, and its weights were trained with it; MMSegmentation's own ResNeSt leaves it out.
         out_features: which of ``stem, res2, res3, res4, res5, logits`` to return. Stages beyond the last one asked for
             are not built.
         in_channels: channels of the image.
@@ -220,6 +222,7 @@ class ResNeSt(nn.Module):
         spec: ResNeStSpec | str,
         *,
         output_stride: int = 32,
+        avg_pool_at_stride_1: bool = True,
         out_features: Sequence[str] = STAGES,
         in_channels: int = 3,
         num_classes: int | None = None,
@@ -241,6 +244,7 @@ class ResNeSt(nn.Module):
             check_positive("num_classes", num_classes)
         check_positive("deform_groups", deform_groups)
         check_flags(
+            avg_pool_at_stride_1=avg_pool_at_stride_1,
             deform_modulated=deform_modulated,
             gradient_checkpointing=gradient_checkpointing,
             zero_init_last_norm=zero_init_last_norm,
@@ -283,7 +287,7 @@ class ResNeSt(nn.Module):
                     width=spec.width(planes),
                     stride=1 if i else stride,
                     dilation=dilation,
-                    avg_pool=i == 0 and name != "res2",
+                    avg_pool=i == 0 and name != "res2" and (stride > 1 or avg_pool_at_stride_1),
                     deformable=name in deform,
                     drop_path_rate=next(drop_rates),
                 )

@@ -46,6 +46,7 @@ def assert_close(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]
     [
         *((name, {"num_classes": 5}) for name in SHALLOW),
         ("resnest50", {"output_stride": 8, "multi_grid": (1, 2, 4)}),
+        ("resnest26", {"output_stride": 8, "avg_pool_at_stride_1": False}),
         ("resnest50", {"deform_stages": ("res4",), "deform_modulated": True, "deform_groups": 2}),
         ("resnest14", {"deform_stages": ("res5",), "out_features": ("stem", "res3", "res5")}),
         ("resnest14", {"norm_layer": FrozenBatchNorm2d}),
@@ -65,6 +66,7 @@ def test_an_optimised_trunk_equals_the_trunk(name, options):
         *((name, {}, (1, 3, 45, 33)) for name in SHALLOW),
         ("resnest14", {}, (2, 3, 64, 96)),
         ("resnest26", {"output_stride": 8}, (2, 3, 45, 33)),
+        ("resnest26", {"output_stride": 8, "avg_pool_at_stride_1": False}, (2, 3, 45, 33)),
         ("resnest26", {"deform_stages": ("res4",)}, (1, 3, 45, 33)),
         ("resnest14", {"norm_layer": None}, (1, 3, 45, 33)),
     ],

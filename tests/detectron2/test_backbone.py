@@ -147,6 +147,15 @@ def test_dilation_keeps_the_resolution(dilations, strides):
     assert tuple(64 // features[name].shape[-1] for name in ("res4", "res5")) == strides
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_average_pools_of_stride_1_are_as_the_config_says(kept):
+    net = trunk(RES4_DILATION=2, RES5_DILATION=4, AVG_POOL_AT_STRIDE_1=kept)
+    pools = [m.stride for m in net.modules() if type(m) is nn.AvgPool2d]
+    assert pools == ([2, 1, 1] if kept else [2])
+    lazy = ResNeSt("resnest14", output_stride=8, avg_pool_at_stride_1=kept)
+    assert pools == [m.stride for m in lazy.modules() if type(m) is nn.AvgPool2d]
+
+
 @pytest.mark.parametrize("modulated", [False, True])
 def test_deformable_convolution_is_where_the_config_says(modulated):
     net = trunk(DEFORM_ON_PER_STAGE=[False, False, True, True], DEFORM_MODULATED=modulated, DEFORM_NUM_GROUPS=2)

@@ -33,6 +33,7 @@ KEYS = combined(
         "RESNETS.DEFORM_NUM_GROUPS": values(1, 2, bad=(0, 7)),
         "RESNETS.RES4_DILATION": values(1, bad=(2, 3)),
         "RESNETS.RES5_DILATION": values(1, 2, bad=(4, 0)),
+        "RESNETS.AVG_POOL_AT_STRIDE_1": values(True, False),
         "RESNETS.DROP_PATH_RATE": values(0.0, 0.2, bad=(1.0, -1.0)),
         "RESNETS.GRADIENT_CHECKPOINTING": values(True, False),
         "BACKBONE.FREEZE_AT": values(0, 1, 2, 5, bad=(-1, 6)),

@@ -19,6 +19,10 @@ GATED = (
     ResNeStSpec("gated", (1, 1, 1, 1), radix=1, cardinality=2, bottleneck_width=40, avd_first=True),
     {"output_stride": 8, "out_features": ("stem", "res4")},
 )
+WITHOUT_POOLS = (
+    ResNeStSpec("without_pools", (1, 1, 1, 1), stem_width=8, bottleneck_width=16),
+    {"output_stride": 8, "avg_pool_at_stride_1": False},
+)
 DEFORMABLE = (
     ResNeStSpec("deformable", (1, 1, 1, 1), radix=4),
     {"out_features": ("stem", "res2"), "deform_stages": ("res2",), "deform_modulated": True, "deform_groups": 2},
@@ -57,7 +61,7 @@ def test_onnx_of_deformable_split_attention_has_standard_operators_and_equals_py
     assert_parity(exportable, file, inputs())
 
 
-@pytest.mark.parametrize("network", [GATED, DEFORMABLE], ids=["gated", "deformable"])
+@pytest.mark.parametrize("network", [GATED, DEFORMABLE, WITHOUT_POOLS], ids=lambda network: network[0].name)
 @pytest.mark.parametrize("format_name", ["torchscript", pytest.param("aoti", marks=pytest.mark.slow)])
 def test_torchscript_and_aotinductor_equal_the_trunk_at_other_sizes(network, format_name, tmp_path):
     exportable = export_backbone(trained_trunk(*network), (64, 96))

@@ -16,6 +16,7 @@ NAME = {"name": values(SPEC, "resnest14", bad=("resnet50", None))}
 OTHERS = {
     "out_indices": values((0, 1, 2, 3), [1, 3], (2,), bad=((), (4,), 3, (1, 1), "0")),
     "output_stride": values(8, 16, 32, bad=(4, None)),
+    "avg_pool_at_stride_1": values(True, False, bad=("no", None)),
     "in_channels": values(1, 3, 4, bad=(0, None)),
     "frozen_stages": values(-1, 0, 2, 4, bad=(5, -2, None)),
     "norm_cfg": values(

@@ -24,6 +24,7 @@ SPEC = {
 }
 OPTIONS = {
     "output_stride": values(8, 16, 32, bad=(4, 64, "8", None, 8.0, True)),
+    "avg_pool_at_stride_1": values(True, False, bad=("no", None, 1)),
     "out_features": values(STAGES, ("stem",), ["res3", "res5"], ("res4", "logits"), bad=((), "res5", ("res6",), None)),
     "in_channels": values(1, 3, 4, bad=(0, None, 3.0)),
     "num_classes": values(None, 5, 1, bad=(0, "5", True)),

@@ -95,6 +95,7 @@ def test_a_trunk_gives_the_same_gradients_with_all_batch_norms(name, shape, call
     "options",
     [
         {"output_stride": 8, "multi_grid": (1,)},
+        {"output_stride": 8, "avg_pool_at_stride_1": False},
         {"gradient_checkpointing": True},
         {"drop_path_rate": 0.5},
         {"deform_stages": ("res5",), "deform_modulated": True},

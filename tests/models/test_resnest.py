@@ -98,10 +98,13 @@ DILATIONS = {
 }
 
 
+@pytest.mark.parametrize("everywhere", [True, False])
 @pytest.mark.parametrize("output_stride", [32, 16, 8])
 @pytest.mark.parametrize("name", ["resnest50", "resnest50_fast_2s2x40d"])
-def test_blocks_are_dilated_and_pooled_as_in_the_original(name, output_stride):
-    net = on_meta(name, output_stride=output_stride)
+def test_blocks_are_dilated_and_pooled_as_in_the_original_or_only_where_they_stride(name, output_stride, everywhere):
+    net = on_meta(name, output_stride=output_stride, avg_pool_at_stride_1=everywhere)
+    default = on_meta(name, output_stride=output_stride)
+    assert str(net) == str(default) or not everywhere
     assert {stage: dilations(net, stage) for stage in ("res4", "res5")} == DILATIONS[output_stride]
     assert dilations(net, "res2") == [1] * 3
     assert dilations(net, "res3") == [1] * 4
@@ -110,12 +113,12 @@ def test_blocks_are_dilated_and_pooled_as_in_the_original(name, output_stride):
         for i, block in enumerate(getattr(net, stage)):
             pools = {"before": block.pool_before, "after": block.pool_after}
             pooled = [place for place, pool in pools.items() if isinstance(pool, nn.AvgPool2d)]
-            if i > 0 or stage == "res2":
-                assert pooled == []
+            stride = net.feature_strides[stage] // stride_so_far if i == 0 else 1
+            if i > 0 or stage == "res2" or (stride == 1 and not everywhere):
+                assert pooled == [] and not isinstance(block.shortcut_pool, nn.AvgPool2d)
                 continue
             assert pooled == (["before"] if "fast" in name else ["after"])
             pool = pools[pooled[0]]
-            stride = net.feature_strides[stage] // stride_so_far
             assert (pool.kernel_size, pool.stride, pool.padding) == (3, stride, 1)
             assert isinstance(block.shortcut_pool, nn.AvgPool2d) == (stride == 2)
         stride_so_far = net.feature_strides[stage]
@@ -284,6 +287,7 @@ NORM = "must be a callable from channels to a module, or None"
 BAD = [
     ({"spec": 14}, r"name must be one of resnest14, .*, got 14"),
     ({"output_stride": 64}, r"output_stride must be 8, 16 or 32, got 64"),
+    ({"avg_pool_at_stride_1": "no"}, r"avg_pool_at_stride_1 must be True or False, got 'no'"),
     ({"out_features": "res5"}, r"out_features must be a sequence of stem, res2, .*, res5, logits, got 'res5'"),
     ({"out_features": ("res2", "res6")}, r"out_features must be a sequence of stem, .*, logits, got 'res6'"),
     ({"out_features": ()}, r"out_features must name at least one of stem, .*, logits, got none"),
