@@ -1,8 +1,7 @@
 # PSPNet, ResNeSt-101, ADE20K: published mIoU 45.44 at one scale, 46.28 at several with flip (MMSegmentation's
-# configs/resnest/README.md), made with MMSegmentation's own ResNeSt. At stride 8 that is another network, without the
-# 3x3 average pool of dilated stages; this one is the original's.
+# configs/resnest/README.md), made with MMSegmentation's own ResNeSt, without average pools of stride 1.
 _base_ = "./pspnet_resnest50-d8_4xb4-160k_ade20k-512x512.py"
 model = dict(
     data_preprocessor=dict(weights="resnest101"),
-    backbone=dict(name="resnest101", init_cfg=dict(checkpoint="resnest://resnest101")),
+    backbone=dict(name="resnest101", avg_pool_at_stride_1=False, init_cfg=dict(checkpoint="resnest://resnest101")),
 )
