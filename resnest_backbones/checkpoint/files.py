@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from resnest_backbones.checkpoint.array_pickle import arrays_in_tensor_files, load_arrays, made
-from resnest_backbones.checkpoint.fit import compare
+from resnest_backbones.checkpoint.fit import compare, describe_other_pools
 from resnest_backbones.checkpoint.layouts import COUNTER, TARGETS, convert_state_dict, split_trunk, summarize_keys
 from resnest_backbones.errors import CheckpointError
 from resnest_backbones.weights import SCHEME, fetch, find_published, get_record
@@ -176,7 +176,8 @@ def load_checkpoint(model: nn.Module, file: str | PathLike[str], *, new: Collect
     path = _local_file(str(file))
     wanted = {key: value for key, value in model.state_dict().items() if not key.startswith(tuple(new))}
     try:
-        layout, state, heads = _split_or_own(extract_state_dict(read_checkpoint(path)), wanted.keys())
+        content = extract_state_dict(read_checkpoint(path))
+        layout, state, heads = _split_or_own(content, wanted.keys())
     except CheckpointError:
         raise
     except ValueError as error:
@@ -190,6 +191,8 @@ def load_checkpoint(model: nn.Module, file: str | PathLike[str], *, new: Collect
     model.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
     if any(_OFFSETS in key and key not in state for key in wanted):
         logger.info("%s: no offsets of deformable convolutions; they stay as initialised", path)
+    if warning := describe_other_pools(model, content):
+        logger.warning("%s: %s", path, warning)
     unused = [*fit.unexpected, *(key for key in heads if not key.endswith(COUNTER))]
     if unused:
         logger.info("%s: %d tensors have no place in the model: %s", path, len(unused), summarize_keys(unused))

@@ -1,12 +1,20 @@
-"""Does a checkpoint fit a model? The one comparison that loading, training, testing and export share."""
+"""Does a checkpoint fit a model? The one comparison that loading, training, testing and export share.
+
+Names and shapes do not tell all: ``describe_other_pools`` says where a file that fits is of a network that computes
+something else.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from resnest_backbones.checkpoint.layouts import COUNTER, summarize_keys
+from torch import nn
+
+from resnest_backbones.checkpoint.layouts import COUNTER, detect_layout, summarize_keys
+from resnest_backbones.models.resnest import ResNeSt
 
 _MAX_SHAPES = 3  # named in a message
 
@@ -82,3 +90,24 @@ def compare(
         unexpected=tuple(key for key in state if key not in wanted),
         mismatched={key: pair for key, pair in shapes.items() if pair[0] != pair[1]},
     )
+
+
+def describe_other_pools(
+    model: nn.Module, state: Mapping[str, Any], remedy: str = "avg_pool_at_stride_1=False"
+) -> str | None:
+    """Return one line where a state dict is of OpenMMLab's ResNeSt, and the model has average pools that it leaves out.
+
+    Args:
+        model: a ``ResNeSt`` or a model around one.
+        state: tensors by name, in the layout of their file, which tells whose network it is.
+        remedy: what leaves the pools out.
+    """
+    with suppress(ValueError):  # another layout
+        trunks = [module for module in model.modules() if isinstance(module, ResNeSt)]
+        pools = [m for trunk in trunks for m in trunk.modules() if isinstance(m, nn.AvgPool2d) and m.stride == 1]
+        if pools and detect_layout(state) in ("mmseg", "mmdet"):
+            return (
+                "the layout is that of OpenMMLab's ResNeSt, which has no average pool where the stride is 1; this "
+                f"trunk has {len(pools)}. For weights that were trained at output stride 16 or 8 there, set {remedy}"
+            )
+    return None

@@ -25,7 +25,7 @@ from resnest_backbones.checkpoint import (
     save_atomically,
     write_atomically,
 )
-from resnest_backbones.checkpoint.fit import compare
+from resnest_backbones.checkpoint.fit import compare, describe_other_pools
 from resnest_backbones.checkpoint.layouts import COUNTER, detect_layout
 from resnest_backbones.detectron2.roi_heads import keep_last_mask_head
 from resnest_backbones.errors import CheckpointError, WeightsError
@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 # The backbone files that the wrapper's recipes start from; their server no longer answers.
 _WRAPPER_FILE = re.compile(r"resnest(50|101|200|269)_detectron-\w+\.pth$")
+_WITHOUT_POOLS = "MODEL.RESNETS.AVG_POOL_AT_STRIDE_1 False (avg_pool_at_stride_1=False in a LazyConfig)"
 
 
 class ResNeStWeightsHandler(PathHandler):
@@ -139,6 +140,8 @@ class ResNeStCheckpointer(DetectionCheckpointer):
             raise CheckpointError(f"{filename}: {error}") from error
         if filename.endswith(".pkl"):
             return _zoo_content(content)
+        if warning := describe_other_pools(self.model, state, _WITHOUT_POOLS):
+            logger.warning("%s: %s", filename, warning)
         loaded: dict[str, Any] = {**content} if "model" in content else _meta(content)
         loaded["model"] = state
         try:

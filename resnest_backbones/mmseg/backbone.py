@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from resnest_backbones.acceleration import accelerate
-from resnest_backbones.checkpoint.fit import compare
+from resnest_backbones.checkpoint.fit import compare, describe_other_pools
 from resnest_backbones.checkpoint.layouts import COUNTER, split_trunk, summarize_keys
 from resnest_backbones.errors import CheckpointError
 from resnest_backbones.models import resnest
@@ -152,10 +153,12 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
             raise error if files in str(error) else CheckpointError(f"{files}: {error}") from error
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Take the trunk in any published layout; refuse another network's."""
+        """Take the trunk in any published layout; refuse another network's, and warn of other average pools."""
         given = {key.removeprefix(prefix): state_dict[key] for key in state_dict if key.startswith(prefix)}
         if given or not prefix:
             trunk = self.fitting_trunk(given)
+            if warning := describe_other_pools(self, given):
+                print_log(f"The checkpoint's ResNeSt: {warning}", logger="current", level=logging.WARNING)
             for key in given:
                 del state_dict[prefix + key]
             state_dict.update({prefix + key: value for key, value in trunk.items()})

@@ -336,6 +336,27 @@ def test_fewer_stages_and_no_classifier_load_and_report_the_rest(source, officia
     assert load_checkpoint(net, tmp_path / "segmentor.pth").unused == ("decode_head.conv_seg.weight",)
 
 
+@pytest.mark.parametrize(
+    ("layout", "options", "warns"),
+    [
+        ("mmseg", {"output_stride": 8}, True),
+        ("mmseg", {"output_stride": 8, "avg_pool_at_stride_1": False}, False),
+        ("mmseg", {"output_stride": 16, "out_features": ("res4",), "num_classes": None}, False),
+        ("official", {"output_stride": 8}, False),
+    ],
+)
+def test_a_file_of_mmsegmentation_warns_a_dilated_trunk_of_the_originals(
+    layout, options, warns, source, tmp_path, caplog
+):
+    torch.save(convert_state_dict(source.state_dict(), layout), tmp_path / "file.pth")
+    load_checkpoint(tiny_net(**options), tmp_path / "file.pth")
+    messages = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(messages) == warns
+    if warns:
+        assert messages[0].startswith(f"{tmp_path / 'file.pth'}: ")
+        assert "this trunk has 2." in messages[0] and messages[0].endswith("set avg_pool_at_stride_1=False")
+
+
 def test_a_file_that_does_not_fit_is_explained_and_the_model_untouched(official):
     net = tiny_net(in_channels=4, num_classes=9)
     before = {key: value.clone() for key, value in net.state_dict().items()}

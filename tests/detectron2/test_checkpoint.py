@@ -178,6 +178,18 @@ def test_a_trunk_fills_a_bare_backbone_without_a_warning(tmp_path, caplog):
     assert f"{count} of {count} tensors match" in our_messages(caplog, logging.INFO)[-1]
 
 
+@pytest.mark.parametrize("layout", ["mmseg", "core"])
+def test_only_a_file_of_openmmlab_warns_a_dilated_trunk_with_the_key_to_set(layout, tmp_path, caplog):
+    torch.save(layouts()[layout], tmp_path / "file.pth")
+    for kept in (True, False):
+        ResNeStCheckpointer(ResNeSt("resnest14", output_stride=8, avg_pool_at_stride_1=kept)).load(
+            str(tmp_path / "file.pth")
+        )
+    warnings = [message for message in our_messages(caplog) if "average pool" in message]
+    assert len(warnings) == (layout == "mmseg")
+    assert all("set MODEL.RESNETS.AVG_POOL_AT_STRIDE_1 False" in message for message in warnings)
+
+
 @BOTH
 def test_a_detector_of_the_wrapper_fills_ours(checkpointer, shared, tmp_path, caplog):
     golden = json.loads((shared / "reference" / "golden" / "d2_faster_rcnn_s50.json").read_text())

@@ -9,7 +9,7 @@ import mmseg.models  # noqa: F401  registers the segmentors
 import numpy as np
 import pytest
 import torch
-from mmengine.logging import HistoryBuffer, MessageHub
+from mmengine.logging import HistoryBuffer, MessageHub, MMLogger
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import load_from_local
 from mmseg.registry import MODELS
@@ -223,13 +223,19 @@ def hook_loads(model: nn.Module, content: dict, file: str) -> None:
 @pytest.mark.parametrize(
     ("layout", "container"), [("own", "state_dict"), ("parallel", None), ("encoding", "state_dict"), ("mmseg", None)]
 )
-def test_whole_segmentors_of_every_layout_load(layout, container, source, tmp_path):
+def test_whole_segmentors_of_every_layout_load_and_mmsegmentations_warns_of_its_pools(
+    layout, container, source, tmp_path, caplog
+):
     state = WHOLE[layout](source)
     assert len(state) == len(source.state_dict())
     file = str(tmp_path / "segmentor.pth")
     torch.save({container: state} if container else state, file)
     models = segmentor(), segmentor()
+    MMLogger.get_current_instance().addHandler(caplog.handler)
     load_segmentor(models[0], file)
+    warnings = [record.getMessage() for record in caplog.records if "average pool" in record.getMessage()]
+    assert len(warnings) == (layout == "mmseg")
+    assert all(warning.endswith("set avg_pool_at_stride_1=False") for warning in warnings)
     hook_loads(models[1], load_from_file(file), file)
     for model in models:
         assert_same(model, source)
