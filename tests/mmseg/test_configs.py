@@ -373,6 +373,11 @@ def test_a_recipe_of_mmsegmentation_is_its_own_config_apart_from_the_backbone(na
         assert getattr(own, setting) == getattr(other, setting), setting
 
 
+def test_the_recipes_with_a_file_of_mmsegmentation_leave_out_the_average_pools_that_its_network_lacks():
+    without = [name for name in LEAVES if not resolved(name).model.backbone.get("avg_pool_at_stride_1", True)]
+    assert without == [name for name in CONVENTION if "resnest101" in name] and len(without) == 8
+
+
 def test_the_cityscapes_row_of_the_original_has_mmsegmentations_settings():
     large = resolved("deeplabv3plus_resnest200-d8_4xb2-80k_cityscapes-512x1024")
     small = resolved("deeplabv3plus_resnest101-d8_4xb2-80k_cityscapes-512x1024")
