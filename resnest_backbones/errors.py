@@ -15,8 +15,8 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-# One of our errors in the traceback that a worker or another process sent.
-_OURS = re.compile(r"^resnest_backbones\.\S+Error: (.*)", re.MULTILINE | re.DOTALL)
+# An error in the traceback that a worker or another process sent.
+_RAISED = re.compile(r"^((?:\w+\.)*\w*(?:Error|Exception|Exit|Expired|Interrupt))(?::|$)", re.MULTILINE)
 _MAX_IMAGES = 16  # named in a message
 
 
@@ -92,12 +92,6 @@ def check_writable(folder: str | Path) -> None:
         raise OSError(f"the output folder {folder} cannot be written: {error.strerror or error}") from error
 
 
-def message_of(error: BaseException) -> str:
-    """Return what an error says, also where a worker sent it inside a traceback."""
-    found = _OURS.search(str(error))
-    return (found[1] if found else str(error)).strip()
-
-
 def add_verbose(parser: argparse.ArgumentParser) -> None:
     """Add ``--verbose``, which ``one_line_errors`` takes."""
     parser.add_argument("--verbose", action="store_true", help="print the full traceback of an error")
@@ -109,13 +103,35 @@ def one_line_errors(program: str, *others: type[BaseException], verbose: bool = 
 
     Args:
         program: name that the line begins with.
-        others: further errors to treat likewise.
+        others: further errors to treat the same way. Where another process sent its traceback, as in a
+            ``ProcessRaisedException``, the error at its end must be an expected one.
         verbose: print the traceback as well, before the line.
     """
     expected: tuple[type[BaseException], ...] = (ResNeStError, OSError, *others)
     try:
         yield
     except expected as error:
+        message = _message_of(error, expected)
+        if message is None:
+            raise
         if verbose:
             traceback.print_exc()
-        sys.exit(f"{program}: error: {message_of(error)}")
+        sys.exit(f"{program}: error: {message}")
+
+
+def _message_of(error: BaseException, expected: Iterable[type[BaseException]]) -> str | None:
+    """Return what an error says, or the last one of a traceback in it; None where that is not an expected one."""
+    text = str(error)
+    if "Traceback (most recent call last):" not in text:
+        return text.strip()
+    raised = [*_RAISED.finditer(text)]
+    if not raised or raised[-1][1] not in {name for kind in expected for name in _names_of(kind)}:
+        return None
+    return text[raised[-1].end() :].strip()
+
+
+def _names_of(kind: type[BaseException]) -> Iterator[str]:
+    """Yield the names of an error and of its subclasses, as a traceback shows them."""
+    yield kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    for subclass in kind.__subclasses__():
+        yield from _names_of(subclass)
