@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from reproduce import main
 from reproduction.run import Step, find_error, read_run
@@ -43,13 +44,14 @@ def arguments_of(name: str, output: Path, data: Path, *more: str) -> list[str]:
     return [*head, *more, "--set", *settings_of(name)]
 
 
-def processes_with(text: str) -> list[str]:
-    """Command lines of this machine's processes that have a text in them."""
+def processes_with(text: str) -> list[int]:
+    """Numbers of this machine's processes that have a text in their command lines."""
     found = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
-            found.append(file.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-    return [line for line in found if text in line]
+            if text.encode() in file.read_bytes():
+                found.append(int(file.parent.name))
+    return found
 
 
 def run_in_two_goes(name: str, output: Path, data: Path) -> Path:
@@ -63,11 +65,15 @@ def run_in_two_goes(name: str, output: Path, data: Path) -> Path:
         process.send_signal(signal.SIGTERM)
         status = process.wait(timeout=120)
     text = (output / "printed.txt").read_text()
-    assert status == 130 and "interrupted; the same command goes on from here" in text, text
+    assert status == 130 and "interrupted; the same command resumes from here" in text, text
     run = read_run(folder)
     assert (run.state, run.error, run.metrics) == ("failed", "interrupted", {})
+    (interrupted,) = run.steps
+    assert (interrupted.name, interrupted.status) == ("train", -signal.SIGTERM) and interrupted.seconds > 1
     assert processes_with(str(folder)) == []
+    (folder / "run.json").write_text(json.dumps(asdict(replace(run, steps=[replace(interrupted, seconds=7200.0)]))))
     assert main(words) == 0
+    assert 7200 < read_run(folder).steps[0].seconds < 10_800  # the time of both goes
     return folder
 
 
@@ -165,12 +171,29 @@ def test_recipes_whose_data_are_missing_fail_with_what_is_missing(tmp_path, caps
     assert "val2017" in out and "train2017" not in out
 
 
-def test_a_recipe_that_another_process_runs_is_left_alone(tmp_path, capsys, smoke_root):
-    (tmp_path / DETECTOR).mkdir()
-    with FileLock(tmp_path / DETECTOR / ".lock"):
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from reproduction.commands import Command
+from reproduction.run import locked, run_command
+folder = Path(sys.argv[1])
+with locked(folder) as lock:
+    code = f"import os, time; os.kill({os.getpid()}, 9); time.sleep(600)"
+    run_command(Command("train", ("-c", code, sys.argv[1]), folder), folder / "log.txt", lock)
+"""
+
+
+def test_a_recipe_whose_training_outlives_a_killed_run_is_left_alone(tmp_path, capsys, smoke_root):
+    (folder := tmp_path / DETECTOR).mkdir()
+    command = [sys.executable, "-c", KILLED, str(folder)]
+    assert subprocess.run(command, env=environment(), check=False).returncode == -signal.SIGKILL
+    (training,) = processes_with(str(folder))
+    try:
         assert main(arguments_of(DETECTOR, tmp_path, smoke_root)) == 1
+    finally:
+        os.kill(training, signal.SIGKILL)
     assert "is in use: another process runs this recipe" in capsys.readouterr().out
-    assert read_run(tmp_path / DETECTOR) is None
+    assert read_run(folder) is None
 
 
 def test_a_dry_run_prints_commands_and_writes_nothing(tmp_path, capsys):
@@ -218,7 +241,7 @@ def test_torchrun_and_a_published_name_of_another_file_are_refused(tmp_path, mon
         ("Traceback\nValueError: bad\ntorch.distributed.elastic.errors.ChildFailedError: x\n", "ValueError: bad"),
         ("\x1b[32mtrain_net.py: error: no such file\x1b[0m\n", "train_net.py: error: no such file"),
         ("one\ntwo\n\n", "train ended with status 3: two"),
-        ("KeyError: 1\n\n=== now\n", "train ended with status 3: it printed nothing"),
+        ("KeyError: 1\n\n=== now\n", "train ended with status 3: no output"),
     ],
 )
 def test_the_error_of_a_command_is_found_in_its_log(tmp_path, log, error):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -27,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from checkout import environment_with_package
 from machine import describe_machine
@@ -41,18 +41,19 @@ from resnest_backbones.weights import default_cache_dir, fetch, find_published, 
 
 RUN_FILE, LOG_FILE = "run.json", "log.txt"
 STATES = ("running", "finished", "failed")
-_GRACE = 30  # seconds for a command to end after SIGTERM
+_GRACE = 60  # seconds for a command to end after SIGTERM; torchrun gives its processes 30
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _ERROR = re.compile(r"(?:^|\s)(?:[\w.]+(?:Error|Exception|Exit)|[\w.]+: error): ?\S.*")
 
 
 @dataclass(frozen=True)
 class Step:
-    """A command of a recipe that has ended."""
+    """A command of a recipe that has ended, or was interrupted."""
 
     name: str
     command: str  # as one would type it
-    seconds: float  # of its last attempt
-    status: int
+    seconds: float  # of all its attempts
+    status: int  # of the last one; -SIGTERM where it was interrupted
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def read_run(folder: Path) -> Run | None:
     """Read ``run.json``; None where there is none.
 
     Raises:
-        ConfigError: it is not what a run leaves; the message names it.
+        ConfigError: `run` did not write it; the message names it.
     """
     file = folder / RUN_FILE
     try:
@@ -91,7 +92,7 @@ def read_run(folder: Path) -> Run | None:
     except FileNotFoundError:
         return None
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise ConfigError(f"{file} is not what a run leaves: {error}") from error
+        raise ConfigError(f"{file} was not written by reproduce.py run: {error}") from error
     if run.recipe != folder.name:
         raise ConfigError(f"{file} must be of the recipe that its folder is named after, got {run.recipe!r}")
     return run
@@ -116,7 +117,7 @@ def run_recipe(recipe: Recipe, args: argparse.Namespace, commands: Sequence[Comm
         ConfigError: the folder holds a run with other settings, a command failed, or it left no metrics.
         DatasetError: data are missing or wrong.
         OSError: a file cannot be written, or another process runs the recipe.
-        KeyboardInterrupt: the commands have ended, and the same call goes on later.
+        KeyboardInterrupt: the commands have ended, and the same call resumes later.
     """
     folder = args.output_dir / recipe.name
     run = _begin(recipe, args, folder)
@@ -124,11 +125,25 @@ def run_recipe(recipe: Recipe, args: argparse.Namespace, commands: Sequence[Comm
         print(f"finished already ({run.ended}), left as it is")
         return run
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0) if args.machine_rank == 0 else contextlib.nullcontext():
-            return _run_locked(recipe, args, commands, run)
-    except Timeout as error:
-        raise OSError(f"{folder} is in use: another process runs this recipe") from error
+    with locked(folder) if args.machine_rank == 0 else contextlib.nullcontext() as lock:
+        return _run_locked(recipe, args, commands, run, lock)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[int]:
+    """Lock the folder of a recipe; yield the descriptor of the lock, which commands inherit.
+
+    A command that outlives this process, after SIGKILL, keeps the lock: no second one writes the same checkpoints.
+
+    Raises:
+        OSError: another process holds the lock.
+    """
+    with open(folder / ".lock", "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OSError(f"{folder} is in use: another process runs this recipe") from error
+        yield file.fileno()
 
 
 def _begin(recipe: Recipe, args: argparse.Namespace, folder: Path) -> Run:
@@ -162,9 +177,12 @@ def _begin(recipe: Recipe, args: argparse.Namespace, folder: Path) -> Run:
     return replace(run, machine=machine, started=earlier.started, steps=earlier.steps)
 
 
-def _run_locked(recipe: Recipe, args: argparse.Namespace, commands: Sequence[Command], run: Run) -> Run:
+def _run_locked(
+    recipe: Recipe, args: argparse.Namespace, commands: Sequence[Command], run: Run, lock: int | None
+) -> Run:
     """Run what is left of a recipe; the first machine writes the result."""
     folder, is_main = args.output_dir / recipe.name, args.machine_rank == 0
+    log_file = folder / _log_name(args)
 
     def save(**changes: Any) -> Run:
         nonlocal run
@@ -181,51 +199,76 @@ def _run_locked(recipe: Recipe, args: argparse.Namespace, commands: Sequence[Com
                 print(*problems, sep="\n")
                 raise DatasetError(problems[0] + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""))
         for command in commands:
-            if any(step.name == command.name and step.status == 0 for step in run.steps):
+            earlier = next((step for step in run.steps if step.name == command.name), None)
+            if earlier is not None and earlier.status == 0:
                 print(f"{command.name}: done already")
                 continue
-            step = _run_command(command, folder / _log_name(args))
-            save(steps=[*(other for other in run.steps if other.name != step.name), step])
-            if step.status != 0:
-                raise ConfigError(find_error(folder / _log_name(args), step))
+            begin = time.monotonic() - (earlier.seconds if earlier else 0)
+            status = -signal.SIGTERM  # unless it ends by itself
+            try:
+                status = run_command(command, log_file, lock)
+            finally:
+                step = Step(command.name, command.as_typed(), round(time.monotonic() - begin, 1), status)
+                save(steps=[*(other for other in run.steps if other is not earlier), step])
+            if status != 0:
+                raise ConfigError(find_error(log_file, step))
         return save(state="finished", ended=_now(), metrics=final_metrics(recipe, folder) if is_main else {})
     except (ResNeStError, OSError) as error:
         # A finished training that left no metrics evaluates anew when it is run again.
-        steps = [] if all(step.status == 0 for step in run.steps) else run.steps
+        is_done = len(run.steps) == len(commands) and all(step.status == 0 for step in run.steps)
+        steps = [] if is_done else run.steps
         save(state="failed", ended=_now(), error=" ".join(str(error).split()), steps=steps)
         raise
     except KeyboardInterrupt:
         save(state="failed", ended=_now(), error="interrupted")
-        print("interrupted; the same command goes on from here", flush=True)
+        print("interrupted; the same command resumes from here", flush=True)
         raise
 
 
-def _run_command(command: Command, log_file: Path) -> Step:
-    """Run a command, with what it prints in the log too; a group of processes that ends with this one."""
-    words, typed, begin = command.resolved(), command.as_typed(), time.monotonic()
+def run_command(command: Command, log_file: Path, lock: int | None = None) -> int:
+    """Run a command, with what it prints in the log too; a group of processes that ends with this one.
+
+    Args:
+        command: it.
+        log_file: is appended to.
+        lock: descriptor that the command inherits.
+
+    Returns:
+        Its exit status.
+    """
+    words, typed = command.resolved(), command.as_typed()
     print(f"{command.name}: {typed}", flush=True)
     environment = {**environment_with_package(os.environ), **command.environment, "PYTHONUNBUFFERED": "1"}
     with open(log_file, "ab") as log:
         log.write(f"\n=== {_now()} {typed}\n".encode())
         process = subprocess.Popen(
-            words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-        )
+            words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+            pass_fds=() if lock is None else (lock,),
+        )  # fmt: skip
         assert process.stdout is not None
         try:
             for line in process.stdout:
                 log.write(line)
                 log.flush()
                 print(line.decode(errors="replace"), end="", flush=True)
-            status = process.wait()
+            return process.wait()
         except BaseException:
-            for number in (signal.SIGTERM, signal.SIGKILL):
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, number)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.communicate(timeout=_GRACE)
-                    break
+            # A second Ctrl-C waits until the command has ended.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+            process.stdout.close()  # nobody reads it any more
+            _end(process)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             raise
-    return Step(command.name, typed, round(time.monotonic() - begin, 1), status)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a command and its group of processes."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=_GRACE)
+            break
 
 
 def find_error(log_file: Path, step: Step) -> str:
@@ -233,7 +276,7 @@ def find_error(log_file: Path, step: Step) -> str:
     text = log_file.read_text(encoding="utf-8", errors="replace").rpartition("\n=== ")[2]
     lines = [line.rpartition("\r")[2].strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()[1:]]
     errors = [line for line in lines if _ERROR.search(line) and "ChildFailedError" not in line]  # torchrun's
-    last = next((line for line in reversed(lines) if line), "it printed nothing")
+    last = next((line for line in reversed(lines) if line), "no output")
     return errors[-1] if errors else f"{step.name} ended with status {step.status}: {last}"
 
 
@@ -353,7 +396,7 @@ def _check_arguments(args: argparse.Namespace, recipes: Sequence[Recipe]) -> Non
 @contextlib.contextmanager
 def _signals_as_interrupt() -> Iterator[None]:
     """Let SIGTERM and SIGHUP do what Ctrl-C does, except where they are ignored, as by nohup."""
-    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    numbers = [n for n in _SIGNALS[1:] if signal.getsignal(n) != signal.SIG_IGN]
     before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:
         yield
