@@ -12,7 +12,7 @@ from PIL import Image
 pytest.importorskip("detectron2")
 
 from reproduce import main
-from reproduction.data import Extent, check, needs, spread
+from reproduction.data import Extent, make_check, needs, spread
 from resnest_backbones.model_zoo import RECIPES
 
 BOXES = RECIPES["faster_rcnn_resnest50_fpn_1x"]
@@ -39,7 +39,7 @@ def root(smoke_root, tmp_path) -> Path:
 
 
 def problems(recipe, root: Path, **extent) -> list[str]:
-    return list(check(recipe, root, Extent(**{"any_count": True, **extent})))
+    return make_check(root, Extent(**{"any_count": True, **extent}))(recipe)
 
 
 def test_nothing_is_said_of_a_good_root(smoke_root):
@@ -48,6 +48,8 @@ def test_nothing_is_said_of_a_good_root(smoke_root):
         assert all("images to " in line and "\n" not in line for line in needs(recipe))
     assert [line.split()[0] for line in needs(BOXES)] == ["118287", "5000"]
     assert any("panoptic_stuff" in line for line in needs(PANOPTIC))
+    of_test_dev = RECIPES["mask_cascade_rcnn_resnest200_dcnv2_fpn_3x_all_tricks"]
+    assert [line.endswith("coco/test2017") for line in needs(of_test_dev)] == [False, False, True]
 
 
 def test_the_published_counts_are_expected(smoke_root):
@@ -62,6 +64,13 @@ def test_the_published_counts_are_expected(smoke_root):
         assert len(found) == len(texts)
         assert all(text in line for line, text in zip(found, texts, strict=True)), found
     assert len(problems(PANOPTIC, smoke_root, any_count=False)) == 4 + 6
+
+
+def test_a_dataset_of_several_recipes_is_read_once(root):
+    check = make_check(root, Extent(any_count=True))
+    assert check(BOXES) == []
+    (root / INSTANCES).unlink()
+    assert check(RECIPES["faster_rcnn_resnest101_fpn_1x"]) == [] and len(problems(BOXES, root)) == 1
 
 
 def test_an_evaluation_needs_no_data_for_training_and_an_empty_root_everything(root, tmp_path):
@@ -122,7 +131,7 @@ CASES = [
     (BOXES, edited(INSTANCES, lambda c: c["annotations"].clear()),
      "must have annotations with bbox, category_id, image_id; got none"),
     (BOXES, edited(INSTANCES, lambda c: c["annotations"][0].update(image_id=99)),
-     "has annotations of images that it does not list: 99"),
+     "annotates images missing from its 'images' list: 99"),
     (BOXES, edited(INSTANCES, lambda c: c["annotations"][0].pop("segmentation")), None),
     (MASKS, edited(INSTANCES, lambda c: c["annotations"][0].pop("segmentation")),
      "annotations with bbox, category_id, image_id, segmentation; 1 of "),

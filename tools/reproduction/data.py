@@ -7,11 +7,11 @@ files name each other, the fields of COCO's annotations, and the labels, depth a
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +75,7 @@ _TRAIN_IDS = (
     f"{_CITYSCAPES} (gtFine_trainvaltest.zip), then `pip install cityscapesscripts` and "
     "`CITYSCAPES_DATASET=DATA_ROOT/cityscapes csCreateTrainIdLabelImgs`"
 )
+_TEST_DEV = "coco/annotations/image_info_test-dev2017.json, coco/test2017"
 LAYOUT: Mapping[str, tuple[Split, ...]] = {
     "coco": _splits(
         (118287, 5000),
@@ -133,13 +134,24 @@ def needs(recipe: Recipe, *, training: bool = True) -> list[str]:
     for split in (split for dataset in datasets_of(recipe) for split in LAYOUT[dataset][0 if training else 1 :]):
         paths = ", ".join(filter(None, (split.index, *(folder.path for folder in split.folders))))
         lines.append(f"{split.count} images to {'train' if split.name == 'train' else 'evaluate'} on: {paths}")
+    if "box_ap_test_dev" in recipe.metrics:
+        lines.append(f"20288 images to predict on for COCO's server, which `run` does not: {_TEST_DEV}")
     return lines
 
 
-def check(recipe: Recipe, data_root: Path, extent: Extent) -> Iterator[str]:
-    """Yield what is missing or wrong in the data of a recipe: path, what must be there, what was found, its source."""
-    for dataset in datasets_of(recipe):
-        yield from _check_dataset(dataset, data_root, extent, masks="mask_ap" in recipe.metrics)
+def make_check(data_root: Path, extent: Extent) -> Callable[[Recipe], list[str]]:
+    """Return a function that checks the data of a recipe, and reads a dataset only once for several of them.
+
+    It returns what is missing or wrong: path, what must be there, what was found, its source.
+    """
+
+    @functools.cache
+    def problems(dataset: str, masks: bool) -> list[str]:
+        return list(_check_dataset(dataset, data_root, extent, masks=masks))
+
+    return lambda recipe: [
+        problem for dataset in datasets_of(recipe) for problem in problems(dataset, "mask_ap" in recipe.metrics)
+    ]
 
 
 def _check_dataset(dataset: str, data_root: Path, extent: Extent, *, masks: bool) -> Iterator[str]:
@@ -217,7 +229,7 @@ def _read_index(file: Path, *, masks: bool) -> list[str]:
         raise ConfigError(f"must have annotations with {', '.join(sorted(needed))}; {which if wrong else 'got none'}")
     unknown = {annotation["image_id"] for annotation in annotations} - {image.get("id") for image in images}
     if unknown and not panoptic:
-        raise ConfigError(f"has annotations of images that it does not list: {_some([*map(str, sorted(unknown))])}")
+        raise ConfigError(f"annotates images missing from its 'images' list: {_some([*map(str, sorted(unknown))])}")
     return [Path(str(item.get("file_name"))).stem for item in (annotations if panoptic else images)]
 
 
@@ -226,7 +238,7 @@ def _label_map_problems(
 ) -> Iterator[str]:
     pairs = spread(pairs, _QUICK) if extent.quick else pairs
     results = thread_map(
-        partial(_label_map_problem, folder), pairs, max_workers=extent.workers, desc=f"labels in {path.name}",
+        functools.partial(_label_map_problem, folder), pairs, max_workers=extent.workers, desc=f"labels in {path.name}",
         disable=not extent.progress,
     )  # fmt: skip
     wrong = [problem for problem in results if problem]

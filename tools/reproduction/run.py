@@ -21,7 +21,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -33,7 +33,7 @@ from checkout import environment_with_package
 from machine import describe_machine
 from reproduction.commands import Command, count_processes, make_commands, settings_for
 from reproduction.common import add_data_root, select_recipes, write_text
-from reproduction.data import Extent, check
+from reproduction.data import Extent, make_check
 from reproduction.metrics import final_metrics
 from resnest_backbones.errors import ConfigError, DatasetError, ResNeStError
 from resnest_backbones.model_zoo import METRICS, Recipe, list_trained
@@ -41,6 +41,7 @@ from resnest_backbones.weights import default_cache_dir, fetch, find_published, 
 
 RUN_FILE, LOG_FILE = "run.json", "log.txt"
 STATES = ("running", "finished", "failed")
+Check = Callable[[Recipe], list[str]]  # of the data of a recipe: what is missing or wrong
 _GRACE = 60  # seconds for a command to end after SIGTERM; torchrun gives its processes 30
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _ERROR = re.compile(r"(?:^|\s)(?:[\w.]+(?:Error|Exception|Exit)|[\w.]+: error): ?\S.*")
@@ -110,7 +111,7 @@ def _check_types(run: Run) -> None:
         raise ValueError(f"it has an unknown state or metric: {run.state}, {', '.join(run.metrics)}")
 
 
-def run_recipe(recipe: Recipe, args: argparse.Namespace, commands: Sequence[Command]) -> Run:
+def run_recipe(recipe: Recipe, args: argparse.Namespace, commands: Sequence[Command], check: Check) -> Run:
     """Run a recipe from where an earlier run of it stopped; return what is in its ``run.json``, finished.
 
     Raises:
@@ -126,7 +127,7 @@ def run_recipe(recipe: Recipe, args: argparse.Namespace, commands: Sequence[Comm
         return run
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder) if args.machine_rank == 0 else contextlib.nullcontext() as lock:
-        return _run_locked(recipe, args, commands, run, lock)
+        return _run_locked(recipe, args, commands, run, check, lock)
 
 
 @contextlib.contextmanager
@@ -178,7 +179,7 @@ def _begin(recipe: Recipe, args: argparse.Namespace, folder: Path) -> Run:
 
 
 def _run_locked(
-    recipe: Recipe, args: argparse.Namespace, commands: Sequence[Command], run: Run, lock: int | None
+    recipe: Recipe, args: argparse.Namespace, commands: Sequence[Command], run: Run, check: Check, lock: int | None
 ) -> Run:
     """Run what is left of a recipe; the first machine writes the result."""
     folder, is_main = args.output_dir / recipe.name, args.machine_rank == 0
@@ -193,11 +194,9 @@ def _run_locked(
 
     save()
     try:
-        if not args.skip_data_check:
-            extent = Extent(any_count=args.any_count, quick=True, training=not args.eval_only)
-            if problems := list(check(recipe, args.data_root, extent)):
-                print(*problems, sep="\n")
-                raise DatasetError(problems[0] + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""))
+        if not args.skip_data_check and (problems := check(recipe)):
+            print(*problems, sep="\n")
+            raise DatasetError(problems[0] + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""))
         for command in commands:
             earlier = next((step for step in run.steps if step.name == command.name), None)
             if earlier is not None and earlier.status == 0:
@@ -334,14 +333,15 @@ def main(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(*(command.as_typed() for each in commands.values() for command in each), sep="\n")
         return 0
-    failed = {}
+    extent = Extent(any_count=args.any_count, quick=True, training=not (args.eval_only or args.published))
+    failed, check = {}, make_check(args.data_root, extent)
     with _signals_as_interrupt():
         for number, recipe in enumerate(recipes, start=1):
             print(f"[{number}/{len(recipes)}] {recipe.name}", flush=True)
             try:
                 if args.published:
                     fetch(get_record(recipe.name))
-                metrics = run_recipe(recipe, args_of[recipe], commands[recipe]).metrics.items()
+                metrics = run_recipe(recipe, args_of[recipe], commands[recipe], check).metrics.items()
                 texts = (f"{METRICS[key]} {'nan' if value is None else f'{value:.2f}'}" for key, value in metrics)
                 print(f"finished: {', '.join(texts)}", flush=True)
             except (ResNeStError, OSError) as error:
