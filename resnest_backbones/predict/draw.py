@@ -85,11 +85,14 @@ def draw_label_map(
         legend: add the legend.
     """
     colors, picture = _colors(palette, len(classes)), _enlarge(image)
-    counts = np.bincount(labels[(labels >= 0) & (labels < len(classes))], minlength=len(classes))
+    known = (labels >= 0) & (labels < len(classes))
+    counts = np.bincount(labels[known], minlength=len(classes))
     present = [int(label) for label in np.argsort(-counts, kind="stable") if counts[label]]
-    if present:
-        masks = np.stack([labels == label for label in present])
-        picture = _paint(picture, masks, [colors[label] for label in present], opacity)
+    painted, where = (
+        Image.fromarray(pixels).resize(picture.size, Image.Resampling.NEAREST)
+        for pixels in (np.array(colors, dtype=np.uint8)[np.where(known, labels, 0)], known)
+    )
+    picture = Image.composite(Image.blend(picture, painted, opacity), picture, where)
     if not legend:
         return picture
     names = [f"{_shorten(classes[label])}  {counts[label] / labels.size:.1%}" for label in present]
