@@ -92,7 +92,7 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
 
 def predict(args: argparse.Namespace) -> list[str]:
     """Predict, draw and write; return what went wrong with single files, one message each. All others are done."""
-    images, videos = find_files(args.inputs) if args.inputs else ([], [])
+    images, videos = find_files(args.inputs) if args.inputs else ({}, {})
     window = Window("resnest_backbones") if args.show else None
     if args.model:
         predictor = Predictor.from_file(args.model)
@@ -102,18 +102,18 @@ def predict(args: argparse.Namespace) -> list[str]:
         predictor = Predictor.from_config(args.config, args.checkpoint, **given)
     (args.output_dir / "drawn").mkdir(parents=True, exist_ok=True)
     demo = Demo(predictor, args, window)
-    sources = [(str(file), file.stem) for file in videos]
+    sources = [(str(file), name) for name, file in videos.items()]
     sources += [(args.camera, "camera")] if args.camera is not None else []
     problems: list[str] = []
     try:
-        for file in tqdm(images, desc="images", disable=not images):
+        for name, file in tqdm(images.items(), desc="images", disable=not images):
             with collected(problems):
-                demo.predict_image(file)
+                demo.predict_image(file, name)
         for source, name in sources:
             with collected(problems):
                 demo.predict_video(source, name)
     except KeyboardInterrupt:
-        problems.append("interrupted: what was done until then is written")
+        problems.append("interrupted: results so far are saved")
     demo.write_json()
     print(f"written: {args.output_dir / 'drawn'}, {args.output_dir / 'predictions.json'}")
     if args.config:
@@ -139,16 +139,14 @@ class Demo:
         self._folder: Path = args.output_dir
         self._records: list[dict[str, Any]] = []
 
-    def predict_image(self, file: Path) -> None:
+    def predict_image(self, file: Path, name: str) -> None:
         image = read_image(file)
         found, picture, record = self._predict(image)
-        _save_png(picture, self._folder / "drawn" / f"{file.stem}.png")
+        _save_png(picture, self._folder / "drawn" / f"{name}.png")
         record = {"file": str(file), **record}
         if isinstance(found, LabelMap) and len(self._predictor.classes) < 255:  # what a file of bytes holds
-            labels = self._folder / "label_maps" / f"{file.stem}.png"
-            labels.parent.mkdir(exist_ok=True)
-            _save_png(Image.fromarray((found.labels + 1).astype(np.uint8)), labels)
-            record["label_map"] = f"label_maps/{labels.name}"
+            record["label_map"] = f"label_maps/{name}.png"
+            _save_png(Image.fromarray((found.labels + 1).astype(np.uint8)), self._folder / record["label_map"])
         self._records.append(record)
 
     def predict_video(self, source: str, name: str) -> None:
@@ -156,7 +154,9 @@ class Demo:
         video = Video(source, "the camera" if name == "camera" else source)
         limit = self._args.max_frames
         total = min(video.count or limit or 0, limit or video.count) or None
-        with video_writer(self._folder / "drawn" / f"{name}.mp4", video.frames_per_second) as writer:
+        file = self._folder / "drawn" / f"{name}.mp4"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with video_writer(file, video.frames_per_second) as writer:
             for number, image in enumerate(tqdm(itertools.islice(video, limit), desc=name, total=total)):
                 _, picture, record = self._predict(image)
                 writer.write(picture)
@@ -183,6 +183,7 @@ class Demo:
 
 
 def _save_png(image: Image.Image, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, lambda stream: image.save(stream, "PNG"))
 
 

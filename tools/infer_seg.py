@@ -50,16 +50,12 @@ def infer(args: argparse.Namespace) -> list[str]:
     if not 0 <= args.opacity <= 1:
         raise ConfigError(f"--opacity must be from 0 to 1, got {args.opacity}")
     cfg = load_config(args.config, args.cfg_options)
-    files, _ = find_files(args.images)
-    if not files:
-        raise ConfigError(f"no images ({', '.join(IMAGE_SUFFIXES)}) in {', '.join(args.images)}")
+    files, _ = find_files(args.images, allow_videos=False)
     class_file = args.classes or (find_class_file(args.data_root) if args.data_root else None)
     predict = Predictor(cfg, args.checkpoint, class_file=class_file, tta=args.tta, device=args.device)
     folders = Path(args.out_dir, "drawn"), Path(args.out_dir, "label_maps")
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
     problems = []
-    for file in track_iter_progress(files):
+    for name, file in track_iter_progress(list(files.items())):
         try:
             image = read_image(file)
         except DatasetError as error:
@@ -69,7 +65,8 @@ def infer(args: argparse.Namespace) -> list[str]:
         drawn = draw_label_map(image, labels, predict.classes, predict.palette, opacity=args.opacity)
         label_map = Image.fromarray((labels + 1).astype(np.uint8))
         for folder, result in zip(folders, (drawn, label_map), strict=True):
-            write_atomically(folder / f"{file.stem}.png", partial(result.save, format="PNG"))
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / f"{name}.png", partial(result.save, format="PNG"))
     print(f"\nwritten: {folders[0]}, {folders[1]}")  # the progress bar stays in its line
     return problems
 

@@ -76,7 +76,7 @@ def milliseconds(predictor: Predictor, images: list[Path]) -> float:
 
 
 def convert(args: argparse.Namespace) -> None:
-    images = find_files(args.images)[0][: args.max_images]
+    images = list(find_files(args.images, allow_videos=False)[0].values())[: args.max_images]
     output = args.output or args.model.with_name(f"{args.model.stem}_int8.onnx")
     if output.resolve() == args.model.resolve():
         raise ExportError(f"--output must not be {args.model} itself")

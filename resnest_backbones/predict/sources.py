@@ -12,36 +12,38 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from resnest_backbones.data import IMAGE_SUFFIXES
+from resnest_backbones.data import IMAGE_SUFFIXES, files_below
 from resnest_backbones.errors import DatasetError
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 _FRAMES_PER_SECOND = 25.0  # if a camera does not say
 
 
-def find_files(names: Sequence[str]) -> tuple[list[Path], list[Path]]:
-    """Return the images and the videos among the names, and in the folders among them.
+def find_files(paths: Sequence[str], *, allow_videos: bool = True) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Return images and videos, by the names of their results: files, and those in folders and their sub-folders.
+
+    A name is the path of the file below the folder that was given, without its suffix.
 
     Raises:
-        DatasetError: one is neither file nor folder, there is nothing, or two results would have the same name.
+        DatasetError: a path does not exist or is a video that is not allowed, there is nothing, or two results would
+            have the same name.
     """
-    files: list[Path] = []
-    for path in map(Path, names):
-        if path.is_dir():
-            suffixes = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
-            files += sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes and p.name[0] != ".")
-        elif path.is_file():
-            files.append(path)
-        else:
+    suffixes = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES) if allow_videos else IMAGE_SUFFIXES
+    found: dict[str, Path] = {}
+    for path in map(Path, paths):
+        if not path.exists():
             raise DatasetError(f"{path} does not exist")
-    if not files:
-        raise DatasetError(f"no images or videos in {', '.join(names)}")
-    first: dict[str, Path] = {}
-    for file in files:
-        if first.setdefault(file.stem, file) is not file:
-            raise DatasetError(f"the names of images and videos must differ, got {first[file.stem]} and {file}")
-    videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
-    return [file for file in files if file not in videos], videos
+        if not allow_videos and path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
+            raise DatasetError(f"{path} is a video, but only images can be used here")
+        for file in [path / below for below in files_below(path, suffixes)] if path.is_dir() else [path]:
+            name = file.stem if file is path else str(file.relative_to(path).with_suffix(""))
+            if found.setdefault(name, file) is not file:
+                raise DatasetError(f"the names of images and videos must differ, got {found[name]} and {file}")
+    if not found:
+        kinds = "images or videos" if allow_videos else "images"
+        raise DatasetError(f"no {kinds} ({', '.join(suffixes)}) in {', '.join(paths)}")
+    videos = {name: file for name, file in found.items() if file.suffix.lower() in VIDEO_SUFFIXES}
+    return {name: file for name, file in found.items() if name not in videos}, videos
 
 
 class Video:

@@ -98,7 +98,7 @@ def test_missing_files_are_named(model, folder, tmp_path, monkeypatch):
     for arguments, message in (
         (["--model", tmp_path / "no.onnx", folder], "no.onnx does not exist"),
         (["--model", model, tmp_path / "no.jpg"], "no.jpg does not exist"),
-        (["--model", model, empty], "no images or videos in .*empty"),
+        (["--model", model, empty], r"no images or videos \(.jpg, .* in .*empty"),
         (["--model", model, "--camera", 99], "the camera cannot be opened as a video"),
         (["--model", model, folder, "--show"], "--show needs a screen"),
     ):
