@@ -13,11 +13,11 @@ PACKAGE = ROOT / "resnest_backbones"
 # Low to high; rooms of one line do not import each other.
 ORDER = (
     ("errors",),
-    ("data",),
+    ("data", "faults"),
     ("models",),
     ("acceleration", "weights"),
     ("checkpoint",),
-    ("detectron2", "mmseg"),
+    ("detectron2", "mmseg", "layouts"),
     ("model_zoo",),
     ("export",),
     ("predict",),
@@ -82,6 +82,31 @@ with torch.no_grad():
 assert not asked & {"detectron2", "mmcv", "mmengine", "mmseg"}, asked
 print("done")
 """
+
+
+# What the extra `demo` has and those of the frameworks may not have.
+WITHOUT_DEMO = """
+import sys
+sys.modules |= dict.fromkeys(("skimage", "sklearn", "tabulate"))
+import reproduce, visualize
+
+for run, words in ((visualize.run, ["--help"]), (reproduce.main, ["--help"]), (reproduce.main, ["report"])):
+    try:
+        run(words)
+    except SystemExit as ended:
+        print(ended.code)
+assert reproduce.main(["list", "cityscapes"]) == 0
+"""
+
+
+def test_tools_need_no_packages_but_those_of_what_they_do(tmp_path):
+    pytest.importorskip("matplotlib")
+    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tools'}", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    command = [sys.executable, "-W", "ignore", "-c", WITHOUT_DEMO]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "fcn_resnest50-d8" in done.stdout, done.stderr
+    assert [line for line in done.stdout.splitlines() if line == "0"] == ["0", "0"]
+    assert "reproduce.py: error: import of tabulate halted; None in sys.modules: pip install '.[demo]'" in done.stdout
 
 
 def test_the_trunk_needs_its_own_requirements_only(tmp_path):

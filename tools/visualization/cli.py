@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import base64
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
@@ -15,7 +16,6 @@ from resnest_backbones.export.exportable import DETECTION
 from resnest_backbones.predict.predictor import Detections, LabelMap, Predictor
 from visualization.attention import draw_attention, find_trunk, recording
 from visualization.detection import visualize_detector
-from visualization.segmentation import visualize_segmentor
 
 
 def build_argument_parser() -> argparse.ArgumentParser:
@@ -75,6 +75,15 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
             parser.error(f"--{name.replace('_', '-')} must be {least} or more, got {value}")
 
 
+def import_visualize_segmentor() -> Any:
+    """Return ``visualize_segmentor``; detectors do not need what it imports."""
+    try:
+        from visualization.segmentation import visualize_segmentor
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{error}: pip install '.[demo]'") from error
+    return visualize_segmentor
+
+
 def visualize(args: argparse.Namespace) -> Path:
     """Draw what the options of ``build_argument_parser`` ask for, and return the HTML file."""
     if args.model:
@@ -85,6 +94,7 @@ def visualize(args: argparse.Namespace) -> Path:
     if (predictor.task == DETECTION) != bool(args.val_json):
         wanted = "--val-json" if predictor.task == DETECTION else "--val-label-maps"
         raise ExportError(f"the model is for {predictor.task}: {wanted} must be given")
+    draw = visualize_detector if predictor.task == DETECTION else import_visualize_segmentor()
     args.output_dir.mkdir(parents=True, exist_ok=True)
     trunk = find_trunk(predictor.module)
     attended: list[tuple[Path, str]] = []
@@ -98,7 +108,6 @@ def visualize(args: argparse.Namespace) -> Path:
         draw_attention(weights, *attended[-1])
         return found
 
-    draw = visualize_detector if predictor.task == DETECTION else visualize_segmentor
     sections, facts = draw(args, predictor, look)
     if attended:
         text = (
