@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import argparse
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,6 +23,8 @@ def run(arguments: list[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
     with one_line_errors(parser.prog, ProcessRaisedException, verbose=args.verbose):
+        # Before the training, during which the config may change.
+        folder = None if args.eval_only or is_lazy(args) else Path(load_yaml(args).OUTPUT_DIR)
         launch(
             main,
             args.num_gpus,
@@ -33,18 +34,13 @@ def run(arguments: list[str] | None = None) -> None:
             timeout=timedelta(seconds=args.dist_timeout),
             args=(args,),
         )
-    if not args.eval_only and not is_lazy(args) and args.machine_rank == 0:
-        _print_how_to_predict(args)
-
-
-def _print_how_to_predict(args: argparse.Namespace) -> None:
-    folder = Path(load_yaml(args).OUTPUT_DIR)
-    print_next(
-        "look at its predictions",
-        *("tools/demo.py", "--config", folder / "config.yaml", "--checkpoint", folder / "model_final.pth"),
-        *(("--classes", args.train_json) if args.train_json else ()),
-        "IMAGE_OR_FOLDER",
-    )
+    if folder is not None and args.machine_rank == 0:
+        print_next(
+            "look at its predictions",
+            *("tools/demo.py", "--config", folder / "config.yaml", "--checkpoint", folder / "model_final.pth"),
+            *(("--classes", args.train_json) if args.train_json else ()),
+            "IMAGE_OR_FOLDER",
+        )
 
 
 if __name__ == "__main__":

@@ -115,11 +115,12 @@ EVERY = {"SOLVER.CHECKPOINT_PERIOD": 1}
 
 @pytest.fixture(scope="module")
 def trained(coco_mini, tmp_path_factory) -> Trained:
-    """Two iterations on COCO's images by the tool itself, with a checkpoint after each."""
+    """Two iterations on COCO's images by the tool itself, with a checkpoint after each; the config is removed then."""
     folder, results = tmp_path_factory.mktemp("trained"), {}
+    (config := folder / "own.yaml").write_text(f"_BASE_: {CONFIG}\n")
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
-        patch.setattr(train_net, "main", lambda args: results.update(train.main(args)))
-        train_net.run(["--config-file", str(CONFIG), *map(str, [*coco_mini, *tiny(folder, 2, **EVERY)])])
+        patch.setattr(train_net, "main", lambda args: (results.update(train.main(args)), config.unlink()))
+        train_net.run(["--config-file", str(config), *map(str, [*coco_mini, *tiny(folder, 2, **EVERY)])])
     return Trained(folder, results, printed.getvalue())
 
 
