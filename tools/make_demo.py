@@ -15,6 +15,8 @@ from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+# What the extra `demo` installs, of what is imported here.
+_OF_DEMO = {"PIL", "jinja2", "matplotlib", "pycocotools", "scipy", "skimage", "sklearn", "tqdm"}
 FRAMEWORKS = {"detection": "detectron2", "segmentation": "mmseg"}
 
 
@@ -64,6 +66,8 @@ def run(arguments: Sequence[str] | None = None) -> None:
                 from demonstration.segmentation import train_segmentor as train
             finished[name] = train(**given)
     except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] not in _OF_DEMO:
+            raise  # of a training, perhaps, for which the extra is no remedy
         parser.error(f"{error}: pip install '.[demo]'")
     except (ValueError, ImportError) as error:
         parser.error(str(error))

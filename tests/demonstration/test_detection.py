@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 
 import numpy as np
 import pytest
@@ -113,6 +114,19 @@ def test_a_missing_framework_leaves_the_other_part():
         assert chosen == [kept] and f"{missing} part is skipped" in note and framework in note
         with pytest.raises(ImportError, match=f"nothing to run: .*{framework}, which is not installed"):
             make_demo.choose(missing, installed)
+
+
+def test_a_missing_package_of_the_extra_is_named_with_the_remedy_and_another_keeps_its_traceback(monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "demonstration"]:
+            patch.delitem(sys.modules, name)
+        patch.setitem(sys.modules, "skimage", None)
+        with pytest.raises(SystemExit):
+            make_demo.run(DETECTION)
+    assert "skimage" in (printed := capsys.readouterr().err) and "pip install '.[demo]'" in printed
+    monkeypatch.setitem(sys.modules, "demonstration.detection", None)
+    with pytest.raises(ModuleNotFoundError, match="detection"):
+        make_demo.run(DETECTION)
 
 
 def test_curves_are_drawn_from_whatever_there_is_and_undefined_metrics_become_null(tmp_path):
