@@ -7,6 +7,8 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from resnest_backbones.errors import ConfigError as ConfigError  # this was its place
+
 # The first five and their defaults are the original wrapper's (``resnest/d2/config.py``). That also turned off
 # STRIDE_IN_1X1, for ResNet backbones too, whose MSRA weights need it on: here it is left alone, ResNeSt ignores it.
 _BACKBONE: dict[str, Any] = {
