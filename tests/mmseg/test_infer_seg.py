@@ -18,6 +18,7 @@ import infer_seg
 import test_seg
 from resnest_backbones.data import make_palette, read_image
 from resnest_backbones.mmseg import use_safe_loading
+from resnest_backbones.mmseg.engine.infer import Predictor
 from tests.helpers import odd_image
 from tests.mmseg.helpers import as_in_a_new_process, fails, last_metrics, run_here, write_config
 
@@ -98,6 +99,14 @@ def test_names_and_colours_come_from_the_checkpoint_or_from_a_file(custom_data, 
     assert np.array_equal(pictures[0][:384], np.eye(3, dtype=np.uint8)[labels - 1] * 255)
     assert np.array_equal(pictures[1], pictures[2])
     assert np.array_equal(pictures[1][:384], np.array(make_palette(3), dtype=np.uint8)[labels - 1])
+
+
+def test_the_callers_config_is_left_as_it_is(config, custom_data, checkpoint):
+    cfg = Config.fromfile(config)
+    before = cfg.pretty_text
+    with as_in_a_new_process():
+        Predictor(cfg, str(checkpoint), class_file=custom_data / "classes.txt", tta=True, device="cpu")
+    assert cfg.pretty_text == before
 
 
 def test_odd_images_are_read_as_the_pipelines_read_them_and_broken_ones_are_named(config, checkpoint, tmp_path):

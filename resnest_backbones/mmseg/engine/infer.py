@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ class Predictor:
     """A segmentor with its test pipeline, and the names and colours of its classes.
 
     Args:
-        cfg: the config; it is changed.
+        cfg: the config.
         checkpoint: a path, a URL, or ``resnest://NAME``.
         class_file: names of the classes; those of the checkpoint, or of the config's dataset, where None.
         tta: use the config's test-time augmentation.
@@ -50,6 +51,7 @@ class Predictor:
         tta: bool = False,
         device: str | None = None,
     ) -> None:
+        cfg = copy.deepcopy(cfg)
         init_default_scope(cfg.get("default_scope", "mmseg"))
         if class_file:
             fit_heads(cfg, len(read_classes(class_file)))
