@@ -19,8 +19,7 @@ from resnest_backbones.checkpoint.fit import compare, describe_other_pools
 from resnest_backbones.checkpoint.layouts import COUNTER, split_trunk, summarize_keys
 from resnest_backbones.errors import CheckpointError
 from resnest_backbones.models import resnest
-from resnest_backbones.models.arguments import STAGES, check_choice, check_flags
-from resnest_backbones.models.split_attention import NormLayer
+from resnest_backbones.models.arguments import STAGES, NormLayer, check_choice, check_flags
 from resnest_backbones.models.sync_batch_norm import CpuSyncBatchNorm
 from resnest_backbones.models.variants import ResNeStSpec
 

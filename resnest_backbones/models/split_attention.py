@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import DeformConv2d
 
-from resnest_backbones.models.arguments import NormLayer as NormLayer
-from resnest_backbones.models.arguments import check_positive
+from resnest_backbones.models.arguments import NormLayer, check_positive
 from resnest_backbones.models.layers import make_norm
 
 
