@@ -125,7 +125,7 @@ def build_exportable(args: argparse.Namespace) -> Exportable:
         option = next(iter(given)).replace("_", "-")
         raise ExportError(f"--{option} is for a trunk given by its name, and MODEL is the config {args.model}")
     if args.model not in model_zoo.list() and not Path(args.model).is_file():
-        raise ExportError(f"MODEL must be a network such as resnest50, or a config, its file or name, got {args.model}")
+        raise ExportError(f"MODEL must be a network name (resnest50) or a config (file or zoo name), got {args.model}")
     checkpoint = None if args.checkpoint == _RANDOM else args.checkpoint
     options = {"framework": args.framework, "options": args.opts, "classes": args.classes}
     built = build_model(args.model, checkpoint, **options)

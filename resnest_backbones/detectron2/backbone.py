@@ -271,8 +271,8 @@ def _bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> ResNeSt:
     strides = [bottom_up.feature_strides[name] for name in in_features]
     if any(after != 2 * before for before, after in zip(strides, strides[1:], strict=False)):
         raise ConfigError(
-            "MODEL.FPN.IN_FEATURES must have strides each of which is twice the one before, as Detectron2's FPN needs "
-            f"them, got {', '.join(map(str, strides))} of {', '.join(in_features)}"
+            "MODEL.FPN.IN_FEATURES must have strides that double each time, which Detectron2's FPN requires, "
+            f"got {', '.join(map(str, strides))} of {', '.join(in_features)}"
         )
     return bottom_up
 

@@ -74,7 +74,7 @@ class LoadCheckedAnnotations(LoadAnnotations):
         num_classes = results.get("num_classes", self.num_classes)
         if num_classes is None:
             raise ValueError(
-                "num_classes must be given to LoadCheckedAnnotations where the dataset does not say it, got None"
+                "num_classes must be given to LoadCheckedAnnotations unless the dataset provides it, got None"
             )
         _check_num_classes(num_classes)
         _check_labels(file, labels, num_classes, bool(results["reduce_zero_label"]))

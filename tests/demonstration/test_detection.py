@@ -86,7 +86,7 @@ def test_wrong_arguments_and_a_folder_of_other_settings_are_refused(finished, ca
         (["--iterations", "0"], "iterations must be a positive integer, got 0"),
         (["--num-val", "-1"], "num_val must be an integer from 1 to 100000, got -1"),
         (["--iterations", "4"], "iterations must be 3, as in the training in"),
-        (["--num-train", "9"], "holds the digits of other arguments"),
+        (["--num-train", "9"], "was generated with other arguments"),
     ):
         with pytest.raises(SystemExit) as error:
             make_demo.run([*DETECTION, "--output-dir", str(root), *options])

@@ -103,7 +103,7 @@ def test_no_weight_becomes_nan_before_the_training_ends(tmp_path):
         run(data, tmp_path / "run", 9, **{"MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT": "1e400"})
 
 
-@pytest.mark.fault("a full disk", "the training ends, naming the file; the last checkpoint goes on with more room")
+@pytest.mark.fault("a full disk", "the training ends, naming the file, and resumes with more room")
 def test_a_full_disk_ends_the_training_and_leaves_the_last_checkpoint(tmp_path):
     data = write_coco(tmp_path, ["plain", "grey"])
     keys = {"SOLVER.CHECKPOINT_PERIOD": 1, "DATASETS.TEST": "()", "TEST.PRECISE_BN.ENABLED": False}

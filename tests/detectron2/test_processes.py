@@ -125,7 +125,7 @@ def data(tmp_path) -> list:
     return write_coco(tmp_path / "data", ["plain", "grey", "odd size", "palette"])
 
 
-ENDS = "the other one ends with an error; both go on with --resume"
+ENDS = "the other one ends with an error; both continue with --resume"
 
 
 @pytest.mark.slow
@@ -134,7 +134,7 @@ ENDS = "the other one ends with an error; both go on with --resume"
     "how",
     [
         pytest.param(signal.SIGKILL, marks=pytest.mark.fault("a machine of two that dies (SIGKILL)", ENDS)),
-        pytest.param(signal.SIGSTOP, marks=pytest.mark.fault("a machine of two that falls silent (SIGSTOP)", ENDS)),
+        pytest.param(signal.SIGSTOP, marks=pytest.mark.fault("a machine of two that stops responding (SIGSTOP)", ENDS)),
     ],
     ids=["dies", "falls silent"],
 )

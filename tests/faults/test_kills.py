@@ -10,7 +10,7 @@ import pytest
 from tests.helpers import ROOT, environment
 
 FRAMEWORKS = {"train_net": "detectron2", "train_seg": "mmseg"}
-GOES_ON = "goes on each time, ends bit for bit like an unbroken run"
+GOES_ON = "resumes each time, ends bit for bit like an uninterrupted run"
 
 
 def kill(tool: str, folder: Path, times: int, iterations: int, timeout: float) -> dict:

@@ -1,4 +1,4 @@
-"""A data set of one's own: what it finds, what it gives, and what it says when something is missing."""
+"""A custom dataset: what it finds, what it gives, and what it says when something is missing."""
 
 import itertools
 import shutil

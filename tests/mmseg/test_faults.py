@@ -81,7 +81,7 @@ def test_a_loss_that_is_no_number_ends_the_training_with_where_it_was(custom_dat
         assert file.name == "iter_1.pth"
 
 
-@pytest.mark.fault("a full disk", "the training ends, naming the file; the last checkpoint goes on with more room")
+@pytest.mark.fault("a full disk", "the training ends, naming the file, and resumes with more room")
 @pytest.mark.slow
 def test_a_full_disk_ends_the_training_and_leaves_the_last_checkpoint(trained, custom_data, config, tmp_path):
     room = 1.7 * (trained / "iter_4.pth").stat().st_size / 1024
@@ -144,7 +144,7 @@ def test_an_epoch_may_not_end_in_a_batch_of_one_image(custom_data, tmp_path):
     run_here(train_seg.run, *arguments, "--cfg-options", "train_dataloader.drop_last=True")
 
 
-@pytest.mark.fault("an empty data set", "an error names the folder")
+@pytest.mark.fault("an empty dataset", "an error names the folder")
 def test_a_data_set_without_images_is_named(custom_data, config, tmp_path):
     data = write_data(tmp_path / "data", ["plain"])
     (data / "images" / "training" / "plain.png").unlink()

@@ -25,7 +25,7 @@ from tests.mmseg.helpers import logged, make_label_map_dataset, write_config
 from tests.models.process_group import run_processes
 from tests.network import Machine, two_machines
 
-ENDS = "the other one ends with an error; both go on with --resume"
+ENDS = "the other one ends with an error; both continue with --resume"
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="what is different on a machine without a GPU")
 
 
@@ -126,7 +126,7 @@ def kill_group(torchrun: subprocess.Popen) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [
     pytest.param(signal.SIGKILL, marks=pytest.mark.fault("a machine of two that dies (SIGKILL)", ENDS)),
-    pytest.param(signal.SIGSTOP, marks=pytest.mark.fault("a machine of two that falls silent (SIGSTOP)", ENDS)),
+    pytest.param(signal.SIGSTOP, marks=pytest.mark.fault("a machine of two that stops responding (SIGSTOP)", ENDS)),
 ])  # fmt: skip
 def test_two_machines_train_and_a_lost_one_ends_the_other_and_both_resume(how, tmp_path):
     data, work_dir = make_label_map_dataset(tmp_path / "data"), tmp_path / "run"

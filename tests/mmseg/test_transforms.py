@@ -32,7 +32,7 @@ def save(folder: Path, labels: object, name: str = "labels.png") -> str:
 
 
 def info(file: str | None, *, reduce_zero_label: bool = False, **more) -> dict:
-    """What MMSegmentation's data sets hand to the pipeline."""
+    """What MMSegmentation's datasets hand to the pipeline."""
     return {"img_path": "street.jpg", "seg_map_path": file, "label_map": None, "seg_fields": [],
             "reduce_zero_label": reduce_zero_label, **more}  # fmt: skip
 

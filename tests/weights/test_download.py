@@ -110,7 +110,7 @@ FETCHERS = {
     ],
 )
 @pytest.mark.fault(
-    "a download broken off, silent, or a web page",
+    "a download truncated, stalled, or a web page",
     "an error names the url, nothing stays, the next attempt succeeds",
 )
 def test_no_half_of_a_file_is_kept_and_none_is_waited_for_for_ever(behaviour, message, fetcher, cache, monkeypatch):

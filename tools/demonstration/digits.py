@@ -123,7 +123,7 @@ def _is_reusable(root: Path, manifest: dict[str, Any]) -> bool:
         return False
     try:
         found = json.loads((root / "demo_data.json").read_text())
-        what = f"holds the digits of other arguments or another version: {found['arguments']}"
+        what = f"was generated with other arguments or by another version: {found['arguments']}"
     except (OSError, ValueError, LookupError, TypeError):
         found, what = None, "is not a dataset of digits"
     if found != manifest:

@@ -106,7 +106,7 @@ def _ratios(result: Mapping[str, Any]) -> list[str]:
 
 
 def circumstances_table() -> str:
-    """Return how the metrics in ``docs/benchmark`` were taken."""
+    """Return how the values in ``docs/benchmark`` were measured."""
     rows = []
     for about in _records():
         versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())

@@ -80,7 +80,7 @@ def _headline(totals: Mapping[str, int]) -> str:
 
 def _summary(totals: Mapping[str, int]) -> str:
     sentences = [
-        f"Of the recipes run, {totals['finished']} finished, {totals['running']} have not ended, {totals['failed']} "
+        f"Of the recipes run, {totals['finished']} finished, {totals['running']} are unfinished, {totals['failed']} "
         f"failed. {totals['not_run']} were not run."
     ]
     if without := totals["finished"] - totals["within"] - totals["below"] - totals["above"]:
