@@ -104,7 +104,7 @@ def test_tools_need_no_packages_but_those_of_what_they_do(tmp_path):
     environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tools'}", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     command = [sys.executable, "-W", "ignore", "-c", WITHOUT_DEMO]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "fcn_resnest50-d8" in done.stdout, done.stderr
+    assert done.returncode == 0 and "fcn_resnest101-d8" in done.stdout, done.stderr
     assert [line for line in done.stdout.splitlines() if line == "0"] == ["0", "0"]
     assert "reproduce.py: error: import of tabulate halted; None in sys.modules: pip install '.[demo]'" in done.stdout
 

@@ -117,7 +117,7 @@ def test_the_extras_are_those_promised(metadata):
             names.setdefault(match[1], set()).add(re.match(r"[\w.-]+", line)[0])
     assert names["mmseg"] == {"onedl-mmcv", "onedl-mmengine", "onedl-mmsegmentation"}
     assert names["demo"] >= {"jinja2", "matplotlib", "opencv-python", "pillow", "pycocotools", "scikit-image"}
-    assert names["export"] == {"onnx", "onnxruntime", "onnxscript", "tabulate"}
+    assert names["export"] == {"onnx", "onnxruntime", "onnxscript", "pycocotools", "tabulate"}
     assert names["detectron2"] >= {"cloudpickle", "fvcore", "hydra-core", "omegaconf", "pycocotools", "yacs"}
     assert not {name for name in names["detectron2"] if "detectron2" in name}, "no wheel of Detectron2 is published"
 
