@@ -50,7 +50,7 @@ def to_rgb(image: Image.Image) -> np.ndarray:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # of any kind: Detectron2 and OpenCV, by which MMCV reads, do not turn an image with broken EXIF
         orientation = None
-    if orientation in range(2, 9):
+    if isinstance(orientation, int) and 2 <= orientation <= 8:
         image = image.transpose(_TURNS[orientation - 2])
     if image.mode.startswith("I"):  # PIL would cut 16 bits off at 255; OpenCV scales
         image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))

@@ -84,7 +84,7 @@ def seeded(seed: int) -> Iterator[None]:
             np.random.set_state(numpy_state)
 
 
-class ImageMapper(DatasetMapper):  # type: ignore[misc]  # Detectron2 has no types
+class ImageMapper(DatasetMapper):
     """Detectron2's mapper, whose images come from the reader that predicts with the trained model, too.
 
     They differ where an image has 16 bits: Detectron2's own reader cuts them off at 255.
@@ -117,7 +117,9 @@ def use_image_mapper(loader: DictConfig) -> DictConfig:
     mapper = loader.get("mapper")
     if mapper is None or locate_target(mapper) is not DatasetMapper:
         return loader
-    return OmegaConf.merge(loader, {"mapper": {"_target_": f"{__name__}.{ImageMapper.__name__}"}})
+    merged = OmegaConf.merge(loader, {"mapper": {"_target_": f"{__name__}.{ImageMapper.__name__}"}})
+    assert isinstance(merged, DictConfig)  # as what it was merged from
+    return merged
 
 
 def locate_target(node: DictConfig) -> Any:

@@ -338,7 +338,7 @@ class LazyRun:
 
     def build_train_loader(self) -> Any:
         """Build ``dataloader.train``; where it is Detectron2's standard loader, it can resume at any batch."""
-        loader = use_image_mapper(self.cfg.dataloader.train)
+        loader: Any = use_image_mapper(self.cfg.dataloader.train)
         known = {"_target_", *inspect.signature(build_resumable_train_loader).parameters}
         if locate_target(loader) is not build_detection_train_loader or not set(loader) <= known:
             logger.warning("dataloader.train is not Detectron2's standard loader: resuming starts it anew")
