@@ -1,19 +1,24 @@
 """Small things that several test files share."""
 
+from __future__ import annotations
+
 import hashlib
 import http.server
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -22,7 +27,9 @@ from PIL import Image
 
 from resnest_backbones import model_zoo
 from resnest_backbones.weights import records
-from tests.network import Machine
+
+if TYPE_CHECKING:
+    from tests.network import Machine
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -90,19 +97,45 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 
-def start_tool(name: str, *arguments: object, machine: Machine | None = None, **options: object) -> subprocess.Popen:
-    """Start ``tools/NAME.py`` in a process of its own, on one of ``tests.network.two_machines`` where it is given."""
+def start_tool(
+    name: str,
+    *arguments: object,
+    machine: Machine | None = None,
+    launcher: Sequence[object] = (),
+    stdout: Any = subprocess.PIPE,
+) -> subprocess.Popen:
+    """Start ``tools/NAME.py``, after the words of a launcher, in a session of its own.
+
+    It runs on one of ``tests.network.two_machines`` where that is given.
+    """
     prefix, variables = (machine.prefix, machine.environment) if machine else ((), {})
-    command = [*prefix, sys.executable, str(ROOT / "tools" / f"{name}.py"), *map(str, arguments)]
+    words = [*prefix, sys.executable, *launcher, ROOT / "tools" / f"{name}.py", *arguments]
     return subprocess.Popen(
-        command,
+        [*map(str, words)],
         env=environment() | variables,
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.STDOUT,
         text=True,
         cwd=ROOT,
-        **options,
+        start_new_session=True,
     )
+
+
+def wait_for(file: Path, process: subprocess.Popen, seconds: float = 300) -> None:
+    """Wait until a file is there, which a process must write before it ends."""
+    deadline = time.monotonic() + seconds
+    while not file.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(f"{file} was not written: {process.communicate()[0]}")
+        time.sleep(0.02)
+
+
+def kill_after(file: Path, process: subprocess.Popen) -> None:
+    """Kill a tool, and its workers, as soon as a file is there."""
+    wait_for(file, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
 
 
 def run_tool(name: str, *arguments: object, timeout: float = 300) -> tuple[int, str]:
@@ -120,6 +153,16 @@ def readme_block(beginning: str) -> str:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     match = re.search(rf"^    {re.escape(beginning)}.*?(?=^\S)", text, re.MULTILINE | re.DOTALL)
     return textwrap.dedent(match[0])
+
+
+class Payload:
+    """Creates a file when it is unpickled without care."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple:
+        return os.system, (f"touch {self.file}",)
 
 
 class FileServer(http.server.ThreadingHTTPServer):

@@ -1,10 +1,18 @@
 """Two machines on one: network namespaces, joined by a cable, each with an address and nothing else in common."""
 
+from __future__ import annotations
+
 import contextlib
 import os
+import re
+import signal
+import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+
+from tests.helpers import wait_for
 
 NETWORK = "10.213.77"
 
@@ -50,3 +58,50 @@ def two_machines() -> Iterator[list[Machine]]:
     finally:
         for name in made:
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+
+Start = Callable[[int, list[Machine], int], subprocess.Popen]  # of rank, machines, and the port where they meet
+
+
+def send(process: subprocess.Popen, how: signal.Signals) -> None:
+    """Send a signal to a process and its children, of which torchrun's have sessions of their own."""
+    command = ["ps", "-o", "pid=", "--ppid", str(process.pid)]
+    children = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+    for pid in [*map(int, children), process.pid]:
+        os.kill(pid, how)
+
+
+@contextlib.contextmanager
+def running_on_two_machines(start: Start) -> Iterator[list[subprocess.Popen]]:
+    """A process on each, which do not outlive the block."""
+    with two_machines() as machines, socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        processes = [start(rank, machines, port) for rank in range(2)]
+        try:
+            yield processes
+        finally:
+            for process in processes:
+                if process.poll() is None:
+                    send(process, signal.SIGKILL)
+                process.wait()
+
+
+def train_until_one_is_lost(start: Start, checkpoint: Path, how: signal.Signals) -> str:
+    """Lose the second machine after a checkpoint; what the first one printed, which must end with an error."""
+    with running_on_two_machines(start) as (first, second):
+        wait_for(checkpoint, first)
+        send(second, how)
+        printed, _ = first.communicate(timeout=120)  # far less than the half hour of the frameworks' time-outs
+        assert first.returncode != 0
+        assert re.search(r"Connection closed by peer|[Tt]imed out|Connection reset", printed), printed[-3000:]
+    return printed
+
+
+def train_to_the_end(start: Start) -> str:
+    """Train on both machines; what the first one printed."""
+    with running_on_two_machines(start) as processes:
+        printed = [process.communicate(timeout=240)[0] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], printed
+    return printed[0]

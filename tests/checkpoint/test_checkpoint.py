@@ -3,7 +3,6 @@
 import collections
 import json
 import logging
-import os
 import pickle
 import re
 import resource
@@ -20,7 +19,7 @@ from convert_checkpoint import run as run_tool
 from resnest_backbones import ResNeSt, ResNeStSpec, build, checkpoint, convert_state_dict, load_checkpoint
 from resnest_backbones.checkpoint import TARGETS, read_checkpoint, remove_unfinished, save_atomically, set_aside
 from resnest_backbones.errors import CheckpointError
-from tests.helpers import small_disk
+from tests.helpers import Payload, small_disk
 
 TINY = ResNeStSpec("tiny", (2, 1, 1, 1), stem_width=8, bottleneck_width=8)
 LOGGER = "resnest_backbones.checkpoint"
@@ -46,16 +45,6 @@ def official(source, tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("official") / "file.pth"
     torch.save(convert_state_dict(source.state_dict(), "official"), file)
     return file
-
-
-class Payload:
-    """Creates a file when it is unpickled without care."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> tuple:
-        return os.mkdir, (str(self.trace),)
 
 
 def torch_zip(content: object, file: Path) -> None:

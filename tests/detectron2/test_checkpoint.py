@@ -23,7 +23,7 @@ from resnest_backbones.detectron2 import ResNeSt, ResNeStCheckpointer, register_
 from resnest_backbones.errors import CheckpointError, WeightsError
 from tests.detectron2 import helpers
 from tests.detectron2.helpers import FPN_DETECTOR, distinct_tensors
-from tests.helpers import publishing
+from tests.helpers import Payload, publishing
 
 TRUNK = "backbone.bottom_up."
 BOTH = pytest.mark.parametrize("checkpointer", [DetectionCheckpointer, ResNeStCheckpointer])
@@ -311,16 +311,6 @@ def test_weights_of_another_shape_are_reported_and_keys_of_no_resnest_refused(mo
     torch.save(state, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=r"x\.pth.*layer1\.0\.conv4\.weight"):
         ResNeStCheckpointer(model).load(str(tmp_path / "x.pth"))
-
-
-class Payload:
-    """What a malicious pickle looks like: unpickling it makes a folder."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __reduce__(self):
-        return Path.mkdir, (self.folder,)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pkl"])

@@ -11,7 +11,7 @@ from detectron2.modeling import build_backbone
 from hypothesis import given
 
 from tests.detectron2 import helpers
-from tests.fuzzing import FEW, MANY, combined, values
+from tests.fuzzing import FEW, combined, try_many, values
 
 STAGES = ["res2", "res3", "res4", "res5"]
 BUILDERS = ("build_resnest_backbone", "build_resnest_fpn_backbone", "build_retinanet_resnest_fpn_backbone")
@@ -80,17 +80,7 @@ def test_keys_at_random_build_a_backbone_or_are_named(keys):
 @pytest.mark.slow
 @pytest.mark.fault("config keys of the backbone at random (Detectron2)", "it trains, or a ValueError names the key")
 def test_many_keys_at_random_build_a_backbone_or_are_named(record_property):
-    outcomes = []
-
-    @MANY
-    @given(KEYS)
-    def many(keys):
-        outcomes.append(check(keys))
-
-    many()
-    assert min(outcomes.count("built"), outcomes.count("refused")) > 30
-    record_property("times", len(outcomes))
-    record_property("detail", f"{outcomes.count('built')} backbones, {outcomes.count('refused')} refused")
+    try_many(check, record_property, "backbones", KEYS)
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,8 @@ import importlib.util
 import io
 import json
 import math
-import os
 import re
 import shutil
-import signal
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +26,7 @@ from resnest_backbones.detectron2.engine import run_setup, train
 from resnest_backbones.detectron2.engine.data import build_evaluator
 from resnest_backbones.detectron2.engine.train import build_argument_parser, check_arguments
 from resnest_backbones.errors import ConfigError, DatasetError
-from tests.helpers import ROOT, TINY_DETECTOR, run_tool, start_tool, subset_of_coco
+from tests.helpers import ROOT, TINY_DETECTOR, kill_after, run_tool, start_tool, subset_of_coco
 
 CONFIG = ROOT / "configs" / "detectron2" / "coco_detection" / "faster_rcnn_resnest50_fpn_1x.yaml"
 
@@ -170,16 +166,6 @@ def test_processes_that_cannot_share_the_batch_of_the_training_evaluate(trained,
     assert status == 0 and "copypaste: AP," in printed, printed
 
 
-def kill_after(file: Path, process: subprocess.Popen) -> None:
-    """Kill a tool, and its workers, as soon as a file is there."""
-    deadline = time.monotonic() + 300
-    while not file.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert file.exists()
-
-
 @pytest.mark.slow
 def test_a_whole_dataset_is_trained_on_killed_resumed_and_evaluated_alike(shared, tmp_path):
     root, own = shared / "data" / "bccd", []
@@ -198,7 +184,7 @@ def test_a_whole_dataset_is_trained_on_killed_resumed_and_evaluated_alike(shared
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     status, printed = run_tool(*command(whole), timeout=900)
     assert status == 0, printed
-    kill_after(broken / "model_0000039.pth", start_tool(*command(broken), start_new_session=True))
+    kill_after(broken / "model_0000039.pth", start_tool(*command(broken)))
     assert not (broken / "model_final.pth").exists()
     status, resumed = run_tool(*command(broken, "--resume"), timeout=900)
     assert status == 0 and "Starting training from iteration 40" in resumed, resumed

@@ -1,24 +1,12 @@
-"""Kill a tool's training at random moments, and check what it leaves and where it ends.
-
-PYTHONPATH=.:tools python -m tests.faults.kill_trainings train_net --times 20 --folder killed
-
-The tool runs in a process that SIGKILL ends, forked from one that has imported the frameworks and may run no thread.
-"""
+"""Kill a tool's training at random moments, and check what it leaves and where it ends."""
 
 from __future__ import annotations
 
-import os
-
-os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch is imported
-
-import argparse
 import functools
-import json
 import operator
+import os
 import random
-import runpy
 import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -31,7 +19,7 @@ from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from demonstration.digits import DemoDataset, make_demo_dataset
 from resnest_backbones.checkpoint import read_checkpoint
-from tests.helpers import ROOT
+from tests.helpers import ROOT, start_tool
 
 PHASES = {"iteration": 4.0, "checkpoint": 0.03, "evaluation": 0.4}  # up to so many seconds after their beginning
 _WAIT = 0.002  # seconds between two looks at what a process does
@@ -171,35 +159,27 @@ class _Process:
         self.printed = output / "printed.txt"
         self._before = self.printed.stat().st_size if self.printed.exists() else 0
         self._deadline = time.monotonic() + _PATIENCE
-        sys.stdout.flush()
-        self._pid = os.fork()
-        if self._pid == 0:
-            _become(ROOT / "tools" / f"{name}.py", [*map(str, arguments)], self.printed)
-        self.status: int | None = None
+        with open(self.printed, "ab") as stream:
+            self._process = start_tool(name, *arguments, stdout=stream)
 
     def ended(self) -> bool:
         """Return whether it has ended by itself, which must be without an error and in time."""
-        if self.status is None:
-            pid, status = os.waitpid(self._pid, os.WNOHANG)
-            self.status = os.waitstatus_to_exitcode(status) if pid else None
-        if self.status is None and time.monotonic() > self._deadline:
+        if self._process.poll() is None and time.monotonic() > self._deadline:
             self.kill()
-        assert not self.status, f"it ended with status {self.status}: {self.said()[-500:]}; see {self.printed}"
-        return self.status is not None
+        status = self._process.returncode
+        assert not status, f"it ended with status {status}: {self.said()[-500:]}; see {self.printed}"
+        return status is not None
 
     def wait(self) -> None:
         while not self.ended():
             time.sleep(0.05)
 
     def kill(self) -> None:
-        os.killpg(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
-        self.status = -signal.SIGKILL
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
     def said(self) -> str:
         """Return its output so far."""
-        if not self.printed.exists():
-            return ""
         with open(self.printed, "rb") as stream:
             stream.seek(self._before)
             return stream.read().decode(errors="replace")
@@ -235,27 +215,6 @@ class _Process:
         return "evaluation" if said.rfind(self._tool.evaluating) > said.rfind(self._tool.evaluated) else "iteration"
 
 
-def _become(tool: Path, arguments: list[str], printed: Path) -> None:
-    """Turn a forked process into one that runs a tool."""
-    status = 1
-    try:
-        os.setsid()
-        target = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(target, 1)
-        os.dup2(target, 2)
-        sys.argv = [str(tool), *arguments]
-        runpy.run_path(str(tool), run_name="__main__")
-        status = 0
-    except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else 1
-        print(error.code, flush=True)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-    finally:
-        sys.stdout.flush()
-        os._exit(status)
-
-
 def _state(tool: Tool, file: Path) -> dict[str, Any]:
     """Return the leaves of a checkpoint that must be equal, by their path."""
     content = read_checkpoint(file)
@@ -267,23 +226,3 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return one.dtype == other.dtype and torch.equal(one, other)
     return type(one) is type(other) and one == other
-
-
-def main() -> None:
-    """Import what a tool needs, kill its training, and print the outcome as one line of JSON."""
-    parser = argparse.ArgumentParser(prog="tests.faults.kill_trainings")
-    parser.add_argument("tool", choices=tuple(TOOLS))
-    parser.add_argument("--times", type=int, default=20, help="number of kills (default: %(default)s)")
-    parser.add_argument("--iterations", type=int, default=24, help="length of the training (default: %(default)s)")
-    parser.add_argument("--folder", type=Path, required=True, help="for data, checkpoints and output; new")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
-    args = parser.parse_args()
-    args.folder.mkdir(parents=True)
-    runpy.run_path(str(ROOT / "tools" / f"{args.tool}.py"), run_name="imported")
-    outcome = kill_training(args.tool, args.folder, kills=args.times, iterations=args.iterations, seed=args.seed)
-    print(json.dumps(vars(outcome)), flush=True)
-    sys.exit(bool(outcome.differing))
-
-
-if __name__ == "__main__":
-    main()

@@ -20,8 +20,7 @@ from resnest_backbones.checkpoint import read_checkpoint
 from resnest_backbones.errors import CheckpointError, WeightsError
 from resnest_backbones.mmseg import ResNeStCheckpointHook, load_segmentor, use_safe_loading
 from resnest_backbones.mmseg.checkpoint import load_from_file
-from tests.helpers import publishing
-from tests.mmseg.helpers import Payload
+from tests.helpers import Payload, publishing
 
 NORM = {"type": "BN", "requires_grad": True}
 

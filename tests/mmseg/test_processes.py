@@ -1,12 +1,8 @@
 """Several processes with MMSegmentation on CPUs: equal to one process, and no peer is waited for for ever."""
 
 import os
-import re
 import signal
-import socket
-import subprocess
-import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,10 +16,10 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 from resnest_backbones.mmseg.engine.train import _replace_sync_norms
-from tests.helpers import ROOT, environment
+from tests.helpers import start_tool
 from tests.mmseg.helpers import logged, make_label_map_dataset, write_config
 from tests.models.process_group import run_processes
-from tests.network import Machine, two_machines
+from tests.network import Machine, train_to_the_end, train_until_one_is_lost
 
 ENDS = "the other one ends with an error; both continue with --resume"
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="what is different on a machine without a GPU")
@@ -93,35 +89,6 @@ def test_two_processes_are_one_with_the_whole_batch_and_use_every_parameter(tmp_
                 torch.testing.assert_close(ours[name], value, rtol=1e-8, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def start_machine(rank: int, machines: list[Machine], port: int, *arguments: object) -> subprocess.Popen:
-    """One of two machines."""
-    machine = machines[rank]
-    where = ["--nnodes", "2", "--node-rank", str(rank), "--nproc-per-node", "1", "--max-restarts", "0"]
-    where += ["--master-addr", machines[0].address, "--master-port", str(port), "--local-addr", machine.address]
-    command = [*machine.prefix, sys.executable, "-m", "torch.distributed.run", *where]
-    command += [str(ROOT / "tools" / "train_seg.py"), *map(str, arguments), "--launcher", "pytorch"]
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
-    return subprocess.Popen(command, env=environment() | machine.environment, cwd=ROOT, **options)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def workers_of(torchrun: subprocess.Popen) -> list[int]:
-    """The processes that it started; each has a session of its own."""
-    command = ["ps", "-o", "pid=", "--ppid", str(torchrun.pid)]
-    return [*map(int, subprocess.run(command, capture_output=True, text=True, check=False).stdout.split())]
-
-
-def kill_group(torchrun: subprocess.Popen) -> None:
-    """Kill a machine's processes."""
-    for pid in [*workers_of(torchrun), torchrun.pid]:
-        os.kill(pid, signal.SIGKILL)
-
-
 @needs_no_gpu
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [
@@ -130,33 +97,18 @@ def kill_group(torchrun: subprocess.Popen) -> None:
 ])  # fmt: skip
 def test_two_machines_train_and_a_lost_one_ends_the_other_and_both_resume(how, tmp_path):
     data, work_dir = make_label_map_dataset(tmp_path / "data"), tmp_path / "run"
-    options = ["--cfg-options", "randomness.seed=3", "env_cfg.dist_cfg.timeout=20", "train_cfg.val_interval=100000"]
-    arguments = [write_config(tmp_path), "--data-root", data, "--work-dir", work_dir]
-    with two_machines() as machines:
-        long, port = "train_cfg.max_iters=5000", free_port()
-        processes = [start_machine(rank, machines, port, *arguments, *options, long) for rank in range(2)]
-        try:
-            deadline = time.monotonic() + 240
-            while not (work_dir / "iter_2.pth").exists() and time.monotonic() < deadline:
-                assert processes[0].poll() is None, processes[0].communicate()[0]
-                time.sleep(0.05)
-            if how == signal.SIGKILL:
-                kill_group(processes[1])
-            else:
-                for pid in workers_of(processes[1]):
-                    os.kill(pid, signal.SIGSTOP)
-            printed, _ = processes[0].communicate(timeout=120)
-            assert processes[0].returncode != 0
-            assert re.search(r"Connection closed by peer|[Tt]imed out|Connection reset", printed), printed[-3000:]
-        finally:
-            for process in processes:
-                if process.poll() is None:
-                    kill_group(process)
-                process.wait()
-        last = max(int(file.stem.removeprefix("iter_")) for file in work_dir.glob("iter_*.pth"))
-        port = free_port()
-        more = [f"train_cfg.max_iters={last + 2}"]
-        processes = [start_machine(rank, machines, port, *arguments, "--resume", *options, *more) for rank in range(2)]
-        printed = [process.communicate(timeout=240)[0] for process in processes]
-        assert [process.returncode for process in processes] == [0, 0], printed
+    config = write_config(tmp_path)
+
+    def start(rank: int, machines: list[Machine], port: int, *, iterations: int = 5000, more: tuple = ()):
+        launcher = ["-m", "torch.distributed.run", "--nnodes", 2, "--node-rank", rank, "--nproc-per-node", 1]
+        launcher += ["--max-restarts", 0, "--master-addr", machines[0].address, "--master-port", port]
+        launcher += ["--local-addr", machines[rank].address]
+        options = ["randomness.seed=3", "env_cfg.dist_cfg.timeout=20", "train_cfg.val_interval=100000"]
+        command = [config, "--data-root", data, "--work-dir", work_dir, "--launcher", "pytorch", *more]
+        command += ["--cfg-options", *options, f"train_cfg.max_iters={iterations}"]
+        return start_tool("train_seg", *command, machine=machines[rank], launcher=launcher)
+
+    train_until_one_is_lost(start, work_dir / "iter_2.pth", how)
+    last = max(int(file.stem.removeprefix("iter_")) for file in work_dir.glob("iter_*.pth"))
+    train_to_the_end(partial(start, iterations=last + 2, more=("--resume",)))
     assert f"resumed epoch: 0, iter: {last}" in logged(work_dir)

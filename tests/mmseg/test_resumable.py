@@ -1,13 +1,9 @@
 """An interrupted training that is resumed: the same weights, whole files, the same random numbers."""
 
 import itertools
-import os
 import pickle
 import random
 import shutil
-import signal
-import subprocess
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,7 +25,7 @@ from resnest_backbones.mmseg.engine.resumable import (
     make_resumable,
     repair_last_checkpoint,
 )
-from tests.helpers import start_tool
+from tests.helpers import kill_after, start_tool
 from tests.mmseg.helpers import EPOCHS, fails, last_metrics, load, logged, run_here, write_config
 
 
@@ -50,22 +46,12 @@ def assert_same_weights(one: Path, other: Path) -> None:
     assert all(torch.equal(v["momentum_buffer"], momenta[1][k]["momentum_buffer"]) for k, v in momenta[0].items())
 
 
-def kill_after(file: Path, process: subprocess.Popen) -> None:
-    """Kill a tool, and its workers, as soon as a file is there."""
-    deadline = time.monotonic() + 300
-    while not file.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    output, _ = process.communicate()
-    assert file.exists(), output
-
-
 def test_killed_in_the_middle_it_resumes_to_the_very_same_weights_and_momenta(trained, custom_data, config, tmp_path):
     seed = load(trained / "iter_6.pth")["meta"]["seed"]
     # Samples come from two workers here and from the process itself there: it makes no difference.
     options = ["--cfg-options", f"randomness.seed={seed}", "train_dataloader.num_workers=2"]
     arguments = [config, "--data-root", custom_data, "--work-dir", tmp_path, *options]
-    kill_after(tmp_path / "iter_2.pth", start_tool("train_seg", *arguments, start_new_session=True))
+    kill_after(tmp_path / "iter_2.pth", start_tool("train_seg", *arguments))
     assert not (tmp_path / "iter_6.pth").exists()
     run_here(train_seg.run, *arguments, "--resume")
     assert "resumed epoch: 0, iter: " in logged(tmp_path)

@@ -17,8 +17,8 @@ import test_seg
 import train_seg
 from resnest_backbones.errors import ConfigError
 from resnest_backbones.mmseg.engine.train import build_train_parser, setup_run
-from tests.helpers import ROOT, environment
-from tests.mmseg.helpers import Payload, ade_layout, fails, last_metrics, load, logged, run_here, write_config
+from tests.helpers import ROOT, Payload, environment
+from tests.mmseg.helpers import ade_layout, fails, last_metrics, load, logged, run_here, write_config
 
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="what is different on a machine without a GPU")
 

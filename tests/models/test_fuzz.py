@@ -9,7 +9,7 @@ from hypothesis import given
 from torch import nn
 
 from resnest_backbones import ResNeSt, ResNeStSpec
-from tests.fuzzing import FEW, MANY, combined, values
+from tests.fuzzing import FEW, combined, try_many, values
 
 STAGES = ["res2", "res3", "res4", "res5"]
 
@@ -39,7 +39,7 @@ OPTIONS = {
     "zero_init_last_norm": values(True, False, bad=("no", None)),
 }
 NAMED = re.compile(rf"({'|'.join([*SPEC, *OPTIONS])})\b")
-ARGUMENTS = given(combined(SPEC, {}), combined({}, OPTIONS))
+ARGUMENTS = combined(SPEC, {}), combined({}, OPTIONS)
 
 
 def check(spec: dict, options: dict) -> str:
@@ -68,7 +68,7 @@ def check(spec: dict, options: dict) -> str:
 
 
 @FEW
-@ARGUMENTS
+@given(*ARGUMENTS)
 @pytest.mark.fault("constructor arguments at random", "each network trains, or a ValueError names the argument")
 def test_arguments_at_random_build_a_network_or_are_named(spec, options):
     check(spec, options)
@@ -77,14 +77,4 @@ def test_arguments_at_random_build_a_network_or_are_named(spec, options):
 @pytest.mark.slow
 @pytest.mark.fault("constructor arguments at random", "each network trains, or a ValueError names the argument")
 def test_many_arguments_at_random_build_a_network_or_are_named(record_property):
-    outcomes = []
-
-    @MANY
-    @ARGUMENTS
-    def many(spec, options):
-        outcomes.append(check(spec, options))
-
-    many()
-    assert min(outcomes.count("built"), outcomes.count("refused")) > 30
-    record_property("times", len(outcomes))
-    record_property("detail", f"{outcomes.count('built')} networks, {outcomes.count('refused')} refused")
+    try_many(check, record_property, "networks", *ARGUMENTS)
