@@ -1,5 +1,6 @@
 """What several test files need: the shared reference, and models filled fast with numbers that exercise every layer."""
 
+import gc
 import importlib.util
 import json
 import logging
@@ -13,6 +14,12 @@ import torch
 from torch import Tensor, nn
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: garbage collections, which MMEngine and the compiler ask for often, may pass over it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +50,15 @@ def shared() -> Path:
     if not (SHARED / "reference").is_dir():
         pytest.skip(f"the reference folder {SHARED} is not there")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def smoke_root(tmp_path_factory) -> Path:
+    """A data root that recipes and published files are tried on, to be read only."""
+    pytest.importorskip("detectron2")
+    from tests.reproduction.smoke_data import make_smoke_data
+
+    return make_smoke_data(tmp_path_factory.mktemp("smoke") / "data")
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,6 @@ from resnest_backbones.checkpoint import load_checkpoint, read_checkpoint
 from resnest_backbones.errors import CheckpointError
 from resnest_backbones.weights import PUBLISHED, find_published, records
 from tests.helpers import ROOT, TINY_DETECTOR
-from tests.reproduction.smoke_data import make_smoke_data
 
 RECIPE = "mask_rcnn_resnest50_fpn_1x"
 NAME = "mask_rcnn_ResNeSt_50_FPN_syncBN_1x-f442d863.pth"
@@ -101,21 +100,13 @@ def detector_file(tmp_path_factory) -> Path:
     return file
 
 
-@pytest.fixture(scope="module")
-def coco(tmp_path_factory) -> Path:
-    """A few images with COCO's categories."""
-    pytest.importorskip("detectron2")
-    root = tmp_path_factory.mktemp("smoke") / "data"
-    make_smoke_data(root)
-    return root / "coco"
-
-
 @pytest.fixture
-def evaluate(coco, tmp_path) -> Callable[..., None]:
+def evaluate(smoke_root, tmp_path) -> Callable[..., None]:
     """``tools/train_net.py --eval-only`` in this process, where the records can be changed."""
     pytest.importorskip("detectron2")
     import train_net
 
+    coco = smoke_root / "coco"
     data = ["--val-json", coco / "annotations" / "instances_val2017.json", "--val-images", coco / "val2017"]
 
     def run(file: Path | str, *keys: object) -> None:
