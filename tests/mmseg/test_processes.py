@@ -1,6 +1,5 @@
 """Several processes with MMSegmentation on CPUs: equal to one process, and no peer is waited for for ever."""
 
-import os
 import signal
 from functools import partial
 from pathlib import Path
@@ -58,8 +57,7 @@ def step(model: nn.Module, inner: nn.Module, images: torch.Tensor, samples: list
     return gradients | {name: b.clone() for name, b in inner.named_buffers()}
 
 
-def in_a_group(rank: int) -> list[dict[str, torch.Tensor]]:
-    config = Path(os.environ["CONFIG_OF_TEST"])
+def in_a_group(rank: int, config: Path) -> list[dict[str, torch.Tensor]]:
     images, samples = batch()
     share = slice(2 * rank, 2 * rank + 2)
     found = []
@@ -76,10 +74,9 @@ def in_a_group(rank: int) -> list[dict[str, torch.Tensor]]:
 @needs_no_gpu
 @pytest.mark.fault("two processes instead of one", "gradients and statistics of batch norm are equal")
 @pytest.mark.slow
-def test_two_processes_are_one_with_the_whole_batch_and_use_every_parameter(tmp_path, monkeypatch):
+def test_two_processes_are_one_with_the_whole_batch_and_use_every_parameter(tmp_path):
     config = write_config(tmp_path)
-    monkeypatch.setenv("CONFIG_OF_TEST", str(config))
-    found = run_processes(in_a_group, folder=tmp_path)
+    found = run_processes(partial(in_a_group, config=config), folder=tmp_path)
     for number, case in enumerate(({}, {"frozen_stages": 1})):
         alone = segmentor(config, **case)
         want = step(alone, alone, *batch())
@@ -103,12 +100,13 @@ def test_two_machines_train_and_a_lost_one_ends_the_other_and_both_resume(how, t
         launcher = ["-m", "torch.distributed.run", "--nnodes", 2, "--node-rank", rank, "--nproc-per-node", 1]
         launcher += ["--max-restarts", 0, "--master-addr", machines[0].address, "--master-port", port]
         launcher += ["--local-addr", machines[rank].address]
-        options = ["randomness.seed=3", "env_cfg.dist_cfg.timeout=20", "train_cfg.val_interval=100000"]
-        command = [config, "--data-root", data, "--work-dir", work_dir, "--launcher", "pytorch", *more]
-        command += ["--cfg-options", *options, f"train_cfg.max_iters={iterations}"]
+        options = ["--cfg-options", "randomness.seed=3", "train_cfg.val_interval=100000"]
+        command = [config, "--data-root", data, "--work-dir", work_dir, "--launcher", "pytorch", *options]
+        command += [f"train_cfg.max_iters={iterations}", *more]
         return start_tool("train_seg", *command, machine=machines[rank], launcher=launcher)
 
-    train_until_one_is_lost(start, work_dir / "iter_2.pth", how)
+    silent = partial(start, more=("env_cfg.dist_cfg.timeout=20",))
+    train_until_one_is_lost(silent, work_dir / "iter_2.pth", how)
     last = max(int(file.stem.removeprefix("iter_")) for file in work_dir.glob("iter_*.pth"))
     train_to_the_end(partial(start, iterations=last + 2, more=("--resume",)))
     assert f"resumed epoch: 0, iter: {last}" in logged(work_dir)

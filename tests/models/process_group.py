@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import distributed, multiprocessing
 
+# Started anew, each process would take many seconds to import them. What is not installed is passed over.
+multiprocessing.set_forkserver_preload(["pytest", "torchvision", "resnest_backbones", "detectron2.modeling"])
+
 
 def _enter(rank: int, work: Callable[..., Any], size: int, folder: Path) -> None:
     torch.set_num_threads(1)
@@ -23,5 +26,5 @@ def run_processes(work: Callable[[int], Any], *, folder: Path, size: int = 2) ->
 
     An error in one of them ends all, and is raised here with its traceback.
     """
-    multiprocessing.start_processes(_enter, (work, size, folder), nprocs=size, start_method="spawn")
+    multiprocessing.start_processes(_enter, (work, size, folder), nprocs=size, start_method="forkserver")
     return [torch.load(folder / f"result_{rank}.pth", weights_only=True) for rank in range(size)]
