@@ -1,6 +1,4 @@
-"""The backbones in other people's code: their training loops, their configs, their registries."""
-
-from pathlib import Path
+"""The backbones in other people's code: their detectors, their configs, their registries."""
 
 import pytest
 import torch
@@ -46,59 +44,6 @@ def test_torchvisions_faster_rcnn_trains_and_detects_on_the_bare_trunk():
 # Detectron2
 
 
-def test_a_training_loop_of_ones_own_as_in_detectron2s_plain_train_net(tmp_path):
-    pytest.importorskip("detectron2")
-    from detectron2.checkpoint import DetectionCheckpointer, PeriodicCheckpointer
-    from detectron2.config import get_cfg
-    from detectron2.data import build_detection_test_loader, build_detection_train_loader
-    from detectron2.data.datasets import register_coco_instances
-    from detectron2.evaluation import COCOEvaluator, inference_on_dataset
-    from detectron2.modeling import build_model
-    from detectron2.solver import build_lr_scheduler, build_optimizer
-    from detectron2.utils.events import EventStorage, JSONWriter
-
-    from resnest_backbones.detectron2 import add_resnest_config
-    from tests.detectron2.test_faults import CONFIG, TINY_DETECTOR, write_coco
-
-    write_coco(tmp_path, ["plain", "odd size"])
-    name = f"own_loop_{tmp_path.name}"
-    register_coco_instances(name, {}, str(tmp_path / "data.json"), str(tmp_path / "images"))
-    cfg = get_cfg()
-    add_resnest_config(cfg)
-    cfg.merge_from_file(str(CONFIG))
-    cfg.merge_from_list([*TINY_DETECTOR, "MODEL.DEVICE", "cpu", "MODEL.RESNETS.NORM", "BN", "MODEL.FPN.NORM", "BN"])
-    cfg.merge_from_list(["MODEL.ROI_BOX_HEAD.NORM", "", "MODEL.ROI_HEADS.NUM_CLASSES", 1, "SOLVER.MAX_ITER", 2])
-    cfg.merge_from_list(["DATASETS.TRAIN", (name,), "DATASETS.TEST", (name,), "OUTPUT_DIR", str(tmp_path)])
-
-    model = build_model(cfg).train()
-    optimizer = build_optimizer(cfg, model)
-    scheduler = build_lr_scheduler(cfg, optimizer)
-    checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR, optimizer=optimizer, scheduler=scheduler)
-    periodic = PeriodicCheckpointer(checkpointer, 1, max_iter=cfg.SOLVER.MAX_ITER)
-    writer = JSONWriter(str(tmp_path / "metrics.json"))
-    losses = []
-    with EventStorage(0) as storage:
-        for data, iteration in zip(build_detection_train_loader(cfg), range(cfg.SOLVER.MAX_ITER), strict=False):
-            storage.iter = iteration
-            loss = sum(model(data).values())
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            scheduler.step()
-            losses.append(loss.item())
-            periodic.step(iteration)
-            writer.write()
-    assert all(torch.isfinite(torch.tensor(losses))) and (tmp_path / "model_final.pth").is_file()
-    results = inference_on_dataset(
-        model, build_detection_test_loader(cfg, name), COCOEvaluator(name, output_dir=str(tmp_path))
-    )
-    assert "AP" in results["bbox"]
-    again = build_model(cfg)
-    DetectionCheckpointer(again).load(str(tmp_path / "model_final.pth"))
-    for key, value in model.state_dict().items():
-        assert torch.equal(again.state_dict()[key], value), key
-
-
 LAZY_PROJECT = """
 from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
@@ -136,34 +81,6 @@ def test_a_lazyconfig_project_with_the_backbone_in_the_place_of_its_resnet(tmp_p
 
 
 # OpenMMLab
-
-
-def test_a_config_of_mmsegmentations_zoo_with_three_lines_more(tmp_path):
-    mmseg = pytest.importorskip("mmseg")
-    from mmengine.config import Config
-    from mmengine.registry import init_default_scope
-    from mmseg.registry import MODELS
-
-    from tests.mmseg.test_processes import batch
-
-    zoo = Path(mmseg.__file__).parent / ".mim" / "configs"
-    if not zoo.is_dir():
-        pytest.skip("this installation of MMSegmentation has no configs")
-    base = zoo / "pspnet" / "pspnet_r50-d8_4xb4-80k_ade20k-512x512.py"
-    (tmp_path / "config.py").write_text(
-        f'_base_ = "{base}"\n'
-        'custom_imports = dict(imports=["resnest_backbones.mmseg"])\n'
-        'model = dict(pretrained=None, backbone=dict(_delete_=True, type="ResNeStBackbone", name="resnest14"))\n'
-    )
-    cfg = Config.fromfile(tmp_path / "config.py")
-    init_default_scope(cfg.default_scope)
-    cfg.model.decode_head.norm_cfg.type = cfg.model.auxiliary_head.norm_cfg.type = "BN"  # one process on a CPU
-    torch.manual_seed(0)
-    model = MODELS.build(cfg.model).double().train()
-    images, samples = batch()
-    losses = model(images, samples, mode="loss")
-    sum(value for name, value in losses.items() if "loss" in name).backward()
-    assert any(name.startswith("backbone.res2.") or name.startswith("backbone.stem.") for name in trained(model))
 
 
 MMDET_MODEL = """

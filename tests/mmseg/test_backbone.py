@@ -1,6 +1,5 @@
 """The backbone of the OpenMMLab frameworks: what it returns, freezes, refuses and loads."""
 
-import json
 import math
 import re
 import subprocess
@@ -19,7 +18,6 @@ from resnest_backbones import build, convert_state_dict, get_variant, list_varia
 from resnest_backbones.errors import CheckpointError
 from resnest_backbones.mmseg import ResNeStBackbone
 from tests.helpers import environment, publishing
-from tests.parity.test_goldens import GOLDEN
 
 STAGES = ("res2", "res3", "res4", "res5")
 
@@ -158,16 +156,11 @@ def test_other_settings_arrive():
     [
         ({"name": "resnest51"}, "resnest51"),
         ({"out_indices": (0, 4)}, r"out_indices must be .*0 to 3, got \(0, 4\)"),
-        ({"out_indices": ()}, "out_indices must be"),
-        ({"out_indices": (1, 1)}, "out_indices must be"),
-        ({"out_indices": 3}, "out_indices must be"),
         ({"output_stride": 4}, "output_stride must be 8, 16 or 32, got 4"),
         ({"frozen_stages": 5}, "frozen_stages must be -1, 0, 1, 2, 3 or 4, got 5"),
         ({"norm_cfg": "BN"}, "norm_cfg must be a dict with a type, got 'BN'"),
-        ({"norm_cfg": {"num_groups": 8}}, "norm_cfg must be a dict with a type"),
         ({"dcn": {"type": "DCNv3"}}, "dcn must be None or a dict with type DCN or DCNv2"),
         ({"dcn": {"type": "DCN", "groups": 2}}, "dcn may have type, deform_groups"),
-        ({"dcn": {"type": "DCN", "fallback_on_stride": True}}, "dcn may have"),
         ({"dcn": {"type": "DCN", "deform_groups": 0}, "stage_with_dcn": [1] * 4}, "deform_groups must be a positive"),
         ({"stage_with_dcn": (True,) * 3}, "stage_with_dcn must have 4 booleans"),
         ({"stage_with_dcn": (True,) * 4}, "dcn must be a dict where stage_with_dcn is"),
@@ -268,14 +261,6 @@ def test_loading_into_a_model_around_it(source):
     assert not any(model.load_state_dict(state, strict=True))
     assert_holds(model.backbone, source)
     assert state == before
-
-
-def test_golden_names_are_the_published_ones(shared):
-    """The layouts above are made from the core's names; here are the original's own."""
-    names = json.loads((GOLDEN / "official_resnest50.json").read_text())["state_dict"]
-    with torch.device("meta"):
-        state = build("resnest50", num_classes=1000).state_dict()
-    assert set(convert_state_dict(state, "official")) == set(names)
 
 
 def test_it_needs_no_mmsegmentation():

@@ -9,7 +9,6 @@ from mmseg.registry import DATASETS
 from mmseg.utils import get_classes
 from PIL import Image
 
-from demonstration.digits import CLASS_NAMES, make_demo_dataset
 from resnest_backbones.data import find_class_file, make_palette, read_classes
 from resnest_backbones.errors import DatasetError
 from resnest_backbones.mmseg.datasets import LabelMapDataset
@@ -39,13 +38,6 @@ def test_it_is_found_by_name_and_gives_images_with_labels_from_zero(root):
     assert sample["inputs"].shape == (3, 96, 128)
     info = dataset.get_data_info(0)
     assert info["num_classes"] == 3 and info["reduce_zero_label"] is True
-
-
-def test_the_demo_data_set_fits(tmp_path):
-    demo = make_demo_dataset(tmp_path / "demo", num_train=2, num_val=1, image_size=64, progress=False)
-    dataset = build(demo.root, pipeline=LOADING)
-    assert len(dataset) == 2 and dataset.metainfo["classes"] == CLASS_NAMES
-    assert int(dataset[0]["data_samples"].gt_sem_seg.data.max()) <= 10
 
 
 def test_ade20k_s_own_sample_and_table_of_classes_fit(shared):

