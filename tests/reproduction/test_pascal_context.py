@@ -75,13 +75,12 @@ def painted(name: str) -> np.ndarray:
     return labels
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_label_maps_and_lists_are_made_and_an_interrupted_preparation_goes_on(voc, monkeypatch, workers):
+def test_label_maps_and_lists_are_made_and_an_interrupted_preparation_goes_on(voc, monkeypatch):
     monkeypatch.setattr("reproduction.common._CHUNK", 1)
     lists, maps = voc / "ImageSets" / "SegmentationContext", voc / "SegmentationClassContext"
     times = set()
     for _ in range(2):
-        assert prepare(voc, voc / ANNOTATIONS, workers=workers) == {"train": 2, "val": 1}
+        assert prepare(voc, voc / ANNOTATIONS, workers=2) == {"train": 2, "val": 1}
         assert (lists / "train.txt").read_text() == "2008_000002\n2010_000001\n"
         assert (lists / "val.txt").read_text() == "2008_000003\n"
         found = {file.stem: np.asarray(Image.open(file)) for file in maps.iterdir()}
