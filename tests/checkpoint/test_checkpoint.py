@@ -461,17 +461,6 @@ def test_a_file_of_mmcvs_runner_keeps_the_names_of_its_classes(write, source, tm
         assert len(content[key]) == len(state)
 
 
-def test_a_failed_conversion_leaves_nothing_behind(official, tmp_path, monkeypatch):
-    def fail(_content, stream):
-        stream.write(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(OSError, match="No space left"):
-        checkpoint.convert_file(official, tmp_path / "out.pth", "core")
-    assert [*tmp_path.iterdir()] == []
-
-
 @pytest.mark.parametrize(
     ("output", "target", "message"),
     [

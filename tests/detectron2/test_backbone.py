@@ -275,15 +275,6 @@ DETECTORS = {
         {"MODEL.RESNETS.OUT_FEATURES": ["stem"], "MODEL.RPN.IN_FEATURES": ["stem"]},
     ],
     "single stage": [SINGLE_STAGE_DETECTOR],
-    "dilated single stage": [
-        SINGLE_STAGE_DETECTOR,
-        {
-            "MODEL.RESNETS.OUT_FEATURES": ["res5"],
-            "MODEL.RESNETS.RES5_DILATION": 2,
-            "MODEL.RPN.IN_FEATURES": ["res5"],
-            "MODEL.ROI_HEADS.IN_FEATURES": ["res5"],
-        },
-    ],
     "deformable, drop path, checkpointing": [
         FPN_DETECTOR,
         {
