@@ -11,10 +11,11 @@ from torch._dynamo.utils import counters
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.ops import FrozenBatchNorm2d
 
-from resnest_backbones import ResNeSt, build, optimize_for_inference
+from resnest_backbones import ResNeSt, ResNeStSpec, build, optimize_for_inference
 from resnest_backbones.acceleration import accelerate
 from tests.models.process_group import run_processes
 
+TINY = ResNeStSpec("tiny", (1, 1, 1, 1), stem_width=8, bottleneck_width=16)
 # Square, odd, one of them twice; the first is what a graph for one size is compiled for.
 SIZES = ((64, 96), (96, 64), (65, 97), (64, 64), (33, 128), (64, 96))
 
@@ -28,8 +29,8 @@ def no_graphs_of_other_tests():
 
 
 def small(fill_randomly, **options: object) -> ResNeSt:
-    """Two stages of a ResNeSt-14 in float64; the second has the average pools."""
-    return fill_randomly(build("resnest14", out_features=("stem", "res2", "res3"), **options))
+    """Two stages of one narrow block in float64; the second has the average pools."""
+    return fill_randomly(ResNeSt(TINY, out_features=("stem", "res2", "res3"), **options))
 
 
 def graphs() -> int:
@@ -157,7 +158,7 @@ def test_two_processes_train_a_compiled_trunk_on_images_of_different_sizes(tmp_p
 
 def test_checkpoints_go_both_ways(fill_randomly):
     plain = small(fill_randomly)
-    fast = build("resnest14", out_features=("stem", "res2", "res3")).double()
+    fast = ResNeSt(TINY, out_features=("stem", "res2", "res3")).double()
     accelerate(fast, channels_last=True, compile="eager")
     fast.load_state_dict(plain.state_dict(), strict=True)
     assert fast.stem.conv1_2.weight.is_contiguous(memory_format=torch.channels_last)

@@ -45,22 +45,6 @@ def inputs(sizes=SIZES) -> list[torch.Tensor]:
     return [torch.randn(size, generator=generator) for size in sizes]
 
 
-@pytest.mark.slow
-def test_onnx_of_deformable_split_attention_has_standard_operators_and_equals_pytorch(tmp_path):
-    onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
-    exportable = export_backbone(trained_trunk(*DEFORMABLE), (64, 96))
-    file = saved(exportable, "onnx", tmp_path)
-    assert list(tmp_path.iterdir()) == [file]
-    model = onnx.load(file)
-    assert {entry.domain for entry in model.opset_import} <= {"", "ai.onnx"}
-    kinds = [node.op_type for node in model.graph.node]
-    assert kinds.count("DeformConv") == 1 and kinds.count("Softmax") == 1
-    sides = [dim.dim_param or dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
-    assert sides == ["batch", 3, "height", "width"]
-    assert_parity(exportable, file, inputs())
-
-
 @pytest.mark.parametrize("network", [GATED, DEFORMABLE, WITHOUT_POOLS], ids=lambda network: network[0].name)
 @pytest.mark.parametrize("format_name", ["torchscript", pytest.param("aoti", marks=pytest.mark.slow)])
 def test_torchscript_and_aotinductor_equal_the_trunk_at_other_sizes(network, format_name, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from fvcore.nn import FlopCountAnalysis
 
-from resnest_backbones import VARIANTS, ResNeSt, ResNeStSpec, build, get_variant, list_variants
+from resnest_backbones import VARIANTS, ResNeStSpec, build, get_variant, list_variants
 
 # Published numbers that the original's own networks do not have; everything else agrees to the last printed digit.
 MISPRINTED_PARAMS = {"resnest50_fast_1s1x64d": (26.3, "26.22")}
@@ -80,10 +80,3 @@ def test_every_published_network_has_a_spec_under_its_name(published):
 def test_a_bad_field_of_a_spec_is_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         ResNeStSpec(**{"name": "mine", "depths": (1, 1, 1, 1), **arguments})
-
-
-def test_a_custom_spec_is_built():
-    spec = ResNeStSpec("mine", (1, 2, 1, 1), stem_width=16, radix=4, cardinality=2, bottleneck_width=32)
-    net = ResNeSt(spec, out_features=("res3",))
-    assert len(net.res3) == 2
-    assert net.res3[0].conv2.conv.out_channels == 4 * 2 * 64

@@ -47,6 +47,8 @@ def test_the_official_network(case, shared, seeded_weights):
     check(seeded(name, golden, seeded_weights, **options), golden, seeded_weights, golden["outputs"])
 
 
+# Slow, since the tests of the whole segmentors and detectors beside this file compare the same features.
+@pytest.mark.slow
 @pytest.mark.parametrize("case", cases("encoding_*.json"))
 def test_the_trunk_of_pytorch_encodings_segmentor(case, shared, seeded_weights, tmp_path):
     golden = read_golden(shared, case)
@@ -58,6 +60,7 @@ def test_the_trunk_of_pytorch_encodings_segmentor(case, shared, seeded_weights, 
     check(net, golden, seeded_weights, STAGES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", cases("d2_*.json"))
 def test_the_trunk_of_the_detectron2_wrappers_detector(case, shared, seeded_weights):
     golden = read_golden(shared, case)

@@ -1,5 +1,7 @@
 """Live parity with the authors' package (``resnest`` on the registry) and with timm, in float64."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -34,8 +36,7 @@ def peer_forward(peer: nn.Module, x: Tensor) -> dict[str, Tensor]:
 def with_weights_of(peer: nn.Module, spec: ResNeStSpec | str, **arguments) -> ResNeSt:
     with torch.device("meta"):
         net = ResNeSt(spec, out_features=FEATURES, num_classes=peer.fc.out_features, **arguments)
-    state = {name: value.clone() for name, value in convert_state_dict(peer.state_dict()).items()}
-    net.load_state_dict(state, strict=True, assign=True)
+    net.load_state_dict(convert_state_dict(peer.state_dict()), strict=True, assign=True)
     return net
 
 
@@ -102,7 +103,7 @@ def test_training_changes_the_same_gradients_and_statistics(radix, cardinality, 
         )  # fmt: skip
     peer = fill_randomly(peer).train()
     spec = ResNeStSpec("mine", (2, 1, 1, 1), 32, radix, cardinality, width, avd_first)
-    net = with_weights_of(peer, spec).train()
+    net = with_weights_of(copy.deepcopy(peer), spec).train()
     x = torch.randn(3, 3, 64, 64, dtype=torch.float64)
     want, got = peer_forward(peer, x), net(x)
     assert_same(got, want)
