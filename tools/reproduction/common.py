@@ -1,12 +1,14 @@
-"""What the commands and the preparation of data share: recipes by name, options, work on many files."""
+"""What the commands and the preparation of data share: recipes by name, options, locks, work on many files."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
+import fcntl
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeVar
@@ -88,3 +90,20 @@ def write_text(file: Path, text: str) -> None:
     """Write a text, whole or not at all."""
     # Half of a surrogate pair, which JSON admits, cannot be encoded.
     write_atomically(file, lambda stream: stream.write(text.encode("utf-8", errors="replace")))
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[int]:
+    """Lock the folder of a recipe; yield the descriptor of the lock, which commands inherit.
+
+    A command that outlives this process, after SIGKILL, keeps the lock: no second one writes the same checkpoints.
+
+    Raises:
+        OSError: another process holds the lock.
+    """
+    with open(folder / ".lock", "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OSError(f"{folder} is in use: another process runs this recipe") from error
+        yield file.fileno()

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -32,7 +31,7 @@ import torch
 from checkout import environment_with_package
 from machine import describe_machine
 from reproduction.commands import Command, count_processes, make_commands, settings_for
-from reproduction.common import add_data_root, select_recipes, write_text
+from reproduction.common import add_data_root, locked, select_recipes, write_text
 from reproduction.data import Extent, make_check
 from reproduction.metrics import final_metrics
 from resnest_backbones.errors import ConfigError, DatasetError, ResNeStError
@@ -128,23 +127,6 @@ def run_recipe(recipe: Recipe, args: argparse.Namespace, commands: Sequence[Comm
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder) if args.machine_rank == 0 else contextlib.nullcontext() as lock:
         return _run_locked(recipe, args, commands, run, check, lock)
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[int]:
-    """Lock the folder of a recipe; yield the descriptor of the lock, which commands inherit.
-
-    A command that outlives this process, after SIGKILL, keeps the lock: no second one writes the same checkpoints.
-
-    Raises:
-        OSError: another process holds the lock.
-    """
-    with open(folder / ".lock", "ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OSError(f"{folder} is in use: another process runs this recipe") from error
-        yield file.fileno()
 
 
 def _begin(recipe: Recipe, args: argparse.Namespace, folder: Path) -> Run:
