@@ -119,7 +119,7 @@ def _fetch_from_hub(
     raise WeightsError(f"{file} of {_HUB}/{repository} is damaged: its sha256 is not {name}")
 
 
-class _NoBar(tqdm):  # type: ignore[type-arg]
+class _NoBar(tqdm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "disable": True})
 

@@ -99,7 +99,7 @@ def classes_and_palette(
         classes = read_classes(class_file)
         return classes, make_palette(len(classes))
     of_mmcv = {"classes": meta.get("CLASSES"), "palette": meta.get("PALETTE")}
-    known = meta.get("dataset_meta") or of_mmcv
+    known: Mapping[str, Any] = meta.get("dataset_meta") or of_mmcv
     if not known.get("classes"):
         dataset = inner_datasets(cfg.test_dataloader.dataset)[0]
         known = {**DATASETS.get(dataset.type).METAINFO, **(dataset.get("metainfo") or {})}
