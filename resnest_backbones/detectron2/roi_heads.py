@@ -161,7 +161,8 @@ class MMDetCascadeROIHeads(CascadeROIHeads):
 def keep_last_mask_head(state: dict[str, Any], wanted: Collection[str]) -> dict[str, Any]:
     """Return a detector's state with the last stage's mask head alone, where the model has one for all stages."""
     heads = [match for key in state if (match := _MASK_HEAD.fullmatch(key))]
-    if not heads or any(_MASK_HEAD.fullmatch(key) for key in wanted):
+    own = [key for key in wanted if key.startswith("roi_heads.mask_head.")]
+    if not heads or not own or any(map(_MASK_HEAD.fullmatch, own)):
         return state
     last = max(int(match[2]) for match in heads)
     names = {match[0]: match[1] + match[3] for match in heads if int(match[2]) == last}

@@ -163,11 +163,14 @@ def test_of_three_mask_heads_the_stock_class_takes_the_last_and_one_line_counts_
         f"The model has one mask head: it is filled from stage 2, and {others} tensors of the mask heads of other "
         "stages are left out"
     ]
-    ours = detector(CASCADE)
-    ResNeStCheckpointer(ours).load(str(tmp_path / "three.pth"))
-    for key, value in ours.state_dict().items():
-        if "mask_head" in key:
-            torch.testing.assert_close(value, state[key])
+    caplog.clear()
+    for parts in ([], [BOXES_ALONE]):
+        ours = detector(CASCADE, *parts)
+        ResNeStCheckpointer(ours).load(str(tmp_path / "three.pth"))
+        for key, value in ours.state_dict().items():
+            if "mask_head" in key:
+                torch.testing.assert_close(value, state[key])
+    assert "The model has one mask head" not in caplog.text
 
 
 def test_lists_of_heads_serve_in_a_lazy_config():
