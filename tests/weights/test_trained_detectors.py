@@ -70,6 +70,7 @@ def test_it_is_fine_tuned_on_other_classes(detector, shared, tmp_path):
     keys = {
         "MODEL.WEIGHTS": f"resnest://{DETECTOR}", "MODEL.DEVICE": "cpu", "OUTPUT_DIR": tmp_path / "out",
         "INPUT.MIN_SIZE_TRAIN": "(96,96)", "INPUT.MIN_SIZE_TEST": 96, "MODEL.RPN.POST_NMS_TOPK_TEST": 20,
+        "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 16, "MODEL.RPN.POST_NMS_TOPK_TRAIN": 50,
         "SOLVER.IMS_PER_BATCH": 2, "SOLVER.MAX_ITER": 2, "SOLVER.STEPS": "(100,)", "SOLVER.BASE_LR": 1e-6,
         "DATALOADER.NUM_WORKERS": 0, "TEST.PRECISE_BN.NUM_ITER": 2,
     }  # fmt: skip
