@@ -249,8 +249,8 @@ def test_a_file_without_a_resnest_and_an_unknown_name_are_refused_by_name(tmp_pa
     file = file_with({"state_dict": {"layer1.weight": torch.zeros(1)}}, tmp_path)
     with pytest.raises(CheckpointError, match=rf"{re.escape(file)}: not the layout of a known ResNeSt"):
         pretrained(file)
-    with pytest.raises(ValueError, match=r"no published weights are known for 'resnest://resnest14'"):
-        pretrained("resnest://resnest14")
+    with pytest.raises(ValueError, match=r"no published weights are known for 'resnest://resnest152'"):
+        pretrained("resnest://resnest152")
 
 
 def test_loading_into_a_model_around_it(source):
