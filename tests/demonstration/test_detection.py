@@ -63,6 +63,7 @@ def test_an_interrupted_demonstration_resumes_and_leaves_all_that_it_promises(fi
     check_pictures(folder)
 
 
+@pytest.mark.slow
 def test_a_second_call_reuses_everything_and_its_command_evaluates_to_the_same_metrics(finished, capsys, monkeypatch):
     root, _ = finished
     before = file_times(root)

@@ -116,9 +116,7 @@ def test_interruption_leaves_nothing_and_reuse_writes_nothing(tmp_path, monkeypa
 def test_existing_folders_are_refused_and_kept(tmp_path, monkeypatch):
     make_demo_dataset(tmp_path / "digits", **SMALL)
     before = checksums(tmp_path)
-    with pytest.raises(
-        DatasetError, match=r"digits exists and was generated .*'seed': 0.*choose another root"
-    ):
+    with pytest.raises(DatasetError, match=r"digits exists and was generated .*'seed': 0.*choose another root"):
         make_demo_dataset(tmp_path / "digits", seed=1, **SMALL)
     with pytest.raises(DatasetError, match="is not a dataset of digits"):
         make_demo_dataset(tmp_path, **SMALL)

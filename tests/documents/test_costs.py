@@ -13,7 +13,7 @@ from resnest_backbones.model_zoo import RECIPES
 # One of each kind of model: counted in every run; the others by `make test-full`.
 SOME = (
     "mask_rcnn_resnet50_fpn_1x",
-    "mask_cascade_rcnn_resnest200_dcnv2_fpn_3x_all_tricks",
+    "faster_rcnn_resnest50_dcnv2_fpn_1x",
     "panoptic_fpn_resnest200_3x_tricks",
     "fcn_resnest50-d8_4xb4-paper_ade20k-480x480",
     "deeplabv3plus_resnest101-d8_4xb2-80k_cityscapes-512x1024",

@@ -93,6 +93,7 @@ def test_torchscript_of_a_detector_equals_pytorch(tmp_path):
     check("cascade-mask-deformable", "torchscript", tmp_path)
 
 
+@pytest.mark.slow
 def test_a_program_of_torch_export_equals_the_detector(tmp_path):
     """At the size it was traced with, since an open size takes several times as long: the slow tests have it."""
     exportable = export_detector(random_detector("faster"), (96, 128), fixed=True)

@@ -59,6 +59,7 @@ def test_killed_in_the_middle_it_resumes_to_the_very_same_weights_and_momenta(tr
     assert last_metrics(tmp_path) == last_metrics(trained)
 
 
+@pytest.mark.slow
 def test_resumed_without_a_seed_it_takes_the_seed_that_the_first_run_drew(trained, custom_data, config, tmp_path):
     resumable_from(trained / "iter_4.pth", tmp_path, named="/elsewhere/iter_4.pth")  # as in a folder that was moved
     run_here(train_seg.run, config, "--data-root", custom_data, "--work-dir", tmp_path, "--resume")

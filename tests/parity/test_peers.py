@@ -59,7 +59,10 @@ def assert_parity(peer: nn.Module, name: str, size: tuple[int, int], **arguments
         assert_same(net(x), want)
 
 
-@pytest.mark.parametrize("name", ["resnest50", "resnest101", "resnest200", "resnest269", *ABLATIONS])
+LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnest200", "resnest269")]
+
+
+@pytest.mark.parametrize("name", ["resnest50", "resnest101", *LARGE, *ABLATIONS])
 def test_the_authors_network(name, fill_randomly):
     original = pytest.importorskip("resnest.torch")
     with torch.device("meta"):

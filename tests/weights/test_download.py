@@ -218,6 +218,7 @@ def start_fetching(server: FileServer, cache: Path, ready: Path) -> subprocess.P
 
 
 @pytest.mark.fault("two processes that download the same file at once", "one download, both have it")
+@pytest.mark.slow
 def test_two_processes_at_once_download_once(cache, tmp_path):
     """The server answers only when both processes are about to fetch."""
     ready = [tmp_path / "ready0", tmp_path / "ready1"]

@@ -60,6 +60,7 @@ def test_a_photo_needs_the_name_of_a_recipe_only(known, detector, tmp_path):
     assert (tmp_path / "out" / "drawn" / "plain.png").is_file()
 
 
+@pytest.mark.slow
 def test_it_is_fine_tuned_on_other_classes(detector, shared, tmp_path):
     data, arguments = shared / "data" / "bccd", []
     if not data.is_dir():
