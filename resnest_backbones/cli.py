@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import difflib
 import importlib
 import importlib.util
 import io
@@ -28,7 +27,7 @@ from typing import Any
 import resnest_backbones
 from resnest_backbones import model_zoo
 from resnest_backbones.checkpoint import TARGETS, convert_file
-from resnest_backbones.errors import add_verbose, one_line_errors
+from resnest_backbones.errors import add_verbose, did_you_mean, one_line_errors
 from resnest_backbones.model_zoo import NUM_CLASSES, RECIPES
 from resnest_backbones.models.variants import VARIANTS
 from resnest_backbones.weights import MIRROR_VARIABLE, SCHEME, WEIGHTS, Record, default_cache_dir, fetch, get_record
@@ -201,8 +200,7 @@ def print_info(args: argparse.Namespace) -> int:
 
 def _hint(name: str) -> str:
     """Return the end of a message: which names may have been meant."""
-    close = difflib.get_close_matches(name, [*VARIANTS, *model_zoo.list()], n=3)
-    return f"; did you mean {' or '.join(close)}?" if close else f"; `{PROGRAM} list` prints the names"
+    return "; " + did_you_mean(name, [*VARIANTS, *model_zoo.list()], f"`{PROGRAM} list` prints the names")
 
 
 def _facts_of_network(name: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import math
 import re
 import sys
@@ -75,6 +76,12 @@ def diverged(reason: str, *, iteration: int, images: Iterable[str], rates: Itera
         f"{', '.join(f'{rate:.6g}' for rate in sorted(set(rates)))}, with the images "
         f"{', '.join(images[:_MAX_IMAGES])}{more}: {' '.join(reason.split())}"
     )
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
+    """Return the end of a message about an unknown name: the nearest known ones, or ``otherwise``."""
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.75)
+    return f"did you mean {' or '.join(close)}?" if close else otherwise
 
 
 def check_writable(folder: str | Path) -> None:

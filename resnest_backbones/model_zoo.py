@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from resnest_backbones.errors import CheckpointError, ConfigError
+from resnest_backbones.errors import CheckpointError, ConfigError, did_you_mean
 from resnest_backbones.weights import PUBLISHED, SCHEME, PublishedFile, get_record
 
 if TYPE_CHECKING:
@@ -268,14 +268,15 @@ def get_config_file(name: str | PathLike[str]) -> str:
         True
 
     Raises:
-        ConfigError: no packaged config has that name, and no file that path; the message lists the names.
+        ConfigError: no packaged config has that name, and no file that path; the message has the nearest names.
     """
     name = str(name)
     if name in _config_files():
         return str(_config_files()[name])
     if name.endswith((".yaml", ".yml", ".py")) and Path(name).is_file():
         return name
-    raise ConfigError(f"name must be a config file or one of {', '.join(_config_files())}, got {name!r}")
+    hint = did_you_mean(Path(name).stem, _config_files(), "`resnest-backbones list --configs` prints the names")
+    raise ConfigError(f"name must be a config file or the name of a config, got {name!r}; {hint}")
 
 
 def framework_of(name: str | PathLike[str]) -> str:

@@ -67,9 +67,13 @@ def test_the_framework_of_a_python_config_shows_in_its_text(text, framework, tmp
 
 
 @pytest.mark.parametrize("call", [model_zoo.get_config_file, model_zoo.get_config, model_zoo.get])
-def test_an_unknown_name_is_answered_with_the_known_ones(call):
-    for unknown in ("nothing", "faster_rcnn_resnest14_fpn_demo"):
-        message = f"name must be a config file or one of .*{DETECTOR}.*{SEGMENTOR}.*, got {unknown!r}"
+def test_an_unknown_name_is_answered_with_the_nearest(call):
+    for unknown, hint in (
+        ("nothing", "`resnest-backbones list --configs` prints the names"),
+        ("faster_rcnn_resnest50_fpn_2x", "did you mean faster_rcnn_resnest50_fpn_1x"),
+        ("configs/faster_rcnn_resnest50_fpn_lx.yaml", "did you mean faster_rcnn_resnest50_fpn_1x"),
+    ):
+        message = f"name must be a config file or the name of a config, got {unknown!r}; {hint}"
         with pytest.raises(ConfigError, match=message):
             call(unknown)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import quote
 
-from resnest_backbones.errors import CheckpointError, ConfigError
+from resnest_backbones.errors import CheckpointError, ConfigError, did_you_mean
 from resnest_backbones.weights.download import MIRROR_VARIABLE, digests
 
 SCHEME = "resnest://"
@@ -324,7 +324,9 @@ def get_record(name: str) -> Record:
     trained = PUBLISHED.get(short)
     if trained is None:
         known = f"{', '.join(WEIGHTS)}, and the trained models that `resnest-backbones list --trained` prints"
-        raise ConfigError(f"no published weights are known for {name!r}; available: {known}")
+        living = [recipe for recipe, file in PUBLISHED.items() if file.server_answers]
+        hint = did_you_mean(short, [*WEIGHTS, *living], f"available: {known}")
+        raise ConfigError(f"no published weights are known for {name!r}; {hint}")
     if not trained.server_answers:
         file = trained.name or f"a file whose {trained.hash_kinds[0]} begins with {trained.hash_prefix}"
         raise ConfigError(

@@ -86,8 +86,12 @@ def test_a_record_is_found_by_name_or_uri():
     assert get_record("resnest50") is get_record("resnest://resnest50") is WEIGHTS["resnest50"]
     name = "deeplabv3_resnest101-d8_4xb4-160k_ade20k-512x512"
     assert get_record(f"resnest://{name}") is PUBLISHED[name]
-    for name in ("resnest152", "resnest://resnet50", ""):
-        message = f"no published weights are known for '{name}'; available: resnest50, .*, and the trained models"
+    for name, hint in (
+        ("", "available: resnest50, .*, and the trained models"),
+        ("resnest://resnest51", "did you mean resnest50 or "),
+        ("faster_rcnn_resnest50_fpn_1x_mmdte", "did you mean faster_rcnn_resnest50_fpn_1x_mmdet"),
+    ):
+        message = f"no published weights are known for '{name}'; {hint}"
         with pytest.raises(ValueError, match=message):
             get_record(name)
     with pytest.raises(
