@@ -120,6 +120,8 @@ def test_a_training_leaves_its_files_and_says_what_is_next(trained, coco_mini):
     assert results["bbox"].keys() >= {"AP", "AP50", "AP-person"}
     assert torch.cuda.is_available() or "No GPU found: running on the CPU" in printed
     assert "Running precise-BN" in printed
+    log = (folder / "log.txt").read_text()
+    assert "Running with full config" in log and "Running with full config" not in printed and "\x1b" not in log
     assert (folder / "model_final.pth").is_file() and (folder / "config.yaml").is_file()
     assert losses(folder / "metrics.json").keys() == {1}
     for word in ("tools/demo.py", folder / "config.yaml", folder / "model_final.pth", coco_mini[1]):

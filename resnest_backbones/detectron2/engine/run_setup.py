@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import logging
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from resnest_backbones.models.sync_batch_norm import synchronise_on_cpu
 logger = logging.getLogger(__name__)
 
 
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_CONFIG_DUMPS = ("Contents of args.config_file", "Running with full config")  # how Detectron2's messages begin
 _OF_A_RUN = ("model_*.pth", "last_checkpoint", "metrics.json")
 _BESIDE_IT = ("log.txt*", "config.yaml*", "seed.txt", "events.out.tfevents.*", "inference*")
 
@@ -89,15 +93,35 @@ def check_batch(cfg: CfgNode) -> None:
 
 
 def setup_run(cfg: CfgNode | DictConfig, args: argparse.Namespace, output_dir: str, messages: list[str]) -> None:
-    """Set up logs, seed and output folder as Detectron2 does, then log ``messages`` as warnings."""
+    """Set up logs, seed and output folder as Detectron2 does, and log ``messages`` first, as warnings.
+
+    The log file has no codes of colours, and has the whole config, which the screen shows with ``--verbose`` only.
+    """
     if comm.is_main_process():
         check_writable(output_dir)
         if not args.eval_only:
             remove_unfinished(output_dir)
-    default_setup(cfg, args)
     setup_logger(output_dir, distributed_rank=comm.get_rank(), name=PACKAGE)
     for message in messages:
         logger.warning(message)
+    for handler in setup_logger(output_dir, distributed_rank=comm.get_rank()).handlers:  # default_setup takes the same
+        if getattr(handler, "stream", None) is not sys.stdout:
+            handler.setFormatter(_WithoutColours(handler.formatter))
+        elif not args.verbose:
+            handler.addFilter(lambda record: not str(record.msg).startswith(_CONFIG_DUMPS))
+    default_setup(cfg, args)
+
+
+class _WithoutColours(logging.Formatter):
+    """A formatter that leaves out the codes of colours, which Detectron2 puts into the config that it logs."""
+
+    def __init__(self, inner: logging.Formatter | None) -> None:
+        super().__init__()
+        self._inner = inner or logging.Formatter()
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format as the inner formatter does."""
+        return _COLOUR.sub("", self._inner.format(record))
 
 
 def parallel(model: nn.Module, device: str, **options: Any) -> nn.Module:
