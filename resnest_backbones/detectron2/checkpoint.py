@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
@@ -78,24 +78,29 @@ def register_weights_handler() -> None:
 
 
 class ResNeStCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer, with four additions.
+    """Detectron2's checkpointer, with five additions.
 
     It reads every published ResNeSt layout (official, timm, mmseg, PyTorch-Encoding, the wrapper's) without running
     code that a file may hold; it refuses a file that has the name of a published detector but not its hash; it logs how
-    many tensors a checkpoint filled; and a file that it saves appears under its final name only when it is whole.
+    many tensors a checkpoint filled; a file that it saves appears under its final name only when it is whole; and the
+    names of the classes are saved with the model.
 
     Attributes:
         require_whole: whether to refuse a checkpoint that does not fill the model. An evaluation wants that; a training
             starts from a trunk.
+        class_names: names of the model's classes, which are saved with it as ``meta["CLASSES"]``.
     """
 
     require_whole = False
+    class_names: Sequence[str] = ()
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write model, trainer state and ``kwargs`` to ``NAME.pth`` in the output folder."""
         if not self.save_dir or not self.save_to_disk:
             return
-        content = {"model": self.model.state_dict()}
+        content: dict[str, Any] = {"model": self.model.state_dict()}
+        if self.class_names:
+            content["meta"] = {"CLASSES": list(self.class_names)}
         content.update({key: part.state_dict() for key, part in self.checkpointables.items()}, **kwargs)
         file = Path(self.save_dir) / f"{name}.pth"
         logger.info("Saving checkpoint to %s", file)

@@ -23,7 +23,7 @@ from torch._dynamo.utils import counters
 import train_net
 from resnest_backbones import model_zoo
 from resnest_backbones.detectron2.engine import run_setup, train
-from resnest_backbones.detectron2.engine.data import build_evaluator
+from resnest_backbones.detectron2.engine.data import build_evaluator, check_class_names
 from resnest_backbones.detectron2.engine.train import build_argument_parser, check_arguments
 from resnest_backbones.errors import ConfigError, DatasetError
 from tests.helpers import ROOT, TINY_DETECTOR, run_tool, subset_of_coco
@@ -135,6 +135,8 @@ def test_the_saved_checkpoint_is_evaluated_to_the_same_metrics(trained, coco_min
     assert_equal_results(run("--eval-only", *coco_mini[4:], *tiny(tmp_path, 3), *weights), trained.results)
     log = (tmp_path / "log.txt").read_text()
     assert re.search(r"model_final\.pth: (\d+) of \1 tensors match", log), log
+    classes = load(trained.folder / "model_final.pth")["meta"]["CLASSES"]
+    assert len(classes) == 80 and classes[0] == "person" and "have other names" not in log
     files = [folder / "inference" / "coco_instances_results.json" for folder in (trained.folder, tmp_path)]
     assert json.loads(files[0].read_text()) == json.loads(files[1].read_text()) != []
 
@@ -329,6 +331,16 @@ def test_a_fresh_run_moves_an_earlier_one_out_of_its_way(bccd, tmp_path):
     (moved,) = folder.glob("before_*")
     assert {file.name for file in moved.iterdir()} == left
     assert f"{folder} held a run: moved it to {moved}" in (folder / "log.txt").read_text()
+
+
+def test_classes_in_another_order_are_refused_and_other_names_are_said(caplog):
+    check_class_names(None, ["a"])
+    check_class_names(["a", "b"], ["a", "b"])
+    assert caplog.records == []
+    with pytest.raises(DatasetError, match=r"in another order of ids, got a, b and b, a \(model and data\)"):
+        check_class_names(["a", "b"], ["b", "a"])
+    check_class_names(["a", "b"], ["a", "c"])
+    assert "have other names: a, b and a, c" in caplog.text
 
 
 EVALUATORS = {

@@ -250,6 +250,30 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> Any:
     return build_detection_test_loader(cfg, dataset_name, mapper=NamingMapper(ImageMapper(cfg, is_train=False)))
 
 
+def class_names_of(datasets: str | Sequence[str]) -> list[str]:
+    """Return the names of the classes of a dataset, or of the first of several; none where Detectron2 knows none."""
+    names = [datasets] if isinstance(datasets, str) else [*datasets]
+    return list(MetadataCatalog.get(names[0]).get("thing_classes") or []) if names else []
+
+
+def check_class_names(of_model: Sequence[str] | None, of_data: Sequence[str]) -> None:
+    """Compare the names that a checkpoint holds with those of the data to evaluate on.
+
+    Raises:
+        DatasetError: they are the same in another order, which would give every object another class. Other names,
+            which may mean the same, are a warning.
+    """
+    if not of_model or not of_data or list(of_model) == list(of_data):
+        return
+    lists = " and ".join(", ".join(names[:8]) + (", ..." if len(names) > 8 else "") for names in (of_model, of_data))
+    if sorted(of_model) == sorted(of_data):
+        raise DatasetError(
+            f"the data to evaluate on have the model's classes in another order of ids, got {lists} (model and data): "
+            "number the categories as in the training file"
+        )
+    logger.warning("The classes of the model and of the data to evaluate on have other names: %s", lists)
+
+
 def check_evaluator(dataset_name: str) -> None:
     """Raise a ``ConfigError`` before the training where the package of a dataset's evaluator is not installed."""
     package = _EVALUATOR_PACKAGES.get(MetadataCatalog.get(dataset_name).get("evaluator_type", ""))

@@ -38,7 +38,9 @@ from resnest_backbones.detectron2.engine.data import (
     build_resumable_train_loader,
     build_test_loader,
     build_train_loader_from_config,
+    check_class_names,
     check_evaluator,
+    class_names_of,
     limit_of_detections,
     locate_target,
     set_first_batch,
@@ -140,7 +142,8 @@ def evaluate(run: YamlRun | LazyRun, model: nn.Module, *, resume: bool) -> dict[
     """Evaluate the weights of the config, or with ``resume`` the last checkpoint; return the results."""
     checkpointer = ResNeStCheckpointer(model, save_dir=run.output_dir)
     checkpointer.require_whole = True
-    checkpointer.resume_or_load(run.weights, resume=resume)
+    meta = checkpointer.resume_or_load(run.weights, resume=resume).get("meta", {})
+    check_class_names(meta.get("CLASSES"), class_names_of(run.evaluated_on))
     results = run.evaluate(model)
     if run.evaluate_augmented:
         results.update(run.evaluate_augmented(model))
@@ -155,6 +158,7 @@ def train(run: YamlRun | LazyRun, model: nn.Module, *, resume: bool) -> dict[str
     trainer = build_step_trainer(model, loader, optimizer, device=run.device, amp=run.amp)
     saved = NestedState(trainer) if isinstance(run, YamlRun) else trainer
     checkpointer = ResNeStCheckpointer(model, run.output_dir, trainer=saved)
+    checkpointer.class_names = class_names_of(run.trained_on)
     results: dict[str, Any] = {}
 
     def evaluate_now() -> dict[str, Any]:
@@ -241,6 +245,7 @@ class YamlRun:
         self.seed = max(cfg.SEED, 0)
         self.output_dir: str = cfg.OUTPUT_DIR
         self.weights: str = cfg.MODEL.WEIGHTS
+        self.trained_on, self.evaluated_on = cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
         self.max_iter: int = cfg.SOLVER.MAX_ITER
         self.eval_period: int = cfg.TEST.EVAL_PERIOD
         self.checkpoints = {"period": cfg.SOLVER.CHECKPOINT_PERIOD}
@@ -312,6 +317,9 @@ class LazyRun:
         self.seed: int = settings.seed
         self.output_dir: str = settings.output_dir
         self.weights: str = settings.init_checkpoint
+        self.trained_on, self.evaluated_on = (
+            cfg.dataloader.get(part, {}).get("dataset", {}).get("names", ()) for part in ("train", "test")
+        )
         self.max_iter: int = settings.max_iter
         self.eval_period: int = settings.eval_period
         self.log_period: int = settings.log_period
