@@ -16,6 +16,7 @@ from detectron2.evaluation import inference_context
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.visualizer import Visualizer
+from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 from torch.optim import Optimizer
 
@@ -40,12 +41,18 @@ class SeedIterations(HookBase):
 
 
 class RepeatablePreciseBN(hooks.PreciseBN):
-    """Detectron2's precise BN, each time on the same batches, whichever iteration a training was resumed at."""
+    """Detectron2's precise BN, each time on the same batches, whichever iteration a training was resumed at.
+
+    A variance that is rounded below zero, as that of a constant channel may be, becomes zero: it would make NaN of all
+    that the model computes.
+    """
 
     def update_stats(self) -> None:
         """Update the statistics with the loader's first batches."""
         self._data_iter = None
         super().update_stats()
+        for norm in get_bn_modules(self._model):
+            norm.running_var.clamp_(min=0)
 
 
 class SaveMissedFinal(HookBase):
