@@ -52,7 +52,7 @@ class ResNeStWeightsHandler(PathHandler):
         if renamed.exists() and not force:
             return str(renamed)
         if not os.access(renamed.parent, os.W_OK):  # a cache that others filled
-            renamed = Path(_private_folder().name) / renamed.name
+            renamed = Path(private_folder().name) / renamed.name
         with FileLock(f"{renamed}.lock"):
             if force or not renamed.exists():
                 content = read_checkpoint(published)
@@ -67,7 +67,7 @@ class ResNeStWeightsHandler(PathHandler):
 
 
 @cache
-def _private_folder() -> tempfile.TemporaryDirectory[str]:
+def private_folder() -> tempfile.TemporaryDirectory[str]:
     """Return a folder that lasts as long as this process."""
     return tempfile.TemporaryDirectory(prefix="resnest_backbones_")
 

@@ -67,7 +67,7 @@ def _is_list_of_dicts(content: Any, key: str) -> bool:
     return isinstance(values, list) and all(isinstance(value, dict) for value in values)
 
 
-def is_number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     """Return whether a value of a json is a finite number, and neither true nor false."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -76,7 +76,7 @@ def _as_id(value: Any) -> Any:
     """Return 3 for 3.0, a string or an integer as it is, and None for what is no id."""
     if isinstance(value, str):
         return value
-    return int(value) if is_number(value) and value == int(value) else None
+    return int(value) if _is_number(value) and value == int(value) else None
 
 
 class _Check:
@@ -175,7 +175,7 @@ class _Check:
     def _boxes(self, annotations: list[Record], sizes: dict[Any, tuple[int, int]]) -> None:
         self._problem(
             "annotations have no bbox of four numbers [x, y, width, height]",
-            _where(annotations, lambda a: not is_box(a.get("bbox"))),
+            _where(annotations, lambda a: not _is_box(a.get("bbox"))),
         )
         if self.problems or not annotations:
             return
@@ -241,7 +241,7 @@ class _Check:
             [
                 f"{a['id']} ({a['area']!r})"
                 for a in annotations
-                if a.get("area") is not None and not is_number(a["area"])
+                if a.get("area") is not None and not _is_number(a["area"])
             ],
         )
         if self.problems:
@@ -265,9 +265,9 @@ def _where(records: Iterable[Record], wrong: Callable[[Record], bool]) -> list[A
     return [record["id"] for record in records if wrong(record)]
 
 
-def is_box(box: Any) -> bool:
+def _is_box(box: Any) -> bool:
     """Return whether a value is ``[x, y, width, height]``, of finite numbers and no negative size."""
-    return isinstance(box, list) and len(box) == 4 and all(map(is_number, box)) and box[2] >= 0 and box[3] >= 0
+    return isinstance(box, list) and len(box) == 4 and all(map(_is_number, box)) and box[2] >= 0 and box[3] >= 0
 
 
 def _other_size(image: Record, root: Path) -> str | None:
@@ -315,14 +315,14 @@ def _are_pairs(values: Any) -> bool:
     return (
         isinstance(values, list)
         and len(values) >= 3
-        and all(isinstance(pair, list) and len(pair) == 2 and all(map(is_number, pair)) for pair in values)
+        and all(isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair)) for pair in values)
     )
 
 
 def _wrong_with_polygon(polygon: Any, width: int, height: int) -> str:
     if not isinstance(polygon, list) or not all(isinstance(v, (int, float)) for v in polygon):
         return "a polygon is not a list of numbers"
-    if not all(map(is_number, polygon)):
+    if not all(map(_is_number, polygon)):
         return "a coordinate is NaN or infinite"
     # pycocotools takes memory in proportion to the length of an outline.
     if any(not -size <= v <= 2 * size for v, size in zip(polygon, [width, height] * len(polygon), strict=False)):

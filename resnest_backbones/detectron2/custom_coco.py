@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import logging
-import shutil
-import tempfile
 import zlib
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from omegaconf import DictConfig
 
+from resnest_backbones.detectron2.checkpoint import private_folder
 from resnest_backbones.detectron2.coco_check import count_and_name, read_coco_json
 from resnest_backbones.errors import DatasetError
 
@@ -143,18 +140,11 @@ def _register(source: CocoSource, content: dict[str, Any] | None) -> str:
     if name not in DatasetCatalog:
         json_file = source.json_file
         if content is not None:  # Detectron2 and pycocotools read files only
-            json_file = _temporary_folder() / f"{name}.json"
+            json_file = Path(private_folder().name) / f"{name}.json"
             json_file.write_text(json.dumps(content))
         register_coco_instances(name, {}, str(json_file), str(source.image_root))
     MetadataCatalog.get(name).thing_classes = list(source.class_names)
     return name
-
-
-@cache
-def _temporary_folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="resnest_backbones_"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
 
 
 def use_custom_dataset(
