@@ -24,9 +24,9 @@ from tqdm import tqdm
 from resnest_backbones.checkpoint import write_atomically
 from resnest_backbones.cli import print_next
 from resnest_backbones.data import read_image
-from resnest_backbones.errors import DatasetError, add_verbose, one_line_errors
+from resnest_backbones.errors import ConfigError, DatasetError, add_verbose, did_you_mean, one_line_errors
 from resnest_backbones.export.formats import FORMATS
-from resnest_backbones.model_zoo import RECIPES
+from resnest_backbones.model_zoo import RECIPES, list_trained
 from resnest_backbones.predict.draw import draw_detections, draw_label_map
 from resnest_backbones.predict.evaluate import describe
 from resnest_backbones.predict.predictor import Detections, LabelMap, Predictor
@@ -95,6 +95,9 @@ def predict(args: argparse.Namespace) -> list[str]:
     images, videos = find_files(args.inputs) if args.inputs else ({}, {})
     window = Window("resnest_backbones") if args.show else None
     if args.model:
+        if not Path(args.model).suffix and not Path(args.model).exists():
+            hint = did_you_mean(args.model, list_trained(), "`resnest-backbones list --trained` prints the names")
+            raise ConfigError(f"--model must be an exported file or a trained recipe, got {args.model}; {hint}")
         predictor = Predictor.from_file(args.model)
     else:
         device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -97,6 +97,10 @@ def test_missing_files_are_named(model, folder, tmp_path, monkeypatch):
     empty.mkdir()
     for arguments, message in (
         (["--model", tmp_path / "no.onnx", folder], "no.onnx does not exist"),
+        (
+            ["--model", "faster_rcnn_resnest50_fpn_1x_mmdte", folder],
+            "did you mean faster_rcnn_resnest50_fpn_1x_mmdet or",
+        ),
         (["--model", model, tmp_path / "no.jpg"], "no.jpg does not exist"),
         (["--model", model, empty], r"no images or videos \(.jpg, .* in .*empty"),
         (["--model", model, "--camera", 99], "the camera cannot be opened as a video"),
