@@ -114,8 +114,8 @@ def test_sizes_share_graphs_whatever_is_frozen_or_normalises(options, fill_rando
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("norm_layer", [nn.BatchNorm2d, FrozenBatchNorm2d])
+@pytest.mark.timeout(1800)  # the C++ of three graphs takes a compiler minutes
+@pytest.mark.parametrize("checkpointing, norm_layer", [(True, nn.BatchNorm2d), (False, FrozenBatchNorm2d)])
 def test_the_default_backend_computes_the_same(checkpointing, norm_layer, fill_randomly):
     """In float64, for norms over the two pooled values of a batch magnify rounding a thousand times."""
     plain = small(fill_randomly, norm_layer=norm_layer, gradient_checkpointing=checkpointing).train()
