@@ -34,7 +34,7 @@ test: setup  ## run the tests and doctests, except the slow ones (about 10 minut
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-full: setup  ## run all tests, including the slow ones
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "slow or not slow" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "slow or not slow" --timeout 1800 $(PYTEST_ARGS)
 
 test-classic: $(CLASSIC_VENV)/.installed  ## run the tests of tests/mmseg with the classic OpenMMLab packages; compiling them takes long
 	$(CLASSIC_PY) -m pytest tests/mmseg $(PYTEST_ARGS)
