@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnest_backbones import data
-from resnest_backbones.data import check_label_maps
+from resnest_backbones.data import check_label_maps, label_maps
 from resnest_backbones.errors import DatasetError
 
 
@@ -57,7 +56,7 @@ def test_classes_that_never_occur_are_named(values, lines, tmp_path):
 
 
 def test_of_many_label_maps_some_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "CHECKED_LABEL_MAPS", 2)
+    monkeypatch.setattr(label_maps, "CHECKED_LABEL_MAPS", 2)
     files = write_maps(tmp_path / "maps", [1, 1], [1, 2], [1, 1], [1, 1])
     (line,) = check_label_maps(files, ["road", "sky"])
     assert "in 2 of 4 label maps" in line and "2 (sky)" in line

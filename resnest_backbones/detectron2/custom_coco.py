@@ -14,8 +14,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from omegaconf import DictConfig
 
+from resnest_backbones.data.coco import count_and_name, read_coco_json
 from resnest_backbones.detectron2.checkpoint import private_folder
-from resnest_backbones.detectron2.coco_check import count_and_name, read_coco_json
 from resnest_backbones.errors import DatasetError
 
 logger = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ pytest.importorskip("detectron2")
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from resnest_backbones.data.coco import read_coco_json
 from resnest_backbones.detectron2 import add_resnest_config
-from resnest_backbones.detectron2.coco_check import read_coco_json
 from resnest_backbones.detectron2.custom_coco import check_coco_json, register_custom_coco, use_custom_dataset
 from resnest_backbones.errors import DatasetError
 

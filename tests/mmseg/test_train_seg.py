@@ -117,7 +117,7 @@ def test_wrong_data_ends_the_tool_with_one_line(custom_data, config, tmp_path, m
     arguments = [config, "--data-root", damaged, "--work-dir", tmp_path / "run"]
     worker = ["--cfg-options", "train_dataloader.num_workers=1"]  # the error comes from there
     assert "labels beyond the 3 classes or 255: 9 (" in fails(train_seg.run, *arguments)
-    monkeypatch.setattr("resnest_backbones.data.CHECKED_LABEL_MAPS", 1)  # the first, which is sound
+    monkeypatch.setattr("resnest_backbones.data.label_maps.CHECKED_LABEL_MAPS", 1)  # the first, which is sound
     assert f"the label map {damaged}/annotations/training/" in (said := fails(train_seg.run, *arguments, *worker))
     assert "got 9 (" in said
     shutil.rmtree(damaged / "annotations" / "training")
