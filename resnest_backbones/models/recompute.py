@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,14 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint as _checkpoint
 
 from resnest_backbones.models.layers import ConvNorm
+from resnest_backbones.models.norms import (
+    Statistics,
+    is_batch_norm,
+    is_trained,
+    normalise,
+    normalise_again,
+    normalise_backward,
+)
 
 if TYPE_CHECKING:
     from resnest_backbones.models.resnest import Bottleneck, DeepStem
@@ -43,71 +51,6 @@ def _is_plain_conv(conv: nn.Module) -> bool:
         return False
     plain = conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
     return plain and "weight" in conv._parameters  # else it is computed of others, as by a parametrisation
-
-
-def _is_batch_norm(norm: Any) -> bool:
-    """Return whether it is a batch norm over this process's images, or one with constants."""
-    if getattr(norm, "running_mean", None) is None or getattr(norm, "running_var", None) is None:
-        return False
-    if isinstance(norm, nn.SyncBatchNorm):
-        ready = torch.distributed.is_available() and torch.distributed.is_initialized()
-        return not norm.training or not ready or torch.distributed.get_world_size() == 1
-    if isinstance(norm, nn.modules.batchnorm._BatchNorm):
-        return type(norm).forward is nn.BatchNorm2d.forward
-    return _is_frozen(norm)
-
-
-def _is_frozen(norm: Any) -> bool:
-    """Return whether it is a frozen batch norm of torchvision or Detectron2, whose scale and shift are buffers."""
-    return norm._buffers.keys() == {"weight", "bias", "running_mean", "running_var"} and "Frozen" in type(norm).__name__
-
-
-def _is_trained(norm: Any) -> bool:
-    """Return whether a batch norm uses the statistics of the batch."""
-    return norm.training and not _is_frozen(norm)
-
-
-class _Statistics(NamedTuple):
-    """What turns ``c`` into its norm once more, (C,) each."""
-
-    mean: Tensor
-    variance: Tensor
-    inverse_deviation: Tensor
-
-
-def _normalise(c: Tensor, norm: Any, *, relu: bool = True) -> tuple[Tensor, _Statistics]:
-    """Compute the norm of ``c``, and ReLU, and update the running statistics as the norm's own ``forward`` does."""
-    if not _is_trained(norm):
-        statistics = _Statistics(norm.running_mean, norm.running_var, (norm.running_var + norm.eps).rsqrt())
-        return _normalise_again(c, norm.weight, norm.bias, statistics, norm.eps, relu=relu), statistics
-    if c.numel() == c.shape[1]:  # in the words of PyTorch's batch norm
-        raise ValueError(f"Expected more than 1 value per channel when training, got input size {c.size()}")
-    norm.num_batches_tracked.add_(1)
-    momentum = 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-    y, mean, inverse_deviation = torch.native_batch_norm(
-        c, norm.weight, norm.bias, norm.running_mean, norm.running_var, True, momentum, norm.eps
-    )
-    return y.relu_() if relu else y, _Statistics(mean, inverse_deviation.pow(-2) - norm.eps, inverse_deviation)
-
-
-def _normalise_again(
-    c: Tensor, scale: Tensor, shift: Tensor, statistics: _Statistics, eps: float, *, relu: bool = True
-) -> Tensor:
-    mean, variance, _ = statistics
-    y = F.batch_norm(c, mean, variance, scale, shift, training=False, eps=eps)
-    return y.relu_() if relu else y
-
-
-def _normalise_backward(
-    grad: Tensor, y: Tensor | None, c: Tensor, scale: Tensor, statistics: _Statistics, norm: Any, wanted: Sequence[bool]
-) -> tuple[Tensor | None, ...]:
-    """Compute gradients of ``c``, scale and shift; ``grad`` is overwritten where it is of a ReLU's output ``y``."""
-    if y is not None:
-        _aten.threshold_backward.grad_input(grad, y, 0, grad_input=grad)
-    mean, variance, inverse_deviation = statistics
-    return _aten.native_batch_norm_backward(
-        grad, c, scale, mean, variance, mean, inverse_deviation, _is_trained(norm), norm.eps, list(wanted)
-    )
 
 
 def _pool_backward(grad: Tensor, x: Tensor, pool: nn.Module) -> Tensor:
@@ -145,7 +88,7 @@ class _NormReluConv(torch.autograd.Function):
     ) -> Tensor:
         first, norm, pool, conv = modules
         c = x if first_weight is None else _convolve(x, first_weight, first)
-        y, statistics = _normalise(c, norm)
+        y, statistics = normalise(c, norm)
         ctx.save_for_backward(x, first_weight, scale, shift, weight, *statistics)
         ctx.modules = modules
         return _convolve(pool(y), weight, conv)
@@ -155,16 +98,16 @@ class _NormReluConv(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, first_weight, scale, shift, weight, *values = ctx.saved_tensors
         first, norm, pool, conv = ctx.modules
-        statistics = _Statistics(*values)
+        statistics = Statistics(*values)
         of_image, of_first, *of_norm, of_weight = ctx.needs_input_grad[:5]
         of_c = of_image or of_first
         c = x if first_weight is None else _convolve_again(x, first_weight, first, grad.dtype)
-        y = _normalise_again(c, scale, shift, statistics, norm.eps)
+        y = normalise_again(c, scale, shift, statistics, norm.eps)
         grad_x, grad_weight = _convolve_backward(grad, pool(y), weight, conv, (of_c or any(of_norm), of_weight))
         gradients: tuple[Tensor | None, ...] = (None, None, None)
         if grad_x is not None:
             grad_y = _pool_backward(grad_x, y, pool)
-            gradients = _normalise_backward(grad_y, y, c, scale, statistics, norm, (of_c, *of_norm))
+            gradients = normalise_backward(grad_y, y, c, scale, statistics, norm, (of_c, *of_norm))
         grad_c, *grad_norm = gradients
         grad_first = None
         if first_weight is not None and grad_c is not None:
@@ -179,7 +122,7 @@ class _PoolConvNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, *modules: Any) -> Tensor:
         pool, conv, norm = modules
         c = _convolve(pool(x), weight, conv)
-        out, statistics = _normalise(c, norm, relu=False)
+        out, statistics = normalise(c, norm, relu=False)
         ctx.save_for_backward(x, c if conv.in_channels > _CHEAP_CHANNELS else None, weight, scale, *statistics)
         ctx.modules = modules
         return out
@@ -191,13 +134,13 @@ class _PoolConvNorm(torch.autograd.Function):
         pool, conv, norm = ctx.modules
         of_x, of_weight, *of_norm = ctx.needs_input_grad[:4]
         pooled = pool(x)
-        statistics = _Statistics(*values)
+        statistics = Statistics(*values)
         grad_c: Tensor | None
         grad_norm: Sequence[Tensor | None] = (None, None)
-        if _is_trained(norm) or any(of_norm):
+        if is_trained(norm) or any(of_norm):
             if c is None:
                 c = _convolve_again(pooled, weight, conv, grad.dtype)
-            grad_c, *grad_norm = _normalise_backward(grad, None, c, scale, statistics, norm, (True, *of_norm))
+            grad_c, *grad_norm = normalise_backward(grad, None, c, scale, statistics, norm, (True, *of_norm))
             assert grad_c is not None
         else:
             grad_c = grad * (scale * statistics.inverse_deviation)[:, None, None].to(grad.dtype)
@@ -211,7 +154,7 @@ class _NormReluMaxPool(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, c: Tensor, scale: Tensor, shift: Tensor, norm: Any, pool: nn.MaxPool2d) -> Tensor:
-        y, statistics = _normalise(c, norm)
+        y, statistics = normalise(c, norm)
         ctx.save_for_backward(c, scale, shift, *statistics)
         ctx.modules = norm, pool
         return pool(y)
@@ -221,12 +164,12 @@ class _NormReluMaxPool(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         c, scale, shift, *values = ctx.saved_tensors
         norm, pool = ctx.modules
-        statistics = _Statistics(*values)
-        y = _normalise_again(c, scale, shift, statistics, norm.eps)
+        statistics = Statistics(*values)
+        y = normalise_again(c, scale, shift, statistics, norm.eps)
         sides = [[side, side] for side in (pool.kernel_size, pool.stride, pool.padding, pool.dilation)]
         _, indices = _aten.max_pool2d_with_indices(y, *sides, pool.ceil_mode)
         of_y = _aten.max_pool2d_with_indices_backward(grad, y, *sides, pool.ceil_mode, indices)
-        gradients = _normalise_backward(of_y, y, c, scale, statistics, norm, ctx.needs_input_grad[:3])
+        gradients = normalise_backward(of_y, y, c, scale, statistics, norm, ctx.needs_input_grad[:3])
         return (*gradients, None, None)
 
 
@@ -241,7 +184,7 @@ class _AttentionConv(torch.autograd.Function):
         ctx: Any, c: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, modules: Any, *parameters: Tensor
     ) -> Tensor:
         norm, attention, pool, conv = modules
-        y, statistics = _normalise(c, norm)
+        y, statistics = normalise(c, norm)
         # A hook that packs saved tensors, such as a checkpoint around this, must leave the small graph alone.
         with torch.enable_grad(), saved_tensors_hooks(_as_it_is, _as_it_is):
             pooled = attention.pool(y.detach()).requires_grad_()
@@ -256,9 +199,9 @@ class _AttentionConv(torch.autograd.Function):
         c, scale, shift, weight, *values = ctx.saved_tensors
         norm, attention, pool, conv = ctx.modules
         pooled, weights = ctx.graph
-        statistics = _Statistics(*values)
+        statistics = Statistics(*values)
         wanted = ctx.needs_input_grad[:3]
-        y = _normalise_again(c, scale, shift, statistics, norm.eps)
+        y = normalise_again(c, scale, shift, statistics, norm.eps)
         mixed = attention.weigh(y, weights.detach())
         of_x, of_weight = _convolve_backward(grad, pool(mixed), weight, conv, (True, ctx.needs_input_grad[3]))
         assert of_x is not None
@@ -269,7 +212,7 @@ class _AttentionConv(torch.autograd.Function):
             of_y = torch.empty_like(y)
             for part, share in zip(of_y.split(attention.channels, 1), weights.detach().unbind(1), strict=True):
                 torch.addcmul(of_pooled, share, of_mixed, out=part)
-            gradients = _normalise_backward(of_y, y, c, scale, statistics, norm, wanted)
+            gradients = normalise_backward(of_y, y, c, scale, statistics, norm, wanted)
         return (*gradients, of_weight, None, *of_parameters)
 
 
@@ -305,7 +248,7 @@ def applies(module: DeepStem | Bottleneck) -> bool:
     convs, norms, others = _parts(module)
     if any(has_hooks(part) for part in (*convs, *norms, *others)):
         return False
-    return all(map(_is_plain_conv, convs)) and all(map(_is_batch_norm, norms))
+    return all(map(_is_plain_conv, convs)) and all(map(is_batch_norm, norms))
 
 
 def _parts(module: Any) -> tuple[list[nn.Conv2d], list[nn.Module], list[nn.Module]]:
