@@ -1,11 +1,45 @@
-"""ResNeSt backbones: the trunk in plain PyTorch. Importing this package imports no detection framework."""
+"""ResNeSt backbones: the trunk in plain PyTorch.
 
-from resnest_backbones import checkpoint, model_zoo, weights
-from resnest_backbones.acceleration.inference import optimize_for_inference
-from resnest_backbones.checkpoint import convert_state_dict, load_checkpoint
-from resnest_backbones.models.resnest import Bottleneck, DeepStem, ResNeSt, build
-from resnest_backbones.models.split_attention import SplitAttentionConv2d
-from resnest_backbones.models.variants import VARIANTS, ResNeStSpec, get_variant, list_variants
+Importing this package imports no detection framework, and PyTorch only once something of it is used (PEP 562): the
+command lines show their help at once.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from resnest_backbones import checkpoint, model_zoo, weights
+    from resnest_backbones.acceleration import optimize_for_inference
+    from resnest_backbones.checkpoint import convert_state_dict, load_checkpoint
+    from resnest_backbones.models import (
+        VARIANTS,
+        Bottleneck,
+        DeepStem,
+        ResNeSt,
+        ResNeStSpec,
+        SplitAttentionConv2d,
+        build,
+        get_variant,
+        list_variants,
+    )
+else:
+    _ROOMS = ("models", "checkpoint", "acceleration", "weights", "model_zoo", "errors")
+
+    def __getattr__(name: str) -> object:
+        """Return a room of the package, or one of the names below from its room, imported now."""
+        if name in _ROOMS:
+            return import_module(f"{__name__}.{name}")
+        if name in __all__:
+            rooms = (import_module(f"{__name__}.{room}") for room in _ROOMS)
+            globals()[name] = next(vars(room)[name] for room in rooms if name in vars(room))
+            return globals()[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
 
 __version__ = "0.1.0"
 

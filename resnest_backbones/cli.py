@@ -26,10 +26,9 @@ from typing import Any
 
 import resnest_backbones
 from resnest_backbones import model_zoo
-from resnest_backbones.checkpoint import TARGETS, convert_file
+from resnest_backbones.choices import TARGETS
 from resnest_backbones.errors import add_verbose, did_you_mean, one_line_errors
 from resnest_backbones.model_zoo import NUM_CLASSES, RECIPES
-from resnest_backbones.models.variants import VARIANTS
 from resnest_backbones.weights import MIRROR_VARIABLE, SCHEME, WEIGHTS, Record, default_cache_dir, fetch, get_record
 
 __all__ = ["build_argument_parser", "main", "print_next", "python_command", "shorten"]
@@ -139,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def print_list(args: argparse.Namespace) -> int:
     """Run ``list``."""
     configs = model_zoo.list_trained() if args.trained else model_zoo.list() if args.configs else []
-    rows = [*map(_about_config, configs)] or [*map(_about_network, VARIANTS)]
+    rows = [*map(_about_config, configs)] or [*map(_about_network, resnest_backbones.VARIANTS)]
     if args.json:
         print(json.dumps(rows, indent=1))
         return 0
@@ -153,7 +152,7 @@ def print_list(args: argparse.Namespace) -> int:
 
 
 def _about_network(name: str) -> dict[str, Any]:
-    spec, record = VARIANTS[name], WEIGHTS.get(name)
+    spec, record = resnest_backbones.VARIANTS[name], WEIGHTS.get(name)
     return {
         "name": name,
         "params_m": round((spec.params or 0) / 1e6, 1),
@@ -179,7 +178,7 @@ def _configs_of(network: str) -> list[str]:
 
 def print_info(args: argparse.Namespace) -> int:
     """Run ``info``."""
-    if args.name in VARIANTS:
+    if args.name in resnest_backbones.VARIANTS:
         facts = _facts_of_network(args.name)
         following = ("see another network", "info", "resnest50")
     elif args.name in model_zoo.list():
@@ -200,7 +199,8 @@ def print_info(args: argparse.Namespace) -> int:
 
 def _hint(name: str) -> str:
     """Return the end of a message: which names may have been meant."""
-    return "; " + did_you_mean(name, [*VARIANTS, *model_zoo.list()], f"`{PROGRAM} list` prints the names")
+    known = [*resnest_backbones.VARIANTS, *model_zoo.list()]
+    return "; " + did_you_mean(name, known, f"`{PROGRAM} list` prints the names")
 
 
 def _facts_of_network(name: str) -> dict[str, Any]:
@@ -208,7 +208,7 @@ def _facts_of_network(name: str) -> dict[str, Any]:
     if record := WEIGHTS.get(name):
         facts = {key: getattr(record, key) for key in ("top1", "crop", "channel_order", "mean", "std", "source")}
         weights = {**facts, **_facts_of_file(name, record)}
-    spec = dataclasses.asdict(VARIANTS[name])
+    spec = dataclasses.asdict(resnest_backbones.VARIANTS[name])
     configs = {config: _published(config) for config in _configs_of(name)}
     return {**spec, "weights": weights, "configs": configs}
 
@@ -227,7 +227,7 @@ def _facts_of_file(name: str, record: Record) -> dict[str, Any]:
 
 
 def _facts_of_config(name: str) -> dict[str, Any]:
-    networks = [network for network in VARIANTS if name in _configs_of(network)]
+    networks = [network for network in resnest_backbones.VARIANTS if name in _configs_of(network)]
     facts: dict[str, Any] = {
         "name": name,
         "framework": model_zoo.framework_of(name),
@@ -284,7 +284,7 @@ def download(args: argparse.Namespace) -> int:
 
 def convert(args: argparse.Namespace) -> int:
     """Run ``convert`` with the arguments of ``add_convert_arguments``."""
-    count = convert_file(args.source, args.target_file, args.to)
+    count = resnest_backbones.checkpoint.convert_file(args.source, args.target_file, args.to)
     if args.json:
         print(json.dumps({"file": args.target_file, "layout": args.to, "tensors": count}))
     else:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "resnest_backbones"
 # Low to high; rooms of one line do not import each other.
 ORDER = (
-    ("errors",),
+    ("errors", "choices"),
     ("data", "faults"),
     ("models",),
     ("acceleration", "weights"),
@@ -107,6 +107,52 @@ def test_tools_need_no_packages_but_those_of_what_they_do(tmp_path):
     assert done.returncode == 0 and "fcn_resnest101-d8" in done.stdout, done.stderr
     assert [line for line in done.stdout.splitlines() if line == "0"] == ["0", "0"]
     assert "reproduce.py: error: import of tabulate halted; None in sys.modules: pip install '.[demo]'" in done.stdout
+
+
+# Run as by the shell, one after the other.
+HELP = """
+import runpy, sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path("tools").resolve()))
+from resnest_backbones.cli import main
+
+def shows_help(run, *words):
+    sys.argv[1:] = [*words, "--help"]
+    try:
+        run()
+    except SystemExit as ended:
+        assert ended.code == 0, (words, ended.code)
+    slow = {"torch", "torchvision", "detectron2", "mmseg", "mmcv", "mmengine", "onnxruntime"} & {*sys.modules}
+    assert not slow, (run, words, slow)
+
+for file in sorted(Path("tools").glob("*.py")):
+    if "argparse" in file.read_text():
+        shows_help(lambda: runpy.run_path(str(file), run_name="__main__"))
+for command in ("list", "data", "run", "report"):
+    shows_help(lambda: runpy.run_path("tools/reproduce.py", run_name="__main__"), command)
+for words in ((), ("list",), ("info",), ("download",), ("convert",), ("doctor",)):
+    shows_help(main, *words)
+"""
+
+
+def test_help_is_shown_without_importing_pytorch_or_a_framework():
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("nbclient")
+    done = subprocess.run([sys.executable, "-c", HELP], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert done.stdout.count("usage: ") > 25
+
+
+def test_names_of_the_package_are_imported_when_they_are_used():
+    program = (
+        "import pickle, sys, resnest_backbones as rb; from resnest_backbones import errors\n"
+        "assert 'torch' not in sys.modules and {*rb.__all__} <= {*dir(rb)} and not hasattr(rb, 'nonsense')\n"
+        "from resnest_backbones import *\n"
+        "assert build is rb.build is rb.models.build and pickle.loads(pickle.dumps(rb.ResNeSt)) is ResNeSt\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_trunk_needs_its_own_requirements_only(tmp_path):

@@ -19,13 +19,7 @@ import shlex
 import sys
 from pathlib import Path
 
-import torch
-
-from benchmarks.cases import DTYPES, Case
-from benchmarks.measure import measure
-from benchmarks.report import table, write_report
 from export import parse_size
-from machine import describe_machine
 
 
 def build_argument_parser() -> argparse.ArgumentParser:
@@ -35,7 +29,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
     add("--sizes", nargs="+", type=parse_size, default=[(800, 800)], metavar="HxW", help="default: 800x800")
     add("--batches", nargs="+", type=int, default=[1], metavar="N", help="images per batch (default: 1)")
     add(
-        "--dtypes", "--dtype", nargs="+", choices=tuple(DTYPES), default=["float32"],
+        "--dtypes", "--dtype", nargs="+", choices=("float32", "bfloat16", "float16"), default=["float32"],
         help="types of our network; peers run in float32 and under autocast (default: float32)",
     )  # fmt: skip
     add("--train", action="store_true", help="measure training steps, and the memory they keep for backward")
@@ -45,7 +39,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
     add("--only", nargs="+", metavar="NAME", help="networks to run, as patterns: 'ours*' original (default: all)")
     add("--rounds", type=int, default=11, metavar="N", help="default: %(default)s")
     add("--threads", type=int, metavar="N", help="threads of PyTorch (default: its own choice)")
-    add("--device", type=torch.device, default=torch.device("cpu"), help="default: cpu")
+    add("--device", default="cpu", help="default: cpu")
     add("--output-dir", type=Path, metavar="DIR", help="write benchmark.md, .json and .png there")
     return parser
 
@@ -56,17 +50,25 @@ def run(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.rounds < 1 or min(args.batches) < 1 or (args.threads is not None and args.threads < 1):
         parser.error("--rounds, --batches and --threads must be positive")
+    import torch
+
+    from benchmarks.cases import Case
+    from benchmarks.measure import measure
+    from benchmarks.report import table, write_report
+    from machine import describe_machine
+
+    device = torch.device(args.device)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     what = ("detector " if args.detector else "") + ("training" if args.train else "inference")
     product = itertools.product(args.networks, args.sizes, args.batches, args.dtypes)
     command = shlex.join(["python", "tools/benchmark.py", *(sys.argv[1:] if arguments is None else arguments)])
-    about = {**describe_machine(args.device), "rounds": args.rounds, "command": command}
+    about = {**describe_machine(device), "rounds": args.rounds, "command": command}
     results = []
     for network, size, batch, dtype in product:
         case = Case(network, *size, batch, dtype, what, args.compile)
         try:
-            results.append(measure(case, rounds=args.rounds, device=args.device, only=args.only, profiled=args.profile))
+            results.append(measure(case, rounds=args.rounds, device=device, only=args.only, profiled=args.profile))
         except ValueError as error:
             parser.error(str(error))
         print(table(results[-1]), flush=True)

@@ -18,14 +18,10 @@ import resource
 import statistics
 import time
 import warnings
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-from torch._dynamo.utils import counters
-from torch.nn.functional import pad
-
-from resnest_backbones import build, list_variants
-from resnest_backbones.acceleration import accelerate
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 WAYS = {"static": {"dynamic": False}, "dynamic": {}, "buckets": {"dynamic": False}}
 # Heights and widths, in the order in which they come; multiples of 8 and others, one of them twice.
@@ -43,6 +39,8 @@ def cpu_seconds() -> float:
 
 def step(net: nn.Module, images: Tensor) -> float:
     """Return the CPU seconds of the features, and of their gradients in training."""
+    import torch
+
     start = cpu_seconds()
     with torch.set_grad_enabled(net.training):
         features = net(images)
@@ -53,6 +51,13 @@ def step(net: nn.Module, images: Tensor) -> float:
 
 def measure(way: str, args: argparse.Namespace) -> None:
     """Print the row of one way."""
+    import torch
+    from torch._dynamo.utils import counters
+    from torch.nn.functional import pad
+
+    from resnest_backbones import build
+    from resnest_backbones.acceleration import accelerate
+
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     plain = build(args.variant).train(args.train)
@@ -87,7 +92,7 @@ def main() -> None:
     )
     add = parser.add_argument
     add("--ways", nargs="+", choices=tuple(WAYS), default=list(WAYS))
-    add("--variant", choices=list_variants(), default="resnest50")
+    add("--variant", default="resnest50", help="the network")
     add("--train", action="store_true", help="measure forward and backward")
     add("--channels-last", action="store_true", help="use channels-last memory, compiled and uncompiled")
     add("--backend", default="inductor", help="backend of torch.compile")
@@ -97,6 +102,12 @@ def main() -> None:
     add("--rounds", type=int, default=5, help="passes after the first, for the median")
     add("--threads", type=int, default=1)
     args = parser.parse_args()
+    from resnest_backbones import get_variant
+
+    try:
+        get_variant(args.variant)
+    except ValueError as error:
+        parser.error(str(error))
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # workers would outlive what is measured
     print("| sizes | graphs | first pass, CPU s | later passes | uncompiled | ratio |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |", flush=True)

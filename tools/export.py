@@ -5,34 +5,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-import textwrap
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from tabulate import tabulate
-from torch import Tensor
-from tqdm import tqdm
-
-from resnest_backbones import model_zoo
-from resnest_backbones.checkpoint import load_checkpoint
-from resnest_backbones.cli import print_next
-from resnest_backbones.data import read_image
-from resnest_backbones.errors import ExportError, add_verbose, one_line_errors
-from resnest_backbones.export.backbone import export_backbone
-from resnest_backbones.export.exportable import BACKBONE, Exportable
-from resnest_backbones.export.formats import FORMATS, OPSETS, load, save
-from resnest_backbones.export.models import build_model
-from resnest_backbones.export.parity import Difference, check_parity
-from resnest_backbones.export.preprocess import prepare_image
-from resnest_backbones.models.resnest import build
-from resnest_backbones.models.variants import list_variants
-
-_RANDOM = "random"
-_TRUNK_OPTIONS = ("output_stride", "out_features", "num_classes")
-_HEADER = ("input", "output", "max abs", "relative", "")
-_TABLE = {"tablefmt": "plain", "disable_numparse": True, "colalign": ("left", "left", "right", "right")}
+from resnest_backbones.choices import OPSETS, SUFFIXES
+from resnest_backbones.errors import add_verbose, one_line_errors
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -57,8 +33,8 @@ Examples:
     )
     add = parser.add_argument
     add("model", metavar="MODEL", help="a network such as resnest50, or the config of a detector or segmentor")
-    add("checkpoint", metavar="CHECKPOINT", help=f"a file, resnest://NAME, or {_RANDOM}, to try the formats")
-    add("--formats", nargs="+", choices=tuple(FORMATS), default=["onnx"], metavar="FORMAT", help=", ".join(FORMATS))
+    add("checkpoint", metavar="CHECKPOINT", help="a file, resnest://NAME, or random, to try the formats")
+    add("--formats", nargs="+", choices=tuple(SUFFIXES), default=["onnx"], metavar="FORMAT", help=", ".join(SUFFIXES))
     text = "opset of the ONNX file: 18, 19 or 20 (default: %(default)s)"
     add("--opset", type=int, default=OPSETS[-1], metavar="N", help=text)
     add("--output-dir", type=Path, default=Path("exported"), metavar="DIR", help="default: %(default)s")
@@ -82,85 +58,13 @@ Examples:
     return parser
 
 
-def export(args: argparse.Namespace) -> bool:
-    """Export as the options say; return whether all files equal the network within ``--tolerance``."""
-    exportable = build_exportable(args)
-    name = args.name or Path(args.model).stem
-    inputs = random_inputs(exportable, [] if args.fixed else args.check_sizes)
-    if args.check_images and (exportable.metadata["task"] == BACKBONE or not exportable.dynamic):
-        raise ExportError("--check-images goes with a detector or a segmentor that is not --fixed")
-    inputs += [prepare_image(read_image(Path(file)), exportable.metadata)[0] for file in args.check_images]
-    good = True
-    for format_name in tqdm(args.formats, desc="formats", leave=False):
-        file = args.output_dir / f"{name}{FORMATS[format_name].suffix}"
-        start = time.perf_counter()
-        try:
-            save(exportable, format_name, file, opset=args.opset)
-        except ExportError as error:
-            raise ExportError(f"{format_name}: {error}") from error
-        seconds = time.perf_counter() - start
-        print(f"{format_name}: {file} ({file.stat().st_size / 1e6:.1f} MB, written in {seconds:.0f} s)", flush=True)
-        found = check_parity(exportable, load(file), inputs)
-        rows = [("x".join(map(str, d.size)), d.output, f"{d.absolute:.1e}", f"{d.relative:.1e}", d.note) for d in found]
-        print(textwrap.indent(tabulate(rows, _HEADER, **_TABLE), "  "), flush=True)
-        if exportable.rows and all(d.note.startswith("0 ") for d in found if d.output == "boxes"):
-            print("  nothing was detected in any of these: compare on photographs, with --check-images", flush=True)
-        problems = find_problems(found, args.tolerance)
-        for problem in problems:
-            print(f"{format_name}: NOT EQUAL: {problem}", flush=True)
-        good = good and not problems
-    if good and exportable.metadata["task"] != BACKBONE:
-        print_next("look at its predictions", "tools/demo.py", "--model", file, "IMAGE_OR_FOLDER")
-    return good
-
-
-def build_exportable(args: argparse.Namespace) -> Exportable:
-    given = {name: value for name in _TRUNK_OPTIONS if (value := getattr(args, name)) is not None}
-    if args.model in list_variants():
-        net = build(args.model, **given)
-        if args.checkpoint != _RANDOM:
-            load_checkpoint(net, args.checkpoint)
-        return export_backbone(net, args.size or (224, 224), fixed=args.fixed)
-    if given:
-        option = next(iter(given)).replace("_", "-")
-        raise ExportError(f"--{option} is for a trunk given by its name, and MODEL is the config {args.model}")
-    if args.model not in model_zoo.list() and not Path(args.model).is_file():
-        raise ExportError(f"MODEL must be a network name (resnest50) or a config (file or zoo name), got {args.model}")
-    checkpoint = None if args.checkpoint == _RANDOM else args.checkpoint
-    options = {"framework": args.framework, "options": args.opts, "classes": args.classes}
-    built = build_model(args.model, checkpoint, **options)
-    if args.backbone:
-        return export_backbone(built.model, args.size or (224, 224), fixed=args.fixed)
-    return built.exportable(args.size, fixed=args.fixed)
-
-
-def random_inputs(exportable: Exportable, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """Return the example, and inputs of other sizes and, where they may differ, of other batch sizes."""
-    shape = list(exportable.example.shape)
-    inputs = [exportable.example]
-    for number, size in enumerate(sizes):
-        batch = [1 + number % 3] if 0 in exportable.dynamic and len(shape) == 4 else shape[:-3]
-        x = torch.rand((*batch, shape[-3], *size), generator=torch.Generator().manual_seed(number + 1))
-        inputs.append(x - 0.5 if exportable.metadata["task"] == BACKBONE else (255 * x).round())
-    return inputs
-
-
-def find_problems(differences: Sequence[Difference], tolerance: float) -> list[str]:
-    problems = []
-    for d in differences:
-        where = f"{d.output} at {'x'.join(map(str, d.size))}"
-        if not d.relative <= tolerance:  # NaN is a problem, too
-            problems.append(f"{where} differs by {d.relative:.1e}, allowed is {tolerance:.1e}")
-        elif d.unmatched:
-            problems.append(f"{where}: {d.unmatched} detections have no match")
-    return problems
-
-
 def run(arguments: list[str] | None = None) -> None:
     """Parse the command line and export; the status is 1 if a file is not equal to the network."""
     parser = build_parser()
     args = parser.parse_args(arguments)
     with one_line_errors(parser.prog, ImportError, ValueError, verbose=args.verbose):
+        from commands.export import export
+
         good = export(args)
     if not good:
         sys.exit(1)

@@ -8,9 +8,10 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 # Of several names of one package, one is installed.
 _PACKAGES = (
@@ -21,6 +22,8 @@ _PACKAGES = (
 
 def describe_machine(device: torch.device | None = None) -> dict[str, Any]:
     """Return what to record with a measurement on ``device``; None: all GPUs, or the processor where there is none."""
+    import torch
+
     on_gpu = torch.cuda.is_available() if device is None else device.type == "cuda"
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
@@ -32,11 +35,15 @@ def describe_machine(device: torch.device | None = None) -> dict[str, Any]:
 
 
 def _gpus(device: torch.device | None) -> str:
+    import torch
+
     count = torch.cuda.device_count() if device is None else 1
     return f"{f'{count} x ' if count > 1 else ''}{torch.cuda.get_device_name(device)}"
 
 
 def _processor() -> str:
+    import torch
+
     info, name = Path("/proc/cpuinfo"), platform.processor() or platform.machine()
     if info.is_file():
         lines = info.read_text(encoding="utf-8", errors="replace").splitlines()

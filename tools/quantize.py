@@ -9,22 +9,10 @@ For example:
 from __future__ import annotations
 
 import argparse
-import statistics
-import textwrap
-import time
 from pathlib import Path
 
-from tabulate import tabulate
-
-from resnest_backbones.cli import print_next
-from resnest_backbones.data import read_image
-from resnest_backbones.errors import ExportError, add_verbose, one_line_errors
-from resnest_backbones.export.quantize import METHODS, quantize
-from resnest_backbones.predict import Predictor
-from resnest_backbones.predict.evaluate import average_precision, mean_iou
-from resnest_backbones.predict.sources import find_files
-
-_TIMED = 20  # images
+from resnest_backbones.choices import CALIBRATIONS
+from resnest_backbones.errors import add_verbose, one_line_errors
 
 
 def build_argument_parser() -> argparse.ArgumentParser:
@@ -35,7 +23,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
     add("--output", type=Path, metavar="FILE.onnx", help="default: MODEL_int8.onnx")
     add("--max-images", type=int, default=100, metavar="N", help="use the first N of the images (default: %(default)s)")
     text = "how to find the range of an activation (default: %(default)s)"
-    add("--method", choices=METHODS, default="minmax", help=text)
+    add("--method", choices=CALIBRATIONS, default="minmax", help=text)
     add("--keep", nargs="+", default=[], metavar="NAME", help="keep nodes with this in their names in float32")
     group = parser.add_argument_group("measure AP, or mIoU, of both files")
     group.add_argument("--val-json", type=Path, metavar="FILE", help="annotations in COCO format, for a detector")
@@ -59,47 +47,13 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
             parser.error(f"--{name.replace('_', '-')} does not exist: {value}")
 
 
-def measure(predictor: Predictor, args: argparse.Namespace) -> dict[str, float]:
-    if args.val_json:
-        return average_precision(predictor, args.val_json, args.val_images)
-    return mean_iou(predictor, args.val_images, args.val_label_maps)
-
-
-def milliseconds(predictor: Predictor, images: list[Path]) -> float:
-    """Return the median time of an image, preprocessing included."""
-    times = []
-    for image in [read_image(path) for path in [images[0], *images[:_TIMED]]]:
-        start = time.perf_counter()
-        predictor(image)
-        times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times[1:])  # the first call also allocates
-
-
-def convert(args: argparse.Namespace) -> None:
-    images = list(find_files(args.images, allow_videos=False)[0].values())[: args.max_images]
-    output = args.output or args.model.with_name(f"{args.model.stem}_int8.onnx")
-    if output.resolve() == args.model.resolve():
-        raise ExportError(f"--output must not be {args.model} itself")
-    number = quantize(args.model, output, images, method=args.method, keep=args.keep)
-    print(f"{output}: {number} operators in int8, calibrated on {len(images)} images")
-    predictors = []
-    for name, file in (("float32", args.model), ("int8", output)):
-        predictors.append(Predictor.from_file(file))
-        time_per_image = milliseconds(predictors[-1], images)
-        print(f"  {name:<8} {file.stat().st_size / 1e6:>8.1f} MB {time_per_image:>8.1f} ms per image")
-    if args.val_images:
-        before, after = (measure(predictor, args) for predictor in predictors)
-        rows = [(name, value, after[name], f"{after[name] - value:+.2f}") for name, value in before.items()]
-        table = tabulate(rows, ("percent", "float32", "int8", "change"), tablefmt="plain", floatfmt=".2f")
-        print(textwrap.indent(table, "  "))
-    print_next("look at its predictions", "tools/demo.py", "--model", output, "IMAGE_OR_FOLDER")
-
-
 def run(arguments: list[str] | None = None) -> None:
     parser = build_argument_parser()
     args = parser.parse_args(arguments)
     check_arguments(parser, args)
     with one_line_errors(parser.prog, ImportError, verbose=args.verbose):
+        from commands.quantize import convert
+
         convert(args)
 
 

@@ -17,12 +17,7 @@ import shlex
 import sys
 from pathlib import Path
 
-import torch
-
-from benchmarks import small_records
-from benchmarks.small_records import DATASETS, NETWORKS, STARTS, SmallRecord, read_records
-from benchmarks.small_training import data_options, pretrain, transfer
-from machine import describe_machine
+from benchmarks.small_records import DATASETS, NETWORKS, STARTS, SmallRecord, read_records, small_table, write_record
 from resnest_backbones.errors import ConfigError, add_verbose, one_line_errors
 
 
@@ -30,9 +25,8 @@ def build_argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with bccd/ and nuclei/")
     parser.add_argument("--output-dir", type=Path, default=Path("small_benchmark"), help="default: %(default)s")
-    default = "gpu" if torch.cuda.is_available() else "cpu"
-    text = "cpu is shorter (default here: %(default)s)"
-    parser.add_argument("--recipe", choices=("gpu", "cpu"), default=default, help=text)
+    text = "cpu is shorter (default: gpu where there is one)"
+    parser.add_argument("--recipe", choices=("gpu", "cpu"), help=text)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="default: 1 2 3")
     datasets = tuple(DATASETS)
     parser.add_argument("--datasets", nargs="+", choices=datasets, default=datasets, help="default: all of them")
@@ -53,6 +47,12 @@ def run(arguments: list[str] | None = None) -> None:
 
 def benchmark(args: argparse.Namespace, command: str) -> None:
     """Pre-train, then train all combinations seed by seed, and write the record of a dataset after each training."""
+    import torch
+
+    from benchmarks.small_training import data_options, pretrain, transfer
+    from machine import describe_machine
+
+    args.recipe = args.recipe or ("gpu" if torch.cuda.is_available() else "cpu")
     file = args.output_dir / "small_benchmark.json"
     records = read_records(file) if file.is_file() else {}
     for record in records.values():
@@ -73,9 +73,9 @@ def benchmark(args: argparse.Namespace, command: str) -> None:
         about = describe_machine()
         machine = f"{about['machine']}, {about['threads']} threads"
         facts = (command, about["date"], machine, about["versions"])
-        small_records.write_record(SmallRecord(name, args.recipe, *facts, pretraining, tuple(runs[name])), file)
+        write_record(SmallRecord(name, args.recipe, *facts, pretraining, tuple(runs[name])), file)
         print(f"[{number}/{len(combinations)}] {name}: {runs[name][-1]}", flush=True)
-    print(f"\n{small_records.small_table(read_records(file))}\nwritten: {file}")
+    print(f"\n{small_table(read_records(file))}\nwritten: {file}")
 
 
 if __name__ == "__main__":

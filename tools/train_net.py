@@ -3,15 +3,72 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 from datetime import timedelta
 from pathlib import Path
 
-from detectron2.engine import launch
-from torch.multiprocessing import ProcessRaisedException
+from resnest_backbones.errors import add_verbose, one_line_errors
 
-from resnest_backbones.cli import print_next
-from resnest_backbones.detectron2.engine.train import build_argument_parser, check_arguments, is_lazy, load_yaml, main
-from resnest_backbones.errors import one_line_errors
+_CUSTOM_DATASET = ("train_json", "train_images", "val_json", "val_images")
+_EPILOG = """
+Examples:
+
+  Train a recipe on 8 GPUs, COCO in $DETECTRON2_DATASETS:
+    python tools/train_net.py --num-gpus 8 \\
+        --config-file configs/detectron2/coco_detection/faster_rcnn_resnest50_fpn_1x.yaml
+
+  Train the same network on your own data, on whatever this machine has:
+    python tools/train_net.py --config-file configs/detectron2/coco_detection/faster_rcnn_resnest50_fpn_1x.yaml \\
+        --train-json train.json --train-images images/ --val-json val.json --val-images images/ \\
+        SOLVER.IMS_PER_BATCH 2 SOLVER.BASE_LR 0.0025
+
+  Resume after an interruption: the same command with --resume
+  Evaluate: the same command with --eval-only MODEL.WEIGHTS output/model_final.pth
+"""
+
+
+def build_argument_parser() -> argparse.ArgumentParser:
+    """Return Detectron2's command line, with options for a custom dataset and a time-out."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--config-file", default="", metavar="FILE", help="the config file, .yaml or .py")
+    add("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
+    add("--eval-only", action="store_true", help="evaluate instead of training")
+    add("--num-gpus", type=int, default=1, metavar="N", help="GPUs, or processes on the CPU, per machine (default: 1)")
+    add("--num-machines", type=int, default=1, metavar="N", help="machines (default: 1)")
+    add("--machine-rank", type=int, default=0, metavar="N", help="number of this machine, from 0 on (default: 0)")
+    text = "where the processes meet, tcp://HOST:PORT of the first machine (default: a free port of this one)"
+    add("--dist-url", default="auto", metavar="URL", help=text)
+    text = "how long to wait for a process that does not answer before ending with an error (default: %(default)g)"
+    add("--dist-timeout", type=float, default=1800.0, metavar="SECONDS", help=text)
+    add_verbose(parser)
+    group = parser.add_argument_group("a custom dataset in COCO format, instead of the config's")
+    group.add_argument("--train-json", metavar="FILE", help="annotations to train on; they give the classes")
+    group.add_argument("--train-images", metavar="DIR", help="folder of their images")
+    group.add_argument("--val-json", metavar="FILE", help="annotations to evaluate on")
+    group.add_argument("--val-images", metavar="DIR", help="folder of their images")
+    text = "settings of the config, after all options: KEY VALUE pairs for .yaml, key=value for .py"
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help=text)
+    return parser
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Check what the parser cannot; raise a ``ValueError`` that names the option."""
+    if not os.path.isfile(args.config_file):
+        raise ValueError(f"--config-file must be a config file, got {args.config_file or 'none'}")
+    if not 0 < args.dist_timeout < float("inf"):
+        raise ValueError(f"--dist-timeout must be above 0, got {args.dist_timeout:g}")
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise ValueError("--num-machines above 1 needs --dist-url tcp://HOST:PORT, of the first machine")
+    needed = _CUSTOM_DATASET[2:] if args.eval_only else _CUSTOM_DATASET
+    missing = [name for name in needed if not getattr(args, name)]
+    if missing and any(getattr(args, name) for name in _CUSTOM_DATASET):
+        options = ["--" + name.replace("_", "-") for name in (*needed, *missing)]
+        whole, absent = ", ".join(options[: len(needed)]), ", ".join(options[len(needed) :])
+        raise ValueError(f"{whole} must be given together, {absent} are missing")
 
 
 def run(arguments: list[str] | None = None) -> None:
@@ -22,6 +79,12 @@ def run(arguments: list[str] | None = None) -> None:
         check_arguments(args)
     except ValueError as error:
         parser.error(str(error))
+    from detectron2.engine import launch
+    from torch.multiprocessing import ProcessRaisedException
+
+    from resnest_backbones.cli import print_next
+    from resnest_backbones.detectron2.engine.train import is_lazy, load_yaml, main
+
     with one_line_errors(parser.prog, ProcessRaisedException, verbose=args.verbose):
         # Before the training, during which the config may change.
         folder = None if args.eval_only or is_lazy(args) else Path(load_yaml(args).OUTPUT_DIR)

@@ -11,8 +11,6 @@ import argparse
 import sys
 
 from checkout import ROOT
-from documents.costs import COSTS_FILE, costs, count, write_costs
-from documents.tables import fill_tables
 from resnest_backbones.model_zoo import RECIPES
 
 FILES = ("README.md", "MODEL_ZOO.md", "docs/speed.md", "docs/choosing.md", "docs/output-stride.md")
@@ -20,6 +18,8 @@ FILES = ("README.md", "MODEL_ZOO.md", "docs/speed.md", "docs/choosing.md", "docs
 
 def recount() -> None:
     """Count parameters and multiply-adds of the recipes; needs both frameworks."""
+    from documents.costs import COSTS_FILE, costs, count, write_costs
+
     counted = {}
     for number, name in enumerate(RECIPES, start=1):
         counted[name] = count(name)
@@ -34,6 +34,8 @@ def run(arguments: list[str] | None = None) -> None:
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a file would change")
     parser.add_argument("--recount", action="store_true", help="first count the costs of every recipe again (minutes)")
     args = parser.parse_args(arguments)
+    from documents.tables import fill_tables
+
     if args.recount:
         recount()
     for name in FILES:

@@ -13,7 +13,8 @@ from resnest_backbones.checkpoint.files import (
     set_aside,
     write_atomically,
 )
-from resnest_backbones.checkpoint.layouts import TARGETS, convert_state_dict, detect_layout
+from resnest_backbones.checkpoint.layouts import convert_state_dict, detect_layout
+from resnest_backbones.choices import TARGETS
 from resnest_backbones.errors import CheckpointError
 
 __all__ = [

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from resnest_backbones.checkpoint.array_pickle import arrays_in_tensor_files, load_arrays, made
 from resnest_backbones.checkpoint.fit import compare, describe_other_pools
-from resnest_backbones.checkpoint.layouts import COUNTER, TARGETS, convert_state_dict, split_trunk, summarize_keys
+from resnest_backbones.checkpoint.layouts import COUNTER, convert_state_dict, split_trunk, summarize_keys
+from resnest_backbones.choices import TARGETS
 from resnest_backbones.errors import CheckpointError
 from resnest_backbones.weights import SCHEME, fetch, find_published, get_record
 

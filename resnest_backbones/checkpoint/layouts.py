@@ -25,10 +25,10 @@ from typing import Any
 from torch import Tensor
 
 from resnest_backbones.checkpoint.mmdet import detectron2_names
+from resnest_backbones.choices import TARGETS
 
 logger = logging.getLogger(__name__)
 
-TARGETS = ("core", "official", "timm", "detectron2", "mmseg", "segmentor")
 COUNTER = "num_batches_tracked"
 
 _NORM = rf"(?:weight|bias|running_mean|running_var|{COUNTER})"

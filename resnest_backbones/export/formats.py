@@ -20,11 +20,10 @@ from torch.onnx import symbolic_helper
 from torchvision.ops import DeformConv2d
 
 from resnest_backbones.checkpoint import write_atomically
+from resnest_backbones.choices import OPSETS, SUFFIXES
 from resnest_backbones.errors import ExportError
 from resnest_backbones.export.exportable import Exportable
 
-# Both of PyTorch's exporters support these; ONNX has deformable convolution from 19 on.
-OPSETS = (18, 19, 20)
 _DEFORMABLE_OPSET = 19
 METADATA_KEY = "resnest_backbones"  # in the files
 
@@ -356,9 +355,10 @@ def _as_tuple(value: Any) -> Sequence[Tensor]:
     return (value,) if isinstance(value, Tensor) else tuple(value)
 
 
-FORMATS: Mapping[str, Format] = {
-    "onnx": Format(".onnx", _write_onnx, _read_onnx),
-    "torchscript": Format(".torchscript", _write_torchscript, _read_torchscript),
-    "aoti": Format(".aoti.pt2", _write_aoti, _read_aoti),  # before .pt2, the end of this suffix
-    "pt2": Format(".pt2", _write_pt2, _read_pt2),
+_FUNCTIONS = {
+    "onnx": (_write_onnx, _read_onnx),
+    "torchscript": (_write_torchscript, _read_torchscript),
+    "aoti": (_write_aoti, _read_aoti),
+    "pt2": (_write_pt2, _read_pt2),
 }
+FORMATS: Mapping[str, Format] = {name: Format(suffix, *_FUNCTIONS[name]) for name, suffix in SUFFIXES.items()}

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from resnest_backbones.choices import CALIBRATIONS
 from resnest_backbones.data import read_image
 from resnest_backbones.errors import ExportError
 from resnest_backbones.export.exportable import BACKBONE
 from resnest_backbones.export.formats import METADATA_KEY, load
 from resnest_backbones.export.preprocess import prepare_image
 
-METHODS = ("minmax", "entropy", "percentile")
 _OPERATORS = ("Conv", "Gemm", "MatMul")
 
 
@@ -35,7 +35,7 @@ def quantize(
         source: a file that ``formats.save`` wrote.
         target: the file to write; it gets its name when it is complete.
         images: for calibration, which takes the range of each activation from them.
-        method: how to choose the range of an activation, one of ``METHODS``.
+        method: how to choose the range of an activation, one of ``CALIBRATIONS``.
         keep: nodes with one of these in their names stay in float32.
 
     Returns:
@@ -50,8 +50,8 @@ def quantize(
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    if method not in METHODS:
-        raise ExportError(f"method must be one of {', '.join(METHODS)}, got {method}")
+    if method not in CALIBRATIONS:
+        raise ExportError(f"method must be one of {', '.join(CALIBRATIONS)}, got {method}")
     if source.suffix != ".onnx" or target.suffix != ".onnx":
         raise ExportError(f"int8 is for ONNX files, named *.onnx, got {source} and {target}")
     metadata = load(source).metadata

@@ -6,7 +6,6 @@ pipeline resizes an image, and the sliding window if there is one, are in the me
 
 from __future__ import annotations
 
-import argparse
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder
@@ -142,7 +140,7 @@ def build(
     file: str, checkpoint: str | None, *, options: Sequence[str] = (), classes: Sequence[str] | None = None
 ) -> BuiltModel:
     """Build a segmentor from a config and a checkpoint; see ``models.build_model``."""
-    cfg = _load_config(file, options)
+    cfg = load_config(file, options)
     init_default_scope(cfg.get("default_scope", "mmseg"))
     if classes is not None:
         fit_heads(cfg, len(classes))
@@ -164,15 +162,6 @@ def build(
         "resize": _resize_of(inner_datasets(cfg.test_dataloader.dataset)[0].pipeline),
     }
     return BuiltModel(model.eval(), partial(export_segmentor, model, metadata=facts))
-
-
-def _load_config(file: str, options: Sequence[str]) -> Config:
-    parser = argparse.ArgumentParser(exit_on_error=False)
-    parser.add_argument("--options", nargs="+", action=DictAction)
-    try:
-        return load_config(file, parser.parse_args(["--options", *options]).options if options else None)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ExportError(f"{file} cannot be used with these --opts: {error}") from error
 
 
 def _resize_of(pipeline: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

@@ -11,26 +11,26 @@ from mmengine.config import Config
 
 from resnest_backbones.data import find_class_file, read_classes
 from resnest_backbones.errors import ConfigError
-from resnest_backbones.mmseg.options import check_options
+from resnest_backbones.mmseg.options import check_options, parse_options
 
 _SPLITS = {"train": "training", "val": "validation", "test": "validation"}
 
 
-def load_config(file: str | Path, options: Mapping[str, Any] | None = None) -> Config:
-    """Return a config file with ``--cfg-options`` applied.
+def load_config(file: str | Path, options: Sequence[str] = ()) -> Config:
+    """Return a config file with settings of the command line, words like ``KEY=VALUE``.
 
     Raises:
-        ConfigError: the file, or one that it builds on, does not exist; or an option would change nothing.
+        ConfigError: the file, or one that it builds on, does not exist; or a setting is none, or would change nothing.
     """
     if not os.path.isfile(file):
         raise ConfigError(f"config must be a file, got {file}")
     try:
         cfg = Config.fromfile(file)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{file}: {error}") from error
-    if options is not None:
-        check_options(cfg, options)
-        cfg.merge_from_dict(dict(options))
+    except Exception as error:  # a config is a program
+        raise ConfigError(f"{file} cannot be read as a config: {str(error) or type(error).__name__}") from error
+    if settings := parse_options(options):
+        check_options(cfg, settings)
+        cfg.merge_from_dict(settings)
     return cfg
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 import mmseg.registry
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.registry import Registry
 from mmengine.runner import Runner
 
@@ -19,6 +20,23 @@ _READ = {*inspect.signature(Runner.__init__).parameters} - {"self", "cfg"}
 _READ |= {"custom_imports", "tta_model", "tta_pipeline", "runner_type", "compile", "find_unused_parameters"}
 _READ |= {"model_wrapper_cfg", "sync_bn", "env"}
 _CLOSE = 0.75  # ratio from which a key that nothing knows is taken for a mistyped one
+
+
+def parse_options(words: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of ``KEY=VALUE`` words, as MMEngine's command lines read them.
+
+    Raises:
+        ConfigError: a word has no ``=``, or a value has brackets that do not match.
+    """
+    for word in words:
+        if not word.partition("=")[0].strip() or "=" not in word:
+            raise ConfigError(f"a setting must be KEY=VALUE, without spaces, got {word!r}")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("words", nargs="*", action=DictAction)
+    try:
+        return dict(parser.parse_args(["--", *words]).words) if words else {}
+    except (AssertionError, ValueError) as error:
+        raise ConfigError(f"the settings {' '.join(words)} cannot be read: {error}") from error
 
 
 def check_options(cfg: Config, options: Mapping[str, Any]) -> None:
@@ -40,7 +58,7 @@ def check_options(cfg: Config, options: Mapping[str, Any]) -> None:
             continue
         remedy = f"; set {', '.join(where)} instead" if where else ""
         reason = f"{first} is a variable of the config file, which is read before"
-        raise ConfigError(f"--cfg-options {key} changes nothing: {reason}{remedy}")
+        raise ConfigError(f"the setting {key} changes nothing: {reason}{remedy}")
 
 
 def _check_key(cfg: Config, key: str) -> None:
@@ -50,7 +68,7 @@ def _check_key(cfg: Config, key: str) -> None:
         parent = ".".join(parts[:number]) or "a config"
         if isinstance(node, (list, tuple)):
             if not part.isdigit() or int(part) >= len(node):
-                raise ConfigError(f"--cfg-options {key}: {parent} has {len(node)} entries, got {part!r}")
+                raise ConfigError(f"the setting {key}: {parent} has {len(node)} entries, got {part!r}")
             node = node[int(part)]
         elif not isinstance(node, Mapping) and not isinstance(node, Config):
             return  # a value becomes a dict
@@ -62,7 +80,7 @@ def _check_key(cfg: Config, key: str) -> None:
             near = get_close_matches(part, known, n=1, cutoff=_CLOSE)
             if part not in known and (complete or near):
                 hint = f"did you mean {near[0]!r}?" if near else f"it may have {', '.join(sorted(known))}"
-                raise ConfigError(f"--cfg-options {key}: {parent} has no {part!r}; {hint}")
+                raise ConfigError(f"the setting {key}: {parent} has no {part!r}; {hint}")
             return
 
 

@@ -17,7 +17,6 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlparse
 from urllib.request import Request, urlopen
 
-import torch
 from filelock import FileLock
 from tqdm import tqdm
 
@@ -36,7 +35,9 @@ _HUB, _HUB_FILE = "https://huggingface.co", "model.safetensors"
 
 def default_cache_dir() -> Path:
     """Return PyTorch Hub's checkpoint folder, which the original and timm use too (``TORCH_HOME`` moves it)."""
-    return Path(torch.hub.get_dir()) / "checkpoints"
+    from torch.hub import get_dir  # not at the top: a command line shows its help before PyTorch is imported
+
+    return Path(get_dir()) / "checkpoints"
 
 
 def fetch(record: Record, *, cache_dir: Path | str | None = None, progress: bool = True) -> Path:

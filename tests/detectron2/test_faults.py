@@ -16,7 +16,6 @@ import train_net
 from resnest_backbones.checkpoint import read_checkpoint
 from resnest_backbones.detectron2.engine import train
 from resnest_backbones.detectron2.engine.data import build_test_loader
-from resnest_backbones.detectron2.engine.train import build_argument_parser
 from resnest_backbones.errors import CheckpointError, DatasetError, DivergedError
 from tests.helpers import ODD_IMAGES, ROOT, TINY_DETECTOR, odd_image, read_only, small_disk
 
@@ -44,7 +43,7 @@ def parse(data: list, output: Path, iterations: int = 1, *options: object, **key
     extra = [word for pair in keys.items() for word in pair]
     given = ["OUTPUT_DIR", output, "SOLVER.MAX_ITER", iterations, "SEED", 3, "MODEL.RESNETS.NORM", "BN", *extra]
     arguments = ["--config-file", CONFIG, *options, *data, *TINY_DETECTOR, *given]
-    return build_argument_parser().parse_args(list(map(str, arguments)))
+    return train_net.build_argument_parser().parse_args(list(map(str, arguments)))
 
 
 def run(*arguments: Any, **keys: object) -> dict:

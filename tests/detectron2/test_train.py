@@ -24,7 +24,6 @@ import train_net
 from resnest_backbones import model_zoo
 from resnest_backbones.detectron2.engine import run_setup, train
 from resnest_backbones.detectron2.engine.data import build_evaluator, check_class_names
-from resnest_backbones.detectron2.engine.train import build_argument_parser, check_arguments
 from resnest_backbones.errors import ConfigError, DatasetError
 from tests.helpers import ROOT, TINY_DETECTOR, run_tool, subset_of_coco
 
@@ -59,7 +58,7 @@ def tiny(output: Path, iterations: int, **keys: object) -> list:
 
 
 def parse(*arguments: object) -> argparse.Namespace:
-    return build_argument_parser().parse_args(list(map(str, arguments)))
+    return train_net.build_argument_parser().parse_args(list(map(str, arguments)))
 
 
 def run(*arguments: object) -> dict:
@@ -416,7 +415,7 @@ def test_a_dataset_of_no_known_kind_is_refused():
 )
 def test_options_that_do_not_hold_together_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        check_arguments(parse(*options))
+        train_net.check_arguments(parse(*options))
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])

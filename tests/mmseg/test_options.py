@@ -30,8 +30,8 @@ CONFIG = model_zoo.get_config_file("deeplabv3_resnest50-d8_4xb4-160k_ade20k-512x
 )
 def test_a_key_that_changes_nothing_is_refused(key, message):
     with pytest.raises(ConfigError, match=message) as raised:
-        load_config(CONFIG, {key: 1})
-    assert str(raised.value).startswith(f"--cfg-options {key}")
+        load_config(CONFIG, [f"{key}=1"])
+    assert str(raised.value).startswith(f"the setting {key}")
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_a_key_that_changes_nothing_is_refused(key, message):
     ],
 )
 def test_what_is_configured_may_be_set(key):
-    cfg = load_config(CONFIG, {key: 7})
+    cfg = load_config(CONFIG, [f"{key}=7"])
     for part in key.split("."):
         cfg = cfg[int(part) if part.isdigit() else part]
     assert cfg == 7

@@ -16,7 +16,7 @@ from torch._dynamo.utils import counters
 import test_seg
 import train_seg
 from resnest_backbones.errors import ConfigError
-from resnest_backbones.mmseg.engine.train import build_train_parser, setup_run
+from resnest_backbones.mmseg.engine.train import setup_run
 from tests.helpers import ROOT, Payload, environment
 from tests.mmseg.helpers import ade_layout, fails, last_metrics, load, logged, run_here, write_config
 
@@ -202,7 +202,7 @@ def test_a_launcher_without_its_environment_is_said_to_lack_it(monkeypatch):
     monkeypatch.setenv("MASTER_ADDR", "localhost")
     for launcher, name in (("pytorch", "RANK"), ("slurm", "SLURM_PROCID"), ("mpi", "OMPI_COMM_WORLD_RANK")):
         with pytest.raises(ConfigError, match=f"--launcher {launcher} needs the environment variable {name}"):
-            setup_run(Config(), build_train_parser().parse_args(["config.py", "--launcher", launcher]))
+            setup_run(Config(), train_seg.build_argument_parser().parse_args(["config.py", "--launcher", launcher]))
 
 
 def test_label_maps_that_teach_nothing_end_training_and_test_before_any_work(shared, config, trained, tmp_path):

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import resnest_backbones as rb
 from markdown_table import markdown_table
-from resnest_backbones.checkpoint import write_atomically
 
 RECORD_FILE = Path(__file__).with_name("small_benchmark.json")
 NETWORKS = ("resnet50", "resnest50")
@@ -61,7 +61,7 @@ def write_record(record: SmallRecord, file: Path = RECORD_FILE) -> None:
     """Write the record of a dataset to a file that keeps those of other datasets."""
     records = {**(read_records(file) if file.is_file() else {}), record.dataset: record}
     content = json.dumps([asdict(records[name]) for name in DATASETS if name in records], indent=1) + "\n"
-    write_atomically(file, lambda stream: stream.write(content.encode()))
+    rb.checkpoint.write_atomically(file, lambda stream: stream.write(content.encode()))
 
 
 def read_records(file: Path = RECORD_FILE) -> dict[str, SmallRecord]:

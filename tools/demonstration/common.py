@@ -12,8 +12,9 @@ from typing import Any
 
 from demonstration.digits import DemoDataset, make_demo_dataset
 from resnest_backbones.cli import shorten
-from visualization.cli import build_argument_parser, visualize
+from visualization.page import visualize
 from visualization.panels import Panel, draw_panels
+from visualize import build_argument_parser
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout
 NUM_TRAIN = 1000

@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 from tqdm.contrib.concurrent import process_map
 
-from resnest_backbones.checkpoint import write_atomically
+import resnest_backbones as rb
 from resnest_backbones.errors import ConfigError, add_verbose
 from resnest_backbones.model_zoo import RECIPES, Recipe
 
@@ -83,13 +83,13 @@ def save_label_map(labels: np.ndarray, file: Path) -> None:
     """Write a label map (H, W) uint8 as PNG, whole or not at all."""
     content = io.BytesIO()
     Image.fromarray(labels).save(content, format="PNG")
-    write_atomically(file, lambda stream: stream.write(content.getvalue()))
+    rb.checkpoint.write_atomically(file, lambda stream: stream.write(content.getvalue()))
 
 
 def write_text(file: Path, text: str) -> None:
     """Write a text, whole or not at all."""
     # Half of a surrogate pair, which JSON admits, cannot be encoded.
-    write_atomically(file, lambda stream: stream.write(text.encode("utf-8", errors="replace")))
+    rb.checkpoint.write_atomically(file, lambda stream: stream.write(text.encode("utf-8", errors="replace")))
 
 
 @contextlib.contextmanager

@@ -25,7 +25,6 @@ from statistics import fmean
 from textwrap import wrap
 from typing import Any, NamedTuple
 
-from documents.costs import costs
 from reproduction.commands import batch_of_segmentor
 from reproduction.common import select_recipes
 from reproduction.data import LAYOUT, needs
@@ -63,6 +62,8 @@ def estimate(recipe: Recipe, device_rate: float = DEVICE_RATE) -> Estimate:
     """
     if not device_rate > 0:
         raise ConfigError(f"--device-rate must be positive, got {device_rate}")
+    from documents.costs import costs  # not at the top: it imports PyTorch, which --help need not
+
     cfg, cost, area = get_config(recipe.name), costs()[recipe.name], 1.0
     if recipe.framework == "detectron2":
         images, area = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH, _detector_area(cfg, cost.height)

@@ -26,8 +26,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from checkout import environment_with_package
 from machine import describe_machine
 from reproduction.commands import Command, count_processes, make_commands, settings_for
@@ -272,6 +270,15 @@ def _now() -> str:
 # The command
 
 
+def _number_of_gpus(text: str) -> int:
+    """Return a number, or the one of this machine's GPUs, which ``--help`` need not import PyTorch for."""
+    if text != "all":
+        return int(text)
+    import torch
+
+    return max(torch.cuda.device_count(), 1)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``run``."""
     add = parser.add_argument
@@ -296,7 +303,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dry-run", action="store_true", help="print the commands and do nothing")
     add = parser.add_argument_group("GPUs and machines", "each machine runs this command once").add_argument
     add(
-        "--num-gpus", type=int, default=max(torch.cuda.device_count(), 1), metavar="N",
+        "--num-gpus", type=_number_of_gpus, default="all", metavar="N",
         help="per machine; without GPUs, processes on the CPU (default: all GPUs)",
     )  # fmt: skip
     add("--num-machines", type=int, default=1, metavar="M", help="default: %(default)s")

@@ -18,8 +18,7 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
 from detectron2.data import MetadataCatalog, build_detection_train_loader
-from detectron2.engine import DefaultTrainer, HookBase, default_argument_parser, default_writers, hooks
-from detectron2.engine.launch import DEFAULT_TIMEOUT
+from detectron2.engine import DefaultTrainer, HookBase, default_writers, hooks
 from detectron2.evaluation import COCOEvaluator, inference_on_dataset, print_csv_format, verify_results
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.solver import build_lr_scheduler, build_optimizer
@@ -65,59 +64,11 @@ from resnest_backbones.detectron2.engine.run_setup import (
     set_aside_earlier_run,
     setup_run,
 )
-from resnest_backbones.errors import ConfigError, add_verbose
+from resnest_backbones.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
 _CUSTOM_DATASET = ("train_json", "train_images", "val_json", "val_images")
-_EPILOG = """
-Examples:
-
-  Train a recipe on 8 GPUs, COCO in $DETECTRON2_DATASETS:
-    python tools/train_net.py --num-gpus 8 \\
-        --config-file configs/detectron2/coco_detection/faster_rcnn_resnest50_fpn_1x.yaml
-
-  Train the same network on your own data, on whatever this machine has:
-    python tools/train_net.py --config-file configs/detectron2/coco_detection/faster_rcnn_resnest50_fpn_1x.yaml \\
-        --train-json train.json --train-images images/ --val-json val.json --val-images images/ \\
-        SOLVER.IMS_PER_BATCH 2 SOLVER.BASE_LR 0.0025
-
-  Resume after an interruption: the same command with --resume
-  Evaluate: the same command with --eval-only MODEL.WEIGHTS output/model_final.pth
-"""
-
-
-def build_argument_parser() -> argparse.ArgumentParser:
-    """Return the parser of Detectron2's command line, with options for a custom dataset and a time-out."""
-    parser = default_argument_parser(epilog=_EPILOG)
-    add_verbose(parser)
-    parser.add_argument(
-        "--dist-timeout",
-        type=float,
-        default=DEFAULT_TIMEOUT.total_seconds(),
-        metavar="SECONDS",
-        help="how long to wait for a process that does not answer before ending with an error (default: %(default)g)",
-    )
-    group = parser.add_argument_group("a custom dataset in COCO format, instead of the config's")
-    group.add_argument("--train-json", metavar="FILE", help="annotations to train on; they give the classes")
-    group.add_argument("--train-images", metavar="DIR", help="folder of their images")
-    group.add_argument("--val-json", metavar="FILE", help="annotations to evaluate on")
-    group.add_argument("--val-images", metavar="DIR", help="folder of their images")
-    return parser
-
-
-def check_arguments(args: argparse.Namespace) -> None:
-    """Check what the parser cannot; raise a ``ValueError`` that names the option."""
-    if not os.path.isfile(args.config_file):
-        raise ValueError(f"--config-file must be a config file, got {args.config_file or 'none'}")
-    if not 0 < args.dist_timeout < float("inf"):
-        raise ValueError(f"--dist-timeout must be above 0, got {args.dist_timeout:g}")
-    needed = _CUSTOM_DATASET[2:] if args.eval_only else _CUSTOM_DATASET
-    missing = [name for name in needed if not getattr(args, name)]
-    if missing and any(getattr(args, name) for name in _CUSTOM_DATASET):
-        options = ["--" + name.replace("_", "-") for name in (*needed, *missing)]
-        whole, absent = ", ".join(options[: len(needed)]), ", ".join(options[len(needed) :])
-        raise ValueError(f"{whole} must be given together, {absent} are missing")
 
 
 def main(args: argparse.Namespace) -> dict[str, Any]:

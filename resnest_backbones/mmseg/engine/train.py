@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
 from mmengine.runner import CheckpointLoader, Runner
@@ -23,7 +23,8 @@ from mmseg.registry import RUNNERS
 from torch import distributed
 
 from resnest_backbones.checkpoint import remove_unfinished, set_aside
-from resnest_backbones.errors import CheckpointError, ConfigError, add_verbose, check_writable
+from resnest_backbones.errors import CheckpointError, ConfigError, check_writable
+from resnest_backbones.mmseg.checkpoint import use_safe_loading
 from resnest_backbones.mmseg.config import (
     add_hook,
     as_list,
@@ -39,83 +40,8 @@ from resnest_backbones.mmseg.engine.resumable import make_resumable, repair_last
 _SYNC_NORMS = ("SyncBN", "MMSyncBN")
 
 
-def build_train_parser() -> argparse.ArgumentParser:
-    """Return MMSegmentation's command line of training, and the options for a custom dataset."""
-    parser = _parser(
-        "Train",
-        "python tools/train_seg.py configs/mmseg/ade20k/deeplabv3_resnest50-d8_4xb4-paper_ade20k-480x480.py",
-        "torchrun --nproc-per-node 4 tools/train_seg.py CONFIG --launcher pytorch",
-        "python tools/train_seg.py CONFIG --data-root my_data --cfg-options train_dataloader.batch_size=2",
-        "Resume after an interruption: the same command with --resume",
-    )
-    add = parser.add_argument
-    add("--work-dir", help="folder for logs and checkpoints (default: work_dirs/ and the config's name)")
-    resume = "resume from the last checkpoint in the work dir, or from load_from if set"
-    add("--resume", action="store_true", help=resume)
-    add("--amp", action="store_true", help="train with automatic mixed precision")
-    tensorboard = "also write TensorBoard's files, with every N-th validation image drawn"
-    add("--tensorboard", type=int, metavar="N", help=tensorboard)
-    return parser
-
-
-def build_test_parser() -> argparse.ArgumentParser:
-    """Return MMSegmentation's command line of testing, and the options for a custom dataset."""
-    parser = _parser(
-        "Test",
-        "python tools/test_seg.py CONFIG CHECKPOINT --data-root my_data",
-        "python tools/test_seg.py CONFIG CHECKPOINT --tta --show-dir drawn --out label_maps",
-        "torchrun --nproc-per-node 4 tools/test_seg.py CONFIG CHECKPOINT --launcher pytorch",
-    )
-    add = parser.add_argument
-    add("checkpoint", help="the checkpoint file")
-    add("--work-dir", help="folder for logs and metrics (default: work_dirs/ and the config's name)")
-    add("--out", metavar="DIR", help="write the predicted label maps to DIR, for evaluation elsewhere")
-    add("--show", action="store_true", help="show the predictions in windows")
-    show_dir = "draw the predictions beside the annotations, in DIR/vis_data/vis_image"
-    add("--show-dir", metavar="DIR", help=show_dir)
-    add("--wait-time", type=float, default=2, help="seconds to show each (default: %(default)s)")
-    add("--tta", action="store_true", help="test-time augmentation: tta_model and tta_pipeline")
-    return parser
-
-
-def _parser(verb: str, *examples: str) -> argparse.ArgumentParser:
-    """Return what both command lines have."""
-    parser = argparse.ArgumentParser(
-        description=f"{verb} a segmentor, as MMSegmentation's own tool does.",
-        epilog="\n  ".join(["Examples:\n", *examples]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("config", help="the config file")
-    add_config_options(parser)
-    add_verbose(parser)
-    parser.add_argument(
-        "--launcher", choices=("none", "pytorch", "slurm", "mpi"), default="none", help="launcher of the processes"
-    )
-    # torch.distributed.launch passes it in either spelling.
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
-    return parser
-
-
-def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--cfg-options``, ``--data-root`` and ``--classes``."""
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help='change settings of the config: a.b=1 a.c="[1,2]" a.d="[(1,2),(3,4)]", without spaces in a value',
-    )
-    group = parser.add_argument_group("a custom dataset in ADE20K's layout, instead of the config's")
-    group.add_argument(
-        "--data-root", metavar="DIR", help="holds images/{training,validation} and annotations/{training,validation}"
-    )
-    group.add_argument(
-        "--classes", metavar="FILE", help="one name per line (default: classes.txt or objectInfo150.txt in DIR)"
-    )
-
-
 def train(args: argparse.Namespace) -> str | None:
-    """Train as the options of ``build_train_parser`` say.
+    """Train as the options of ``tools/train_seg.py`` say.
 
     Returns:
         The last checkpoint; None where none was saved, and in processes other than the main one.
@@ -123,6 +49,7 @@ def train(args: argparse.Namespace) -> str | None:
     Raises:
         ResNeStError, OSError: something is missing, wrong, diverged or full; the message names it.
     """
+    use_safe_loading()
     cfg = _setup_config(args)
     if args.amp:
         _turn_on_amp(cfg)
@@ -153,7 +80,7 @@ def train(args: argparse.Namespace) -> str | None:
 
 
 def test(args: argparse.Namespace) -> dict[str, float]:
-    """Test as the options of ``build_test_parser`` say.
+    """Test as the options of ``tools/test_seg.py`` say.
 
     Returns:
         The metrics, mIoU first, in percent for ``IoUMetric``; nothing in processes other than the main one.
@@ -161,6 +88,7 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     Raises:
         ResNeStError: as ``train``; also where the checkpoint does not fill the model.
     """
+    use_safe_loading()
     cfg = _setup_config(args)
     _check_file("checkpoint", args.checkpoint)
     cfg.load_from, cfg.resume = args.checkpoint, False
