@@ -12,16 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resnest_backbones.models import sync_batch_norm
+from resnest_backbones.models.sync_batch_norm import exchange, group_of, is_synchronised
+
 _aten = torch.ops.aten
 
 
 def is_batch_norm(norm: Any) -> bool:
-    """Return whether it is a batch norm over this process's images, or one with constants."""
+    """Return whether it is a batch norm over the images of this process or of several, or one with constants."""
     if getattr(norm, "running_mean", None) is None or getattr(norm, "running_var", None) is None:
         return False
-    if isinstance(norm, nn.SyncBatchNorm):
-        ready = torch.distributed.is_available() and torch.distributed.is_initialized()
-        return not norm.training or not ready or torch.distributed.get_world_size() == 1
+    if is_synchronised(norm):
+        return True
     if isinstance(norm, nn.modules.batchnorm._BatchNorm):
         return type(norm).forward is nn.BatchNorm2d.forward
     return is_frozen(norm)
@@ -43,12 +45,17 @@ class Statistics(NamedTuple):
     mean: Tensor
     variance: Tensor
     inverse_deviation: Tensor
+    share: Tensor | None = None  # of a value in the statistics of several processes, ()
 
 
 def normalise(c: Tensor, norm: Any, *, relu: bool = True) -> tuple[Tensor, Statistics]:
     """Compute the norm of ``c``, and ReLU, and update the running statistics as the norm's own ``forward`` does."""
     if not is_trained(norm):
         statistics = Statistics(norm.running_mean, norm.running_var, (norm.running_var + norm.eps).rsqrt())
+        return normalise_again(c, norm.weight, norm.bias, statistics, norm.eps, relu=relu), statistics
+    if is_synchronised(norm) and group_of(norm) is not None:
+        mean, variance, share = exchange(c, norm)
+        statistics = Statistics(mean, variance, (variance + norm.eps).rsqrt(), share)
         return normalise_again(c, norm.weight, norm.bias, statistics, norm.eps, relu=relu), statistics
     if c.numel() == c.shape[1]:  # in the words of PyTorch's batch norm
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {c.size()}")
@@ -64,7 +71,7 @@ def normalise_again(
     c: Tensor, scale: Tensor, shift: Tensor, statistics: Statistics, eps: float, *, relu: bool = True
 ) -> Tensor:
     """Compute the norm of ``c``, and ReLU, from statistics that are known."""
-    mean, variance, _ = statistics
+    mean, variance, *_ = statistics
     y = F.batch_norm(c, mean, variance, scale, shift, training=False, eps=eps)
     return y.relu_() if relu else y
 
@@ -75,7 +82,9 @@ def normalise_backward(
     """Compute gradients of ``c``, scale and shift; ``grad`` is overwritten where it is of a ReLU's output ``y``."""
     if y is not None:
         _aten.threshold_backward.grad_input(grad, y, 0, grad_input=grad)
-    mean, variance, inverse_deviation = statistics
+    if statistics.share is not None:
+        return sync_batch_norm.normalise_backward(grad, c, scale, statistics, norm, wanted)
+    mean, variance, inverse_deviation, _ = statistics
     return _aten.native_batch_norm_backward(
         grad, c, scale, mean, variance, mean, inverse_deviation, is_trained(norm), norm.eps, list(wanted)
     )
