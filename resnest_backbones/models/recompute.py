@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint as _checkpoint
+from torchvision.ops import DeformConv2d
 
 from resnest_backbones.models.layers import ConvNorm
 from resnest_backbones.models.norms import (
@@ -47,9 +48,9 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def _is_plain_conv(conv: nn.Module) -> bool:
-    if not isinstance(conv, nn.Conv2d) or conv.bias is not None:  # a deformable one is not an nn.Conv2d
+    if not isinstance(conv, (nn.Conv2d, DeformConv2d)) or conv.bias is not None:
         return False
-    plain = conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+    plain = getattr(conv, "padding_mode", "zeros") == "zeros" and not isinstance(conv.padding, str)
     return plain and "weight" in conv._parameters  # else it is computed of others, as by a parametrisation
 
 
@@ -113,6 +114,71 @@ class _NormReluConv(torch.autograd.Function):
         if first_weight is not None and grad_c is not None:
             grad_c, grad_first = _convolve_backward(grad_c, x, first_weight, first, (of_image, of_first))
         return (grad_c, grad_first, *grad_norm, grad_weight, None, None, None, None)
+
+
+class _NormReluDeformConv(torch.autograd.Function):
+    """Norm, ReLU, average pool or none, deformable convolution; its offsets, and its mask's logits, are kept.
+
+    What is sampled is not sampled again: the convolution's backward needs no more than its inputs.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        c: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        offset_weight: Tensor,
+        offset_bias: Tensor,
+        weight: Tensor,
+        block: Any,
+    ) -> Tensor:
+        y, statistics = normalise(c, block.conv1.norm)
+        y = block.pool_before(y)
+        offsets = block.conv2_offset(y)
+        ctx.save_for_backward(c, scale, shift, offset_weight, weight, offsets, *statistics)
+        ctx.block = block
+        return block.conv2.conv(y, *block.split_offsets(offsets))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        c, scale, shift, offset_weight, weight, offsets, *values = ctx.saved_tensors
+        block, statistics = ctx.block, Statistics(*values)
+        norm, pool, conv = block.conv1.norm, block.pool_before, block.conv2.conv
+        y = normalise_again(c, scale, shift, statistics, norm.eps)
+        pooled = pool(y)
+        offset, mask = block.split_offsets(offsets)
+        # In float32 under autocast, where torchvision computes forward so too.
+        dtype = torch.promote_types(grad.dtype, torch.float32)
+        given = (
+            pooled,
+            weight,
+            offset,
+            grad.new_zeros(len(c), 1) if mask is None else mask,
+            grad.new_zeros(len(weight)),
+        )
+        places = (
+            *conv.stride,
+            *conv.padding,
+            *conv.dilation,
+            conv.groups,
+            offset.shape[1] // (2 * weight[0, 0].numel()),
+        )
+        of_pooled, of_weight, of_offset, of_mask, _ = torch.ops.torchvision._deform_conv2d_backward(
+            grad.to(dtype), *(value.to(dtype) for value in given), *places, mask is not None
+        )
+        if mask is not None:
+            of_offset = torch.cat([of_offset, _aten.sigmoid_backward(of_mask, mask.to(dtype))], dim=1)
+        of_offset = of_offset.to(offsets.dtype)
+        by_offsets, of_offset_weight = _convolve_backward(
+            of_offset, pooled, offset_weight, block.conv2_offset, (True, True)
+        )
+        assert by_offsets is not None
+        of_y = _pool_backward((of_pooled + by_offsets).to(y.dtype), y, pool)
+        gradients = normalise_backward(of_y, y, c, scale, statistics, norm, ctx.needs_input_grad[:3])
+        of_offset_bias = of_offset.sum((0, 2, 3), dtype=offset_weight.dtype)
+        return (*gradients, of_offset_weight, of_offset_bias, of_weight.to(weight.dtype), None)
 
 
 class _PoolConvNorm(torch.autograd.Function):
@@ -261,8 +327,8 @@ def _parts(module: Any) -> tuple[list[nn.Conv2d], list[nn.Module], list[nn.Modul
     if isinstance(module.shortcut, ConvNorm):
         convs.append(module.shortcut)
         norms.append(module.shortcut.norm)
-    pools = [module.pool_before, module.pool_after, module.shortcut_pool]
-    return convs, norms, [attention, attention.relu, module.relu, *pools]
+    others = [attention, attention.relu, module.relu, module.pool_before, module.pool_after, module.shortcut_pool]
+    return convs, norms, [*others, *([] if module.conv2_offset is None else [module.conv2_offset])]
 
 
 def stem(module: DeepStem, x: Tensor) -> Tensor:
@@ -274,9 +340,14 @@ def stem(module: DeepStem, x: Tensor) -> Tensor:
 
 
 def bottleneck(module: Bottleneck, x: Tensor) -> Tensor:
-    """Compute a block without offsets: (N, in_channels, H, W) -> (N, 4 x planes, H / stride, W / stride)."""
+    """Compute a block: (N, in_channels, H, W) -> (N, 4 x planes, H / stride, W / stride)."""
     attention, last, shortcut = module.conv2, module.conv3, module.shortcut
-    c = _norm_relu_conv(module.conv1.convolve(x), module.conv1.norm, attention.conv, pool=module.pool_before)
+    c, norm, offset = module.conv1.convolve(x), module.conv1.norm, module.conv2_offset
+    if offset is None:
+        c = _norm_relu_conv(c, norm, attention.conv, pool=module.pool_before)
+    else:
+        weights = (offset.weight, offset.bias, attention.conv.weight)
+        c = _NormReluDeformConv.apply(c, norm.weight, norm.bias, *weights, module)
     parameters = [p for m in (attention.fc1, attention.bn1, attention.fc2) for p in m.parameters()]
     norm = attention.bn0
     modules = (norm, attention, module.pool_after, last)

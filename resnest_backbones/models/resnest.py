@@ -169,11 +169,11 @@ class Bottleneck(nn.Module):
         if self.conv2_offset is None:
             out = self.conv2(out)
         else:
-            out = self.conv2(out, *self._offset_and_mask(self.conv2_offset(out)))
+            out = self.conv2(out, *self.split_offsets(self.conv2_offset(out)))
         out = self.drop_path(self.conv3(self.pool_after(out)))
         return self.relu(out.add_(self.shortcut(self.shortcut_pool(x))))
 
-    def _offset_and_mask(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def split_offsets(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Split (N, 3 x 9 x G, H, W) into all offsets and the mask, whose logits come last (version 2)."""
         if not self.deform_modulated:
             return x, None
