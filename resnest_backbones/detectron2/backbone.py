@@ -180,6 +180,7 @@ def _build_trunk(cfg: CfgNode, input_shape: ShapeSpec, out_features: Sequence[st
             deform_groups=keys.DEFORM_NUM_GROUPS,
             drop_path_rate=keys.DROP_PATH_RATE,
             gradient_checkpointing=keys.GRADIENT_CHECKPOINTING,
+            recompute="auto" if keys.RECOMPUTE is None else keys.RECOMPUTE,
             channels_last=keys.CHANNELS_LAST,
             compile=keys.COMPILE and keys.COMPILE_BACKEND,
         )

@@ -27,6 +27,8 @@ _BACKBONE: dict[str, Any] = {
     "DROP_PATH_RATE": 0.0,
     # Recompute each block in backward to save memory.
     "GRADIENT_CHECKPOINTING": False,
+    # Compute norms, ReLUs and attention again in backward: None wherever it can be done, or True or False.
+    "RECOMPUTE": None,
     # How the trunk computes, not what: channels-last memory; torch.compile, for images of any size.
     "CHANNELS_LAST": False,
     "COMPILE": False,

@@ -50,6 +50,7 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
         norm_cfg: normalisation layers as MMEngine's registry builds them.
         norm_eval: keep all batch norms in evaluation mode in training.
         with_cp: recompute each block in backward to save memory.
+        recompute: compute norms, ReLUs and attention again in backward: "auto", True or False, as in the trunk.
         dcn: ``dict(type="DCN" or "DCNv2", deform_groups=1)`` for deformable 3x3 convolutions.
         stage_with_dcn: which of res2 to res5 have them.
         multi_grid: factors on the dilation of the blocks of res5; (1, 2, 4) at output stride 8 gives the dilations
@@ -78,6 +79,7 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
         norm_cfg: Mapping[str, Any] | None = None,
         norm_eval: bool = False,
         with_cp: bool = False,
+        recompute: bool | str = "auto",
         dcn: Mapping[str, Any] | None = None,
         stage_with_dcn: Sequence[bool] = (False, False, False, False),
         multi_grid: Sequence[int] | None = None,
@@ -104,6 +106,7 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
             deform_groups=deform_groups,
             drop_path_rate=drop_path_rate,
             gradient_checkpointing=with_cp,
+            recompute=recompute,
             zero_init_last_norm=zero_init_residual,
         )
         self.init_cfg = deepcopy(init_cfg)

@@ -26,6 +26,7 @@ class TrunkOptions(TypedDict, total=False):
     deform_groups: int
     drop_path_rate: float
     gradient_checkpointing: bool
+    recompute: bool | str
     zero_init_last_norm: bool
 
 
@@ -52,6 +53,12 @@ def check_flags(**flags: object) -> None:
     for argument, value in flags.items():
         if not isinstance(value, bool):
             raise ValueError(f"{argument} must be True or False, got {value!r}")
+
+
+def check_recompute(value: object) -> None:
+    """Refuse a value that is neither "auto" nor True nor False."""
+    if value != "auto" and not isinstance(value, bool):
+        raise ValueError(f'recompute must be "auto", True or False, got {value!r}')
 
 
 def check_norm_layers(**norm_layers: object) -> None:

@@ -4,15 +4,14 @@ Between two convolutions of the trunk lie a batch norm, a ReLU, and in the middl
 here take such a chain with the convolution after it, keep the chain's input with the batch's mean and variance, and
 compute the cheap part again in backward. Of the convolutions only two cheap ones are computed twice: the stem's first,
 and that of the first shortcut. Results and gradients are those of the plain chain, to rounding; ``applies`` says where.
-``whole`` is gradient checkpointing: it recomputes a whole block.
+Gradient checkpointing, of whole blocks, is in ``checkpointing.py``.
 
 Shapes: N batch, C channels of the block, R radix, H, W height and width; ``c`` is the output of a convolution.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.checkpoint import checkpoint as _checkpoint
 from torchvision.ops import DeformConv2d
 
 from resnest_backbones.models.layers import ConvNorm
@@ -301,9 +299,12 @@ def _attention_backward(ctx: Any, of_mixed: Tensor, y: Tensor, scratch: Tensor) 
 def applies(module: DeepStem | Bottleneck) -> bool:
     """Return whether ``stem`` or ``bottleneck`` computes what the modules would compute one after the other.
 
-    They do where gradients are computed eagerly, with convolutions without bias, and with batch norms, trained or
-    frozen, that need no other process's statistics. Under ``torch.compile``, which decides itself what to keep, in an
-    export or a transform of ``torch.func``, or where a hook waits for a module's output, the modules are called.
+    They do where gradients are computed eagerly, with convolutions without bias, and with batch norms: trained, frozen
+    or synchronised between processes. Under ``torch.compile``, which decides itself what to keep, in an export or a
+    transform of ``torch.func``, or where a hook waits for a module's output, the modules are called.
+
+    Raises:
+        ValueError: the module has ``recompute=True`` and a part of another kind, or with a hook.
     """
     if not module.recompute or not torch.is_grad_enabled():
         return False
@@ -312,9 +313,16 @@ def applies(module: DeepStem | Bottleneck) -> bool:
     if torch._C._are_functorch_transforms_active():  # what torch.autograd.Function asks itself
         return False
     convs, norms, others = _parts(module)
-    if any(has_hooks(part) for part in (*convs, *norms, *others)):
-        return False
-    return all(map(_is_plain_conv, convs)) and all(map(is_batch_norm, norms))
+    for part in (*convs, *norms, *others):
+        known = (part not in convs or _is_plain_conv(part)) and (part not in norms or is_batch_norm(part))
+        if not known or has_hooks(part):
+            if module.recompute is True:
+                reason = "has a hook" if known else "is of a kind that cannot be computed again"
+                raise ValueError(
+                    f'recompute must be "auto" or False where a part of a block {reason}, got True: {part}'
+                )
+            return False
+    return True
 
 
 def _parts(module: Any) -> tuple[list[nn.Conv2d], list[nn.Module], list[nn.Module]]:
@@ -367,26 +375,3 @@ def _norm_relu_conv(
     modules = (first, norm, nn.Identity() if pool is None else pool, conv)
     first_weight = None if first is None else first.weight
     return _NormReluConv.apply(x, first_weight, norm.weight, norm.bias, conv.weight, *modules)
-
-
-def whole(block: nn.Module, x: Tensor) -> Tensor:
-    """Compute a block of which only ``x`` is kept (gradient checkpointing)."""
-    if torch.compiler.is_compiling():  # the compiler recomputes without side effects, and takes no context_fn
-        return _checkpoint(block, x, use_reentrant=False)
-    return _checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _scratch_buffers(block)))
-
-
-@contextmanager
-def _scratch_buffers(module: nn.Module) -> Iterator[None]:
-    """Let batch norms write into copies while a checkpointed block is recomputed, so that no batch counts twice.
-
-    The recomputation must save as many tensors for backward as the first pass did, so the statistics stay in place.
-    """
-    buffers = [(m, name, buffer) for m in module.modules() for name, buffer in m.named_buffers(recurse=False)]
-    for owner, name, buffer in buffers:
-        setattr(owner, name, buffer.clone())
-    try:
-        yield
-    finally:
-        for owner, name, buffer in buffers:
-            setattr(owner, name, buffer)

@@ -34,8 +34,10 @@ from resnest_backbones.models.arguments import (
     check_norm_layers,
     check_out_features,
     check_positive,
+    check_recompute,
     stages_to_build,
 )
+from resnest_backbones.models.checkpointing import checkpointed
 from resnest_backbones.models.layers import ConvNorm, ShortcutPool
 from resnest_backbones.models.split_attention import SplitAttentionConv2d
 from resnest_backbones.models.variants import ResNeStSpec, get_variant
@@ -59,10 +61,10 @@ class DeepStem(nn.Sequential):
     """Three 3x3 convolutions and a max pool (ResNet-D): stride 4, ``2 x width`` channels.
 
     Attributes:
-        recompute: compute norms and ReLUs again in backward where that gives the same (``recompute.py``).
+        recompute: compute norms and ReLUs again in backward: "auto", True or False, as in ``ResNeSt``.
     """
 
-    recompute = True
+    recompute: bool | str = "auto"
 
     def __init__(self, in_channels: int, width: int, *, norm_layer: NormLayer | None) -> None:
         super().__init__()
@@ -104,11 +106,10 @@ class Bottleneck(nn.Module):
         drop_path_rate: probability of dropping the residual branch of a sample in training.
 
     Attributes:
-        recompute: compute norms, ReLUs and weighted sums again in backward where that gives the same
-            (``recompute.py``).
+        recompute: compute norms, ReLUs and weighted sums again in backward: "auto", True or False, as in ``ResNeSt``.
     """
 
-    recompute = True
+    recompute: bool | str = "auto"
 
     def __init__(
         self,
@@ -211,6 +212,8 @@ class ResNeSt(nn.Module):
         deform_groups: offset groups of deformable convolution.
         drop_path_rate: stochastic depth; grows linearly over the blocks from 0 to this rate.
         gradient_checkpointing: recompute each block in backward to save memory.
+        recompute: compute norms, ReLUs and attention, not convolutions, again in backward, which gives the same in less
+            memory: "auto" wherever ``models/recompute.py`` can; True for an error where it cannot; False for nowhere.
         zero_init_last_norm: zero the scale of each block's last norm, so that blocks start as identities.
 
     Raises:
@@ -234,6 +237,7 @@ class ResNeSt(nn.Module):
         deform_groups: int = 1,
         drop_path_rate: float = 0.0,
         gradient_checkpointing: bool = False,
+        recompute: bool | str = "auto",
         zero_init_last_norm: bool = False,
     ) -> None:
         super().__init__()
@@ -251,6 +255,7 @@ class ResNeSt(nn.Module):
         )
         if not isinstance(drop_path_rate, (int, float)) or not 0.0 <= drop_path_rate < 1.0:
             raise ValueError(f"drop_path_rate must be a number in [0, 1), got {drop_path_rate!r}")
+        check_recompute(recompute)
         check_norm_layers(norm_layer=norm_layer, attention_norm_layer=attention_norm_layer)
         self.spec = spec
         self.output_stride = output_stride
@@ -298,6 +303,9 @@ class ResNeSt(nn.Module):
             self._info[name] = (channels, total_stride)
         self._stages = stages
         self.fc = nn.Linear(channels, num_classes) if num_classes is not None else None
+        for module in self.modules():
+            if isinstance(module, (DeepStem, Bottleneck)):
+                module.recompute = recompute
         self._init_weights(zero_init_last_norm)
 
     @property
@@ -327,7 +335,7 @@ class ResNeSt(nn.Module):
             outputs["stem"] = x
         for name in self._stages:
             for block in self.get_submodule(name).children():
-                x = recompute.whole(block, x) if whole_blocks else block(x)
+                x = checkpointed(block, x) if whole_blocks else block(x)
             if name in self.out_features:
                 outputs[name] = x
         if self.fc is not None:

@@ -18,6 +18,15 @@ def tiny(**options: object) -> nn.Module:
     return ResNeSt(ResNeStSpec("tiny", (1, 1, 1, 1), stem_width=8, bottleneck_width=16), **options)
 
 
+def with_offsets(net: nn.Module) -> nn.Module:
+    """Sampling offsets of about a pixel, and masks, where a new network has none."""
+    for module in net.modules():
+        if isinstance(module, Bottleneck) and module.conv2_offset is not None:
+            nn.init.normal_(module.conv2_offset.weight, std=0.05)
+            nn.init.normal_(module.conv2_offset.bias)
+    return net
+
+
 def set_recompute(net: nn.Module, on: bool) -> nn.Module:
     for module in net.modules():
         if isinstance(module, (Bottleneck, DeepStem)):
@@ -98,7 +107,6 @@ def test_a_trunk_gives_the_same_gradients_with_all_batch_norms(name, shape, call
         {"output_stride": 8, "avg_pool_at_stride_1": False},
         {"gradient_checkpointing": True},
         {"drop_path_rate": 0.5},
-        {"deform_stages": ("res5",), "deform_modulated": True},
         {"num_classes": 4, "out_features": ("logits", "stem")},
     ],
 )
@@ -112,6 +120,18 @@ def test_a_trunk_of_other_options_gives_the_same_gradients(options, calls, fill_
     largest = max(value.abs().max() for name, value in wanted.items() if name.startswith("grad"))
     assert found.keys() == wanted.keys() and calls
     assert all((found[name] - value).abs().max() <= 1e-10 * max(largest, 1) for name, value in wanted.items())
+
+
+@pytest.mark.parametrize("frozen", ["nothing", "res3", "conv2.conv.", "conv2_offset"])
+@pytest.mark.parametrize(
+    "options", [{}, {"deform_modulated": True, "deform_groups": 2}, {"norm_layer": FrozenBatchNorm2d}]
+)
+def test_deformable_blocks_give_the_same_gradients(options, frozen, calls, fill_randomly):
+    net = with_offsets(fill_randomly(tiny(out_features=("res3",), deform_stages=("res2", "res3"), **options))).train()
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad = frozen not in name
+    assert_same_step(net, images(2, 3, 47, 33))
+    assert calls.count("bottleneck") == 2
 
 
 @pytest.mark.parametrize("frozen", ["stem", "res2", "norm", "conv2.fc1", "conv1.weight"])
@@ -154,6 +174,23 @@ def test_under_autocast_gradients_agree_within_the_rounding_of_few_bits(dtype, c
             errors = [(run[name] - value).norm() / value.norm() for run in low]
             assert low[0][name].dtype == value.dtype
             assert errors[0] <= 1.5 * errors[1] + 1e-3, name
+
+
+def test_recomputing_can_be_turned_off_or_insisted_on(calls):
+    net = build("resnest14", out_features=("res2",), recompute=False)
+    net(torch.randn(2, 3, 48, 32))
+    assert calls == []
+    build("resnest14", out_features=("res2",), recompute=True)(torch.randn(2, 3, 48, 32))
+    assert calls == ["stem", "bottleneck"]
+    with pytest.raises(ValueError, match="recompute must be .auto., True or False, got 'on'"):
+        build("resnest14", recompute="on")
+    net = tiny(recompute=True, norm_layer=lambda channels: nn.GroupNorm(1, channels))
+    with pytest.raises(
+        ValueError, match='recompute must be "auto" or False where a part of a block is of a kind.*GroupN'
+    ):
+        net(torch.randn(2, 3, 48, 32))
+    with torch.no_grad():
+        net(torch.randn(2, 3, 48, 32))  # where nothing is kept, nothing need be recomputed
 
 
 def test_what_waits_for_a_module_gets_its_output(calls):
@@ -212,6 +249,13 @@ def saved_for_backward(net: nn.Module, x: Tensor) -> int:
         output = net(x)
     assert output
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def test_less_is_kept_for_backward_by_deformable_blocks():
+    x = torch.randn(2, 3, 128, 128)
+    options = {"deform_stages": ("res3", "res4"), "deform_modulated": True}
+    ours, plain = (saved_for_backward(build("resnest26", recompute=on, **options), x) for on in (True, False))
+    assert ours < 0.75 * plain
 
 
 def test_less_is_kept_for_backward_than_by_the_original_and_by_a_resnet():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from benchmarks.cases import DTYPES, Case, Contender
 from benchmarks.peers import peers
 from resnest_backbones.acceleration.inference import optimize_for_inference
-from resnest_backbones.models.resnest import Bottleneck, DeepStem, build
+from resnest_backbones.models.resnest import build
 
 OURS, OURS_TRAINING, KEEPING = "ours, optimised", "ours", "ours, keeping all"
 _FORMATS = {"": torch.contiguous_format, ", channels_last": torch.channels_last}
@@ -41,7 +41,7 @@ def _inference(case: Case, images: Tensor, dtype: torch.dtype | None) -> Iterato
 
 
 def _training(case: Case, images: Tensor, dtype: torch.dtype | None) -> Iterator[tuple[str, Callable[[], Contender]]]:
-    ours = {OURS_TRAINING: partial(build, case.network), KEEPING: partial(_keeping, case.network)}
+    ours = {OURS_TRAINING: partial(build, case.network), KEEPING: partial(build, case.network, recompute=False)}
     for name, make in {**ours, **peers(case.network)}.items():
         for suffix, memory_format in _FORMATS.items():
             contender = partial(_contender, make, images, memory_format, dtype=dtype, trains=True)
@@ -53,14 +53,6 @@ def _training(case: Case, images: Tensor, dtype: torch.dtype | None) -> Iterator
 def _optimized(network: str, images: Tensor, dtype: torch.dtype | None, *, compile: bool = False) -> Contender:
     net = build(network).eval().to(images.device)
     return Contender(partial(_features, optimize_for_inference(net, dtype=dtype, compile=compile), images))
-
-
-def _keeping(network: str) -> nn.Module:
-    net = build(network)
-    for module in net.modules():
-        if isinstance(module, (Bottleneck, DeepStem)):
-            module.recompute = False
-    return net
 
 
 def _contender(
