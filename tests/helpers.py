@@ -275,30 +275,57 @@ def read_only(folder: Path) -> Iterator[Path]:
         yield folder
 
 
-# Kinds of images that are welcome in a training; the others of odd_image are not.
-ODD_IMAGES = ["plain", "one pixel", "grey", "rgba", "cmyk", "turned by exif", "palette", "16 bits", "odd size"]
+def _turn(number: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = number  # orientation; 6 is a quarter turn
+    return exif
+
+
+# Kinds of images that are welcome in a training: how they are made of random bytes (H, W, 4), and how they are saved.
+_KINDS: dict[str, tuple[Callable[[np.ndarray], Image.Image], str, dict[str, Any]]] = {
+    "plain": (lambda p: Image.fromarray(p[..., :3]), "png", {}),
+    "one pixel": (lambda p: Image.fromarray(p[:1, :1, :3]), "png", {}),
+    "grey": (lambda p: Image.fromarray(p[..., 0]), "png", {}),
+    "rgba": (lambda p: Image.fromarray(p), "png", {}),
+    "cmyk": (lambda p: Image.fromarray(p[..., :3]).convert("CMYK"), "jpg", {}),
+    "turned by exif": (lambda p: Image.fromarray(p[..., :3]), "jpg", {"exif": _turn(6)}),
+    "palette": (lambda p: Image.fromarray(p[..., :3]).convert("P"), "png", {}),
+    "16 bits": (lambda p: Image.fromarray(p[..., 0].astype(np.uint16) * 257), "png", {}),
+    "odd size": (lambda p: Image.fromarray(p[:61, :93, :3]), "png", {}),
+}
+ODD_IMAGES = list(_KINDS)
+# More of them, which the reader is tested on alone.
+_KINDS |= {
+    "1 bit": (lambda p: Image.fromarray(p[..., 0] > 127), "png", {}),
+    "grey with alpha": (lambda p: Image.fromarray(np.ascontiguousarray(p[..., :2])), "png", {}),
+    "transparent palette": (lambda p: Image.fromarray(p[..., :3]).convert("P"), "png", {"transparency": 3}),
+    "cmyk tiff": (Image.fromarray, "tif", {}),
+    "16 bits tiff": (lambda p: Image.fromarray(p[..., 0].astype(np.uint16) * 257), "TIFF", {}),
+    "turned tiff": (lambda p: Image.fromarray(p[..., :3]), "tif", {"exif": _turn(8)}),
+    "bmp": (lambda p: Image.fromarray(p[..., :3]), "BMP", {}),
+    "animated": (
+        lambda p: Image.fromarray(p[..., :3]),
+        "webp",
+        {"save_all": True, "lossless": True, "append_images": [Image.new("RGB", (96, 64), "red")]},
+    ),
+}
+MORE_ODD_IMAGES = list(_KINDS)
+_KINDS |= {
+    "wide": (lambda p: Image.fromarray(p[..., :3]).resize((5000, 1)), "png", {}),
+    "truncated": (lambda p: Image.fromarray(p[..., :3]), "jpg", {}),
+    "web page": (lambda p: Image.fromarray(p[..., :3]), "png", {}),
+}
 
 
 def odd_image(name: str, folder: Path) -> tuple[Path, int, int]:
     """Write an image of that kind; its file, and the width and height that a COCO json should say."""
-    chance = np.random.default_rng(0)
-    height, width = {"one pixel": (1, 1), "wide": (1, 5000), "odd size": (61, 93)}.get(name, (64, 96))
-    pixels = chance.integers(0, 256, (height, width, 4), dtype=np.uint8)
-    suffix = "jpg" if name in ("cmyk", "turned by exif", "truncated") else "png"
+    make, suffix, options = _KINDS[name]
+    image = make(np.random.default_rng(0).integers(0, 256, (64, 96, 4), dtype=np.uint8))
     file = folder / f"{name.replace(' ', '_')}.{suffix}"
     file.parent.mkdir(parents=True, exist_ok=True)
-    colours = Image.fromarray(pixels[..., :3])
-    if name == "web page":
-        file.write_text("<html>not found</html>")
-    elif name == "16 bits":
-        Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(file)
-    elif name == "turned by exif":
-        exif = Image.Exif()
-        exif[0x0112] = 6  # orientation: a quarter turn
-        colours.save(file, exif=exif)
-    else:
-        modes = {"grey": "L", "palette": "P", "cmyk": "CMYK", "rgba": "RGBA"}
-        (Image.fromarray(pixels) if name == "rgba" else colours.convert(modes.get(name, "RGB"))).save(file)
+    image.save(file, **options)
     if name == "truncated":
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    return (file, height, width) if name == "turned by exif" else (file, width, height)
+    elif name == "web page":
+        file.write_text("<html>not found</html>")
+    return (file, image.height, image.width) if name.startswith("turned") else (file, image.width, image.height)

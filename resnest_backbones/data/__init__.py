@@ -4,21 +4,20 @@
 """
 
 from resnest_backbones.data.classes import find_class_file, read_classes
-from resnest_backbones.data.images import IMAGE_SUFFIXES, files_below, read_image, to_rgb
-from resnest_backbones.data.label_maps import IGNORED, check_label_maps, read_label_map
+from resnest_backbones.data.images import IMAGE_SUFFIXES, files_below, read_image
+from resnest_backbones.data.label_maps import check_label_maps, pair_label_maps, read_label_map
 from resnest_backbones.data.palette import make_palette
 from resnest_backbones.data.seeds import derive_seed
 
 __all__ = [
-    "IGNORED",
     "IMAGE_SUFFIXES",
     "check_label_maps",
     "derive_seed",
     "files_below",
     "find_class_file",
     "make_palette",
+    "pair_label_maps",
     "read_classes",
     "read_image",
     "read_label_map",
-    "to_rgb",
 ]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
+import csv
 from collections import Counter
 from pathlib import Path
 
+from resnest_backbones.data.coco import read_category_names
 from resnest_backbones.errors import DatasetError
 
 CLASS_FILES = ("classes.txt", "objectInfo150.txt")  # looked for in the data root, in this order
@@ -29,27 +32,19 @@ def find_class_file(data_root: str | Path) -> Path:
 def read_classes(class_file: str | Path, *, max_classes: int | None = MAX_CLASSES) -> tuple[str, ...]:
     """Return the names of the classes; the first one's label is 1.
 
-    The file has one name per line, where blank lines and those that begin with # do not count; or it is a table like
-    ADE20K's objectInfo150.txt: columns separated by tabs, a header, and names in the last column.
+    The file has one name per line, where blank lines and those that begin with # do not count. Or it is a table like
+    ADE20K's objectInfo150, columns separated by tabs or commas below a header, with the names in the last one; or a
+    json with COCO's categories, whose order is that of their ids.
 
     Args:
-        class_file: the file.
+        class_file: the file; text is UTF-8, or UTF-16 with a byte order mark.
         max_classes: how many there may be; None for any number, as a detector may have.
 
     Raises:
         DatasetError: the file cannot be read, or has no names, too many, or the same one twice.
     """
     file = Path(class_file)
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise DatasetError(f"the class file {file} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"the class file {file} is not UTF-8 text: {error}") from error
-    lines = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    if lines and "\t" in lines[0] and lines[0].split("\t")[-1].strip().lower() == "name":
-        lines = [line.split("\t")[-1] for line in lines[1:]]
-    names = tuple(line.strip() for line in lines)
+    names = read_category_names(file) if file.suffix.lower() == ".json" else _read_lines(file)
     if not 1 <= len(names) <= (max_classes or len(names)):
         wanted = f"1 to {max_classes} classes" if max_classes else "at least one class"
         raise DatasetError(f"the class file {file} must name {wanted}, got {len(names)}")
@@ -57,4 +52,21 @@ def read_classes(class_file: str | Path, *, max_classes: int | None = MAX_CLASSE
         raise DatasetError(
             f"the class file {file} must name different classes, {', '.join(twice[:3])} appear more than once"
         )
-    return names
+    return tuple(names)
+
+
+def _read_lines(file: Path) -> list[str]:
+    try:
+        content = file.read_bytes()
+        utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        lines = content.decode("utf-16" if utf_16 else "utf-8-sig").splitlines()
+    except OSError as error:
+        raise DatasetError(f"the class file {file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"the class file {file} is not UTF-8 text: {error}; save it as UTF-8") from error
+    lines = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    for separator in "\t,":
+        _, more, last = lines[0].rpartition(separator) if lines else ("", "", "")
+        if more and last.strip().lower() == "name":
+            return [row[-1].strip() for row in csv.reader(lines[1:], delimiter=separator)]
+    return [line.strip() for line in lines]

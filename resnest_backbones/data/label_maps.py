@@ -1,20 +1,24 @@
-"""The one reader of label maps, and whether they fit the classes."""
+"""The one reader of label maps, and whether they fit the classes and the images.
+
+In ADE20K's layout: label n is the n-th class, 0 is not labelled and 255 is ignored.
+"""
 
 from __future__ import annotations
 
-import io
 import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from resnest_backbones.data.images import IMAGE_SUFFIXES, files_below, open_image, read_size
 from resnest_backbones.errors import DatasetError
 
 IGNORED = 255  # in label maps
 CHECKED_LABEL_MAPS = 200  # read before a training
+_SPREAD = {"L;2": 85, "L;4": 17}  # by which Pillow multiplies grey values of 2 and 4 bits
 
 
 def read_label_map(file: str | Path, content: bytes | None = None) -> np.ndarray:
@@ -25,54 +29,142 @@ def read_label_map(file: str | Path, content: bytes | None = None) -> np.ndarray
         content: of the file, where it is not a local one.
 
     Raises:
-        DatasetError: it does not exist, cannot be read, or has several channels; the message names it.
+        DatasetError: it does not exist, cannot be read, or has several channels or fractions; the message names it.
     """
-    try:
-        with Image.open(file if content is None else io.BytesIO(content)) as opened:
-            labels = np.asarray(opened)
-    except FileNotFoundError as error:
-        raise DatasetError(f"the label map {file} does not exist") from error
-    except (OSError, SyntaxError, ValueError) as error:  # PIL raises each of them for a broken file
-        raise DatasetError(f"the label map {file} cannot be read as an image: {error}") from error
+    with open_image(file, content, what="the label map ") as opened:
+        spread = _SPREAD.get(opened.tile[0][3] if opened.tile else "")  # type: ignore[attr-defined]
+        labels = np.asarray(opened) // spread if spread else np.asarray(opened)
     if labels.ndim != 2:
         raise DatasetError(
             f"the label map {file} must have one channel with the number of a class at each pixel, got a colour image "
             f"of {labels.shape[2]} channels"
         )
-    return labels
+    if labels.dtype.kind == "f":
+        raise DatasetError(f"the label map {file} must hold whole numbers, got floating-point ones: save it as PNG")
+    return labels.astype(np.uint8) if labels.min() >= 0 and labels.max() <= IGNORED else labels
 
 
-def check_label_maps(files: Sequence[Path], classes: Sequence[str]) -> list[str]:
-    """Compare the values in label maps with the classes; label n is the n-th class, 0 and 255 are ignored.
+def read_labels(label_map: Path, image: Path, shape: Sequence[int], num_classes: int) -> np.ndarray:
+    """Read a label map (H, W) with the indices of classes, from 0; -1 where nothing is labelled or it is ignored.
 
-    Of many label maps, ``CHECKED_LABEL_MAPS`` are read, spread over all.
+    Args:
+        label_map: its file.
+        image: the file of its image.
+        shape: height and width of that image, after the turn of its EXIF.
+        num_classes: number of classes.
+
+    Raises:
+        DatasetError: as ``read_label_map``; it has another size than its image, or labels that no class has.
+    """
+    labels = read_label_map(label_map)
+    check_shape(label_map, labels.shape, image, shape)
+    check_labels(label_map, labels, num_classes)
+    return np.where(labels == IGNORED, 0, labels).astype(np.int64) - 1
+
+
+def check_shape(file: str | Path, shape: Sequence[int], image: Any, image_shape: Sequence[int]) -> None:
+    """Raise a ``DatasetError`` where a label map has not the height and width of its image."""
+    if tuple(shape) != tuple(image_shape[:2]):
+        raise DatasetError(
+            f"the label map {file} must be as large as its image {image}, which has height and width "
+            f"{tuple(image_shape[:2])}, got {tuple(shape)}"
+        )
+
+
+def check_labels(file: str | Path, labels: np.ndarray, num_classes: int, *, zero_is_ignored: bool = True) -> None:
+    """Raise a ``DatasetError`` where a label map holds labels that no class has.
+
+    Classes are 1 to ``num_classes`` in the file, or from 0 on if ``zero_is_ignored`` is off.
+    """
+    last = num_classes if zero_is_ignored else num_classes - 1
+    wrong = (labels != IGNORED) & ((labels < 0) | (labels > last))
+    if not wrong.any():
+        return
+    values, counts = np.unique(labels[wrong], return_counts=True)
+    shown = ", ".join(f"{value} ({count} pixels)" for value, count in zip(values[:10], counts, strict=False))
+    more = f" and {len(values) - 10} more" if len(values) > 10 else ""
+    ignored = "0 and 255 are ignored" if zero_is_ignored else "255 is ignored"
+    raise DatasetError(
+        f"the label map {file} must hold labels from 0 to {last} or 255 ({num_classes} classes; {ignored}), "
+        f"got {shown}{more}"
+    )
+
+
+def pair_label_maps(images: Path, label_maps: Path) -> tuple[list[tuple[Path, Path]], list[str]]:
+    """Pair the images in a folder with their label maps, PNGs of the same names; sub-folders are searched too.
+
+    Returns:
+        The pairs, sorted by name; and a line for each kind of file that is left out.
+
+    Raises:
+        DatasetError: a folder is missing or has no image, or an image has no label map, shares it with another, or is a
+            link to nothing.
+    """
+    for folder, what in ((images, "images"), (label_maps, "annotations")):
+        if not folder.is_dir():
+            raise DatasetError(f"the folder of {what} {folder} does not exist")
+    files = files_below(images)
+    found = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    if not found:
+        raise DatasetError(f"the folder of images {images} has none ({', '.join(IMAGE_SUFFIXES)})")
+    if lost := [file for file in found if not (images / file).exists()]:
+        raise DatasetError(f"{len(lost)} of {len(found)} images in {images} are links to nothing: {name_first(lost)}")
+    maps = {file.with_suffix(""): file for file in files_below(label_maps, (".png",))}
+    counts = Counter(image.with_suffix("") for image in found)
+    if shared := [image for image in found if counts[image.with_suffix("")] > 1]:
+        raise DatasetError(f"images in {images} must differ in more than their suffix, got {name_first(shared)}")
+    if missing := [image for image in found if image.with_suffix("") not in maps]:
+        raise DatasetError(
+            f"{len(missing)} of {len(found)} images in {images} have no annotation NAME.png in {label_maps}: "
+            f"{name_first(missing)}"
+        )
+    lines = []
+    if others := [file for file in files if file.suffix.lower() not in IMAGE_SUFFIXES]:
+        kinds = ", ".join(IMAGE_SUFFIXES)
+        lines.append(f"{len(others)} files in {images} are not {kinds} and are left out: {name_first(others)}")
+    if unused := [file for stem, file in maps.items() if stem not in counts]:
+        lines.append(f"{len(unused)} label maps in {label_maps} have no image and are left out: {name_first(unused)}")
+    return [(images / image, label_maps / maps[image.with_suffix("")]) for image in found], lines
+
+
+def check_label_maps(pairs: Sequence[tuple[Path, Path]], classes: Sequence[str]) -> list[str]:
+    """Compare label maps with their images and with the classes.
+
+    Of many, ``CHECKED_LABEL_MAPS`` are read, spread over all.
+
+    Args:
+        pairs: images with their label maps.
+        classes: names of the classes, the first one's label is 1.
 
     Returns:
         A line for each thing that looks wrong: classes that never occur, labels that may begin with 0.
 
     Raises:
         DatasetError: there is a single class, every pixel is ignored, or labels have no class; the message gives values
-            and counts. Or a label map cannot be read.
+            and counts. Or a label map cannot be read, or has another size than its image.
     """
     if len(classes) == 1:
         raise DatasetError(
             f"the class file names one class, {classes[0]}, which a network would predict everywhere: name the "
             "background too, with a label of its own"
         )
-    step = max(1, len(files) // CHECKED_LABEL_MAPS)
-    looked_at = files[::step]
-    where = f"{len(looked_at)} of {len(files)} label maps in {os.path.commonpath([file.parent for file in files])}"
+    looked_at = pairs[:: max(1, len(pairs) // CHECKED_LABEL_MAPS)]
+    where = (
+        f"{len(looked_at)} of {len(pairs)} label maps in {os.path.commonpath([file.parent for _, file in looked_at])}"
+    )
     pixels: Counter[int] = Counter()
     first: dict[int, Path] = {}
-    for file in looked_at:
-        values, counts = np.unique(read_label_map(file), return_counts=True)
+    for image, file in looked_at:
+        labels = read_label_map(file)
+        (width, height), _ = read_size(image)
+        check_shape(file, labels.shape, image, (height, width))
+        values, counts = np.unique(labels, return_counts=True)
         for value, count in zip(values.tolist(), counts.tolist(), strict=True):
             pixels[value] += count
             first.setdefault(value, file)
     if wrong := sorted(value for value in pixels if value != IGNORED and not 0 <= value <= len(classes)):
-        shown = ", ".join(f"{value} ({pixels[value]} pixels, as in {first[value]})" for value in wrong[:3])
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise DatasetError(f"{where} have labels beyond the {len(classes)} classes or {IGNORED}: {shown}{more}")
+        shown = name_first([f"{value} ({pixels[value]} pixels, as in {first[value]})" for value in wrong])
+        raise DatasetError(f"{where} have labels beyond the {len(classes)} classes or {IGNORED}: {shown}")
     ignored = {value: pixels[value] for value in (0, IGNORED) if pixels[value]}
     if ignored.keys() == pixels.keys():
         shown = " and ".join(f"{value} ({count} pixels)" for value, count in ignored.items())
@@ -83,8 +175,13 @@ def check_label_maps(files: Sequence[Path], classes: Sequence[str]) -> list[str]
     absent = [f"{label} ({name})" for label, name in enumerate(classes, start=1) if label not in pixels]
     if not absent:
         return []
-    more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
-    line = f"{len(absent)} of {len(classes)} classes never occur in {where}: {', '.join(absent[:3])}{more}"
+    line = f"{len(absent)} of {len(classes)} classes never occur in {where}: {name_first(absent)}"
     if pixels[0] and len(classes) not in pixels:
         line += "; if label 0 is the first class there, add 1 to all labels, for 0 is not labelled"
     return [line]
+
+
+def name_first(values: Sequence[Any], number: int = 3) -> str:
+    """Return the first values, and how many more there are."""
+    more = f" and {len(values) - number} more" if len(values) > number else ""
+    return ", ".join(map(str, values[:number])) + more

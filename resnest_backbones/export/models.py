@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Protocol
 
 from torch import nn
 
 from resnest_backbones import model_zoo
 from resnest_backbones.data import read_classes
-from resnest_backbones.errors import DatasetError
 from resnest_backbones.export.exportable import Exportable
 
 # Imported when they are needed: each needs its framework.
@@ -56,7 +53,7 @@ def build_model(
         checkpoint: a file; None leaves the model random.
         framework: ``detectron2`` or ``mmseg``; detected from the config if None.
         options: config overrides, in the framework's syntax.
-        classes: a file of the classes' names, see ``read_class_names``.
+        classes: a file of the classes' names, see ``read_classes``.
 
     Raises:
         ConfigError: there is no such config.
@@ -68,25 +65,7 @@ def build_model(
     framework = framework or model_zoo.framework_of(model)
     if find_spec(framework) is None:
         raise ImportError(f"{model} needs {framework}, which is not installed (see README.md)")
-    names = None if classes is None else read_class_names(classes)
+    names = None if classes is None else read_classes(classes, max_classes=None)
     builder = importlib.import_module(f"resnest_backbones.export.{_BUILDERS[framework]}")
     built: BuiltModel = builder.build(model_zoo.get_config_file(model), checkpoint, options=options, classes=names)
     return built
-
-
-def read_class_names(file: str) -> Sequence[str]:
-    """Return the names in a class file, or those of the categories of a COCO JSON in the order of their ids.
-
-    Raises:
-        DatasetError: the file cannot be read, or has no names.
-    """
-    if not file.endswith(".json"):
-        return read_classes(file, max_classes=None)
-    try:
-        categories = json.loads(Path(file).read_text(encoding="utf-8-sig"))["categories"]
-        names = [category["name"] for category in sorted(categories, key=lambda category: category["id"])]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"the class file {file} cannot be read as a COCO JSON: {error}") from error
-    if not names:
-        raise DatasetError(f"the class file {file} has no categories")
-    return names

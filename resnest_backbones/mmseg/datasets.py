@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,15 +17,9 @@ from typing import Any
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
-from resnest_backbones.data import (
-    IMAGE_SUFFIXES,
-    check_label_maps,
-    files_below,
-    find_class_file,
-    make_palette,
-    read_classes,
-)
+from resnest_backbones.data import check_label_maps, find_class_file, make_palette, pair_label_maps, read_classes
 from resnest_backbones.errors import DatasetError
+from resnest_backbones.mmseg.transforms import with_image_reader
 
 
 @DATASETS.register_module()
@@ -77,7 +70,7 @@ class LabelMapDataset(BaseSegDataset):
             data_prefix=dict(data_prefix),
             metainfo={"classes": classes, "palette": make_palette(len(classes))},
             reduce_zero_label=True,
-            pipeline=list(pipeline),
+            pipeline=with_image_reader(list(pipeline)),
             test_mode=test_mode,
             ignore_index=ignore_index,
             indices=indices,
@@ -93,32 +86,17 @@ class LabelMapDataset(BaseSegDataset):
         Raises:
             DatasetError: a folder is missing or empty, or an image has no annotation, or shares it with another.
         """
-        image_folder, annotation_folder = (Path(self.data_prefix[key]) for key in ("img_path", "seg_map_path"))
-        for folder, what in ((image_folder, "images"), (annotation_folder, "annotations")):
-            if not folder.is_dir():
-                raise DatasetError(f"the folder of {what} {folder} does not exist")
-        images = files_below(image_folder, IMAGE_SUFFIXES)
-        if not images:
-            raise DatasetError(f"the folder of images {image_folder} has none ({', '.join(IMAGE_SUFFIXES)})")
-        annotations = {path.with_suffix(""): path for path in files_below(annotation_folder, (".png",))}
-        counts = Counter(image.with_suffix("") for image in images)
-        if shared := [str(image) for image in images if counts[image.with_suffix("")] > 1]:
-            raise DatasetError(f"images in {image_folder} must differ in more than their suffix, got {_first(shared)}")
-        if missing := [str(image) for image in images if image.with_suffix("") not in annotations]:
-            raise DatasetError(
-                f"{len(missing)} of {len(images)} images in {image_folder} have no annotation NAME.png in "
-                f"{annotation_folder}: {_first(missing)}"
-            )
+        pairs, _ = pair_label_maps(Path(self.data_prefix["img_path"]), Path(self.data_prefix["seg_map_path"]))
         return [
             {
-                "img_path": str(image_folder / image),
-                "seg_map_path": str(annotation_folder / annotations[image.with_suffix("")]),
+                "img_path": str(image),
+                "seg_map_path": str(label_map),
                 "label_map": self.label_map,
                 "reduce_zero_label": self.reduce_zero_label,
                 "num_classes": len(self.metainfo["classes"]),
                 "seg_fields": [],
             }
-            for image in images
+            for image, label_map in pairs
         ]
 
     def prepare_data(self, idx: int) -> Any:
@@ -127,15 +105,18 @@ class LabelMapDataset(BaseSegDataset):
             return super().prepare_data(idx)
 
 
-def check_custom_dataset(settings: Any) -> list[str]:
+def check_custom_dataset(settings: Any) -> tuple[list[Path], list[str]]:
     """Compare the label maps of a ``LabelMapDataset``, given by its config, with its classes, before any work.
 
+    Returns:
+        The images, and a line for each thing that looks wrong or is left out.
+
     Raises:
-        DatasetError: as ``LabelMapDataset`` and ``check_label_maps``.
+        DatasetError: as ``LabelMapDataset``, ``pair_label_maps`` and ``check_label_maps``.
     """
-    dataset = DATASETS.build({**settings, "pipeline": []})
-    files = [Path(dataset.get_data_info(index)["seg_map_path"]) for index in range(len(dataset))]
-    return check_label_maps(files, dataset.metainfo["classes"])
+    dataset = DATASETS.build({**settings, "pipeline": [], "lazy_init": True})
+    pairs, lines = pair_label_maps(*(Path(dataset.data_prefix[key]) for key in ("img_path", "seg_map_path")))
+    return [image for image, _ in pairs], lines + check_label_maps(pairs, dataset.metainfo["classes"])
 
 
 @contextmanager
@@ -149,7 +130,3 @@ def errors_that_name(dataset: Any, index: int) -> Iterator[None]:
         image = dataset.get_data_info(index).get("img_path", f"number {index}")
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DatasetError(f"the image {image} cannot be used: {reason}") from error
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

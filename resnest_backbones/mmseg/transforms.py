@@ -1,4 +1,4 @@
-"""Loading of label maps that says which file is wrong, and how.
+"""Loading of images and label maps by this package's readers, which say which file is wrong, and how.
 
 What else the paper's training needs, MMCV's and MMSegmentation's own transforms express; the paper's configs have them.
 """
@@ -9,14 +9,56 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from mmcv.transforms import LoadImageFromFile
 from mmengine import fileio
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
 
-from resnest_backbones.data import read_label_map
+from resnest_backbones.data import read_image, read_label_map
+from resnest_backbones.data.label_maps import IGNORED, check_labels, check_shape
 from resnest_backbones.errors import DatasetError
+from resnest_backbones.mmseg.config import type_name
 
-_IGNORED = 255  # MMSegmentation's; a label map is 8 bits deep there
+# Arguments of LoadImageFromFile with which LoadImage does the same.
+_COMMON = {"type", "to_float32", "imdecode_backend", "backend_args"}
+
+
+def with_image_reader(pipeline: Any) -> Any:
+    """Return a pipeline with ``LoadImage`` for MMCV's ``LoadImageFromFile`` where that loads colour images.
+
+    Not in configs, since MMSegmentation's own inference looks for the step by its name.
+    """
+    if isinstance(pipeline, Mapping):
+        if type_name(pipeline) == LoadImageFromFile.__name__ and set(pipeline) <= _COMMON:
+            return {**{key: pipeline[key] for key in pipeline if key != "imdecode_backend"}, "type": LoadImage}
+        return {key: with_image_reader(value) for key, value in pipeline.items()}
+    return type(pipeline)(map(with_image_reader, pipeline)) if isinstance(pipeline, (list, tuple)) else pipeline
+
+
+class LoadImage(LoadImageFromFile):
+    """MMCV's ``LoadImageFromFile`` with the reader that also predicts with the trained model.
+
+    They differ in images of CMYK, and in which kinds of files they refuse.
+
+    Args:
+        to_float32: give the pixels as float32.
+        backend_args: MMEngine's file backend.
+    """
+
+    def __init__(self, *, to_float32: bool = False, backend_args: Mapping[str, Any] | None = None) -> None:
+        super().__init__(to_float32=to_float32, backend_args=None if backend_args is None else dict(backend_args))
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Add ``img``, (H, W, 3) in BGR, ``img_shape`` and ``ori_shape`` to a data info that has ``img_path``.
+
+        Raises:
+            DatasetError: the image cannot be read; the message names it.
+        """
+        file = results["img_path"]
+        image = read_image(file, fileio.get(file, backend_args=self.backend_args))[..., ::-1]
+        results["img"] = np.ascontiguousarray(image, dtype=np.float32 if self.to_float32 else np.uint8)
+        results["img_shape"] = results["ori_shape"] = image.shape[:2]
+        return results
 
 
 @TRANSFORMS.register_module()
@@ -65,22 +107,16 @@ class LoadCheckedAnnotations(LoadAnnotations):
             labels = read_label_map(file, fileio.get(file, backend_args=self.backend_args))
         except FileNotFoundError as error:
             raise DatasetError(f"the label map {file} does not exist") from error
-        size = tuple((results.get("ori_shape") or labels.shape)[:2])
-        if labels.shape != size:
-            raise DatasetError(
-                f"the label map {file} must be as large as its image {results.get('img_path')}, which has height and "
-                f"width {size}, got {labels.shape}"
-            )
+        check_shape(file, labels.shape, results.get("img_path"), results.get("ori_shape") or labels.shape)
         num_classes = results.get("num_classes", self.num_classes)
         if num_classes is None:
             raise ValueError(
                 "num_classes must be given to LoadCheckedAnnotations unless the dataset provides it, got None"
             )
         _check_num_classes(num_classes)
-        _check_labels(file, labels, num_classes, bool(results["reduce_zero_label"]))
-        labels = labels.astype(np.uint8)
+        check_labels(file, labels, num_classes, zero_is_ignored=bool(results["reduce_zero_label"]))
         if results["reduce_zero_label"]:
-            labels = np.where((labels == 0) | (labels == _IGNORED), _IGNORED, labels - 1).astype(np.uint8)
+            labels = np.where((labels == 0) | (labels == IGNORED), IGNORED, labels - 1).astype(np.uint8)
         before = labels.copy()
         for old, new in (results.get("label_map") or {}).items():
             labels[before == old] = new
@@ -92,21 +128,5 @@ class LoadCheckedAnnotations(LoadAnnotations):
 
 
 def _check_num_classes(number: int) -> None:
-    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= _IGNORED:
-        raise ValueError(f"num_classes must be an integer from 1 to {_IGNORED}, got {number!r}")
-
-
-def _check_labels(file: str, labels: np.ndarray, num_classes: int, reduce_zero_label: bool) -> None:
-    """Compare in terms of the file, where classes are 1 to ``num_classes`` if zero is reduced."""
-    last = num_classes if reduce_zero_label else num_classes - 1
-    wrong = (labels != _IGNORED) & ((labels < 0) | (labels > last))
-    if not wrong.any():
-        return
-    values, counts = np.unique(labels[wrong], return_counts=True)
-    shown = ", ".join(f"{value} ({count} pixels)" for value, count in zip(values[:10], counts, strict=False))
-    more = f" and {len(values) - 10} more" if len(values) > 10 else ""
-    ignored = "0 and 255 are ignored" if reduce_zero_label else "255 is ignored"
-    raise DatasetError(
-        f"the label map {file} must hold labels from 0 to {last} or 255 ({num_classes} classes; {ignored}), "
-        f"got {shown}{more}"
-    )
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= IGNORED:
+        raise ValueError(f"num_classes must be an integer from 1 to {IGNORED}, got {number!r}")

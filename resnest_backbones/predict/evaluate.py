@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 import math
 from collections import Counter
@@ -15,8 +14,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from resnest_backbones.data import IMAGE_SUFFIXES, check_label_maps, files_below, read_image, read_label_map
-from resnest_backbones.errors import DatasetError, ExportError
+from resnest_backbones.data import check_label_maps, pair_label_maps, read_image
+from resnest_backbones.data.coco import read_coco_json
+from resnest_backbones.data.label_maps import read_labels
+from resnest_backbones.errors import ExportError
 from resnest_backbones.export.exportable import DETECTION, SEGMENTATION
 from resnest_backbones.predict.predictor import Detections, LabelMap, Predictor
 
@@ -76,12 +77,12 @@ def average_precision(predictor: Predictor, json_file: Path, image_root: Path) -
 
     Raises:
         ExportError: it is not a detector, or the number of categories is not that of its classes.
-        DatasetError: an image cannot be read.
+        DatasetError: as ``read_coco_json``; or an image cannot be read.
         ImportError: pycocotools is not installed.
     """
     if predictor.task != DETECTION:
         raise ExportError(f"AP is a metric of detectors, got a network for {predictor.task}")
-    truth, categories = read_truth(predictor, json_file)
+    truth, categories = read_truth(predictor, json_file, image_root)
     results = []
     for number, entry in tqdm(sorted(truth.imgs.items()), desc="evaluating"):
         found = predictor(read_image(image_root / entry["file_name"]))
@@ -96,24 +97,23 @@ def average_precision(predictor: Predictor, json_file: Path, image_root: Path) -
     return metrics
 
 
-def read_truth(predictor: Predictor, json_file: Path) -> tuple[Any, list[int]]:
+def read_truth(predictor: Predictor, json_file: Path, image_root: Path) -> tuple[Any, list[int]]:
     """Return the ``pycocotools.coco.COCO`` of a file, and its categories' ids in the order of the network's classes.
 
     Raises:
         ExportError: the number of categories is not that of the network's classes.
-        DatasetError: the file cannot be read.
+        DatasetError: as ``read_coco_json``.
         ImportError: pycocotools is not installed.
     """
     from pycocotools.coco import COCO
 
     truth = COCO()
-    try:
-        truth.dataset = json.loads(json_file.read_text(encoding="utf-8-sig"))
-        with contextlib.redirect_stdout(io.StringIO()):
-            truth.createIndex()
-        categories = sorted(truth.getCatIds())
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{json_file} cannot be read as COCO instances: {error}") from error
+    truth.dataset, lines, _ = read_coco_json(json_file, image_root)
+    for line in lines:
+        logger.warning("%s: %s", json_file, line)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+    categories = sorted(truth.getCatIds())
     if len(categories) != len(predictor.classes):
         raise ExportError(
             f"{json_file} must have as many categories as the network has classes, {len(predictor.classes)}, got "
@@ -174,26 +174,19 @@ def mean_iou(predictor: Predictor, image_root: Path, label_maps: Path) -> dict[s
     for file, label_map in tqdm(label_map_pairs(image_root, label_maps, predictor.classes), desc="evaluating"):
         found = predictor(read_image(file))
         assert isinstance(found, LabelMap)
-        confusion += confusion_of(read_label_map(label_map).astype(np.int64) - 1, found.labels, len(predictor.classes))
+        truth = read_labels(label_map, file, found.labels.shape, len(predictor.classes))
+        confusion += confusion_of(truth, found.labels, len(predictor.classes))
     return metrics_of(confusion)
 
 
 def label_map_pairs(image_root: Path, label_maps: Path, classes: Sequence[str]) -> list[tuple[Path, Path]]:
-    """Return images with their label maps, PNGs of the same names; sub-folders are searched too.
+    """Return images with their label maps, and log what looks wrong in them.
 
     Raises:
-        DatasetError: there is no image, an image has no label map, or the label maps do not fit the classes
-            (``check_label_maps``).
+        DatasetError: as ``pair_label_maps`` and ``check_label_maps``.
     """
-    images = files_below(image_root, IMAGE_SUFFIXES)
-    if not images:
-        raise DatasetError(f"{image_root} contains no images ({', '.join(IMAGE_SUFFIXES)})")
-    maps = {file.with_suffix(""): file for file in files_below(label_maps, (".png",))}
-    for image in images:
-        if image.with_suffix("") not in maps:
-            raise DatasetError(f"{image_root / image} has no label map {label_maps / image.with_suffix('.png')}")
-    pairs = [(image_root / image, label_maps / maps[image.with_suffix("")]) for image in images]
-    for line in check_label_maps([label_map for _, label_map in pairs], classes):
+    pairs, lines = pair_label_maps(image_root, label_maps)
+    for line in lines + check_label_maps(pairs, classes):
         logger.warning(line)
     return pairs
 

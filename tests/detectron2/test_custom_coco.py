@@ -55,36 +55,6 @@ def test_a_registered_set_is_read_by_detectron2_with_contiguous_classes(shared, 
     assert MetadataCatalog.get(val_name).evaluator_type == "coco"
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda c: c["images"].append({**c["images"][0], "id": -1, "file_name": "gone.jpg"}), r"not in .*gone\.jpg"),
-        (lambda c: c["images"].append(c["images"][0]), "image ids are not unique"),
-        (lambda c: c["images"][0].pop("height"), "lack id, file_name, width or height"),
-        (lambda c: c["annotations"][0].update(image_id=10**9), r"image_id that is not in the file: .*1000000000"),
-        (lambda c: c["annotations"][0].update(category_id=77), r"category_id that is not in the file: .*77"),
-        (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "no bbox of four numbers"),
-        (lambda c: c["annotations"][0].update(bbox=[1, 2, -3, 4]), "no bbox of four numbers"),
-        (lambda c: c["annotations"][0].update(bbox=[1, 2, float("nan"), 4]), "no bbox of four numbers"),
-        (lambda c: c["annotations"][0].update(id=c["annotations"][1]["id"]), "annotation ids are not unique"),
-        (lambda c: c["annotations"][0].update(image_id=[1]), "image_id that is not in the file"),
-        (lambda c: c["images"][0].update(width=639), r"another size, .* \(is 640 x 480, listed 639 x 480\)"),
-        (lambda c: c["categories"][0].update(name=3), "category lacks an integer id or a name"),
-        (lambda c: c["categories"][0].update(id="1"), "category lacks an integer id or a name"),
-        (lambda c: c["categories"].append(c["categories"][0]), "category ids are not unique"),
-        (lambda c: c.pop("annotations"), "no list of objects 'annotations'"),
-        (lambda c: c.update(images=[]), "has no images"),
-        (lambda c: c.update(categories=[]), "has no categories"),
-    ],
-)
-def test_what_does_not_fit_is_refused_by_name(bccd, change, message):
-    json_file, images = bccd
-    spoiled = spoil(json_file, change)
-    with pytest.raises(DatasetError, match=message) as error:
-        check_coco_json(spoiled, images)
-    assert str(spoiled) in str(error.value)
-
-
 @pytest.mark.parametrize("content", ["", "[1, 2]", "<html>", '{"images": [1], "annotations": []}'])
 def test_a_file_that_is_no_coco_json_is_refused(tmp_path, content):
     file = tmp_path / "x.json"
@@ -129,7 +99,7 @@ def test_a_picture_that_is_none_is_named(bccd, tmp_path):
     json_file, _ = bccd
     for image in json.loads(json_file.read_text())["images"]:
         (tmp_path / image["file_name"]).write_text("<html>")
-    with pytest.raises(DatasetError, match="4 images have another size, or .*cannot identify image file"):
+    with pytest.raises(DatasetError, match="4 images have another size, or .*its format is unknown"):
         check_coco_json(json_file, tmp_path)
 
 

@@ -67,7 +67,7 @@ def test_odd_images_are_trained_on_and_evaluated(tmp_path, record_property):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [("truncated", "image file is truncated"), ("wide", "height and width must be > 0"),
-     ("web page", "cannot be read.*cannot identify image file")],
+     ("web page", "cannot be read.*its format is unknown")],
 )  # fmt: skip
 @pytest.mark.fault("images that cannot be used", "an error names the file")
 def test_an_image_that_cannot_be_used_is_named(name, reason, tmp_path):

@@ -5,9 +5,9 @@ import torch
 
 from export import run
 from resnest_backbones import build
+from resnest_backbones.data import read_classes
 from resnest_backbones.errors import DatasetError
 from resnest_backbones.export import load
-from resnest_backbones.export.models import read_class_names
 from tests.acceleration.test_inference import trained
 
 
@@ -44,10 +44,10 @@ def test_a_trunk_with_its_weights_is_written_compared_and_read_again(tmp_path, c
 )
 def test_names_of_classes_come_from_a_text_or_a_coco_json(name, content, tmp_path):
     (tmp_path / name).write_bytes(content)
-    assert list(read_class_names(str(tmp_path / name))) == ["cat", "dog"]
+    assert list(read_classes(str(tmp_path / name))) == ["cat", "dog"]
     (tmp_path / name).write_bytes(content.replace(b"dog", b"\xff"))
     with pytest.raises(DatasetError, match=name):
-        read_class_names(str(tmp_path / name))
+        read_classes(str(tmp_path / name))
 
 
 def test_a_difference_above_the_tolerance_is_told_and_ends_with_status_1(tmp_path, capsys):

@@ -48,7 +48,7 @@ def test_miou_is_mmsegmentations(tmp_path):
         (tmp_path / folder / "0.png").rename(tmp_path / folder / "below" / "0.png")
     assert mean_iou(predictor, tmp_path / "images", tmp_path / "truth") == found
     (tmp_path / "truth" / "1.png").unlink()
-    with pytest.raises(DatasetError, match=r"1.png has no label map .*truth.1.png"):
+    with pytest.raises(DatasetError, match=r"1 of 3 images in .* have no annotation NAME.png in .*truth: 1.png"):
         mean_iou(predictor, tmp_path / "images", tmp_path / "truth")
     with pytest.raises(ExportError, match="AP is a metric of detectors, got a network for segmentation"):
         average_precision(predictor, tmp_path / "a.json", tmp_path)

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from sklearn.metrics import ConfusionMatrixDisplay
 from tqdm import tqdm
 
-from resnest_backbones.data import make_palette, read_image, read_label_map
+from resnest_backbones.data import make_palette, read_image
+from resnest_backbones.data.label_maps import read_labels
 from resnest_backbones.predict.evaluate import confusion_of, label_map_pairs, metrics_of
 from resnest_backbones.predict.predictor import Predictor
 from visualization.detection import Section
@@ -32,7 +33,7 @@ def visualize_segmentor(
     shown: list[tuple[Path, np.ndarray, np.ndarray]] = []
     for file, label_map in tqdm(pairs, desc="predicting"):
         found = look(file).labels
-        truth = read_label_map(label_map).astype(np.int64) - 1
+        truth = read_labels(label_map, file, found.shape, len(names))
         confusion += confusion_of(truth, found, len(names))
         if len(shown) < args.pictures:
             shown.append((file, truth, found))

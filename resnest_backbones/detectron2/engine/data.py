@@ -53,7 +53,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
-from resnest_backbones.data import derive_seed, to_rgb
+from resnest_backbones.data import derive_seed, read_image, read_label_map
 from resnest_backbones.errors import ConfigError, DatasetError
 
 logger = logging.getLogger(__name__)
@@ -93,11 +93,11 @@ class ImageMapper(DatasetMapper):
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """Return what the base class returns for a dataset dict, which is not changed."""
         sample = copy.deepcopy(dataset_dict)
-        with PathManager.open(sample["file_name"], "rb") as stream, Image.open(stream) as opened:
-            image = utils.convert_PIL_to_numpy(Image.fromarray(to_rgb(opened)), self.image_format)
+        pixels = _read(read_image, sample["file_name"])
+        image = utils.convert_PIL_to_numpy(Image.fromarray(pixels), self.image_format)
         utils.check_image_size(sample, image)
         label_map = sample.pop("sem_seg_file_name", None)
-        seen = T.AugInput(image, sem_seg=utils.read_image(label_map, "L")[..., 0] if label_map else None)
+        seen = T.AugInput(image, sem_seg=_read(read_label_map, label_map) if label_map else None)
         transforms = self.augmentations(seen)
         sample["image"] = torch.from_numpy(np.ascontiguousarray(seen.image.transpose(2, 0, 1)))
         if label_map:
@@ -110,6 +110,11 @@ class ImageMapper(DatasetMapper):
         elif "annotations" in sample:
             self._transform_annotations(sample, transforms, shape)
         return sample
+
+
+def _read(reader: Callable[[str, bytes], np.ndarray], file: str) -> np.ndarray:
+    with PathManager.open(file, "rb") as stream:
+        return reader(file, stream.read())
 
 
 def use_image_mapper(loader: DictConfig) -> DictConfig:

@@ -20,6 +20,7 @@ from resnest_backbones.data import make_palette, read_classes
 from resnest_backbones.errors import ConfigError
 from resnest_backbones.mmseg.checkpoint import check_fills, load_segmentor
 from resnest_backbones.mmseg.config import fit_heads, inner_datasets, type_name, use_test_time_augmentation
+from resnest_backbones.mmseg.transforms import with_image_reader
 
 
 class Predictor:
@@ -57,7 +58,8 @@ class Predictor:
             fit_heads(cfg, len(read_classes(class_file)))
         if tta:
             use_test_time_augmentation(cfg)
-        self._pipeline = Compose(_without_labels(inner_datasets(cfg.test_dataloader.dataset)[0].pipeline))
+        pipeline = inner_datasets(cfg.test_dataloader.dataset)[0].pipeline
+        self._pipeline = Compose(with_image_reader(_without_labels(pipeline)))
         model = MODELS.build(cfg.model)
         segmentor: nn.Module = model.module if tta else model
         content = load_segmentor(segmentor, checkpoint)

@@ -34,7 +34,7 @@ from resnest_backbones.mmseg.config import (
     use_custom_dataset,
     use_test_time_augmentation,
 )
-from resnest_backbones.mmseg.datasets import check_custom_dataset
+from resnest_backbones.mmseg.datasets import LabelMapDataset, check_custom_dataset
 from resnest_backbones.mmseg.engine.resumable import make_resumable, repair_last_checkpoint
 
 _SYNC_NORMS = ("SyncBN", "MMSyncBN")
@@ -61,7 +61,7 @@ def train(args: argparse.Namespace) -> str | None:
     if cfg.resume:
         _restore_seed(cfg)
         add_hook(cfg, "RequireWholeCheckpointHook")
-    messages = [*_check_custom_data(args, cfg, "train", "val"), *adapt_to_cpu(cfg), *make_resumable(cfg)]
+    messages = [*_check_custom_data(cfg, "train", "val"), *adapt_to_cpu(cfg), *make_resumable(cfg)]
     setup_run(cfg, args)
     if is_main_process():
         check_writable(cfg.work_dir)
@@ -100,7 +100,7 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     if args.out is not None:
         for evaluator in as_list(cfg.test_evaluator):
             evaluator.update(output_dir=args.out, keep_results=True)
-    messages = [*_check_custom_data(args, cfg, "test"), *adapt_to_cpu(cfg)]
+    messages = [*_check_custom_data(cfg, "test"), *adapt_to_cpu(cfg)]
     setup_run(cfg, args)
     runner = Runner.from_cfg(cfg)
     for message in messages:
@@ -133,10 +133,19 @@ def _setup_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def _check_custom_data(args: argparse.Namespace, cfg: Config, *loaders: str) -> list[str]:
-    """Look at the label maps of ``--data-root``; return what looks wrong."""
-    settings = [cfg.get(f"{name}_dataloader") for name in loaders if args.data_root]
-    return [line for one in settings if one for line in check_custom_dataset(inner_datasets(one.dataset)[0])]
+def _check_custom_data(cfg: Config, *loaders: str) -> list[str]:
+    """Look at the label maps of custom datasets; return what looks wrong."""
+    lines, images = [], []
+    for settings in [cfg[f"{name}_dataloader"].dataset for name in loaders if cfg.get(f"{name}_dataloader")]:
+        dataset = inner_datasets(settings)[0]
+        if type_name(dataset) == LabelMapDataset.__name__:
+            found, said = check_custom_dataset(dataset)
+            images.append({image.resolve() for image in found})
+            lines += said
+    if len(images) == 2 and (shared := images[0] & images[1]):
+        lines.append(f"{len(shared)} images are used for training and for validation, {min(shared)} is the first: the "
+                     "metrics say nothing about other images")  # fmt: skip
+    return lines
 
 
 def _check_file(name: str, file: str) -> None:
