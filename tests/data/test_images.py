@@ -157,7 +157,7 @@ def test_a_segmentor_is_trained_evaluated_and_predicts_on_these_pixels(odd, tmp_
 
 def test_tools_predict_and_calibrate_on_these_pixels(odd, tmp_path):
     pytest.importorskip("onnxruntime")
-    from demo import Demo
+    from commands.demo import Demo
     from resnest_backbones.export.quantize import _reader
     from resnest_backbones.predict import Predictor
 
