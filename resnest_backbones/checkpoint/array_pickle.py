@@ -1,17 +1,19 @@
-"""Reading pickles of numpy arrays without trusting them.
+"""Reading pickles of numpy arrays and of settings without trusting them.
 
-Detectron's model zoos publish weights as pickled dicts of arrays, and training checkpoints of MMEngine hold arrays and
-logs beside their tensors. Unpickling can call anything that a file names, and numpy's own ``dtype.__setstate__``
-believes any flags, so a crafted file reads foreign memory. Here a pickle builds plain containers only: stand-ins take
-the state of arrays and make them anew, also for ``torch.load(weights_only=True)``, under the arrays' names.
+Detectron's model zoos publish weights as pickled dicts of arrays, and training checkpoints hold arrays, logs and the
+settings of the training beside their tensors: MMEngine's, timm's, Lightning's, torchvision's. Unpickling can call
+anything that a file names, and numpy's own ``dtype.__setstate__`` believes any flags, so a crafted file reads foreign
+memory. Here a pickle builds plain containers only: stand-ins take the state of arrays and make them anew, and the state
+of settings as a dict, also for ``torch.load(weights_only=True)``, under the names of what they stand for.
 """
 
 from __future__ import annotations
 
 import pickle
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import PurePosixPath, PureWindowsPath
 from threading import Lock
 from typing import Any, BinaryIO
 
@@ -19,10 +21,12 @@ import numpy as np
 from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_globals
 
 _KINDS = "biuf"  # booleans, integers, floats
+_LIGHTNING = ("lightning.fabric.utilities.data", "pytorch_lightning.utilities.parsing")
+_NAMESPACES = (("argparse", "Namespace"), ("types", "SimpleNamespace"))
 
 
 def load_arrays(stream: BinaryIO) -> Any:
-    """Read a pickle of plain containers, strings, numbers and numeric arrays.
+    """Read a pickle of plain containers, strings, numbers, numeric arrays, settings (as dicts) and paths (as strings).
 
     Raises:
         pickle.UnpicklingError: it names something else. A damaged file can raise nearly any exception.
@@ -73,6 +77,23 @@ class History:
         self.state = {key: value for key, value in state.items() if key != "statistics_methods"}
 
 
+class _Namespace:
+    """Stands in for ``argparse.Namespace`` and the like, whose values become a dict."""
+
+    made: Mapping[str, Any] = {}  # noqa: RUF012
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.made = state
+
+
+class _Dict:
+    """Stands in for a subclass of ``dict``, which becomes a plain one: torch fills no other."""
+
+    def __new__(cls, *_: object) -> dict[Any, Any]:  # type: ignore[misc]
+        """Return an empty dict."""
+        return {}
+
+
 def _reconstruct(kind: Any, *_: object) -> _Array:
     if not (isinstance(kind, type) and issubclass(kind, _Array)):
         raise pickle.UnpicklingError(f"{kind!r} is neither an array nor a plain container")
@@ -89,7 +110,13 @@ _STAND_INS: dict[tuple[str, str], Callable[..., Any]] = {
     ("__builtin__", "bytes"): lambda: b"",  # how protocol 2 writes b""
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Dtype,
+    **dict.fromkeys(_NAMESPACES, _Namespace),
+    **{(module, "AttributeDict"): _Dict for module in _LIGHTNING},
 }
+for _module in ("pathlib", "pathlib._local"):  # from Python 3.13 on
+    for _name, _kind in (("PosixPath", PurePosixPath), ("WindowsPath", PureWindowsPath)):
+        for _prefix in ("", "Pure"):
+            _STAND_INS[_module, f"{_prefix}{_name}"] = lambda *parts, kind=_kind: str(kind(*parts))
 for _core in ("numpy.core", "numpy._core"):  # numpy 1 and numpy 2
     _STAND_INS[f"{_core}.multiarray", "_reconstruct"] = _reconstruct
     _STAND_INS[f"{_core}.multiarray", "scalar"] = lambda dtype, data: _from_bytes(data, dtype)[0]
@@ -149,6 +176,8 @@ def made(value: Any) -> Any:
     """Replace the stand-ins in a value by what they stand for; containers stay of their kind."""
     if isinstance(value, _Array):
         return value.made
+    if isinstance(value, _Namespace):
+        return {key: made(item) for key, item in value.made.items()}
     if isinstance(value, History):
         value.state = made(value.state)
         return value

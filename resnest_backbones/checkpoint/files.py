@@ -16,12 +16,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from resnest_backbones.checkpoint.array_pickle import arrays_in_tensor_files, load_arrays, made
-from resnest_backbones.checkpoint.fit import compare, describe_other_pools
+from resnest_backbones.checkpoint.contents import extract_state_dict, split_part
+from resnest_backbones.checkpoint.fit import compare, describe_networks, describe_other_pools, fit_trunk, is_offset
 from resnest_backbones.checkpoint.layouts import COUNTER, convert_state_dict, split_trunk, summarize_keys
 from resnest_backbones.choices import TARGETS
 from resnest_backbones.errors import CheckpointError
@@ -33,16 +33,15 @@ SaveError = OSError  # what ``write_atomically`` raises
 
 _UNFINISHED = ".partial"  # ends the temporary name of a file that is being written
 _BLOCK = 1 << 20
-_OFFSETS = ".conv2_offset."
 
 
 def read_checkpoint(file: str | PathLike[str]) -> dict[str, Any]:
     """Read a checkpoint file without running any code that it may hold.
 
-    ``.pkl`` files (Detectron's model zoos) go through ``array_pickle.py``, which admits arrays and containers only;
-    ``.safetensors`` files through the package of that name; all others through ``torch.load(weights_only=True)``, which
-    here admits arrays and MMEngine's logs, as ``History``, too. A file with the name of a published detector or
-    segmentor must have the hash in that name.
+    ``.pkl`` files (Detectron's model zoos) go through ``array_pickle.py``, ``.safetensors`` files through their own
+    package, all others through ``torch.load(weights_only=True)``. Beside tensors they may have arrays, MMEngine's logs,
+    as ``History``, and the settings of a training, as dicts. A file with the name of a published detector or segmentor
+    must have the hash in that name.
 
     Raises:
         CheckpointError: the file does not exist, is not a checkpoint, is cut short, holds other objects, or is not the
@@ -106,35 +105,14 @@ def _why_unreadable(path: Path, stream: BinaryIO, error: Exception) -> str:
     return f"{path} ({path.stat().st_size} bytes) is not a checkpoint, or is cut short or damaged: {reason}"
 
 
-def extract_state_dict(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint's content, which may lie under ``model``, ``state_dict`` or ``model_state``.
-
-    Raises:
-        ValueError: there are no tensors; the message names the keys there are.
-    """
-    for key in ("model", "state_dict", "model_state"):
-        if isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    tensors = {key: _as_tensor(value) for key, value in content.items()}
-    wrong = [key for key, value in tensors.items() if not isinstance(value, Tensor)]
-    if wrong or not tensors:
-        raise ValueError(f"not a state dict: no tensors under {summarize_keys(wrong)}")
-    return tensors
-
-
-def _as_tensor(value: Any) -> Any:
-    """Return a numpy array or scalar of numbers as a tensor; anything else as it is."""
-    numeric = isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8
-    return torch.as_tensor(value.astype(value.dtype.newbyteorder("="))) if numeric else value
-
-
-def _local_file(name: str) -> Path:
+def _local_file(name: str) -> tuple[Path, str]:
+    """Return the file of a name, downloaded if need be, and the part of it that the name asks for."""
+    name, part = split_part(name)
     if name.startswith(SCHEME):
-        return fetch(get_record(name))
+        return fetch(get_record(name)), part
     if "://" in name:
         raise CheckpointError(f"{name} is neither a file nor {SCHEME}NAME; download it first")
-    return Path(name)
+    return Path(name), part
 
 
 @dataclass(frozen=True)
@@ -157,15 +135,15 @@ class LoadReport:
 def load_checkpoint(model: nn.Module, file: str | PathLike[str], *, new: Collection[str] = ()) -> LoadReport:
     """Fill a ``ResNeSt`` from a checkpoint in any published layout.
 
-    Every tensor of the model must be in the file with the same shape. Only the counters of batch norms, which some
-    frameworks do not save, and the offsets of deformable convolutions, which ImageNet files never have, may be absent.
-    The file may have more: a classifier that the model does not have, the heads of a detector, stages that were not
-    built.
+    Every tensor of the model must be in the file with the same shape, and a stage has as many blocks there. Only the
+    counters of batch norms, which some frameworks do not save, and the offsets of deformable convolutions, which
+    ImageNet files never have, may be absent. The file may have more: a classifier that the model does not have, the
+    heads of a detector, stages that were not built.
 
     Args:
         model: a ``ResNeSt``; it is left untouched when an error is raised.
         file: a path, or ``resnest://NAME`` for a published file, of a network or a trained recipe (downloaded into the
-            cache, and verified).
+            cache, and verified). ``FILE#PART`` takes one of several networks in a file, such as the averaged weights.
         new: beginnings of names that stay as they were initialised, whatever the file has: ``("fc.",)`` for a
             classifier of other classes, ``("stem.conv1_1.weight",)`` for images of other channels.
 
@@ -174,23 +152,25 @@ def load_checkpoint(model: nn.Module, file: str | PathLike[str], *, new: Collect
             keys that are missing or have another shape.
         WeightsError: the published file could not be had.
     """
-    path = _local_file(str(file))
-    wanted = {key: value for key, value in model.state_dict().items() if not key.startswith(tuple(new))}
+    path, part = _local_file(str(file))
+    own = model.state_dict()
+    wanted = {key: value for key, value in own.items() if not key.startswith(tuple(new))}
     try:
-        content = extract_state_dict(read_checkpoint(path))
+        content = extract_state_dict(read_checkpoint(path), part=part, file=str(path))
         layout, state, heads = _split_or_own(content, wanted.keys())
     except CheckpointError:
         raise
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    fit = compare(state, wanted, optional=lambda key: _OFFSETS in key)
-    if not fit.is_whole:
+    fit = compare(state, wanted, optional=is_offset)
+    more_blocks = [key for key in fit_trunk(state, own).unexpected if not key.startswith(tuple(new))]
+    if more_blocks or not fit.is_whole:
         raise CheckpointError(
-            f"{path} (layout {layout}) does not fit the model: {fit.describe()}; name in `new` what is to stay as "
-            "initialised"
+            f"{path} (layout {layout}) does not fit the model: {describe_networks(state, own)}{fit.describe()}; "
+            "name in `new` what is to stay as initialised"
         )
     model.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
-    if any(_OFFSETS in key and key not in state for key in wanted):
+    if any(is_offset(key) and key not in state for key in wanted):
         logger.info("%s: no offsets of deformable convolutions; they stay as initialised", path)
     if warning := describe_other_pools(model, content):
         logger.warning("%s: %s", path, warning)
@@ -263,7 +243,7 @@ def set_aside(folder: str | PathLike[str], marks: Sequence[str], others: Sequenc
     Returns:
         A line for the user, or none where nothing was moved.
     """
-    root = Path(folder)
+    root, keep = Path(folder), split_part(keep)[0]
     left = {path for pattern in marks for path in root.glob(pattern)}
     if not left:
         return []
@@ -295,7 +275,7 @@ def convert_file(source: str | PathLike[str], target_file: str | PathLike[str], 
     """Write a checkpoint in another layout.
 
     Args:
-        source: a checkpoint in any published layout, or ``resnest://NAME``.
+        source: a checkpoint in any published layout, or ``resnest://NAME``; ``FILE#PART`` as in ``load_checkpoint``.
         target_file: the file to write, ending in ``.pth``; it must not exist.
         target: as in ``convert_state_dict``. For ``detectron2`` the file is one that ``MODEL.WEIGHTS`` takes.
 
@@ -315,10 +295,10 @@ def convert_file(source: str | PathLike[str], target_file: str | PathLike[str], 
         raise ValueError(f"target_file must be a new file, but {output} exists")
     if not output.parent.is_dir():
         raise ValueError(f"target_file must lie in an existing folder, got {output}")
-    path = _local_file(str(source))
+    path, part = _local_file(str(source))
     try:
         source_content = read_checkpoint(path)
-        state = extract_state_dict(source_content)
+        state = extract_state_dict(source_content, part=part, file=str(path))
         content = for_detectron2(state) if target == "detectron2" else convert_state_dict(state, target)
     except CheckpointError:
         raise

@@ -14,9 +14,12 @@ from typing import Any
 from torch import nn
 
 from resnest_backbones.checkpoint.layouts import COUNTER, detect_layout, summarize_keys
+from resnest_backbones.models.arguments import STAGES
 from resnest_backbones.models.resnest import ResNeSt
+from resnest_backbones.models.variants import VARIANTS, ResNeStSpec
 
 _MAX_SHAPES = 3  # named in a message
+_IMAGE_KEY = "stem.conv1_1.weight"  # its second dimension is the channels of the image, which a user may choose
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,60 @@ def compare(
         unexpected=tuple(key for key in state if key not in wanted),
         mismatched={key: pair for key, pair in shapes.items() if pair[0] != pair[1]},
     )
+
+
+def is_offset(key: str) -> bool:
+    """Tell whether a tensor gives the offsets of a deformable convolution, which files of ImageNet never have."""
+    return ".conv2_offset." in key
+
+
+def fit_trunk(state: Mapping[str, Any], own: Mapping[str, Any]) -> Fit:
+    """Compare the trunk in a file with a model's, both under the core's names; it is exact for the same network.
+
+    Stages, classifier and heads that the model does not have are left out, offsets of deformable convolutions may be
+    missing, and the first convolution may be one for images of other channels.
+    """
+    parts = {key.partition(".")[0] for key in own}
+    given = {key: value for key, value in state.items() if key.partition(".")[0] in parts}
+    shapes = [tuple(one[_IMAGE_KEY].shape) for one in (given, own) if _IMAGE_KEY in one]
+    if len(shapes) == 2 and shapes[0][:1] + shapes[0][2:] == shapes[1][:1] + shapes[1][2:]:
+        given[_IMAGE_KEY] = own[_IMAGE_KEY]
+    return compare(given, own, optional=is_offset)
+
+
+def describe_networks(state: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    """Return the beginning of a message that names the networks of a file and of a model, "" where they are one.
+
+    Args:
+        state: the trunk in the file, under the core's names.
+        own: the model's.
+    """
+    names, own_names = _networks(state), _networks(own)
+    if set(names) & set(own_names):
+        return ""
+    return f"the file holds {' or '.join(names) or 'no ResNeSt'}, the model is {' or '.join(own_names)}; "
+
+
+def _networks(trunk: Mapping[str, Any]) -> list[str]:
+    """Return the published networks that a trunk may be by the shapes of the stages it has, or else its depths."""
+    blocks = {tuple(key.split(".")[:2]) for key in trunk}
+    depths = [sum(stage == name for name, *_ in blocks) for stage in STAGES]
+    first = (_IMAGE_KEY, "res2.0.conv1.weight", "res2.0.conv2.conv.weight")
+    shapes = [tuple(trunk[key].shape) for key in first if key in trunk and trunk[key].ndim == 4]
+    if len(shapes) < len(first):
+        return []
+    stem, reduced, splits = shapes
+    radix = splits[0] // max(reduced[0], 1)
+    cardinality = reduced[0] // max(splits[1] * radix, 1)
+
+    def fits(spec: ResNeStSpec) -> bool:
+        of_blocks = (spec.stem_width, spec.radix, spec.cardinality, spec.width(64))
+        of_depths = all(depth in (0, wanted) for depth, wanted in zip(depths, spec.depths, strict=True))
+        return of_depths and of_blocks == (stem[0], radix, cardinality, reduced[0])
+
+    names = [name for name, spec in VARIANTS.items() if fits(spec)]
+    usual = [name for name in names if not VARIANTS[name].avd_first]  # where the pool stands changes no shape
+    return usual or names or [f"a ResNeSt of {', '.join(map(str, depths))} blocks"]
 
 
 def describe_other_pools(

@@ -12,6 +12,9 @@ A layout is a way to name the same tensors. All are one-to-one, so a conversion 
     encoding    official, behind "pretrained." (PyTorch-Encoding's segmentors; read only)
     segmentor   the core's names behind "backbone.", and decode_head.*, auxiliary_head.*, neck.* beside them: what
                 MMSegmentation saves of a segmentor with this package's backbone
+
+Any of them may stand behind the names of what held the network in a training, such as "model.", "encoder." or
+"module._orig_mod.", which are left out.
 """
 
 from __future__ import annotations
@@ -40,8 +43,14 @@ _CORE_KEY = re.compile(
     rf"|res[2-5]\.\d+\.conv2\.(?:conv\.weight|bn[01]\.{_NORM}|fc[12]\.(?:weight|bias))"
     rf"|fc\.(?:weight|bias)"
 )
+_TRUNK_PART = re.compile(r"(?:stem|conv1|bn1|layer\d|res\d)\.")  # where a ResNeSt has no other key
 _CORE_BLOCK = re.compile(r"res(\d)\.(\d+)\.(.+)")
 _LAYER_BLOCK = re.compile(r"layer(\d)\.(\d+)\.(.+)")
+_IN_EVERY_BLOCK = "res2.0.conv2.fc1.weight"  # the attention, which no other network has
+# What DataParallel, torch.compile, FSDP and activation checkpointing insert, at the front or before a part.
+_INSERTED = re.compile(r"(?:(?<=\.)|^)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_AVERAGE = re.compile(r"(?:(?<=[._])|^)(?:ema|swa|averaged?|avg|shadow|teacher)(?=[._]|$)", re.I)
+_AVERAGED = "n_averaged"  # the counter of torch.optim.swa_utils.AveragedModel
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,11 @@ class _Layout:
     stem: tuple[tuple[str, str], ...] = ()
     block: tuple[tuple[str, str], ...] | None = None
     head: str = ""
+
+    def fits(self, state_dict: Mapping[str, Any], outer: str, prefix: str) -> bool:
+        """Tell whether a state dict with the marker has the head, and behind other names than the layout's a block."""
+        block = f"{outer}{prefix}{self.from_core(_IN_EVERY_BLOCK)}"
+        return (not self.head or outer + self.head in state_dict) and (not outer or block in state_dict)
 
     def from_core(self, key: str) -> str:
         if self.block is None or not (match := _CORE_BLOCK.fullmatch(key)):
@@ -103,6 +117,9 @@ _MMSEG = _Layout("mmseg", "stem.0.weight", ("", "backbone."), _MMSEG_STEM, _MMSE
 _MMDET = replace(_MMSEG, name="mmdet", prefixes=("backbone.",), head="rpn_head.rpn_conv.weight")
 _ENCODING = _Layout("encoding", "conv1.0.weight", ("pretrained.",), _OFFICIAL_STEM, _BLOCK)
 _LAYOUTS = (_DETECTRON2, _OFFICIAL, _MMDET, _MMSEG, _ENCODING)
+_MARKERS = ", ".join(
+    f"{prefix}{layout.marker} ({layout.name})" for layout in _LAYOUTS for prefix in layout.prefixes if not layout.head
+)
 _BY_TARGET = {"core": _DETECTRON2, "detectron2": _DETECTRON2, "official": _OFFICIAL, "timm": _OFFICIAL, "mmseg": _MMSEG}
 
 # Names of the classification head at the top level of a checkpoint, per framework: core and official, the Detectron2
@@ -138,7 +155,7 @@ def detect_layout(state_dict: Mapping[str, Any]) -> str:
     Raises:
         ValueError: the layout is unknown; the message says what was looked for and the first keys.
     """
-    return _detect(_without_module_prefix(state_dict))[0].name
+    return _unwrap(state_dict).layout.name
 
 
 def convert_state_dict(state_dict: Mapping[str, Tensor], target: str = "core") -> dict[str, Tensor]:
@@ -161,16 +178,16 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], target: str = "core") -
     """
     if target not in TARGETS:
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
-    state_dict = _without_module_prefix(state_dict)
-    source, prefix = _detect(state_dict)
-    state_dict = _with_shortcut_pools(state_dict, source, prefix)
-    trunk, others = _split_trunk(state_dict, source, prefix)
+    found = _unwrap(state_dict)
+    source = found.layout
+    trunk, others = _split_trunk(found)
     if target == "segmentor":
         return _as_segmentor(trunk, others)
     if target == "detectron2" and source is _MMDET:
         return _as_detector(trunk, others)
     if target != "core" and _BY_TARGET[target] is (_MMSEG if source is _MMDET else source):
-        return state_dict
+        _log_left_out(found.beside, target)
+        return found.state
     _log_left_out(others, target)
     layout = _BY_TARGET[target]
     converted = {layout.from_core(key): value for key, value in trunk.items()}
@@ -212,35 +229,98 @@ def split_trunk(state_dict: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor
     Raises:
         ValueError: as ``convert_state_dict``.
     """
-    state_dict = _without_module_prefix(state_dict)
-    layout, prefix = _detect(state_dict)
-    return layout.name, *_split_trunk(_with_shortcut_pools(state_dict, layout, prefix), layout, prefix)
+    found = _unwrap(state_dict)
+    return found.layout.name, *_split_trunk(found)
 
 
-def _without_module_prefix(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """Undo the prefix that DataParallel and DistributedDataParallel add."""
+def unwrap(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict without what stands before the keys of its network; names of the layout's own stay.
+
+    Raises:
+        ValueError: the layout is unknown, as in ``detect_layout``.
+    """
+    found = _unwrap(state_dict)
+    return {**found.beside, **found.state}
+
+
+def split_networks(state_dict: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Return what stands before the keys of each ResNeSt in a state dict -> the state dict without the others."""
+    state_dict = _without_inserted(state_dict)
+    networks = _find_networks(state_dict)
+    owners = {key: _owner(key, networks) for key in state_dict}
+    return {
+        outer.rstrip("."): {key: value for key, value in state_dict.items() if owners[key] in (outer, None)}
+        for outer in networks
+    }
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A network in a state dict.
+
+    Attributes:
+        layout: its layout.
+        prefix: which of the layout's own prefixes its trunk has.
+        state: its tensors, without what stood before all of their names.
+        beside: the other tensors of the state dict, unchanged, such as heads beside an encoder.
+    """
+
+    layout: _Layout
+    prefix: str
+    state: dict[str, Tensor]
+    beside: dict[str, Tensor]
+
+
+def _unwrap(state_dict: Mapping[str, Any]) -> _Found:
+    """Find the network in a state dict; of several, the one that is not an average of another."""
+    state_dict = _without_inserted(state_dict)
+    networks = _find_networks(state_dict)
+    if not networks:
+        raise ValueError(
+            f"not the layout of a known ResNeSt: it has none of {_MARKERS}; first keys: {summarize_keys(state_dict)}"
+        )
+    outer = min(networks, key=is_average)
+    layout, prefix = networks[outer]
+    owners = {key: _owner(key, networks) for key in state_dict}
+    state = {key.removeprefix(outer): value for key, value in state_dict.items() if owners[key] == outer}
+    beside = {key: state_dict[key] for key, owner in owners.items() if owner is None and not key.endswith(_AVERAGED)}
+    return _Found(layout, prefix, _with_shortcut_pools(state, layout, prefix), beside)
+
+
+def is_average(name: str) -> bool:
+    """Tell by its name whether a part of a checkpoint is the running average of another part's weights."""
+    return bool(_AVERAGE.search(name))
+
+
+def _without_inserted(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what wrappers of modules insert into keys, unless different keys would become the same."""
     wrong = [key for key in state_dict if not isinstance(key, str)]
     if wrong:
         raise ValueError(f"the keys of a state dict must be strings, got {wrong[0]!r}")
-    if state_dict and all(key.startswith("module.") for key in state_dict):
-        return {key.removeprefix("module."): value for key, value in state_dict.items()}
-    return dict(state_dict)
+    plain = {_INSERTED.sub("", key): value for key, value in state_dict.items()}
+    return plain if len(plain) == len(state_dict) else dict(state_dict)
 
 
-def _detect(state_dict: Mapping[str, Any]) -> tuple[_Layout, str]:
-    for layout in _LAYOUTS:
-        for prefix in layout.prefixes:
-            if prefix + layout.marker in state_dict and (not layout.head or layout.head in state_dict):
-                return layout, prefix
-    markers = ", ".join(
-        f"{prefix}{layout.marker} ({layout.name})"
-        for layout in _LAYOUTS
-        for prefix in layout.prefixes
-        if not layout.head
-    )
-    raise ValueError(
-        f"not the layout of a known ResNeSt: it has none of {markers}; first keys: {summarize_keys(state_dict)}"
-    )
+def _find_networks(state_dict: Mapping[str, Any]) -> dict[str, tuple[_Layout, str]]:
+    """Return what stands before the keys of each ResNeSt -> its layout, and which of that's own prefixes it has."""
+    found: dict[str, tuple[_Layout, str]] = {}
+    for key in state_dict:
+        fitting = [
+            (outer, layout, prefix)
+            for layout in _LAYOUTS
+            for prefix in layout.prefixes
+            if f".{key}".endswith(f".{prefix}{layout.marker}")
+            and layout.fits(state_dict, outer := key.removesuffix(prefix + layout.marker), prefix)
+        ]
+        if fitting:
+            outer, layout, prefix = min(fitting, key=lambda one: len(one[0]))
+            found.setdefault(outer, (layout, prefix))
+    return found
+
+
+def _owner(key: str, networks: Collection[str]) -> str | None:
+    """Return what stands before the keys of the network that a key belongs to; None where it belongs to none."""
+    return max((outer for outer in networks if key.startswith(outer)), key=len, default=None)
 
 
 def _with_shortcut_pools(state_dict: Mapping[str, Tensor], layout: _Layout, prefix: str) -> dict[str, Tensor]:
@@ -259,24 +339,22 @@ def _with_shortcut_pools(state_dict: Mapping[str, Tensor], layout: _Layout, pref
     return {rename(key): value for key, value in state_dict.items()}
 
 
-def _split_trunk(
-    state_dict: Mapping[str, Tensor], layout: _Layout, prefix: str
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _split_trunk(found: _Found) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the trunk (and classifier) under the core's names, and all other keys unchanged."""
-    trunk, others, wrong = {}, {}, []
-    for key, value in state_dict.items():
+    layout, prefix = found.layout, found.prefix
+    trunk, others, wrong = {}, dict(found.beside), []
+    for key, value in found.state.items():
         classifier = next((name for name in _CLASSIFIERS if key.startswith(name)), None)
         if classifier is not None and key.removeprefix(classifier) in ("weight", "bias"):
             trunk["fc." + key.removeprefix(classifier)] = value
             continue
-        if not key.startswith(prefix) or (prefix == "backbone." and key.startswith("backbone.fpn_")):
-            others[key] = value
-            continue
         core = layout.to_core(key.removeprefix(prefix))
-        if _CORE_KEY.fullmatch(core):
+        if key.startswith(prefix) and _CORE_KEY.fullmatch(core):
             trunk[core] = value
-        else:
+        elif key.startswith(prefix) and _TRUNK_PART.match(core):
             wrong.append(key)
+        else:
+            others[key] = value
     if wrong:
         raise ValueError(
             f"layout {layout.name}, but {len(wrong)} keys do not belong to a ResNeSt: {summarize_keys(wrong)}"

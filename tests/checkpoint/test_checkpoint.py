@@ -8,6 +8,7 @@ import re
 import resource
 from argparse import Namespace
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -216,7 +217,8 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
         (torch.zeros(1), "holds a Tensor, not a dict of tensors"),
         ({0: torch.zeros(1)}, "keys of a state dict must be strings, got 0"),
         ({"vit": torch.zeros(1)}, "not the layout of a known ResNeSt"),
-        ({"a": Namespace()}, r"refused, as it could run code: argparse\.Namespace$"),  # and no advice to allow it
+        ({"a": Namespace()}, "no tensors under a"),
+        ({"a": Fraction(1, 2)}, r"refused, as it could run code: fractions\.Fraction$"),  # and no advice to allow it
     ],
 )
 def test_a_file_without_a_state_dict_is_named(content, message, tmp_path):
