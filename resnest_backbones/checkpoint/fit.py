@@ -122,9 +122,9 @@ def describe_networks(state: Mapping[str, Any], own: Mapping[str, Any]) -> str:
         own: the model's.
     """
     names, own_names = _networks(state), _networks(own)
-    if set(names) & set(own_names):
+    if set(names) & set(own_names) or not own_names:
         return ""
-    return f"the file holds {' or '.join(names) or 'no ResNeSt'}, the model is {' or '.join(own_names)}; "
+    return f"the file holds {' or '.join(names) or 'no whole ResNeSt'}, the model is {' or '.join(own_names)}; "
 
 
 def _networks(trunk: Mapping[str, Any]) -> list[str]:

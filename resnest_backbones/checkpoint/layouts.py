@@ -287,6 +287,11 @@ def _unwrap(state_dict: Mapping[str, Any]) -> _Found:
     return _Found(layout, prefix, _with_shortcut_pools(state, layout, prefix), beside)
 
 
+def is_core_key(key: str) -> bool:
+    """Tell whether a tensor of this name is one of a ResNeSt under the core's names."""
+    return bool(_CORE_KEY.fullmatch(key))
+
+
 def is_average(name: str) -> bool:
     """Tell by its name whether a part of a checkpoint is the running average of another part's weights."""
     return bool(_AVERAGE.search(name))

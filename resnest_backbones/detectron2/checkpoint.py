@@ -25,10 +25,13 @@ from resnest_backbones.checkpoint import (
     save_atomically,
     write_atomically,
 )
-from resnest_backbones.checkpoint.fit import compare, describe_other_pools
-from resnest_backbones.checkpoint.layouts import COUNTER, detect_layout
+from resnest_backbones.checkpoint.classes import check_resumed_classes, match_classes
+from resnest_backbones.checkpoint.contents import split_part
+from resnest_backbones.checkpoint.fit import Fit, compare, describe_networks, describe_other_pools, fit_trunk
+from resnest_backbones.checkpoint.layouts import COUNTER, detect_layout, is_core_key
 from resnest_backbones.detectron2.roi_heads import keep_last_mask_head
 from resnest_backbones.errors import CheckpointError, WeightsError
+from resnest_backbones.models.resnest import ResNeSt
 from resnest_backbones.weights import SCHEME, default_cache_dir, fetch, fetch_url, get_record
 
 logger = logging.getLogger(__name__)
@@ -78,21 +81,37 @@ def register_weights_handler() -> None:
 
 
 class ResNeStCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer, with five additions.
+    """Detectron2's checkpointer, with six additions.
 
     It reads every published ResNeSt layout (official, timm, mmseg, PyTorch-Encoding, the wrapper's) without running
-    code that a file may hold; it refuses a file that has the name of a published detector but not its hash; it logs how
-    many tensors a checkpoint filled; a file that it saves appears under its final name only when it is whole; and the
-    names of the classes are saved with the model.
+    code that a file may hold; it refuses a file that has the name of a published detector but not its hash; it refuses
+    one that does not fill the model's ResNeSt, or fills nothing; it logs in one line how many tensors a checkpoint
+    filled; a file that it saves appears under its final name only when it is whole; and the names of the classes are
+    saved with the model.
 
     Attributes:
-        require_whole: whether to refuse a checkpoint that does not fill the model. An evaluation wants that; a training
-            starts from a trunk.
-        class_names: names of the model's classes, which are saved with it as ``meta["CLASSES"]``.
+        require_whole: whether to refuse a checkpoint that does not fill the model, heads included. An evaluation wants
+            that, and so does resuming; a training starts from a trunk.
+        class_names: names of the classes of the data. They are saved with the model as ``meta["CLASSES"]``, and
+            compared with a checkpoint's own where a training resumes, or with ``require_whole``.
+        class_places: the place of each of a checkpoint's classes in the data, after loading with ``require_whole``;
+            None where it is the same.
     """
 
     require_whole = False
     class_names: Sequence[str] = ()
+    class_places: Sequence[int] | None = None
+    _resumes = False
+    _part = ""
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """Load as ``DetectionCheckpointer`` does; a training that resumes wants a whole model of the same classes."""
+        self._resumes = resume and self.has_checkpoint()
+        try:
+            content: dict[str, Any] = super().resume_or_load(path, resume=resume)
+            return content
+        finally:
+            self._resumes = False
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write model, trainer state and ``kwargs`` to ``NAME.pth`` in the output folder."""
@@ -115,9 +134,13 @@ class ResNeStCheckpointer(DetectionCheckpointer):
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a checkpoint as ``DetectionCheckpointer`` does; a file that is refused does not spoil the next call.
 
+        ``FILE#PART`` takes one of several weights in a file, such as ``#ema``.
+
         Raises:
             CheckpointError: the file cannot be found, downloaded or read, has names of no ResNeSt among a ResNeSt's, or
-                not the published file's hash; with ``require_whole``, it does not fill the model, or none is named.
+                not the published file's hash; it is of another network than the model's ResNeSt, or fills nothing; with
+                ``require_whole``, it does not fill the model, or none is named.
+            DatasetError: the file names other classes than ``class_names``.
         """
         if self.require_whole and not path:
             raise CheckpointError(
@@ -125,7 +148,8 @@ class ResNeStCheckpointer(DetectionCheckpointer):
             )
         try:
             self._file = path
-            return super().load(_local(path), *args, **kwargs)
+            name, self._part = split_part(path or "")
+            return super().load(_local(name), *args, **kwargs)
         except (WeightsError, AssertionError) as error:
             if isinstance(error, AssertionError) and "not found" not in str(error):
                 raise  # fvcore asserts that the file exists; another assertion is another matter
@@ -140,9 +164,10 @@ class ResNeStCheckpointer(DetectionCheckpointer):
     def _load_file(self, filename: str) -> dict[str, Any]:
         content = read_checkpoint(filename)
         try:
-            state = extract_state_dict(content.get("blobs", content))
+            state = extract_state_dict(content.get("blobs", content), part=self._part, file=filename)
         except ValueError as error:
             raise CheckpointError(f"{filename}: {error}") from error
+        self._check_classes(_meta(content).get("meta", {}).get("CLASSES"), filename)
         if filename.endswith(".pkl"):
             return _zoo_content(content)
         if warning := describe_other_pools(self.model, state, _WITHOUT_POOLS):
@@ -160,6 +185,27 @@ class ResNeStCheckpointer(DetectionCheckpointer):
             loaded["matching_heuristics"] = True
         return loaded
 
+    def _check_classes(self, names: Sequence[str] | None, filename: str) -> None:
+        if self.require_whole:
+            self.class_places = match_classes(names, self.class_names)
+        elif self._resumes:
+            check_resumed_classes(names, self.class_names, filename)
+
+    def _check_networks(self, given: Mapping[str, Any], fit: Fit) -> None:
+        """Refuse weights of another network than the model's ResNeSt, or that fill nothing."""
+        trunks = {name: module for name, module in self.model.named_modules() if isinstance(module, ResNeSt)}
+        for name, trunk in trunks.items():
+            own, prefix = trunk.state_dict(), f"{name}." if name else ""
+            state = {key.removeprefix(prefix): value for key, value in given.items()}
+            trunk_fit = fit_trunk(state, own)
+            if not trunk_fit.is_exact:
+                named = describe_networks(state, own)
+                raise CheckpointError(f"{self._file} does not fit the model's ResNeSt: {named}{trunk_fit.describe()}")
+        left = [] if trunks else [key for key in fit.unexpected if is_core_key(key)]
+        if left or not fit.filled:
+            what = "is of a ResNeSt, and the model has none" if left else "fills nothing of the model"
+            raise CheckpointError(f"{self._file} {what}: {fit.describe()}")
+
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         self._convert_ndarray_to_tensor(checkpoint["model"])
         if checkpoint.pop("matching_heuristics", False):
@@ -168,6 +214,9 @@ class ResNeStCheckpointer(DetectionCheckpointer):
         checkpoint["model"] = keep_last_mask_head(checkpoint["model"], self.model.state_dict().keys())
         given = {key.removeprefix("module."): value for key, value in checkpoint["model"].items()}
         fit = compare(given, self.model.state_dict())
+        self._check_networks(given, fit)
+        if (self.require_whole or self._resumes) and not fit.is_whole:
+            raise CheckpointError(f"{self._file} does not fit the model of the config: {fit.describe()}")
         incompatible = super()._load_model(checkpoint)
         incompatible.unexpected_keys[:] = [k for k in incompatible.unexpected_keys if not k.endswith(COUNTER)]
         incompatible.missing_keys[:] = [k for k in incompatible.missing_keys if k not in fit.mismatched]
@@ -175,8 +224,6 @@ class ResNeStCheckpointer(DetectionCheckpointer):
         all_used = fit.filled and not fit.unexpected and not fit.mismatched
         left = "; heads of other shapes stay as initialised" if fit.mismatched else ""
         logger.log(logging.INFO if all_used else logging.WARNING, "%s: %s%s", self._file, fit.describe(), left)
-        if self.require_whole and not fit.is_whole:
-            raise CheckpointError(f"{self._file} does not fit the model of the config: {fit.describe()}")
         return incompatible
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import pickle
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from resnest_backbones import build, convert_state_dict, model_zoo
 from resnest_backbones.checkpoint import convert_file, read_checkpoint
 from resnest_backbones.checkpoint.layouts import COUNTER
 from resnest_backbones.detectron2 import ResNeSt, ResNeStCheckpointer, register_weights_handler
-from resnest_backbones.errors import CheckpointError, WeightsError
+from resnest_backbones.errors import CheckpointError, ResNeStError, WeightsError
 from tests.detectron2 import helpers
 from tests.detectron2.helpers import FPN_DETECTOR, distinct_tensors
 from tests.helpers import Payload, publishing
@@ -216,20 +217,114 @@ def test_a_detector_of_mmdetection_fills_its_recipes(converted, shared, tmp_path
 
 
 @pytest.mark.parametrize("kept", ["nothing", "res"])
-@BOTH
-def test_a_partly_matching_checkpoint_warns_with_how_many_of_how_many(checkpointer, kept, model, tmp_path, caplog):
+def test_a_partly_matching_checkpoint_warns_in_detectron2s_checkpointer_and_is_refused_by_ours(
+    kept, model, tmp_path, caplog
+):
     expected = trunk_of(core_state())
     state = {name: value for name, value in expected.items() if name.startswith(TRUNK + kept)}
     torch.save({"model": state | {"other.weight": torch.rand(2)}}, tmp_path / "part.pth")
-    checkpointer(model).load(str(tmp_path / "part.pth"))
+    DetectionCheckpointer(model).load(str(tmp_path / "part.pth"))
     assert differing(model, state) == []
     first = next(name for name in expected if name not in state)
-    warnings = our_messages(caplog)
-    missing = f"{len(expected) - len(state)} missing ({first}"
-    assert f"fills the ResNeSt in part: {len(state)} of {len(expected)} tensors match; {missing}" in warnings[0]
-    if checkpointer is ResNeStCheckpointer:
-        assert f"part.pth: {len(state)} of {len(plain(model.state_dict()))} tensors match; " in warnings[1]
-        assert "; 1 unexpected (other.weight)" in warnings[1]
+    counts = f"{len(state)} of {len(expected)} tensors match; {len(expected) - len(state)} missing ({first}"
+    assert f"fills the ResNeSt in part: {counts}" in our_messages(caplog)[0]
+    with pytest.raises(CheckpointError) as error:
+        ResNeStCheckpointer(model).load(str(tmp_path / "part.pth"))
+    wanted = (
+        f"part.pth does not fit the model's ResNeSt: the file holds no whole ResNeSt, the model is resnest14; {counts}"
+    )
+    assert wanted.replace(TRUNK, "") in str(error.value)
+
+
+WRAPPED = {
+    "module._orig_mod.": lambda state: {f"module._orig_mod.{key}": value for key, value in state.items()},
+    "lightning": lambda state: {"state_dict": {f"model.encoder.{key}": value for key, value in state.items()}},
+    "timm": lambda state: {"state_dict": state, "state_dict_ema": state, "args": Namespace(lr=0.1), "epoch": 3},
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPED)
+@pytest.mark.parametrize("layout", ["official", "core"])
+def test_files_of_trainings_fill_the_trunk(layout, wrapper, model, tmp_path, caplog):
+    other = {key: value + 1 for key, value in core_state().items()}
+    for state, part in ((core_state(), ""), (other, "#ema")) if wrapper == "timm" else ((core_state(), ""),):
+        content = WRAPPED[wrapper](convert_state_dict(core_state(), layout))
+        if "state_dict_ema" in content:
+            content["state_dict_ema"] = convert_state_dict(other, layout)
+        torch.save(content, tmp_path / "file.pth")
+        ResNeStCheckpointer(model).load(f"{tmp_path / 'file.pth'}{part}")
+        assert differing(model, trunk_of(state)) == []
+        offers = [message for message in our_messages(caplog) if message.endswith("file.pth#state_dict_ema")]
+        assert len(our_messages(caplog)) == len(offers) == (wrapper == "timm" and not part)
+        caplog.clear()
+
+
+def test_a_wrapped_detector_keeps_its_heads(model, tmp_path, caplog):
+    state = distinct_tensors({name: value.shape for name, value in plain(model.state_dict()).items()})
+    torch.save({"net": {f"_orig_mod.module.{key}": value for key, value in state.items()}}, tmp_path / "file.pth")
+    ResNeStCheckpointer(model).load(str(tmp_path / "file.pth"))
+    assert differing(model, state) == [] and our_messages(caplog) == []
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_weights_of_another_depth_are_refused_and_both_networks_named(whole, model, tmp_path):
+    deeper = ResNeSt("resnest26")
+    trunk = {key: torch.zeros(()).expand(value.shape) for key, value in plain(deeper.state_dict()).items()}
+    torch.save({"model": {TRUNK + key: value for key, value in trunk.items()} if whole else trunk}, tmp_path / "26.pth")
+    torch.save(convert_state_dict(core_state(), "timm"), tmp_path / "14.pth")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(
+        CheckpointError, match=r"26\.pth does not fit .*: the file holds resnest26, the model is resnest14; "
+    ):
+        ResNeStCheckpointer(model).load(str(tmp_path / "26.pth"))
+    assert differing(model, before) == []
+    with pytest.raises(
+        CheckpointError, match=r"holds resnest14, the model is resnest26; 127 of \d+ .* missing \(res2\.1"
+    ):
+        ResNeStCheckpointer(deeper).load(str(tmp_path / "14.pth"))
+
+
+def test_a_file_that_fills_nothing_is_refused(resnet, tmp_path):
+    torch.save(convert_state_dict(core_state(), "timm"), tmp_path / "resnest.pth")
+    with pytest.raises(CheckpointError, match=r"resnest\.pth is of a ResNeSt, and the model has none"):
+        ResNeStCheckpointer(resnet).load(str(tmp_path / "resnest.pth"))
+    torch.save({"model": {"blocks.0.weight": torch.ones(2)}}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=r"other\.pth fills nothing of the model: 0 of \d+ tensors match"):
+        ResNeStCheckpointer(resnet).load(str(tmp_path / "other.pth"))
+    torch.save({"model": {}}, tmp_path / "empty.pth")
+    with pytest.raises(CheckpointError, match=r"empty\.pth: not a state dict"):
+        ResNeStCheckpointer(resnet).load(str(tmp_path / "empty.pth"))
+
+
+def test_heads_of_other_classes_are_left_out_in_one_line(model, tmp_path, caplog):
+    trained = helpers.detector(FPN_DETECTOR, {"MODEL.ROI_HEADS.NUM_CLASSES": 7})
+    state = distinct_tensors({name: value.shape for name, value in plain(trained.state_dict()).items()})
+    torch.save({"model": state}, tmp_path / "seven.pth")
+    caplog.clear()
+    ResNeStCheckpointer(model).load(str(tmp_path / "seven.pth"))
+    fitting = {name: value for name, value in state.items() if "box_predictor" not in name}
+    assert differing(model, fitting) == []
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert f"seven.pth: {len(fitting)} of {len(state)} tensors match; 4 with another shape (roi_heads.box" in line
+    assert line.endswith("; heads of other shapes stay as initialised")
+
+
+@pytest.mark.parametrize(("classes", "number"), [(["a", "c", "b"], 3), (["a", "b"], 2), (None, 2)])
+def test_a_training_resumes_with_its_own_classes_only(classes, number, model, tmp_path):
+    saving = ResNeStCheckpointer(model, str(tmp_path))
+    saving.class_names = classes and ["a", "b", "c"]
+    saving.save("model_0000001", iteration=1)
+    other = helpers.detector(FPN_DETECTOR, {"MODEL.ROI_HEADS.NUM_CLASSES": number})
+    resuming = ResNeStCheckpointer(other, str(tmp_path))
+    resuming.class_names = classes or []
+    file = tmp_path / "model_0000001.pth"
+    lists = rf"3 \(a, b, c\) there, {number} \({', '.join(classes or [])}\) in the data"
+    unnamed = rf"{file} does not fit the model of the config: .*cls_score"
+    with pytest.raises(ResNeStError, match=f"--resume goes on with {file}, .*: {lists}; " if classes else unnamed):
+        resuming.resume_or_load("", resume=True)
+    if number == 3:
+        resuming.class_names = ["a", "b", "c"]
+        assert resuming.resume_or_load("", resume=True)["iteration"] == 1
 
 
 class OwnNorm(nn.Module):
@@ -286,10 +381,16 @@ def test_a_cache_that_may_only_be_read_is_read(server, tmp_path, monkeypatch):
     assert read_checkpoint(again)["matching_heuristics"] is True
 
 
-def test_weights_of_another_shape_are_reported_and_keys_of_no_resnest_refused(model, tmp_path, caplog):
+def test_weights_for_other_images_are_reported_and_keys_of_no_resnest_refused(model, tmp_path, caplog):
     core = core_state() | {"stem.conv1_1.weight": torch.rand(64, 3, 3, 3)}
     torch.save(convert_state_dict(core, "official"), tmp_path / "wide.pth")
-    ResNeStCheckpointer(model).load(str(tmp_path / "wide.pth"))
+    with pytest.raises(
+        CheckpointError, match=r"the file holds a ResNeSt of 1, 1, 1, 1 blocks, the model is resnest14; "
+    ):
+        ResNeStCheckpointer(model).load(str(tmp_path / "wide.pth"))
+    core = core_state() | {"stem.conv1_1.weight": torch.rand(32, 4, 3, 3)}
+    torch.save(convert_state_dict(core, "official"), tmp_path / "four.pth")
+    ResNeStCheckpointer(model).load(str(tmp_path / "four.pth"))
     warnings = our_messages(caplog)
     assert any("1 missing (backbone.bottom_up.stem.conv1_1.weight)" in message for message in warnings)
     assert any("1 unexpected (stem.conv1_1.weight)" in message for message in warnings)

@@ -21,9 +21,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch._dynamo.utils import counters
 
 import train_net
-from resnest_backbones import model_zoo
+from resnest_backbones import build, model_zoo
 from resnest_backbones.detectron2.engine import run_setup, train
-from resnest_backbones.detectron2.engine.data import build_evaluator, check_class_names
+from resnest_backbones.detectron2.engine.data import build_evaluator
 from resnest_backbones.errors import ConfigError, DatasetError
 from tests.helpers import ROOT, TINY_DETECTOR, run_tool, subset_of_coco
 
@@ -332,14 +332,65 @@ def test_a_fresh_run_moves_an_earlier_one_out_of_its_way(bccd, tmp_path):
     assert f"{folder} held a run: moved it to {moved}" in (folder / "log.txt").read_text()
 
 
-def test_classes_in_another_order_are_refused_and_other_names_are_said(caplog):
-    check_class_names(None, ["a"])
-    check_class_names(["a", "b"], ["a", "b"])
-    assert caplog.records == []
-    with pytest.raises(DatasetError, match=r"in another order of ids, got a, b and b, a \(model and data\)"):
-        check_class_names(["a", "b"], ["b", "a"])
-    check_class_names(["a", "b"], ["a", "c"])
-    assert "have other names: a, b and a, c" in caplog.text
+@pytest.fixture
+def swapped(shared) -> list:
+    """A dataset whose validation file has the classes of the training file under each other's ids."""
+    case = shared / "cases" / "detection" / "09b_ids_swapped"
+    if not case.is_dir():
+        pytest.skip("the shared cases are not there")
+    words = [
+        [f"--{split}-json", case / f"{split}.json", f"--{split}-images", case / "images"] for split in ("train", "val")
+    ]
+    return [word for pair in words for word in pair]
+
+
+def test_an_evaluation_matches_classes_in_another_order_by_name(swapped, tmp_path):
+    """The results without names, which are compared by place, have the other classes."""
+    keys = {"MODEL.WEIGHTS": tmp_path / "model.pth", "MODEL.ROI_HEADS.NUM_CLASSES": 2}
+    model = train.YamlRun(parse("--config-file", CONFIG, *tiny(tmp_path / "none", 1, **keys))).build_model()
+    found, names = (
+        {},
+        {"same": ["platelet", "cell"], "swapped": ["cell", "platelet"], "more": ["cell", "platelet", "x"]},
+    )
+    for case, classes in names.items():
+        content = {"model": model.state_dict(), "meta": {"CLASSES": classes}}
+        torch.save(content, tmp_path / "model.pth")
+        evaluated = ["--eval-only", *swapped[4:], *tiny(tmp_path / case, 1, **keys)]
+        if case == "more":
+            lists = r"3 \(cell, platelet, x\) in the model, 2 \(platelet, cell\) in the data"
+            with pytest.raises(DatasetError, match=lists):
+                run(*evaluated)
+            continue
+        run(*evaluated)
+        results = json.loads((tmp_path / case / "inference" / "coco_instances_results.json").read_text())
+        found[case] = [(result["image_id"], result["category_id"]) for result in results]
+        said = "another order, and are matched by name: 2 (cell, platelet) in the model, 2 (platelet, cell)"
+        assert (said in (tmp_path / case / "log.txt").read_text()) == (case == "swapped")
+    assert found["same"] and found["swapped"] == [(image, 3 - category) for image, category in found["same"]]
+
+
+def test_resuming_with_other_classes_ends_the_tool_with_one_line(swapped, trained, tmp_path):
+    folder = as_killed_after("model_0000000.pth", trained.folder, tmp_path / "run")
+    train_twice = [*swapped[:4], "--val-json", swapped[1], "--val-images", swapped[3]]
+    with pytest.raises(SystemExit) as raised:
+        words = ["--config-file", CONFIG, "--resume", *train_twice, *tiny(folder, 2)]
+        train_net.run(list(map(str, words)))
+    line = str(raised.value.code)
+    assert f"error: --resume goes on with {folder / 'model_0000000.pth'}, whose classes are not those" in line
+    assert "80 (person, bicycle, " in line and "2 (cell, platelet) in the data" in line and "\n" not in line
+
+
+def test_a_training_from_another_networks_file_ends_before_it_begins(swapped, tmp_path):
+    with torch.device("meta"):
+        state = build("resnest26", num_classes=7).state_dict()
+    torch.save({key: torch.zeros(()).expand(value.shape) for key, value in state.items()}, tmp_path / "other.pth")
+    train_twice = [*swapped[:4], "--val-json", swapped[1], "--val-images", swapped[3]]
+    with pytest.raises(SystemExit) as raised:
+        keys = {"MODEL.WEIGHTS": tmp_path / "other.pth"}
+        train_net.run(list(map(str, ["--config-file", CONFIG, *train_twice, *tiny(tmp_path / "run", 2, **keys)])))
+    assert f"error: {tmp_path / 'other.pth'} does not fit the model's ResNeSt: " in str(raised.value.code)
+    assert "the file holds resnest26, the model is resnest14; 127 of 127 tensors match" in str(raised.value.code)
+    assert losses(tmp_path / "run" / "metrics.json") == {}
 
 
 EVALUATORS = {

@@ -261,22 +261,31 @@ def class_names_of(datasets: str | Sequence[str]) -> list[str]:
     return list(MetadataCatalog.get(names[0]).get("thing_classes") or []) if names else []
 
 
-def check_class_names(of_model: Sequence[str] | None, of_data: Sequence[str]) -> None:
-    """Compare the names that a checkpoint holds with those of the data to evaluate on.
+class EvaluatorByName(DatasetEvaluator):
+    """Gives the classes that a model finds the places that they have in the data, and lets another evaluator evaluate.
 
-    Raises:
-        DatasetError: they are the same in another order, which would give every object another class. Other names,
-            which may mean the same, are a warning.
+    Args:
+        evaluator: the other one.
+        places: of each of the model's classes in the data (``match_classes``).
     """
-    if not of_model or not of_data or list(of_model) == list(of_data):
-        return
-    lists = " and ".join(", ".join(names[:8]) + (", ..." if len(names) > 8 else "") for names in (of_model, of_data))
-    if sorted(of_model) == sorted(of_data):
-        raise DatasetError(
-            f"the data to evaluate on have the model's classes in another order of ids, got {lists} (model and data): "
-            "number the categories as in the training file"
-        )
-    logger.warning("The classes of the model and of the data to evaluate on have other names: %s", lists)
+
+    def __init__(self, evaluator: DatasetEvaluator, places: Sequence[int]) -> None:
+        self._evaluator = evaluator
+        self._places = torch.tensor(places)
+
+    def reset(self) -> None:
+        """Reset the other evaluator."""
+        self._evaluator.reset()
+
+    def process(self, inputs: Any, outputs: Any) -> None:
+        """Change the classes in ``outputs``, in place, for the other evaluator."""
+        for found in (output["instances"] for output in outputs if "instances" in output):
+            found.pred_classes = self._places.to(found.pred_classes.device)[found.pred_classes]
+        self._evaluator.process(inputs, outputs)
+
+    def evaluate(self) -> Any:
+        """Return the other evaluator's results."""
+        return self._evaluator.evaluate()
 
 
 def check_evaluator(dataset_name: str) -> None:

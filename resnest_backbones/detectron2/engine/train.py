@@ -11,7 +11,7 @@ import argparse
 import inspect
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -33,11 +33,11 @@ from resnest_backbones.detectron2.config import add_resnest_config
 from resnest_backbones.detectron2.custom_coco import use_custom_dataset
 from resnest_backbones.detectron2.engine.data import (
     COCO_MAX_DETECTIONS,
+    EvaluatorByName,
     build_evaluator,
     build_resumable_train_loader,
     build_test_loader,
     build_train_loader_from_config,
-    check_class_names,
     check_evaluator,
     class_names_of,
     limit_of_detections,
@@ -92,9 +92,9 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
 def evaluate(run: YamlRun | LazyRun, model: nn.Module, *, resume: bool) -> dict[str, Any]:
     """Evaluate the weights of the config, or with ``resume`` the last checkpoint; return the results."""
     checkpointer = ResNeStCheckpointer(model, save_dir=run.output_dir)
-    checkpointer.require_whole = True
-    meta = checkpointer.resume_or_load(run.weights, resume=resume).get("meta", {})
-    check_class_names(meta.get("CLASSES"), class_names_of(run.evaluated_on))
+    checkpointer.require_whole, checkpointer.class_names = True, class_names_of(run.evaluated_on)
+    checkpointer.resume_or_load(run.weights, resume=resume)
+    run.class_places = checkpointer.class_places
     results = run.evaluate(model)
     if run.evaluate_augmented:
         results.update(run.evaluate_augmented(model))
@@ -166,8 +166,10 @@ class YamlRun:
 
     Attributes:
         cfg: the file's keys, the custom dataset, the command line's keys, and what this machine needs; frozen.
+        class_places: the place of each of the model's classes in the data to evaluate on; None where it is the same.
     """
 
+    class_places: Sequence[int] | None = None
     log_period = 20
     ddp: Mapping[str, Any] = {"broadcast_buffers": False}
 
@@ -227,6 +229,8 @@ class YamlRun:
         for name in self.cfg.DATASETS.TEST:
             limit = self.cfg.TEST.DETECTIONS_PER_IMAGE
             evaluator = build_evaluator(name, os.path.join(self.output_dir, folder), limit)
+            if self.class_places is not None:
+                evaluator = EvaluatorByName(evaluator, self.class_places)
             results[name] = inference_on_dataset(model, build_test_loader(self.cfg, name), evaluator)
             if comm.is_main_process():
                 logger.info("Evaluation results for %s in csv format:", name)
@@ -250,6 +254,7 @@ class YamlRun:
 class LazyRun:
     """What a LazyConfig makes of a run, as Detectron2's ``lazyconfig_train_net.py`` does; its logs are set up."""
 
+    class_places: Sequence[int] | None = None
     evaluate_augmented = None
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -319,7 +324,10 @@ class LazyRun:
         if locate_target(evaluator) is COCOEvaluator and "max_dets_per_image" not in evaluator:
             limit = limit_of_detections(_detections_per_image(self.cfg.model))
             evaluator = OmegaConf.merge(evaluator, {"max_dets_per_image": limit})
-        results = inference_on_dataset(model, instantiate(use_image_mapper(data.test)), instantiate(evaluator))
+        evaluator = instantiate(evaluator)
+        if self.class_places is not None:
+            evaluator = EvaluatorByName(evaluator, self.class_places)
+        results = inference_on_dataset(model, instantiate(use_image_mapper(data.test)), evaluator)
         if comm.is_main_process():
             print_csv_format(results)
         return results or {}

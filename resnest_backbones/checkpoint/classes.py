@@ -1,0 +1,59 @@
+"""Do the classes of a trained model fit the data? The one answer of both plugins and of ``predict``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from resnest_backbones.errors import DatasetError
+
+logger = logging.getLogger(__name__)
+
+_MAX_NAMES = 8  # of a list, in a message
+
+
+def match_classes(of_model: Sequence[str] | None, of_data: Sequence[str] | None) -> list[int] | None:
+    """Return the place of each of a model's classes among those of the data to evaluate on; None where it is the same.
+
+    A line of the log says where the order differs, or names do that may mean the same. Unknown names fit.
+
+    Raises:
+        DatasetError: there are more classes or fewer, or some are at other places and others have other names; the
+            message has both lists.
+    """
+    if not of_model or not of_data or list(of_model) == list(of_data):
+        return None
+    lists = f"{_listed(of_model)} in the model, {_listed(of_data)} in the data"
+    if len(of_model) != len(of_data):
+        raise DatasetError(f"the data to evaluate on have other classes than the model: {lists}")
+    if sorted(of_model) == sorted(of_data):
+        logger.warning("The data to evaluate on have the model's classes in another order, and are matched by name: %s",
+                       lists)  # fmt: skip
+        return [list(of_data).index(name) for name in of_model]
+    if moved := [name for at, name in enumerate(of_model) if name in of_data and of_data[at] != name]:
+        raise DatasetError(
+            f"the data to evaluate on have some of the model's classes at other places, such as {moved[0]}, and others "
+            f"are missing: {lists}"
+        )
+    logger.warning("The classes of the data to evaluate on have other names than the model's, and are taken in order: "
+                   "%s", lists)  # fmt: skip
+    return None
+
+
+def check_resumed_classes(of_run: Sequence[str] | None, of_data: Sequence[str] | None, file: str) -> None:
+    """Check that a training goes on with the classes that it began with; unknown names fit.
+
+    Raises:
+        DatasetError: their number, names or order differ; the message has both lists.
+    """
+    if of_run and of_data and list(of_run) != list(of_data):
+        raise DatasetError(
+            f"--resume goes on with {file}, whose classes are not those of the training data: {_listed(of_run)} there, "
+            f"{_listed(of_data)} in the data; train without --resume, or in another output folder"
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return how many names there are, and the first few."""
+    shown = ", ".join(names[:_MAX_NAMES]) + (", ..." if len(names) > _MAX_NAMES else "")
+    return f"{len(names)} ({shown})"
