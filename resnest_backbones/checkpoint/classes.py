@@ -27,8 +27,7 @@ def match_classes(of_model: Sequence[str] | None, of_data: Sequence[str] | None)
     if len(of_model) != len(of_data):
         raise DatasetError(f"the data to evaluate on have other classes than the model: {lists}")
     if sorted(of_model) == sorted(of_data):
-        logger.warning("The data to evaluate on have the model's classes in another order, and are matched by name: %s",
-                       lists)  # fmt: skip
+        logger.warning("The model's classes have another order in the data, and are matched by name: %s", lists)
         return [list(of_data).index(name) for name in of_model]
     if moved := [name for at, name in enumerate(of_model) if name in of_data and of_data[at] != name]:
         raise DatasetError(

@@ -197,6 +197,8 @@ class ResNeStCheckpointer(DetectionCheckpointer):
         for name, trunk in trunks.items():
             own, prefix = trunk.state_dict(), f"{name}." if name else ""
             state = {key.removeprefix(prefix): value for key, value in given.items()}
+            # What other norms than the file's have no place for; the line of counts says so.
+            state = {key: value for key, value in state.items() if key in own or ".running_" not in key}
             trunk_fit = fit_trunk(state, own)
             if not trunk_fit.is_exact:
                 named = describe_networks(state, own)

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import resnest_backbones.mmseg  # noqa: F401  (registers what configs name)
-from resnest_backbones.data import make_palette
 from resnest_backbones.errors import ExportError
 from resnest_backbones.export.exportable import SEGMENTATION, Exportable
 from resnest_backbones.export.models import BuiltModel
@@ -146,12 +145,11 @@ def build(
         fit_heads(cfg, len(classes))
     cfg.model.backbone.init_cfg = None  # the checkpoint has all weights
     model: Any = MODELS.build(cfg.model)
-    meta: Mapping[str, Any] = {}
+    content: Mapping[str, Any] = {}
     if checkpoint is not None:
-        content = load_segmentor(model, checkpoint)
+        content = load_segmentor(model, checkpoint, classes)
         check_fills(model, content["state_dict"], checkpoint)
-        meta = content.get("meta", {})
-    names, palette = (classes, make_palette(len(classes))) if classes else classes_and_palette(None, cfg, meta)
+    names, palette = classes_and_palette(classes, cfg, content)
     if len(names) != model.num_classes:
         raise ExportError(
             f"the model has {model.num_classes} classes, but {len(names)} names: give a file of them with --classes"

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from resnest_backbones.acceleration import accelerate
-from resnest_backbones.checkpoint.fit import compare, describe_other_pools
+from resnest_backbones.checkpoint import extract_state_dict
+from resnest_backbones.checkpoint.fit import describe_networks, describe_other_pools, fit_trunk
 from resnest_backbones.checkpoint.layouts import COUNTER, split_trunk, summarize_keys
 from resnest_backbones.errors import CheckpointError
 from resnest_backbones.models import resnest
@@ -27,8 +28,6 @@ MODELS.register_module("CpuSyncBN", module=CpuSyncBatchNorm)
 
 _DCN_TYPES = {"DCN": False, "DCNv2": True}
 _DCN_KEYS = ("type", "deform_groups", "fallback_on_stride")
-_IMAGE_KEY = "stem.conv1_1.weight"  # its shape follows the channels of the image, which a user may choose
-_OFFSETS = ".conv2_offset."
 
 
 @MODELS.register_module()
@@ -158,7 +157,7 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
         """Take the trunk in any published layout; refuse another network's, and warn of other average pools."""
         given = {key.removeprefix(prefix): state_dict[key] for key in state_dict if key.startswith(prefix)}
         if given or not prefix:
-            trunk = self.fitting_trunk(given)
+            trunk = self.fitting_trunk(given if prefix else _weights_of(given))
             if warning := describe_other_pools(self, given):
                 print_log(f"The checkpoint's ResNeSt: {warning}", logger="current", level=logging.WARNING)
             for key in given:
@@ -176,13 +175,22 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
             CheckpointError: the state dict is of another network; the message names the first tensors.
         """
         own = self.state_dict()
-        parts = {key.partition(".")[0] for key in own}  # no classifier, no stage that was not asked for
-        trunk = {key: value for key, value in _trunk(state_dict, own).items() if key.partition(".")[0] in parts}
-        of_any_image = {_IMAGE_KEY: own[_IMAGE_KEY]} if _IMAGE_KEY in trunk and _IMAGE_KEY in own else {}
-        fit = compare({**trunk, **of_any_image}, own, optional=lambda key: _OFFSETS in key)
+        held = _trunk(state_dict, own)
+        fit = fit_trunk(held, own)
         if not fit.is_exact:
-            raise CheckpointError(f"the checkpoint is of another network: {fit.describe()}")
+            networks = describe_networks(held, own)
+            raise CheckpointError(f"the checkpoint is of another network: {networks}{fit.describe()}")
+        parts = {key.partition(".")[0] for key in own}  # no classifier, no stage that was not asked for
+        trunk = {key: value for key, value in held.items() if key.partition(".")[0] in parts}
         return {**{key: value for key, value in own.items() if key.endswith(COUNTER)}, **trunk}
+
+
+def _weights_of(given: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """Return the weights in what MMEngine takes for a state dict, which may be the whole content of a file."""
+    try:
+        return extract_state_dict(given)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _trunk(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -6,9 +6,12 @@ Importing the plugin only makes ``resnest://NAME`` known to MMEngine. The hook r
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -17,12 +20,14 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
 from mmengine.runner.checkpoint import load_state_dict
-from torch import nn
+from torch import Tensor, nn
 
 from resnest_backbones.checkpoint import extract_state_dict, read_checkpoint
 from resnest_backbones.checkpoint.array_pickle import History
+from resnest_backbones.checkpoint.classes import check_resumed_classes, match_classes
+from resnest_backbones.checkpoint.contents import choose_weights, split_part
 from resnest_backbones.checkpoint.fit import compare
-from resnest_backbones.checkpoint.layouts import convert_state_dict
+from resnest_backbones.checkpoint.layouts import convert_state_dict, unwrap
 from resnest_backbones.errors import CheckpointError
 from resnest_backbones.mmseg.backbone import ResNeStBackbone
 from resnest_backbones.weights import SCHEME, fetch, fetch_url, get_record
@@ -30,6 +35,7 @@ from resnest_backbones.weights import SCHEME, fetch, fetch_url, get_record
 _WEB = ("http://", "https://")
 _OWN = "backbone."
 _DETECTRON2_FPN = "backbone.bottom_up."
+_CLASSIFIER = re.compile(r"(?:decode|auxiliary)_head\.(?:\d+\.)?conv_seg\.(?:weight|bias)")
 
 
 @CheckpointLoader.register_scheme(prefixes=SCHEME, force=True)
@@ -44,16 +50,29 @@ def load_from_resnest(filename: str, map_location: Any = None) -> dict[str, Any]
 def load_from_file(filename: str, map_location: Any = None) -> dict[str, Any]:
     """Return a checkpoint file, of a training with MMEngine too, read without running any code that it may hold.
 
+    The weights of a ResNeSt are under ``state_dict``, wherever they lie in the file; of several weights those that
+    ``FILE#PART`` asks for, or else the first, with a line about it.
+
     Raises:
         CheckpointError: the file does not exist, is not a checkpoint, or holds objects that could run code.
     """
-    content = read_checkpoint(os.path.expanduser(filename))
+    file, part = split_part(os.path.expanduser(filename))
+    return _with_weights(read_checkpoint(file), file, part)
+
+
+def _with_weights(content: dict[str, Any], file: str, part: str = "") -> dict[str, Any]:
     scalars = content.get("message_hub", {}).get("log_scalars", {})
     for name, history in scalars.items():
         if isinstance(history, History):
             state = history.state
             scalars[name] = HistoryBuffer(state["_log_history"], state["_count_history"], state["max_length"])
-    return content
+    try:
+        path, state_dict = choose_weights(content, part, file)
+    except ValueError as error:
+        if part:
+            raise CheckpointError(f"{file}: {error}") from error
+        return content  # no weights, or another framework's; who asked for them will say so
+    return content if path in ("", "state_dict") else {**content, "state_dict": state_dict}
 
 
 def load_from_url(filename: str, map_location: Any = None) -> dict[str, Any]:
@@ -62,7 +81,9 @@ def load_from_url(filename: str, map_location: Any = None) -> dict[str, Any]:
     Raises:
         WeightsError: it could not be downloaded.
     """
-    return load_from_file(str(fetch_url(filename)))
+    url, part = split_part(filename)
+    file = str(fetch_url(url))
+    return _with_weights(read_checkpoint(file), file, part)
 
 
 def use_safe_loading() -> None:
@@ -88,15 +109,40 @@ class ResNeStCheckpointHook(Hook):
     """
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Rename the state dict in ``checkpoint`` in place.
+        """Rename the state dict in ``checkpoint`` in place; what a training does not find there stays as initialised.
 
         Raises:
-            CheckpointError: the checkpoint is of another network; the message names the file.
+            CheckpointError: the checkpoint is of another network, or fills nothing; the message names the file.
         """
         model, file = _loading(runner)
         backbone = getattr(model, "backbone", None)
+        starts = not any(isinstance(hook, RequireWholeCheckpointHook) for hook in runner.hooks)
         if isinstance(backbone, ResNeStBackbone):
-            checkpoint["state_dict"] = _for_segmentor(checkpoint, backbone, file)
+            state = _for_segmentor(checkpoint, backbone, file)
+            checkpoint["state_dict"] = _with_initial_heads(state, model, backbone, file) if starts else state
+        elif starts and not (fit := compare(_plain(checkpoint), model.state_dict())).filled:
+            raise CheckpointError(f"{file} fills nothing of the model: {fit.describe()}")
+
+
+def _with_initial_heads(
+    state: dict[str, Any], model: nn.Module, backbone: ResNeStBackbone, file: str
+) -> dict[str, Any]:
+    """Return a state dict with the model's own heads where its do not fit; a line, not MMEngine's table, says so."""
+    trunk = {key: value for key, value in state.items() if key.startswith(_OWN)}
+    fitting = backbone.fitting_trunk({key.removeprefix(_OWN): value for key, value in trunk.items()})
+    own = model.state_dict()
+    fit = compare({**state, **{_OWN + key: value for key, value in fitting.items()}}, own)
+    if not fit.is_exact:
+        line = f"{file}: {fit.describe()}; heads that do not match stay as initialised"
+        print_log(line, logger="current", level=logging.WARNING)
+    heads = {key: value for key, value in own.items() if not key.startswith(_OWN)}
+    return {**heads, **{key: value for key, value in state.items() if key in fit.filled}, **trunk}
+
+
+def _plain(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors that MMEngine takes of a checkpoint, by the names that it gives them."""
+    state = content.get("state_dict", content)
+    return {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
 
 
 def _loading(runner: Runner) -> tuple[nn.Module, str]:
@@ -106,12 +152,13 @@ def _loading(runner: Runner) -> tuple[nn.Module, str]:
     return getattr(model, "module", model), file  # a wrapper for test-time augmentation has a module, too
 
 
-def load_segmentor(model: nn.Module, file: str) -> dict[str, Any]:
+def load_segmentor(model: nn.Module, file: str, classes: Sequence[str] | None = None) -> dict[str, Any]:
     """Fill a segmentor from a checkpoint in any layout that ``ResNeStCheckpointHook`` takes.
 
     Args:
         model: a segmentor; nothing is renamed unless its backbone is a ``ResNeStBackbone``.
-        file: a path, a URL, or ``resnest://NAME``.
+        file: a path, a URL, or ``resnest://NAME``; ``FILE#PART`` for one of several weights in it.
+        classes: names in the order wanted of the model, if the file names the same in another one.
 
     Returns:
         The content of the file, with the state dict as it was loaded.
@@ -123,6 +170,9 @@ def load_segmentor(model: nn.Module, file: str) -> dict[str, Any]:
     backbone = getattr(model, "backbone", None)
     if isinstance(backbone, ResNeStBackbone):
         content["state_dict"] = _for_segmentor(content, backbone, file)
+    known = known_classes(content).get("classes") or ()
+    if classes and sorted(classes) == sorted(known) and (places := match_classes(known, classes)):
+        content["state_dict"] = reorder_classes(_plain(content), places, file)
     load_state_dict(model, OrderedDict(content["state_dict"]), logger="current")
     return content
 
@@ -138,7 +188,10 @@ def _read(file: str) -> dict[str, Any]:
 def _for_segmentor(content: Mapping[str, Any], backbone: ResNeStBackbone, file: str) -> dict[str, Any]:
     """Return the state dict in a checkpoint under MMSegmentation's names; the backbone renames its own part."""
     try:
-        state = {key.removeprefix("module."): value for key, value in extract_state_dict(content).items()}
+        state = extract_state_dict(content.get("state_dict") or content, file=file)
+        with suppress(ValueError):  # a trunk with names of its own, as other norms have
+            state = unwrap(state)
+        state = {key.removeprefix("module."): value for key, value in state.items()}
         is_segmentor = any(key.startswith(_OWN) and not key.startswith(_DETECTRON2_FPN) for key in state)
         if not is_segmentor:
             state = convert_state_dict(state, "segmentor")
@@ -150,18 +203,51 @@ def _for_segmentor(content: Mapping[str, Any], backbone: ResNeStBackbone, file: 
     return state
 
 
+def known_classes(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return ``classes`` and ``palette`` that a file of MMEngine's or MMCV's runner holds, None where it does not."""
+    meta = content.get("meta") or {}
+    return meta.get("dataset_meta") or {"classes": meta.get("CLASSES"), "palette": meta.get("PALETTE")}
+
+
+def reorder_classes(state: dict[str, Any], places: Sequence[int], file: str) -> dict[str, Any]:
+    """Return a segmentor's state with its classes at other places.
+
+    Args:
+        state: under MMSegmentation's names.
+        places: the new place of each class (``match_classes``).
+        file: the checkpoint.
+
+    Raises:
+        CheckpointError: its head does not classify by the ``conv_seg`` of MMSegmentation's.
+    """
+    rows = [places.index(place) for place in range(len(places))]
+    found = {key: value for key, value in state.items() if _CLASSIFIER.fullmatch(key) and len(value) == len(rows)}
+    if not any(key.startswith("decode_head.") for key in found):
+        raise CheckpointError(f"{file} has its classes in another order than the data, and no decode_head.conv_seg of "
+                              f"{len(rows)} classes to reorder: write the class file in the model's order")  # fmt: skip
+    return {**state, **{key: value[rows] for key, value in found.items()}}
+
+
 @HOOKS.register_module()
 class RequireWholeCheckpointHook(Hook):
-    """Refuse a checkpoint that does not fill the model; MMEngine would keep random weights in its place.
+    """Refuse a checkpoint that does not fill the model, or is of other classes than the data.
 
-    Auxiliary heads, which only training uses, and counters of batch norms may be missing.
+    MMEngine would keep random weights, and compare labels of different meaning. Auxiliary heads, which only training
+    uses, and counters of batch norms may be missing. A test takes the same classes in another order by their names.
     """
 
     priority = "LOWEST"  # after the hooks that rename what was loaded
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Compare names and shapes."""
+        """Compare names of classes, then names and shapes of tensors."""
         model, file = _loading(runner)
+        loader = runner.train_dataloader if runner._resume else runner.test_dataloader
+        of_data = (getattr(loader.dataset, "metainfo", None) or {}).get("classes")
+        of_model = known_classes(checkpoint).get("classes")
+        if runner._resume:
+            check_resumed_classes(of_model, of_data, file)
+        elif places := match_classes(of_model, of_data):
+            checkpoint["state_dict"] = reorder_classes(_plain(checkpoint), places, file)
         check_fills(model, checkpoint.get("state_dict", checkpoint), file)
 
 
@@ -174,7 +260,7 @@ def check_fills(model: nn.Module, state_dict: Any, file: str) -> None:
     is_ours = isinstance(getattr(model, "backbone", None), ResNeStBackbone)
     left_out = ("auxiliary_head.", _OWN) if is_ours else ("auxiliary_head.",)
     wanted = {key: value for key, value in model.state_dict().items() if not key.startswith(left_out)}
-    given = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    given = _plain(state_dict)
     fit = compare({key: given[key] for key in wanted if key in given}, wanted)
     if not fit.is_whole:
         raise CheckpointError(f"{file} does not fit the model of the config: {fit.describe()}")

@@ -364,7 +364,7 @@ def test_an_evaluation_matches_classes_in_another_order_by_name(swapped, tmp_pat
         run(*evaluated)
         results = json.loads((tmp_path / case / "inference" / "coco_instances_results.json").read_text())
         found[case] = [(result["image_id"], result["category_id"]) for result in results]
-        said = "another order, and are matched by name: 2 (cell, platelet) in the model, 2 (platelet, cell)"
+        said = "another order in the data, and are matched by name: 2 (cell, platelet) in the model, 2 (platelet, cell)"
         assert (said in (tmp_path / case / "log.txt").read_text()) == (case == "swapped")
     assert found["same"] and found["swapped"] == [(image, 3 - category) for image, category in found["same"]]
 

@@ -1,6 +1,8 @@
 """Checkpoints of MMEngine's runners, in every layout, read without running code."""
 
+import logging
 import re
+from argparse import Namespace
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -19,9 +21,10 @@ from resnest_backbones import build, convert_state_dict, load_checkpoint
 from resnest_backbones.checkpoint import read_checkpoint
 from resnest_backbones.errors import CheckpointError, WeightsError
 from resnest_backbones.mmseg import ResNeStCheckpointHook, load_segmentor, use_safe_loading
-from resnest_backbones.mmseg.checkpoint import load_from_file
+from resnest_backbones.mmseg.checkpoint import load_from_file, reorder_classes
 from tests.helpers import Payload, publishing
 
+BACKBONE = {"type": "ResNeStBackbone", "name": "resnest14", "output_stride": 8}
 NORM = {"type": "BN", "requires_grad": True}
 
 
@@ -30,7 +33,7 @@ def segmentor(name: str = "resnest14", num_classes: int = 3) -> nn.Module:
     return MODELS.build(
         {
             "type": "EncoderDecoder",
-            "backbone": {"type": "ResNeStBackbone", "name": name, "output_stride": 8},
+            "backbone": {**BACKBONE, "name": name},
             "decode_head": {"type": "PaperASPPHead", "in_channels": 2048, "channels": 16, "in_index": 3, **head},
             "auxiliary_head": {"type": "PaperFCNHead", "in_channels": 1024, "channels": 16, "in_index": 2, **head},
             "train_cfg": {},
@@ -214,7 +217,7 @@ WHOLE = {
 
 def hook_loads(model: nn.Module, content: dict, file: str) -> None:
     """As mmengine.Runner.load_checkpoint does."""
-    runner = SimpleNamespace(model=model, _load_from=file, work_dir=None)
+    runner = SimpleNamespace(model=model, _load_from=file, work_dir=None, hooks=[])
     ResNeStCheckpointHook().after_load_checkpoint(runner, content)
     model.load_state_dict(content["state_dict"], strict=True)
 
@@ -261,7 +264,8 @@ def test_a_segmentor_of_another_depth_is_refused_by_name(layout, tmp_path):
         state = WHOLE[layout](segmentor("resnest26"))
     file, model = str(tmp_path / "deeper.pth"), segmentor()
     torch.save({"state_dict": {key: torch.zeros(()).expand(value.shape) for key, value in state.items()}}, file)
-    message = rf"{re.escape(file)}: the checkpoint is of another network: .*res2\.1\."
+    names = "the file holds resnest26, the model is resnest14; "
+    message = rf"{re.escape(file)}: the checkpoint is of another network: {names}.*res2\.1\."
     with pytest.raises(CheckpointError, match=message):
         load_segmentor(model, file)
     with pytest.raises(CheckpointError, match=message):
@@ -279,8 +283,115 @@ def test_what_is_no_resnest_is_refused_by_name(source, tmp_path):
             load_segmentor(source, str(tmp_path / "other.pth"))
 
 
-def test_a_model_without_our_backbone_is_left_alone():
-    content = {"state_dict": {"anything": 1}, "meta": {}}
-    runner = SimpleNamespace(model=nn.Conv2d(1, 1, 1), _load_from="x.pth", work_dir=None)
+def test_a_model_without_our_backbone_is_left_alone_unless_the_file_fills_nothing():
+    model = nn.Conv2d(1, 1, 1)
+    runner = SimpleNamespace(model=model, _load_from="x.pth", work_dir=None, hooks=[])
+    content = {"state_dict": {"module.weight": model.weight, "anything": 1}, "meta": {}}
     ResNeStCheckpointHook().after_load_checkpoint(runner, content)
-    assert content == {"state_dict": {"anything": 1}, "meta": {}}
+    assert content == {"state_dict": {"module.weight": model.weight, "anything": 1}, "meta": {}}
+    with pytest.raises(CheckpointError, match=r"x\.pth fills nothing of the model: 0 of 2 tensors match"):
+        ResNeStCheckpointHook().after_load_checkpoint(runner, {"state_dict": {"anything": torch.ones(1)}})
+
+
+def behind(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {prefix + key: value for key, value in state.items()}
+
+
+def of_timm(state: dict[str, torch.Tensor]) -> dict:
+    ema = {key: value + 1 for key, value in state.items()}
+    return {
+        "arch": "x",
+        "state_dict": state,
+        "state_dict_ema": ema,
+        "args": Namespace(lr=0.1),
+        "optimizer": {"state": {}},
+    }
+
+
+def of_torchvision(state: dict[str, torch.Tensor]) -> dict:
+    ema = {"n_averaged": torch.tensor(3), **behind("module.", {key: value + 1 for key, value in state.items()})}
+    return {"model": state, "model_ema": ema, "args": Namespace(lr=0.1), "epoch": 3}
+
+
+WRAPPED = {
+    "compiled": lambda state: {"state_dict": behind("module._orig_mod.", state)},
+    "lightning": lambda state: {"state_dict": behind("model.", state), "hyper_parameters": Namespace(lr=1)},
+    "smp": lambda state: behind("encoder.", state),
+    "backbone": lambda state: {"net": behind("backbone.", state)},
+    "timm": of_timm,
+    "torchvision": of_torchvision,
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPED)
+def test_files_of_trainings_load_by_init_cfg_and_by_load_from(wrapper, source, tmp_path, safe_loading, caplog):
+    state = convert_state_dict(trunk_of(source), "official")
+    torch.save(WRAPPED[wrapper](state), file := tmp_path / "file.pth")
+    parts = [("", state)]
+    if wrapper in ("timm", "torchvision"):
+        parts.append(("#ema", {key: value + 1 for key, value in state.items()}))
+    for part, wanted in parts:
+        wanted = {key: value for key, value in convert_state_dict(wanted).items() if "num_batches" not in key}
+        model, name = segmentor(), f"{file}{part}"
+        caplog.clear()
+        hook_loads(model, CheckpointLoader.load_checkpoint(name), name)
+        lines = [record.getMessage() for record in caplog.records if "for the others, name" in record.getMessage()]
+        assert len(lines) == (len(parts) == 2 and not part)
+        backbone = MODELS.build({**BACKBONE, "init_cfg": {"type": "Pretrained", "checkpoint": name}})
+        backbone.init_weights()
+        for loaded in (trunk_of(model), backbone.state_dict()):
+            assert all(torch.equal(loaded[key], value) for key, value in wanted.items())
+
+
+def test_a_wrapped_segmentor_keeps_its_heads(source, tmp_path):
+    for state in (source.state_dict(), with_mmsegs_trunk(source)):
+        torch.save({"state_dict": behind("model._orig_mod.", state)}, tmp_path / "file.pth")
+        model = segmentor()
+        load_segmentor(model, str(tmp_path / "file.pth"))
+        assert_same(model, source)
+
+
+def test_mmengine_alone_finds_the_weights_of_torchvisions_training(source, tmp_path):
+    """It takes the whole file for a state dict, as other projects' trainings do."""
+    torch.save(of_torchvision(convert_state_dict(trunk_of(source), "official")), file := tmp_path / "file.pth")
+    backbone = MODELS.build({**BACKBONE, "init_cfg": {"type": "Pretrained", "checkpoint": str(file)}})
+    with torch.serialization.safe_globals([Namespace]):
+        backbone.init_weights()
+    assert torch.equal(backbone.stem.conv1_1.weight, source.backbone.stem.conv1_1.weight)
+
+
+def test_heads_of_other_classes_stay_in_one_line_in_a_training(source, caplog):
+    MMLogger.get_current_instance().addHandler(caplog.handler)
+    model = segmentor(num_classes=5)
+    hook_loads(model, {"state_dict": dict(source.state_dict())}, "three.pth")
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert re.search(
+        r"three\.pth: \d+ of \d+ tensors match; 4 with another shape \(decode_head\.conv_seg\.weight", line
+    )
+    assert line.endswith("; heads that do not match stay as initialised")
+    assert_same(model, source, "backbone.")
+    assert_same(model, source, "decode_head.bottleneck.")
+
+
+@pytest.mark.parametrize("state", [{}, {"decode_head.conv_seg.weight": torch.ones(1)}])
+def test_a_training_does_not_start_from_heads_alone(state, source, tmp_path):
+    with pytest.raises(CheckpointError, match=r"file\.pth: not "):
+        hook_loads(source, {"state_dict": state}, "file.pth")
+
+
+def test_classes_in_the_order_wanted(source, tmp_path, caplog):
+    meta = {"dataset_meta": {"classes": ("a", "b", "c")}}
+    torch.save({"state_dict": source.state_dict(), "meta": meta}, tmp_path / "file.pth")
+    model, other = segmentor(), segmentor()
+    load_segmentor(model, str(tmp_path / "file.pth"), ("c", "a", "b"))
+    assert "matched by name: 3 (a, b, c) in the model, 3 (c, a, b) in the data" in caplog.text
+    for head in ("decode_head", "auxiliary_head"):
+        for name in ("weight", "bias"):
+            own, theirs = (getattr(m.get_submodule(head).conv_seg, name) for m in (model, source))
+            assert torch.equal(own, theirs[[2, 0, 1]])
+    load_segmentor(other, str(tmp_path / "file.pth"), ("x", "y", "z"))  # other names for the same classes
+    assert_same(other, source)
+    with pytest.raises(
+        CheckpointError, match=r"file\.pth has its classes in another order .* no decode_head\.conv_seg of 3"
+    ):
+        reorder_classes({"decode_head.cls_seg.weight": torch.ones(3)}, [2, 0, 1], "file.pth")

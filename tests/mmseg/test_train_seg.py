@@ -133,13 +133,65 @@ def test_a_checkpoint_of_another_depth_of_other_classes_or_without_a_head_is_ref
     assert str(trained / "iter_6.pth") in message and "another network" in message
     root = ade_layout(shared, tmp_path / "ade")
     message = fails(test_seg.run, config, trained / "iter_6.pth", "--data-root", root, "--work-dir", tmp_path)
-    assert str(trained / "iter_6.pth") in message
-    assert "decode_head.conv_seg.weight is (3, 16, 1, 1) in the file and (150, 16, 1, 1) in the model" in message
+    assert (
+        "other classes than the model: 3 (red, green, blue) in the model, 150 (wall, building, edifice, sky" in message
+    )
     content = load(trained / "iter_6.pth")
+    torch.save({"state_dict": content["state_dict"]}, tmp_path / "unnamed.pth")
+    message = fails(test_seg.run, config, tmp_path / "unnamed.pth", "--data-root", root, "--work-dir", tmp_path)
+    assert "decode_head.conv_seg.weight is (3, 16, 1, 1) in the file and (150, 16, 1, 1) in the model" in message
     state = {key: value for key, value in content["state_dict"].items() if not key.startswith("decode_head.convs")}
     torch.save({"state_dict": state}, tmp_path / "part.pth")
     message = fails(test_seg.run, config, tmp_path / "part.pth", "--data-root", custom_data, "--work-dir", tmp_path)
     assert str(tmp_path / "part.pth") in message and "missing (decode_head.convs.0" in message
+
+
+@pytest.fixture(scope="module")
+def reordered(custom_data, tmp_path_factory) -> Path:
+    """The custom dataset with its classes in another order, in the label maps too."""
+    root = Path(shutil.copytree(custom_data, tmp_path_factory.mktemp("reordered") / "data"))
+    (root / "classes.txt").write_text("blue\nred\ngreen\n")
+    for file in root.glob("annotations/*/*.png"):
+        Image.fromarray(np.array([0, 2, 3, 1], np.uint8)[np.array(Image.open(file))]).save(file)
+    return root
+
+
+def test_classes_in_another_order_are_tested_by_name(trained, config, reordered, tmp_path):
+    run_here(test_seg.run, config, trained / "iter_6.pth", "--data-root", reordered, "--work-dir", tmp_path)
+    assert last_metrics(tmp_path) == pytest.approx(last_metrics(trained))
+    assert "matched by name: 3 (red, green, blue) in the model, 3 (blue, red, green) in the data" in logged(tmp_path)
+
+
+def test_a_training_with_other_classes_does_not_resume_but_fine_tunes(trained, config, reordered, tmp_path):
+    folder, data = Path(shutil.copytree(trained, tmp_path / "run")), ["--data-root", reordered]
+    line = fails(train_seg.run, config, *data, "--work-dir", folder, "--resume")
+    assert f"--resume goes on with {trained / 'iter_6.pth'}, whose classes are not those of the training data" in line
+    assert "3 (red, green, blue) there, 3 (blue, red, green) in the data" in line
+    (reordered / "classes.txt").write_text("blue\nred\ngreen\nwhite\n")
+    assert "3 (red, green, blue) there, 4 (blue, " in fails(
+        train_seg.run, config, *data, "--work-dir", folder, "--resume"
+    )
+    more = ["--cfg-options", "train_cfg.max_iters=1", "train_cfg.val_interval=9", f"load_from={folder / 'iter_6.pth'}"]
+    run_here(train_seg.run, config, *data, "--work-dir", tmp_path / "new", *more)
+    log = logged(tmp_path / "new")
+    assert (
+        len(re.findall(r"iter_6\.pth: \d+ of \d+ tensors match; 4 with another shape \(decode_head\.conv_seg", log))
+        == 1
+    )
+    assert "do not match exactly" not in log
+
+
+def test_a_training_from_another_networks_file_ends_before_it_begins(trained, config, custom_data, tmp_path):
+    deeper = write_config(tmp_path, name="resnest50")
+    for key in ("load_from", "model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint"):
+        options = f"{key}={trained / 'iter_6.pth'}".split()
+        work = ["--data-root", custom_data, "--work-dir", tmp_path / "run", "--cfg-options"]
+        line = fails(train_seg.run, deeper, *work, *options)
+        assert (
+            f"{trained / 'iter_6.pth'}: the checkpoint is of another network: the file holds resnest14, the model is "
+            in line
+        )
+        assert "resnest50; " in line and " missing (res2.1.conv1.weight" in line
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(config, custom_data, tmp_path):

@@ -18,7 +18,7 @@ from torch import nn
 
 from resnest_backbones.data import make_palette, read_classes
 from resnest_backbones.errors import ConfigError
-from resnest_backbones.mmseg.checkpoint import check_fills, load_segmentor
+from resnest_backbones.mmseg.checkpoint import check_fills, known_classes, load_segmentor
 from resnest_backbones.mmseg.config import fit_heads, inner_datasets, type_name, use_test_time_augmentation
 from resnest_backbones.mmseg.transforms import with_image_reader
 
@@ -54,18 +54,19 @@ class Predictor:
     ) -> None:
         cfg = copy.deepcopy(cfg)
         init_default_scope(cfg.get("default_scope", "mmseg"))
-        if class_file:
-            fit_heads(cfg, len(read_classes(class_file)))
+        names = read_classes(class_file) if class_file else None
+        if names:
+            fit_heads(cfg, len(names))
         if tta:
             use_test_time_augmentation(cfg)
         pipeline = inner_datasets(cfg.test_dataloader.dataset)[0].pipeline
         self._pipeline = Compose(with_image_reader(_without_labels(pipeline)))
         model = MODELS.build(cfg.model)
         segmentor: nn.Module = model.module if tta else model
-        content = load_segmentor(segmentor, checkpoint)
+        content = load_segmentor(segmentor, checkpoint, names)
         check_fills(segmentor, content["state_dict"], checkpoint)
         self._model = model.to(device or get_device()).eval()
-        self.classes, self.palette = classes_and_palette(class_file, cfg, content.get("meta", {}))
+        self.classes, self.palette = classes_and_palette(names, cfg, content)
         if len(self.classes) != segmentor.num_classes:
             found = f"the model has {segmentor.num_classes} classes, but {len(self.classes)} names"
             raise ConfigError(f"{found}: give a file of them with --classes")
@@ -94,14 +95,12 @@ def loads_labels(step: Mapping[str, Any]) -> bool:
 
 
 def classes_and_palette(
-    class_file: str | Path | None, cfg: Config, meta: Mapping[str, Any]
+    names: Sequence[str] | None, cfg: Config, content: Mapping[str, Any]
 ) -> tuple[Sequence[str], Sequence[Sequence[int]]]:
-    """Return names and colours of the classes from the class file, else the checkpoint, else the config's dataset."""
-    if class_file:
-        classes = read_classes(class_file)
-        return classes, make_palette(len(classes))
-    of_mmcv = {"classes": meta.get("CLASSES"), "palette": meta.get("PALETTE")}
-    known: Mapping[str, Any] = meta.get("dataset_meta") or of_mmcv
+    """Return names and colours of the classes: those given, else the checkpoint's, else the config's dataset's."""
+    if names:
+        return names, make_palette(len(names))
+    known = known_classes(content)
     if not known.get("classes"):
         dataset = inner_datasets(cfg.test_dataloader.dataset)[0]
         known = {**DATASETS.get(dataset.type).METAINFO, **(dataset.get("metainfo") or {})}

@@ -8,6 +8,7 @@ is refused, files are never half-written, and an interrupted training resumes as
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import subprocess
 from datetime import timedelta
@@ -22,7 +23,9 @@ from mmengine.runner import CheckpointLoader, Runner
 from mmseg.registry import RUNNERS
 from torch import distributed
 
+from resnest_backbones import __name__ as PACKAGE
 from resnest_backbones.checkpoint import remove_unfinished, set_aside
+from resnest_backbones.checkpoint.contents import split_part
 from resnest_backbones.errors import CheckpointError, ConfigError, check_writable
 from resnest_backbones.mmseg.checkpoint import use_safe_loading
 from resnest_backbones.mmseg.config import (
@@ -70,8 +73,7 @@ def train(args: argparse.Namespace) -> str | None:
             others = ("[0-9]*_[0-9]*", os.path.basename(args.config))
             messages += set_aside(cfg.work_dir, ("*.pth", "last_checkpoint"), others, keep=cfg.get("load_from") or "")
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
-    for message in messages:
-        runner.logger.warning(message)
+    _start_log(runner, messages)
     runner.train()
     last = Path(cfg.work_dir, "last_checkpoint")
     checkpoint = last.read_text().strip() if is_main_process() and last.is_file() else None
@@ -103,8 +105,7 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     messages = [*_check_custom_data(cfg, "test"), *adapt_to_cpu(cfg)]
     setup_run(cfg, args)
     runner = Runner.from_cfg(cfg)
-    for message in messages:
-        runner.logger.warning(message)
+    _start_log(runner, messages)
     if args.out is not None:
         _check_names_differ(runner.test_loop.dataloader.dataset)
     metrics = runner.test()
@@ -148,8 +149,15 @@ def _check_custom_data(cfg: Config, *loaders: str) -> list[str]:
     return lines
 
 
+def _start_log(runner: Runner, messages: list[str]) -> None:
+    """Log ``messages``, and let the lines of this package outside its plugin reach MMEngine's log."""
+    logging.getLogger(PACKAGE).handlers[:] = runner.logger.handlers
+    for message in messages:
+        runner.logger.warning(message)
+
+
 def _check_file(name: str, file: str) -> None:
-    if "://" not in file and not os.path.isfile(file):  # a URL or a scheme of MMEngine's may be anything
+    if "://" not in file and not os.path.isfile(split_part(file)[0]):  # a URL or a scheme of MMEngine's may be anything
         raise CheckpointError(f"{name} must be a file, got {file}")
 
 
