@@ -9,6 +9,9 @@ PYTEST_ARGS ?=
 WORKERS ?= 2
 # Further arguments of pytest for `make smoke`, such as "-k cityscapes"; default: all recipes.
 SMOKE_ARGS ?=
+# The Python of the machine with the GPU, and arguments; "--device cpu --quick --output-dir rehearsal" rehearses the run.
+GPU_PYTHON ?= python3
+GPU_ARGS ?= --output-dir docs/benchmark/gpu
 # The environment of the classic OpenMMLab packages, whose import names clash with those in $(VENV).
 CLASSIC_VENV ?= .venv-classic
 
@@ -22,7 +25,7 @@ DETECTRON2_INSTALLED := $(VENV)/.detectron2-$(shell printf '%s' '$(DETECTRON2)' 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test test-full test-classic lint format docs notebooks package demo smoke faults clean
+.PHONY: help setup test test-full test-classic lint format docs notebooks package demo smoke gpu faults clean
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +68,9 @@ demo: setup  ## train a detector and a segmentor on a small dataset, evaluate th
 
 smoke: setup  ## run every published recipe end to end on the CPU, for two iterations on a small dataset
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) -m "slow or not slow" tests/reproduction/test_smoke.py $(SMOKE_ARGS)
+
+gpu:  ## check and measure on a GPU (8 minutes); needs PyTorch and what tools/check_gpu.py names, no other set-up
+	$(GPU_PYTHON) tools/check_gpu.py $(GPU_ARGS)
 
 faults: setup  ## inject faults into real trainings (kills, full disks, broken files) and print a table (half an hour)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -p tests.faults.fault_table -m fault $(PYTEST_ARGS)

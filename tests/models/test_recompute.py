@@ -39,7 +39,8 @@ def step(net: nn.Module, x: Tensor, *, image_gradient: bool = True) -> dict[str,
     x = x.clone().requires_grad_(image_gradient)
     out = net(x)
     out = out if isinstance(out, dict) else {"out": out}
-    sum((y * torch.linspace(0.5, 1.5, y.numel(), dtype=y.dtype).view_as(y)).sum() for y in out.values()).backward()
+    weights = {name: torch.linspace(0.5, 1.5, y.numel(), dtype=y.dtype, device=y.device) for name, y in out.items()}
+    sum((y * weights[name].view_as(y)).sum() for name, y in out.items()).backward()
     gradients = {f"grad {name}": p.grad for name, p in net.named_parameters() if p.grad is not None}
     found = {**out, **gradients, **{f"buffer {name}": b for name, b in net.named_buffers()}}
     return {**found, "grad image": x.grad} if image_gradient else found
