@@ -48,7 +48,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     args.output_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as unpacked:
         _unpack(args.wheels, Path(unpacked))
-        sys.path.append(unpacked)
+        sys.path += [str(ROOT), unpacked]
         status = _test(args, unpacked)
         command = shlex.join(["python", "tools/check_gpu.py", *(sys.argv[1:] if arguments is None else arguments)])
         _measure(args, command, until=start + 60 * args.minutes)

@@ -4,11 +4,13 @@ import argparse
 import json
 import re
 from importlib.metadata import version
+from importlib.util import find_spec
 
 import pytest
 import torch
 
 from benchmark import run
+from benchmarks import engines
 from benchmarks.cases import LIMIT, Case, Result
 from benchmarks.measure import contenders, convolution_flops, kept_for_backward, measure
 from benchmarks.report import table
@@ -18,6 +20,7 @@ from resnest_backbones import build, get_variant
 from tests.documents.pages import table_rows
 
 CPU = torch.device("cpu")
+ENGINES = [e + suffix for e in ("onnxruntime", "openvino") if find_spec(e) for suffix in ("", ", int8")]
 SMALL = Case("resnest50", 64, 96, 1, "float32")
 SMALL_STEP = Case("resnest50", 64, 96, 2, "float32", "training")
 
@@ -35,14 +38,28 @@ def test_every_installed_peer_takes_part_in_both_memory_formats_with_features_of
     found = contenders(case, CPU)
     with torch.no_grad():
         for name, make in found.items():
-            if case.trains and not name.startswith("ours"):
-                continue  # the peers of both cases are the same
+            if (case.trains and not name.startswith("ours")) or name in ENGINES:
+                continue  # the peers of both cases are the same, and engines take long to write their files
             contender = make()
             assert shapes((contender.forward or contender.run)()) == wanted, name
     suffixes = ("", ", channels_last")
     others = [f"{name}{suffix}" for name in ("original", "timm", "mmseg", "ResNet-50-D") for suffix in suffixes]
     trained = [f"{name}{suffix}" for name in (OURS_TRAINING, KEEPING) for suffix in suffixes]
-    assert list(found) == ([*trained, *others] if case.trains else [OURS, "ours, not optimised", *others])
+    assert list(found) == ([*trained, *others] if case.trains else [OURS, "ours, not optimised", *ENGINES, *others])
+
+
+@pytest.mark.slow
+def test_engines_compute_the_features(monkeypatch):
+    pytest.importorskip("onnxruntime")
+    net = build("resnest14").eval()
+    monkeypatch.setattr(engines, "build", lambda name: net)
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        wanted = net(x).values()
+    for name, make in engines.engine_contenders("resnest14", x):
+        for found, value in zip(make().run(), wanted, strict=True):
+            error = (torch.as_tensor(found) - value).norm() / value.norm()
+            assert error < (0.2 if name.endswith("int8") else 1e-5), name
 
 
 def test_the_limit_counts_all_convolutions_and_nothing_else():
@@ -90,11 +107,15 @@ def test_whole_detectors_are_measured(what):
 
 
 def test_the_table_gives_ratios_to_the_first():
-    result = Result(SMALL, {OURS: 10.0, "timm": 25.0, LIMIT: 8.0}, 100.0, 12.34, {}, {"timm": 7.0})
+    result = Result(SMALL, {OURS: 10.0, "timm": 25.0, LIMIT: 8.0}, 100.0, 120.0, 12.34, {}, {"timm": 7.0})
     title, _, rows = table(result).partition("\n\n")
-    rates = "one large convolution: 100 GFLOP/s, copies at 12.3 GB/s"
+    rates = "one large convolution: 100 GFLOP/s, a large matrix product: 120, copies at 12.3 GB/s"
     assert title == f"inference, resnest50, 1 x 3 x 64 x 96, float32 ({rates})"
-    assert table_rows(rows) == [[OURS, "10.0", "1.00", ""], ["timm", "25.0", "2.50", "7"], [LIMIT, "8.0", "0.80", ""]]
+    assert table_rows(rows) == [
+        [OURS, "10.0", "100.0", "1.00", ""],
+        ["timm", "25.0", "40.0", "2.50", "7"],
+        [LIMIT, "8.0", "125.0", "0.80", ""],
+    ]
 
 
 def test_a_run_writes_metrics_table_and_chart(tmp_path, capsys):

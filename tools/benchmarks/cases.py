@@ -48,6 +48,7 @@ class Result:
     case: Case
     milliseconds: Mapping[str, float]  # medians over the rounds, per batch
     gflops_per_second: float  # best rate of the convolution that the limit is computed from
+    matmul_gflops_per_second: float  # best rate of a large matrix product: what the machine can do at most
     gigabytes_per_second: float  # best rate of copying a large tensor, reading and writing counted
     kept: Mapping[str, float]  # mebibytes kept for backward, parameters included
     peak: Mapping[str, float]  # mebibytes that a run allocates at most beyond those it begins with; on GPUs

@@ -21,7 +21,8 @@ from documents.costs import multiply_adds
 from resnest_backbones.models.resnest import build
 
 _PROBE = (256, 64)  # channels, and side of the image, of the convolution whose rate is the limit
-_COPIED = 1 << 26  # bytes of the tensor that is copied
+# Its images, bytes of the tensor that is copied, and rows of the matrices that are multiplied: enough to fill a device.
+_LARGE = {"cpu": (1, 1 << 26, 2048), "cuda": (64, 1 << 30, 8192)}
 _MIB = 1 << 20
 _PROFILED = 12  # operators in a profile
 
@@ -45,10 +46,12 @@ def measure(
     if not chosen:
         raise ValueError(f"--only must name contenders ({'; '.join(makers)}), got {' '.join(only or ())}")
     found = {name: makers[name]() for name in chosen}
-    probe, probe_flops = _probe(DTYPES[case.dtype], device)
-    source, target = torch.ones(2, _COPIED // 4, device=device)
+    number, copied, rows = _LARGE[device.type]
+    probe, probe_flops = _probe(number, DTYPES[case.dtype], device)
+    source, target = torch.ones(2, copied // 4, device=device)
     runs = {name: contender.run for name, contender in found.items()}
-    runs |= {LIMIT: probe, "copy": lambda: target.copy_(source)}
+    matrix = torch.randn(rows, rows, device=device, dtype=DTYPES[case.dtype])
+    runs |= {LIMIT: probe, "copy": lambda: target.copy_(source), "matmul": lambda: matrix @ matrix}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     with nullcontext() if case.trains else torch.inference_mode():
         for number in tqdm(range(rounds + 1), desc="rounds", leave=False):
@@ -56,7 +59,8 @@ def measure(
                 taken = _time(run, device)
                 if number:
                     seconds[name].append(taken)
-    bandwidth = 2.0 * _COPIED / min(seconds.pop("copy"))
+    bandwidth = 2.0 * copied / min(seconds.pop("copy"))
+    peak = 2.0 * rows**3 / min(seconds.pop("matmul"))
     rate = probe_flops / min(seconds.pop(LIMIT))  # the best that the machine can do
     medians = {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
     if limit is not None:
@@ -65,6 +69,7 @@ def measure(
         case,
         medians,
         rate / 1e9,
+        peak / 1e9,
         bandwidth / 1e9,
         {name: kept_for_backward(c.forward) / _MIB for name, c in found.items() if c.forward is not None},
         {name: _peak(c.run, device) / _MIB for name, c in found.items() if device.type == "cuda"},
@@ -103,13 +108,15 @@ def _profile(run: Callable[[], Any], device: torch.device, *, trains: bool) -> s
     return profiler.key_averages().table(sort_by=order, row_limit=_PROFILED, max_name_column_width=40)
 
 
-def _probe(dtype: torch.dtype, device: torch.device) -> tuple[Callable[[], Any], float]:
+def _probe(number: int, dtype: torch.dtype, device: torch.device) -> tuple[Callable[[], Any], float]:
     channels, side = _PROBE
     conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False, device=device, dtype=dtype)
     conv = conv.to(memory_format=torch.channels_last)
-    x = torch.randn(1, channels, side, side, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    x = torch.randn(number, channels, side, side, device=device, dtype=dtype).contiguous(
+        memory_format=torch.channels_last
+    )
 
-    return torch.no_grad()(lambda: conv(x)), 2.0 * 9 * channels**2 * side**2
+    return torch.no_grad()(lambda: conv(x)), 2.0 * number * 9 * channels**2 * side**2
 
 
 def _time(run: Callable[[], Any], device: torch.device) -> float:

@@ -23,8 +23,11 @@ def table(result: Result) -> str:
         cells = (f"{values[name]:.0f}" if name in values else "" for values in memory.values())
         per_second = f"{1e3 * result.case.batch / value:.1f}"
         rows.append((name, f"{value:.1f}", per_second, f"{value / first:.2f}", *cells))
-    rates = f"{result.gflops_per_second:.0f} GFLOP/s, copies at {result.gigabytes_per_second:.1f} GB/s"
-    parts = [f"{result.case} (one large convolution: {rates})\n"]
+    rates = (result.gflops_per_second, result.matmul_gflops_per_second, result.gigabytes_per_second)
+    about = "(one large convolution: {:.0f} GFLOP/s, a large matrix product: {:.0f}, copies at {:.1f} GB/s)".format(
+        *rates
+    )
+    parts = [f"{result.case} {about}\n"]
     parts.append(markdown_table(("network", "ms", "images/s", "relative to the first", *memory), rows, "lr"))
     parts += [f"{name}, one run under the profiler:\n\n```text\n{text}```\n" for name, text in result.profile.items()]
     return "\n".join(parts)

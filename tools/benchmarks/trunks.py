@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cases import DTYPES, Case, Contender
+from benchmarks.engines import engine_contenders
 from benchmarks.peers import peers
 from resnest_backbones.acceleration.inference import optimize_for_inference
 from resnest_backbones.models.resnest import build
@@ -30,6 +31,8 @@ def _inference(case: Case, images: Tensor, dtype: torch.dtype | None) -> Iterato
     if case.compiled:
         yield "ours, compiled", partial(_optimized, case.network, images, dtype, compile=True)
     yield "ours, not optimised", partial(_contender, partial(build, case.network), images)
+    if dtype is None:
+        yield from engine_contenders(case.network, images)
     for name, make in peers(case.network).items():
         for suffix, memory_format in _FORMATS.items():
             peer = partial(_contender, make, images, memory_format)
