@@ -22,7 +22,7 @@ from resnest_backbones.models.resnest import build
 
 _PROBE = (256, 64)  # channels, and side of the image, of the convolution whose rate is the limit
 # Its images, bytes of the tensor that is copied, and rows of the matrices that are multiplied: enough to fill a device.
-_LARGE = {"cpu": (1, 1 << 26, 2048), "cuda": (64, 1 << 30, 8192)}
+_LARGE = {"cpu": (1, 1 << 26, 1024), "cuda": (64, 1 << 30, 8192)}
 _MIB = 1 << 20
 _PROFILED = 12  # operators in a profile
 
