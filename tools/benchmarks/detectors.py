@@ -26,7 +26,7 @@ def detector_contenders(case: Case, device: torch.device) -> dict[str, Callable[
     """
     if find_spec("detectron2") is None:
         raise ValueError("--detector needs Detectron2, which is not installed")
-    images = _inputs(case, device)
+    images = detector_inputs(case, device)
     dtype = None if case.dtype == "float32" else DTYPES[case.dtype]
     ours = partial(_detector, case.network, device)
     makers = {} if case.trains else {"ours, optimised": lambda: optimize_for_inference(ours().eval(), dtype=dtype)}
@@ -74,8 +74,9 @@ class _Original(nn.Module):
         return dict(zip(self.names, self.trunk(x), strict=True))
 
 
-def _inputs(case: Case, device: torch.device) -> list[dict[str, Any]]:
-    from detectron2.structures import Boxes, Instances
+def detector_inputs(case: Case, device: torch.device, *, masks: bool = False) -> list[dict[str, Any]]:
+    """Return images with boxes, and where asked for with masks that fill them, as Detectron2's loader gives them."""
+    from detectron2.structures import Boxes, Instances, PolygonMasks
 
     generator = torch.Generator().manual_seed(0)
     size = torch.tensor([case.width, case.height])
@@ -86,6 +87,9 @@ def _inputs(case: Case, device: torch.device) -> list[dict[str, Any]]:
         instances = Instances((case.height, case.width))
         instances.gt_boxes = Boxes(torch.cat([corners, corners + sides], dim=1))
         instances.gt_classes = torch.arange(_NUM_BOXES)
+        if masks:
+            boxes = instances.gt_boxes.tensor.numpy()
+            instances.gt_masks = PolygonMasks([[box[[0, 1, 2, 1, 2, 3, 0, 3]]] for box in boxes])
         image = 255 * torch.rand(3, case.height, case.width, generator=generator)
         sizes = {"height": case.height, "width": case.width}
         inputs.append({"image": image.to(device), "instances": instances.to(device), **sizes})
