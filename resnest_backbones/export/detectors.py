@@ -23,6 +23,7 @@ from detectron2.structures import Instances
 from omegaconf import DictConfig
 from torch import nn
 
+from resnest_backbones.checkpoint.classes import match_classes
 from resnest_backbones.detectron2 import ResNeStCheckpointer, add_resnest_config
 from resnest_backbones.errors import ExportError
 from resnest_backbones.export.detector_program import TraceableDetector
@@ -108,12 +109,15 @@ def build(
 ) -> BuiltModel:
     """Build a detector from a config and a checkpoint; see ``models.build_model``."""
     model, facts = _from_lazy(file, options, classes) if file.endswith(".py") else _from_yaml(file, options, classes)
-    known = facts["classes"]
+    held: Sequence[str] = ()
     if checkpoint is not None:
         checkpointer = ResNeStCheckpointer(model)
         checkpointer.require_whole = True
-        meta = checkpointer.load(checkpoint).get("meta", {})
-        known = known or meta.get("CLASSES")  # of a file of MMDetection's
+        held = checkpointer.load(checkpoint).get("meta", {}).get("CLASSES") or ()
+    if classes and sorted(classes) == sorted(held):
+        match_classes(held, classes)  # says where their order differs; the model's own holds
+        classes = held
+    known = classes or held or facts["classes"]
     heads: Any = getattr(model, "roi_heads", model)
     number = int(heads.num_classes)
     names = facts["classes"] = list(known or [f"class {i}" for i in range(number)])

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from resnest_backbones.data import check_label_maps, pair_label_maps, read_image
+from resnest_backbones.checkpoint.classes import match_classes
+from resnest_backbones.data import check_label_maps, find_class_file, pair_label_maps, read_classes, read_image
 from resnest_backbones.data.coco import read_coco_json
 from resnest_backbones.data.label_maps import read_labels
-from resnest_backbones.errors import ExportError
+from resnest_backbones.errors import DatasetError, ExportError
 from resnest_backbones.export.exportable import DETECTION, SEGMENTATION
 from resnest_backbones.predict.predictor import Detections, LabelMap, Predictor
 
@@ -67,7 +68,7 @@ def average_precision(predictor: Predictor, json_file: Path, image_root: Path) -
     """Measure COCO's metrics of a detector, in percent.
 
     Args:
-        predictor: a detector, whose n-th class is the n-th category of the file by its id.
+        predictor: a detector; its classes are matched to the file's categories by name, or else in the order of ids.
         json_file: COCO instances.
         image_root: folder of its images.
 
@@ -76,7 +77,7 @@ def average_precision(predictor: Predictor, json_file: Path, image_root: Path) -
         network predicts masks.
 
     Raises:
-        ExportError: it is not a detector, or the number of categories is not that of its classes.
+        ExportError: it is not a detector.
         DatasetError: as ``read_coco_json``; or an image cannot be read.
         ImportError: pycocotools is not installed.
     """
@@ -101,8 +102,7 @@ def read_truth(predictor: Predictor, json_file: Path, image_root: Path) -> tuple
     """Return the ``pycocotools.coco.COCO`` of a file, and its categories' ids in the order of the network's classes.
 
     Raises:
-        ExportError: the number of categories is not that of the network's classes.
-        DatasetError: as ``read_coco_json``.
+        DatasetError: as ``read_coco_json``, and ``match_classes`` of the categories and the network's classes.
         ImportError: pycocotools is not installed.
     """
     from pycocotools.coco import COCO
@@ -114,12 +114,8 @@ def read_truth(predictor: Predictor, json_file: Path, image_root: Path) -> tuple
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
     categories = sorted(truth.getCatIds())
-    if len(categories) != len(predictor.classes):
-        raise ExportError(
-            f"{json_file} must have as many categories as the network has classes, {len(predictor.classes)}, got "
-            f"{len(categories)}"
-        )
-    return truth, categories
+    places = match_classes(predictor.classes, [truth.cats[number]["name"] for number in categories])
+    return truth, categories if places is None else [categories[place] for place in places]
 
 
 def evaluate_coco(truth: Any, results: Sequence[Mapping[str, Any]], kind: str) -> Any:
@@ -171,24 +167,38 @@ def mean_iou(predictor: Predictor, image_root: Path, label_maps: Path) -> dict[s
     if predictor.task != SEGMENTATION:
         raise ExportError(f"mIoU is a metric of segmentors, got a network for {predictor.task}")
     confusion = np.zeros((len(predictor.classes),) * 2, dtype=np.int64)
-    for file, label_map in tqdm(label_map_pairs(image_root, label_maps, predictor.classes), desc="evaluating"):
+    pairs, order = label_map_pairs(image_root, label_maps, predictor.classes)
+    for file, label_map in tqdm(pairs, desc="evaluating"):
         found = predictor(read_image(file))
         assert isinstance(found, LabelMap)
-        truth = read_labels(label_map, file, found.labels.shape, len(predictor.classes))
+        truth = order[read_labels(label_map, file, found.labels.shape, len(predictor.classes))]
         confusion += confusion_of(truth, found.labels, len(predictor.classes))
     return metrics_of(confusion)
 
 
-def label_map_pairs(image_root: Path, label_maps: Path, classes: Sequence[str]) -> list[tuple[Path, Path]]:
+def label_map_pairs(
+    image_root: Path, label_maps: Path, classes: Sequence[str]
+) -> tuple[list[tuple[Path, Path]], np.ndarray]:
     """Return images with their label maps, and log what looks wrong in them.
 
+    Where the dataset has a class file (``ROOT/annotations/validation`` beside ``ROOT/classes.txt``), its classes are
+    matched to the segmentor's by name.
+
+    Returns:
+        The pairs, and an array that has the segmentor's index of each class of the label maps, and last -1, for -1.
+
     Raises:
-        DatasetError: as ``pair_label_maps`` and ``check_label_maps``.
+        DatasetError: as ``pair_label_maps``, ``check_label_maps`` and ``match_classes``.
     """
     pairs, lines = pair_label_maps(image_root, label_maps)
-    for line in lines + check_label_maps(pairs, classes):
+    of_maps = None
+    for root in label_maps.resolve().parents[1::-1]:
+        with contextlib.suppress(DatasetError):  # without a class file
+            of_maps = read_classes(find_class_file(root))
+    places = match_classes(classes, of_maps)
+    for line in lines + check_label_maps(pairs, of_maps or classes):
         logger.warning(line)
-    return pairs
+    return pairs, np.append(range(len(classes)) if places is None else np.argsort(places), -1)
 
 
 def confusion_of(truth: np.ndarray, found: np.ndarray, number: int) -> np.ndarray:

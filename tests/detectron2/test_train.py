@@ -109,7 +109,8 @@ def trained(coco_mini, tmp_path_factory) -> Trained:
     folder, results = tmp_path_factory.mktemp("trained"), {}
     (config := folder / "own.yaml").write_text(f"_BASE_: {CONFIG}\n")
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
-        patch.setattr(train_net, "main", lambda args: (results.update(train.main(args)), config.unlink()))
+        main = train.main
+        patch.setattr(train, "main", lambda args: (results.update(main(args)), config.unlink()))
         train_net.run(["--config-file", str(config), *map(str, [*coco_mini, *tiny(folder, 2, **EVERY)])])
     return Trained(folder, results, printed.getvalue())
 

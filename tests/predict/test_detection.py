@@ -10,15 +10,18 @@ pytest.importorskip("detectron2")
 import torch
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.layers import paste_masks_in_image
+from detectron2.modeling import build_model
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from resnest_backbones.detectron2 import ResNeStCheckpointer
 from resnest_backbones.export.detectors import export_detector
 from resnest_backbones.export.preprocess import resize_shortest
 from resnest_backbones.predict import Predictor
 from resnest_backbones.predict.draw import draw_detections
-from resnest_backbones.predict.evaluate import describe
+from resnest_backbones.predict.evaluate import describe, read_truth
 from resnest_backbones.predict.predictor import paste_mask
+from tests.detectron2 import helpers
 from tests.export.test_detectors import random_detector
 
 
@@ -77,3 +80,24 @@ def test_predictions_are_those_of_the_detector(kind):
     picture = draw_detections(image, few, facts["classes"])
     assert picture.width % 120 == 0 and picture.width >= 480
     assert not np.array_equal(np.asarray(picture), np.asarray(Image.fromarray(image).resize(picture.size)))
+
+
+def test_classes_in_another_order_are_matched_by_name(tmp_path, shared, caplog):
+    """In the file of the truth, and in the one of ``--classes``."""
+    case = shared / "cases" / "detection" / "09b_ids_swapped"
+    if not case.is_dir():
+        pytest.skip("the shared cases are not there")
+    cfg = helpers.resnest_config(helpers.FPN_DETECTOR, {"MODEL.ROI_HEADS.NUM_CLASSES": 2, "MODEL.WEIGHTS": ""})
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    checkpointer = ResNeStCheckpointer(build_model(cfg), str(tmp_path))
+    checkpointer.class_names = ["cell", "platelet"]
+    checkpointer.save("model")
+    (tmp_path / "classes.txt").write_text("platelet\ncell\n")
+    for classes in (None, str(tmp_path / "classes.txt")):
+        caplog.clear()
+        model = str(tmp_path / "config.yaml"), str(tmp_path / "model.pth")
+        predictor = Predictor.from_config(*model, classes=classes)
+        assert predictor.classes == ["cell", "platelet"]
+        assert ("2 (cell, platelet) in the model, 2 (platelet, cell) in the data" in caplog.text) == bool(classes)
+        for file, ids in (("train.json", [1, 2]), ("val.json", [2, 1])):
+            assert read_truth(predictor, case / file, case / "images")[1] == ids

@@ -52,3 +52,22 @@ def test_miou_is_mmsegmentations(tmp_path):
         mean_iou(predictor, tmp_path / "images", tmp_path / "truth")
     with pytest.raises(ExportError, match="AP is a metric of detectors, got a network for segmentation"):
         average_precision(predictor, tmp_path / "a.json", tmp_path)
+
+
+def test_label_maps_beside_a_class_file_are_compared_by_name(tmp_path):
+    predictor, root = Predictor(brightness, FACTS), tmp_path / "data"
+    images, label_maps = root / "images" / "validation", root / "annotations" / "validation"
+    generator = np.random.default_rng(0)
+    for folder in (images, label_maps):
+        folder.mkdir(parents=True)
+    Image.fromarray(generator.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(images / "a.png")
+    truth = generator.integers(0, 4, (20, 30), dtype=np.uint8)
+    Image.fromarray(truth).save(label_maps / "a.png")
+    wanted = mean_iou(predictor, images, label_maps)
+    (root / "classes.txt").write_text("bright\ndark\nmiddle\n")
+    assert mean_iou(predictor, images, label_maps) != wanted
+    Image.fromarray(np.array([0, 2, 3, 1], np.uint8)[truth]).save(label_maps / "a.png")
+    assert mean_iou(predictor, images, label_maps) == wanted
+    (root / "classes.txt").write_text("bright\ndark\nmiddle\nblue\n")
+    with pytest.raises(DatasetError, match=r"3 \(dark, middle, bright\) in .*, 4 \(bright, dark, middle, blue\)"):
+        mean_iou(predictor, images, label_maps)

@@ -39,7 +39,7 @@ def visualize_detector(
         Sections of the page, and facts for its table.
     """
     truth, categories = read_truth(predictor, args.val_json, args.val_images)
-    names = {number: truth.cats[number]["name"] for number in categories}
+    names = {number: truth.cats[number]["name"] for number in sorted(categories)}
     truth.imgs = {number: truth.imgs[number] for number in sorted(truth.imgs)[: args.max_images]}  # others do not count
     entries = [*truth.imgs.values()]
     results: list[dict[str, Any]] = []

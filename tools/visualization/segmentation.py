@@ -28,12 +28,13 @@ def visualize_segmentor(
 ) -> tuple[list[Section], dict[str, str]]:
     """Draw the label maps that ``look`` predicts for a file; return as ``visualize_detector`` does."""
     names = predictor.classes
-    pairs = label_map_pairs(args.val_images, args.val_label_maps, names)[: args.max_images]
+    pairs, order = label_map_pairs(args.val_images, args.val_label_maps, names)
+    pairs = pairs[: args.max_images]
     confusion = np.zeros((len(names),) * 2, dtype=np.int64)
     shown: list[tuple[Path, np.ndarray, np.ndarray]] = []
     for file, label_map in tqdm(pairs, desc="predicting"):
         found = look(file).labels
-        truth = read_labels(label_map, file, found.shape, len(names))
+        truth = order[read_labels(label_map, file, found.shape, len(names))]
         confusion += confusion_of(truth, found, len(names))
         if len(shown) < args.pictures:
             shown.append((file, truth, found))
