@@ -14,22 +14,35 @@ import torch
 from torch import Tensor, nn
 
 from resnest_backbones.models.arguments import STAGES
+from resnest_backbones.models.layers import ConvNorm
 from resnest_backbones.models.recompute import has_hooks
 from resnest_backbones.models.resnest import Bottleneck, DeepStem
+from resnest_backbones.models.split_attention import SplitAttentionConv2d
 
 
 def fuse(trunk: Any) -> None:
     """Replace stem and blocks of a ``ResNeSt``, whose norms are folded into its convolutions, by fused ones.
 
-    Modules keep their names. Blocks with deformable convolutions stay as they are.
+    Modules keep their names. Blocks with deformable convolutions, or with norms that could not be folded, stay.
     """
-    trunk.stem = FusedStem(trunk.stem)
+    if _is_folded(trunk.stem):
+        trunk.stem = FusedStem(trunk.stem)
     for stage in (child for name, child in trunk.named_children() if name in STAGES):
         before: nn.Module | None = None
         for name, block in list(stage.named_children()):
-            if block.conv2_offset is None:
+            if block.conv2_offset is None and _is_folded(block):
                 setattr(stage, name, FusedBottleneck(block, before))
             before = stage.get_submodule(name)
+
+
+def norms_of(module: nn.Module) -> list[nn.Module]:
+    """Return the norms that a convolution with its norm, or a split attention, still has."""
+    names = {ConvNorm: ("norm",), SplitAttentionConv2d: ("bn0", "bn1")}.get(type(module), ())
+    return [norm for name in names if not isinstance(norm := module.get_submodule(name), nn.Identity)]
+
+
+def _is_folded(module: nn.Module) -> bool:
+    return not any(norms_of(part) for part in module.modules())
 
 
 def _can_fuse(x: Tensor, modules: Sequence[nn.Module]) -> bool:

@@ -1,28 +1,33 @@
 """Trained models made fast for inference, equal to rounding, with the same interface.
 
-Each batch norm is folded into the convolution before it, images and features are channels-last in memory, on a CPU
-what follows a convolution is computed in the same pass (``fused.py``), and on request the trunk computes in bfloat16 or
-float16, or is compiled.
+Each batch norm is folded into the convolution before it (other norms stay), images and features are channels-last in
+memory, on a CPU what follows a convolution is computed in the same pass (``fused.py``), and on request the trunk
+computes in bfloat16 or float16, or is compiled.
 """
 
 from __future__ import annotations
 
 import copy
 import importlib
-from collections.abc import Mapping
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from resnest_backbones.acceleration.fused import fuse
+from resnest_backbones.acceleration.fused import fuse, norms_of
 from resnest_backbones.errors import ExportError
 from resnest_backbones.models.layers import ConvNorm
+from resnest_backbones.models.norms import is_constant
 from resnest_backbones.models.resnest import ResNeSt
 from resnest_backbones.models.split_attention import SplitAttentionConv2d
 
 __all__ = ["ExportError", "optimize_for_inference"]
+
+logger = logging.getLogger(__name__)
 
 _Model = TypeVar("_Model", bound=nn.Module)
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -47,7 +52,7 @@ def optimize_for_inference(
         save the original.
 
     Raises:
-        ExportError: there is no ResNeSt in the model, or one that is built with other norms than batch norm.
+        ExportError: there is no ResNeSt in the model.
         ValueError: ``dtype`` is not float32, bfloat16 or float16.
     """
     if dtype is not None and dtype not in _DTYPES:
@@ -55,10 +60,9 @@ def optimize_for_inference(
     names = [name for name, module in model.named_modules() if isinstance(module, ResNeSt)]
     if not names:
         raise ExportError(f"the model must hold a ResNeSt of resnest_backbones, {type(model).__name__} has none")
-    for name in names:
-        _check_norms(model.get_submodule(name), name)
     fast = copy.deepcopy(model).eval().requires_grad_(False)
     _fold_all_norms(fast)
+    _warn_of_other_norms(fast, names)
     fast.to(memory_format=torch.channels_last)
     for name in names:
         trunk: Any = fast.get_submodule(name)
@@ -74,23 +78,20 @@ def optimize_for_inference(
     return fast
 
 
-def _check_norms(trunk: nn.Module, name: str) -> None:
-    for key, module in trunk.named_modules():
-        if isinstance(module, (ConvNorm, SplitAttentionConv2d)):
-            norms = [module.norm] if isinstance(module, ConvNorm) else [module.bn0, module.bn1]
-            wrong = [norm for norm in norms if not isinstance(norm, nn.Identity) and not _is_batch_norm(norm)]
-            if wrong:
-                place = ".".join(part for part in (name, key) if part)
-                raise ExportError(
-                    f"{place} has a {type(wrong[0]).__name__}: only batch norms with running statistics (BN, SyncBN, "
-                    "FrozenBN) can be folded into convolutions"
-                )
-
-
-def _is_batch_norm(module: nn.Module | None) -> bool:
-    """Return whether a module shifts and scales by constants, as the frameworks' own batch norms do too."""
-    statistics = [getattr(module, name, None) for name in ("running_mean", "running_var")]
-    return all(isinstance(value, Tensor) for value in statistics) and not isinstance(module, nn.InstanceNorm2d)
+def _warn_of_other_norms(model: nn.Module, trunks: Sequence[str]) -> None:
+    """Say which norms of the trunks stay: their blocks compute as before."""
+    left = Counter(
+        type(norm).__name__
+        for trunk in trunks
+        for module in model.get_submodule(trunk).modules()
+        for norm in norms_of(module)
+    )
+    if left:
+        logger.warning(
+            "%s stay as they are, and their blocks compute as before: only batch norms with running statistics "
+            "(BN, SyncBN, FrozenBN) can be folded into convolutions",
+            ", ".join(f"{number} {kind}" for kind, number in left.items()),
+        )
 
 
 def _fold(conv: Any, norm: Any) -> None:
@@ -104,13 +105,13 @@ def _fold(conv: Any, norm: Any) -> None:
 def _fold_all_norms(model: nn.Module) -> None:
     """Fold the norms of our own convolutions, of Detectron2's (``Conv2d.norm``) and of MMCV's (``ConvModule``)."""
     for module in list(model.modules()):
-        if isinstance(module, nn.Conv2d) and _is_batch_norm(getattr(module, "norm", None)):
+        if isinstance(module, nn.Conv2d) and is_constant(getattr(module, "norm", None)):
             _fold(module, module.norm)
             # Detectron2's asks for None, ours calls it.
             setattr(module, "norm", nn.Identity() if isinstance(module, ConvNorm) else None)  # noqa: B010
         elif isinstance(module, SplitAttentionConv2d):
             for conv, norm in (("conv", "bn0"), ("fc1", "bn1")):
-                if _is_batch_norm(getattr(module, norm)):
+                if is_constant(getattr(module, norm)):
                     _fold(getattr(module, conv), getattr(module, norm))
                     setattr(module, norm, nn.Identity())
     if any(type(module).__module__.startswith("mmcv.cnn") for module in model.modules()):

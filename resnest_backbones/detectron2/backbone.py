@@ -54,7 +54,7 @@ class ResNeSt(resnest.ResNeSt, Backbone):
         spec: name of a published network, or a ``ResNeStSpec``.
         norm: ``BN, SyncBN, FrozenBN, GN, LN``, another name of ``detectron2.layers.get_norm``, "" for none, or a
             callable from channels to a module.
-        freeze_at: freeze the first so many of stem, res2, res3, res4, res5 (``MODEL.BACKBONE.FREEZE_AT``).
+        freeze_at: freeze the first so many of stem, res2, res3, res4, res5 (``MODEL.BACKBONE.FREEZE_AT``); -1 none.
         channels_last: as in ``resnest_backbones.acceleration.accelerate``.
         compile: likewise.
         **options: those of ``resnest_backbones.ResNeSt``.
@@ -88,11 +88,11 @@ class ResNeSt(resnest.ResNeSt, Backbone):
         """Freeze the stem (1), and res2 (2), up to res5 (5), for good: no gradients, batch norms become fixed.
 
         Raises:
-            ValueError: ``freeze_at`` is not an integer from 0 to 5.
+            ValueError: ``freeze_at`` is not an integer from -1 to 5.
         """
-        if not isinstance(freeze_at, int) or freeze_at not in range(6):
-            raise ValueError(f"freeze_at must be an integer from 0 (nothing) to 5 (up to res5), got {freeze_at!r}")
-        for name in _STAGES_IN_ORDER[:freeze_at]:
+        if not isinstance(freeze_at, int) or freeze_at not in range(-1, 6):
+            raise ValueError(f"freeze_at must be an integer from -1 or 0 (nothing) to 5 (res5), got {freeze_at!r}")
+        for name in _STAGES_IN_ORDER[: max(freeze_at, 0)]:
             if name in self._modules:
                 stage = self.get_submodule(name)
                 stage.requires_grad_(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -18,7 +19,7 @@ from resnest_backbones.acceleration import accelerate
 from resnest_backbones.checkpoint import extract_state_dict
 from resnest_backbones.checkpoint.fit import describe_networks, describe_other_pools, fit_trunk
 from resnest_backbones.checkpoint.layouts import COUNTER, split_trunk, summarize_keys
-from resnest_backbones.errors import CheckpointError
+from resnest_backbones.errors import CheckpointError, ConfigError, did_you_mean
 from resnest_backbones.models import resnest
 from resnest_backbones.models.arguments import STAGES, NormLayer, check_choice, check_flags
 from resnest_backbones.models.sync_batch_norm import CpuSyncBatchNorm
@@ -28,6 +29,19 @@ MODELS.register_module("CpuSyncBN", module=CpuSyncBatchNorm)
 
 _DCN_TYPES = {"DCN": False, "DCNv2": True}
 _DCN_KEYS = ("type", "deform_groups", "fallback_on_stride")
+# What the frameworks' ResNets take and this one does not: strides and dilations of an output stride, and the rest.
+_STRIDES = {
+    32: {"strides": (1, 2, 2, 2), "dilations": (1, 1, 1, 1)},
+    16: {"strides": (1, 2, 2, 1), "dilations": (1, 1, 1, 2)},
+    8: {"strides": (1, 2, 1, 1), "dilations": (1, 1, 2, 4)},
+}
+_PRETRAINED = (
+    'set pretrained=None in the model, and write init_cfg=dict(type="Pretrained", checkpoint="resnest://NAME")'
+)
+_DECIDED_BY_NAME = (
+    *("avd", "avg_down", "avg_down_stride", "base_channels", "base_width", "contract_dilation", "deep_stem", "groups"),
+    *("num_stages", "plugins", "radix", "reduction_factor", "stem_channels", "style"),
+)
 
 
 @MODELS.register_module()
@@ -61,14 +75,16 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
             instead, heads and losses included.
         init_cfg: MMEngine's initialisation; ``dict(type="Pretrained", checkpoint="resnest://resnest101")`` for the
             published ImageNet weights, or a checkpoint in any layout that ``checkpoint.layouts`` knows.
+        **others: there are none; what a config still has of another backbone is refused with what to write instead.
 
     Raises:
+        ConfigError: there are other arguments; the message says of each what to write instead.
         ValueError: an argument is outside what is allowed; the message names it.
     """
 
     def __init__(
         self,
-        name: ResNeStSpec | str,
+        name: ResNeStSpec | str = "",
         *,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         output_stride: int = 32,
@@ -87,7 +103,9 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
         channels_last: bool = False,
         compile: bool | str | Mapping[str, Any] = False,
         init_cfg: Any = None,
+        **others: Any,
     ) -> None:
+        _refuse(others)
         indices = _check_out_indices(out_indices)
         check_choice("frozen_stages", frozen_stages, (-1, 0, 1, 2, 3, 4))
         check_flags(norm_eval=norm_eval, with_cp=with_cp, zero_init_residual=zero_init_residual)
@@ -205,6 +223,29 @@ def _trunk(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[st
         message = f"Left out {len(others)} tensors of heads of a checkpoint in the layout {layout}: "
         print_log(message + summarize_keys(others), logger="current")
     return trunk
+
+
+def _refuse(others: Mapping[str, Any]) -> None:
+    """Refuse arguments of another backbone, each with what to write instead."""
+    remedies = {}
+    given = {name: tuple(others[name]) for name in ("strides", "dilations") if others.get(name)}
+    fits = [stride for stride, both in _STRIDES.items() if given.items() <= both.items()]
+    for name, value in others.items():
+        if name == "depth":
+            remedies[name] = f'write name="resnest{value}"'
+        elif name == "pretrained":
+            remedies[name] = _PRETRAINED
+        elif name in given:
+            other = "not available: write output_stride=32, 16 or 8 instead, which are other networks"
+            remedies[name] = f"write output_stride={fits[0]}" if fits else other
+        elif name in _DECIDED_BY_NAME:
+            remedies[name] = "leave it out: name decides it"
+        else:
+            known = inspect.signature(ResNeStBackbone.__init__).parameters
+            remedies[name] = did_you_mean(name, known, "leave it out")
+    if remedies:
+        each = "; ".join(f"{name}={others[name]!r} ({remedy})" for name, remedy in remedies.items())
+        raise ConfigError(f"ResNeStBackbone must get its own arguments only, got {each}")
 
 
 def _check_out_indices(indices: Sequence[int]) -> tuple[int, ...]:

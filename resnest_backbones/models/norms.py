@@ -30,8 +30,22 @@ def is_batch_norm(norm: Any) -> bool:
 
 
 def is_frozen(norm: Any) -> bool:
-    """Return whether it is a frozen batch norm of torchvision or Detectron2, whose scale and shift are buffers."""
-    return norm._buffers.keys() == {"weight", "bias", "running_mean", "running_var"} and "Frozen" in type(norm).__name__
+    """Return whether it is torchvision's or Detectron2's frozen batch norm, whose scale and shift are buffers.
+
+    Those of other projects (DETR, transformers) may keep their ``eps`` to themselves.
+    """
+    kind = type(norm)
+    return kind.__name__ == "FrozenBatchNorm2d" and kind.__module__.partition(".")[0] in ("torchvision", "detectron2")
+
+
+def is_constant(norm: Any) -> bool:
+    """Return whether a norm in evaluation does nothing but scale and shift by its statistics and parameters."""
+    if not all(isinstance(getattr(norm, name, None), Tensor) for name in ("running_mean", "running_var")):
+        return False
+    if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+        return is_frozen(norm)
+    known = type(norm).__module__.partition(".")[0] in ("torch", "detectron2", "resnest_backbones")
+    return known or type(norm).forward is nn.BatchNorm2d.forward  # timm's BatchNormAct2d has an activation in its own
 
 
 def is_trained(norm: Any) -> bool:

@@ -296,17 +296,18 @@ def _attention_backward(ctx: Any, of_mixed: Tensor, y: Tensor, scratch: Tensor) 
     return of_pooled.to(y.dtype) / (y.shape[2] * y.shape[3]), of_parameters
 
 
-def applies(module: DeepStem | Bottleneck) -> bool:
+def applies(module: DeepStem | Bottleneck, x: Tensor) -> bool:
     """Return whether ``stem`` or ``bottleneck`` computes what the modules would compute one after the other.
 
     They do where gradients are computed eagerly, with convolutions without bias, and with batch norms: trained, frozen
     or synchronised between processes. Under ``torch.compile``, which decides itself what to keep, in an export or a
-    transform of ``torch.func``, or where a hook waits for a module's output, the modules are called.
+    transform of ``torch.func`` or ``torch.fx``, whose ``x`` is no tensor, or where a hook waits for a module's output, the
+    modules are called.
 
     Raises:
         ValueError: the module has ``recompute=True`` and a part of another kind, or with a hook.
     """
-    if not module.recompute or not torch.is_grad_enabled():
+    if not module.recompute or not torch.is_grad_enabled() or not isinstance(x, Tensor):
         return False
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return False

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -77,11 +77,34 @@ class DeepStem(nn.Sequential):
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         self.out_channels = 2 * width
 
+    def __getitem__(self, index: Any) -> Any:
+        """Return a layer, or for a slice an ``nn.Sequential`` of some: ``stem[:-1]`` is the stem without its pool."""
+        layers = list(self.children())[index]
+        return nn.Sequential(*layers) if isinstance(index, slice) else layers
+
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, 2 x width, H / 4, W / 4), sizes rounded up."""
-        if recompute.applies(self):
+        if recompute.applies(self, x):
             return recompute.stem(self, x)
         return super().forward(x)
+
+
+class Stage(nn.Sequential):
+    """The blocks of res2, res3, res4 or res5.
+
+    Attributes:
+        gradient_checkpointing: recompute each block in backward to save memory.
+    """
+
+    gradient_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, 4 x planes, H / stride, W / stride), sizes rounded up."""
+        if not (self.gradient_checkpointing and self.training and torch.is_grad_enabled()):
+            return super().forward(x)
+        for block in self:
+            x = checkpointed(block, x)
+        return x
 
 
 class Bottleneck(nn.Module):
@@ -164,7 +187,7 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, 4 x planes, H / stride, W / stride), sizes rounded up."""
-        if recompute.applies(self):
+        if recompute.applies(self, x):
             return recompute.bottleneck(self, x)
         out = self.pool_before(self.relu(self.conv1(x)))
         if self.conv2_offset is None:
@@ -260,7 +283,6 @@ class ResNeSt(nn.Module):
         self.spec = spec
         self.output_stride = output_stride
         self.out_features = check_out_features(out_features, num_classes)
-        self.gradient_checkpointing = gradient_checkpointing
         stages = stages_to_build(self.out_features)
         deform = check_names("deform_stages", deform_stages, STAGES)
         grid = check_multi_grid(multi_grid, spec.depths[3], built="res5" in stages)
@@ -298,10 +320,11 @@ class ResNeSt(nn.Module):
                 )
                 for i, dilation in enumerate(dilations)
             ]
-            self.add_module(name, nn.Sequential(*blocks))
+            self.add_module(name, Stage(*blocks))
             channels, total_stride = planes * _EXPANSION, total_stride * stride
             self._info[name] = (channels, total_stride)
         self._stages = stages
+        self.gradient_checkpointing = gradient_checkpointing
         self.fc = nn.Linear(channels, num_classes) if num_classes is not None else None
         for module in self.modules():
             if isinstance(module, (DeepStem, Bottleneck)):
@@ -318,6 +341,17 @@ class ResNeSt(nn.Module):
         """Pixels of the image per step of each feature map in ``out_features``."""
         return {name: self._info[name][1] for name in self.out_features if name in self._info}
 
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Whether each block is recomputed in backward to save memory."""
+        return self._gradient_checkpointing
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, on: bool) -> None:
+        self._gradient_checkpointing = on
+        for stage in (module for module in self.modules() if isinstance(module, Stage)):
+            stage.gradient_checkpointing = on
+
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Compute the features named in ``out_features``.
 
@@ -328,14 +362,12 @@ class ResNeSt(nn.Module):
         Returns:
             ``{"res2": (N, 256, H/4, W/4), ..., "logits": (N, num_classes)}`` with sizes rounded up, in network order.
         """
-        whole_blocks = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         outputs = {}
         x = self.stem(x)
         if "stem" in self.out_features:
             outputs["stem"] = x
         for name in self._stages:
-            for block in self.get_submodule(name).children():
-                x = checkpointed(block, x) if whole_blocks else block(x)
+            x = self.get_submodule(name)(x)
             if name in self.out_features:
                 outputs[name] = x
         if self.fc is not None:

@@ -121,11 +121,11 @@ class SplitAttentionConv2d(nn.Module):
 
     def weigh(self, splits: Tensor, weights: Tensor) -> Tensor:
         """Sum the splits, (N, R x C, H, W), each times its weights, (N, R, C, 1, 1): (N, C, H, W)."""
-        first, *others = zip(weights.unbind(dim=1), splits.split(self.channels, dim=1), strict=True)
+        w, x = weights.unbind(dim=1), splits.split(self.channels, dim=1)
         if self.radix == 2:
             # The two weights add up to one, so that their sum is an interpolation: a single pass over both splits.
-            return torch.lerp(others[0][1], first[1], first[0])
-        out = first[0] * first[1]
-        for weight, split in others:
-            out = torch.addcmul(out, weight, split)
+            return torch.lerp(x[1], x[0], w[0])
+        out = w[0] * x[0]
+        for r in range(1, self.radix):
+            out = torch.addcmul(out, w[r], x[r])
         return out

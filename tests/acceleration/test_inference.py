@@ -22,7 +22,7 @@ def trained(net: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(1)
     draw = lambda like: torch.rand(like.shape, generator=generator, dtype=like.dtype)  # noqa: E731
     for module in net.modules():
-        if hasattr(module, "running_var"):
+        if getattr(module, "running_var", None) is not None:
             module.running_mean.copy_(draw(module.running_mean) - 0.5)
             module.running_var.copy_(draw(module.running_var) + 0.5)
             for value in (module.weight, module.bias):
@@ -211,15 +211,48 @@ def test_a_trunk_inside_another_model_is_found():
         assert_close(fast["body"](images()), model["body"](images()), 1e-12)
 
 
+class DetrNorm(FrozenBatchNorm2d):
+    """As in DETR and transformers: frozen by name, with the epsilon inside ``forward``."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        del self.eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scale = self.weight * (self.running_var + 1e-5).rsqrt()
+        return x * scale[:, None, None] + (self.bias - self.running_mean * scale)[:, None, None]
+
+
+class NormWithActivation(nn.BatchNorm2d):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.elu(super().forward(x))
+
+
+@pytest.mark.parametrize(
+    ("norm_layer", "left"),
+    [
+        (NormWithActivation, "NormWithActivation"),
+        (lambda channels: nn.GroupNorm(1, channels), "GroupNorm"),
+        (lambda channels: nn.BatchNorm2d(channels, track_running_stats=False), "BatchNorm2d"),
+        (lambda channels: (nn.BatchNorm2d if channels != 64 else DetrNorm)(channels), "DetrNorm"),
+    ],
+)
+def test_unknown_norms_stay_and_train_and_infer_as_they_are(norm_layer, left, caplog):
+    net = trained(build("resnest14", norm_layer=norm_layer, out_features=("res2", "res3")).double())
+    fast = optimize_for_inference(net)
+    with torch.no_grad():
+        assert_close(fast(images()), net(images()), 1e-12)
+        features = fast.float()(images(torch.float32))
+        assert_close(features, net.float()(images(torch.float32)), 1e-3)
+    assert f" {left} stay as they are" in caplog.text
+    net.train()(images(torch.float32))["res3"].sum().backward()
+    assert net.res2[0].conv1.weight.grad.isfinite().all()
+
+
 def test_what_cannot_be_optimised_is_refused_with_the_reason():
     with pytest.raises(ExportError, match="must hold a ResNeSt of resnest_backbones, Linear has none"):
         optimize_for_inference(nn.Linear(1, 1))
     with torch.device("meta"):
         grouped = build("resnest14", norm_layer=lambda channels: nn.GroupNorm(1, channels))
-        untracked = build("resnest14", norm_layer=lambda c: nn.BatchNorm2d(c, track_running_stats=False))
-    with pytest.raises(ExportError, match=r"^stem.conv1_1 has a GroupNorm: only batch norms"):
-        optimize_for_inference(grouped)
-    with pytest.raises(ExportError, match=r"^0.stem.conv1_1 has a BatchNorm2d: only .* running statistics"):
-        optimize_for_inference(nn.Sequential(untracked))
     with pytest.raises(ValueError, match="dtype must be one of torch.float32, .*, got torch.int8"):
         optimize_for_inference(grouped, dtype=torch.int8)

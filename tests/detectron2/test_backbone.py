@@ -47,11 +47,11 @@ def norms_of(module: nn.Module) -> list[nn.Module]:
 
 
 @pytest.mark.parametrize(
-    ("norm", "freeze_at"), [*(("BN", number) for number in (0, 1, 5)), *((norm, 2) for norm in NORMS)]
+    ("norm", "freeze_at"), [*(("BN", number) for number in (-1, 0, 1, 5)), *((norm, 2) for norm in NORMS)]
 )
 def test_frozen_stages_stay_frozen_and_the_others_learn(norm, freeze_at):
     net = trunk(NORM=norm, FREEZE_AT=freeze_at).train()
-    frozen, learning = STAGES[:freeze_at], STAGES[freeze_at:]
+    frozen, learning = STAGES[: max(freeze_at, 0)], STAGES[max(freeze_at, 0) :]
     features = net(torch.randn(2, 3, 64, 64))
     shapes = {"res2": (2, 256, 16, 16), "res3": (2, 512, 8, 8), "res4": (2, 1024, 4, 4), "res5": (2, 2048, 2, 2)}
     assert {name: tuple(f.shape) for name, f in features.items()} == shapes

@@ -9,7 +9,6 @@ from detectron2.layers import Conv2d
 from detectron2.modeling import FPN
 
 from resnest_backbones.acceleration.inference import optimize_for_inference
-from resnest_backbones.errors import ExportError
 from tests.acceleration.test_inference import trained
 from tests.detectron2.helpers import FPN_DETECTOR, MMDET_CASCADE, PANOPTIC_FPN, RETINANET, detector, images
 
@@ -37,9 +36,10 @@ def test_an_optimised_detector_equals_the_detector(parts, norm):
     assert not one.has("pred_masks") or (one.pred_masks == other.pred_masks).float().mean() > 0.999
 
 
-def test_group_norms_of_a_trunk_are_refused_by_their_place():
-    with pytest.raises(ExportError, match=r"^backbone.bottom_up.stem.conv1_1 has a GroupNorm"):
-        optimize_for_inference(detector(FPN_DETECTOR, {"MODEL.RESNETS.NORM": "GN"}))
+def test_group_norms_of_a_trunk_stay_and_the_heads_are_made_fast(caplog):
+    fast = optimize_for_inference(detector(FPN_DETECTOR, {"MODEL.RESNETS.NORM": "GN"}))
+    assert "GroupNorm stay as they are" in caplog.text
+    assert not [m for m in fast.backbone.modules() if isinstance(m, Conv2d) and m.norm is not None]
 
 
 def test_half_the_bits_in_the_trunk_leave_the_heads_as_they_are():

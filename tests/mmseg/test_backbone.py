@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from resnest_backbones import build, convert_state_dict, get_variant, list_variants
-from resnest_backbones.errors import CheckpointError
+from resnest_backbones.errors import CheckpointError, ConfigError
 from resnest_backbones.mmseg import ResNeStBackbone
 from tests.helpers import environment, publishing
 
@@ -171,6 +171,25 @@ def test_other_settings_arrive():
 def test_a_bad_argument_is_named(arguments, message):
     with pytest.raises(ValueError, match=message), torch.device("meta"):
         ResNeStBackbone(**{"name": "resnest14", **arguments})
+
+
+def test_what_a_config_has_left_of_a_resnet_is_named_with_what_to_write_here():
+    left = {"depth": 50, "strides": (1, 2, 1, 1), "dilations": (1, 1, 2, 4), "style": "pytorch", "output_strid": 8}
+    with pytest.raises(ConfigError) as caught:
+        ResNeStBackbone(**left, pretrained="open-mmlab://resnet50_v1c")
+    for words in (
+        'depth=50 (write name="resnest50")',
+        "strides=(1, 2, 1, 1) (write output_stride=8)",
+        "dilations=(1, 1, 2, 4) (write output_stride=8)",
+        "style='pytorch' (leave it out: name decides it)",
+        "output_strid=8 (did you mean output_stride?)",
+        "pretrained='open-mmlab://resnet50_v1c' (set pretrained=None in the model, and write init_cfg=dict(",
+    ):
+        assert words in str(caught.value)
+    with pytest.raises(ConfigError, match=r"strides=\(1, 2, 2, 2\) \(not available: write output_stride=32, 16 or 8"):
+        tiny(strides=(1, 2, 2, 2), dilations=(1, 1, 2, 4))  # FastFCN's, dilated without keeping the resolution
+    with pytest.raises(ValueError, match="name must be one of resnest14, .*, got ''"):
+        ResNeStBackbone()
 
 
 def file_with(content: object, folder: Path) -> str:

@@ -9,10 +9,12 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
-from torchvision.ops import deform_conv2d
+from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.ops import FrozenBatchNorm2d, deform_conv2d
 
 from resnest_backbones import VARIANTS, Bottleneck, ResNeSt, ResNeStSpec, build, list_variants
 from resnest_backbones.models.arguments import ResNeStOptions, TrunkOptions
+from resnest_backbones.models.resnest import Stage
 
 STAGES = ("res2", "res3", "res4", "res5")
 ALL = ("stem", *STAGES, "logits")
@@ -282,6 +284,58 @@ def test_checkpointing_recomputes_blocks_in_training_only_and_leaves_buffers_whe
     net(x)["res2"].mean().backward()
     assert len(calls) == 4
     assert {name: buffer.data_ptr() for name, buffer in net.named_buffers()} == before
+
+
+def test_stages_are_called_so_that_hooks_and_wrappers_of_them_work():
+    net, calls = ResNeSt(TINY).train(), []
+    for stage in STAGES:
+        net.get_submodule(stage).register_forward_hook(lambda module, inputs, output, s=stage: calls.append(s))
+    net(torch.randn(2, 3, 32, 32))
+    assert calls == list(STAGES)
+    calls.clear()
+    net.gradient_checkpointing = True
+    net(torch.randn(2, 3, 32, 32))
+    assert calls == list(STAGES)
+
+
+def test_pytorchs_checkpoint_wrapper_recomputes_the_stages_it_wraps(fill_randomly):
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+
+    plain = fill_randomly(ResNeSt(TINY, norm_layer=FrozenBatchNorm2d))
+    wrapped = copy.deepcopy(plain)
+    apply_activation_checkpointing(wrapped, check_fn=lambda module: isinstance(module, Stage))
+    calls = []
+    wrapped.res3[0].conv1.register_forward_hook(lambda *_: calls.append("res3"))
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    gradients = []
+    for net in (plain, wrapped):
+        net(x)["res5"].sum().backward()
+        gradients.append([p.grad for p in net.parameters()])
+    assert calls == ["res3"] * 2
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+def test_a_stem_without_its_pool_is_half_of_it():
+    net = ResNeSt(TINY).eval()
+    x = torch.randn(1, 3, 32, 48)
+    half = net.stem[:-1](x)
+    assert half.shape == (1, 16, 16, 24) and isinstance(net.stem[-1], nn.MaxPool2d)
+    torch.testing.assert_close(net.stem[-1](half), net.stem(x))
+
+
+@pytest.mark.parametrize("radix", [1, 2, 4])
+def test_torchvision_extracts_features_of_inner_modules(radix, fill_randomly):
+    spec = ResNeStSpec("tiny", (1, 1, 1, 2), stem_width=8, radix=radix, bottleneck_width=16)
+    net = fill_randomly(ResNeSt(spec, gradient_checkpointing=radix == 4))
+    body = create_feature_extractor(net, {"stem.relu3": "half", "res3": "3", "res5.1.conv2": "splits", "res5": "5"})
+    x = torch.randn(2, 3, 64, 48, dtype=torch.float64)
+    for model in (net.train(), body.train()):
+        torch.manual_seed(0)
+        model(x)["res3" if model is net else "3"].sum().backward()
+    with torch.no_grad():
+        found, wanted = body.eval()(x), net.eval()(x)
+    assert found["half"].shape == (2, 16, 32, 24) and found["splits"].shape == (2, 128, 2, 2)
+    torch.testing.assert_close([found["3"], found["5"]], [wanted["res3"], wanted["res5"]])
 
 
 NORM = "must be a callable from channels to a module, or None"
