@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from resnest_backbones import checkpoint, model_zoo, weights
     from resnest_backbones.acceleration import optimize_for_inference
-    from resnest_backbones.checkpoint import convert_state_dict, load_checkpoint
+    from resnest_backbones.checkpoint import build, convert_state_dict, load_checkpoint
     from resnest_backbones.models import (
         VARIANTS,
         Bottleneck,
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
         ResNeSt,
         ResNeStSpec,
         SplitAttentionConv2d,
-        build,
         get_variant,
         list_variants,
     )

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from resnest_backbones.models.arguments import STAGES
+from resnest_backbones.models.blocks import Bottleneck, DeepStem
 from resnest_backbones.models.layers import ConvNorm
 from resnest_backbones.models.recompute import has_hooks
-from resnest_backbones.models.resnest import Bottleneck, DeepStem
 from resnest_backbones.models.split_attention import SplitAttentionConv2d
 
 
@@ -130,14 +130,14 @@ class FusedStem(nn.Module):
         self._plain = (stem,)  # no child: its modules are children here already
         self._convolutions = [_Convolution(conv) for conv in (stem.conv1_1, stem.conv1_2, stem.conv1_3)]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         """Map (N, in_channels, H, W) to (N, 2 x width, H / 4, W / 4), sizes rounded up."""
         (stem,) = self._plain
         if not _can_fuse(x, list(stem.children())):
             return stem(x)
         for convolution in self._convolutions:
             x = convolution.relu(x)
-        return stem.maxpool(x)
+        return (x, stem.maxpool(x)) if stem.returns_conv1 else stem.maxpool(x)
 
 
 class FusedBottleneck(nn.Module):

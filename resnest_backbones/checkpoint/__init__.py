@@ -1,5 +1,6 @@
 """Files and layouts: reading without running code, renaming both ways, filling a trunk, writing atomically."""
 
+from resnest_backbones.checkpoint.build import build
 from resnest_backbones.checkpoint.contents import extract_state_dict
 from resnest_backbones.checkpoint.files import (
     LoadReport,
@@ -22,6 +23,7 @@ __all__ = [
     "CheckpointError",
     "LoadReport",
     "SaveError",
+    "build",
     "convert_file",
     "convert_state_dict",
     "detect_layout",

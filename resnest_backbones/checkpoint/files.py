@@ -21,7 +21,14 @@ from torch import Tensor, nn
 
 from resnest_backbones.checkpoint.array_pickle import arrays_in_tensor_files, load_arrays, made
 from resnest_backbones.checkpoint.contents import extract_state_dict, split_part
-from resnest_backbones.checkpoint.fit import compare, describe_networks, describe_other_pools, fit_trunk, is_offset
+from resnest_backbones.checkpoint.fit import (
+    IMAGE_KEY,
+    compare,
+    describe_networks,
+    describe_other_pools,
+    fit_trunk,
+    is_offset,
+)
 from resnest_backbones.checkpoint.layouts import COUNTER, convert_state_dict, split_trunk, summarize_keys
 from resnest_backbones.choices import TARGETS
 from resnest_backbones.errors import CheckpointError
@@ -132,7 +139,9 @@ class LoadReport:
     unused: tuple[str, ...]
 
 
-def load_checkpoint(model: nn.Module, file: str | PathLike[str], *, new: Collection[str] = ()) -> LoadReport:
+def load_checkpoint(
+    model: nn.Module, file: str | PathLike[str], *, new: Collection[str] = (), adapt: bool = False
+) -> LoadReport:
     """Fill a ``ResNeSt`` from a checkpoint in any published layout.
 
     Every tensor of the model must be in the file with the same shape, and a stage has as many blocks there. Only the
@@ -146,6 +155,8 @@ def load_checkpoint(model: nn.Module, file: str | PathLike[str], *, new: Collect
             cache, and verified). ``FILE#PART`` takes one of several networks in a file, such as the averaged weights.
         new: beginnings of names that stay as they were initialised, whatever the file has: ``("fc.",)`` for a
             classifier of other classes, ``("stem.conv1_1.weight",)`` for images of other channels.
+        adapt: let a classifier of other classes stay as initialised, and give the first convolution the file's weights
+            for images of other channels, with a warning each: their sum for one channel, else repeated and scaled.
 
     Raises:
         CheckpointError: the file cannot be read or does not fit; the message names the file, the layout, and the first
@@ -162,6 +173,8 @@ def load_checkpoint(model: nn.Module, file: str | PathLike[str], *, new: Collect
         raise
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
+    if adapt:
+        state, wanted = _adapted(state, wanted, path)
     fit = compare(state, wanted, optional=is_offset)
     more_blocks = [key for key in fit_trunk(state, own).unexpected if not key.startswith(tuple(new))]
     if more_blocks or not fit.is_whole:
@@ -178,6 +191,25 @@ def load_checkpoint(model: nn.Module, file: str | PathLike[str], *, new: Collect
     if unused:
         logger.info("%s: %d tensors have no place in the model: %s", path, len(unused), summarize_keys(unused))
     return LoadReport(path, layout, sum(key in state for key in wanted), tuple(unused))
+
+
+def _adapted(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return both without a classifier of other classes, and the first convolution for the model's images."""
+    state, wanted = dict(state), dict(wanted)
+    if "fc.weight" in wanted and (classes := len(state.get("fc.weight", ()))) != len(wanted["fc.weight"]):
+        wanted = {key: value for key, value in wanted.items() if not key.startswith("fc.")}
+        logger.warning("%s: its classifier has %d classes; the model's stays as initialised", path, classes)
+    given, own = (tensors.get(IMAGE_KEY, torch.empty(0)) for tensors in (state, wanted))
+    if given.dim() == own.dim() == 4 and given.shape[1] != own.shape[1]:
+        old, new = given.shape[1], own.shape[1]
+        if new == 1:
+            state[IMAGE_KEY] = given.sum(dim=1, keepdim=True)
+        else:
+            state[IMAGE_KEY] = given.repeat(1, -(-new // old), 1, 1)[:, :new] * (old / new)
+        logger.warning("%s: is for images of %d channels; its first convolution is adapted to %d", path, old, new)
+    return state, wanted
 
 
 def _split_or_own(state: dict[str, Tensor], names: Collection[str]) -> tuple[str, dict[str, Tensor], dict[str, Tensor]]:

@@ -19,7 +19,7 @@ from resnest_backbones.models.resnest import ResNeSt
 from resnest_backbones.models.variants import VARIANTS, ResNeStSpec
 
 _MAX_SHAPES = 3  # named in a message
-_IMAGE_KEY = "stem.conv1_1.weight"  # its second dimension is the channels of the image, which a user may choose
+IMAGE_KEY = "stem.conv1_1.weight"  # its second dimension is the channels of the image, which a user may choose
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,9 @@ def fit_trunk(state: Mapping[str, Any], own: Mapping[str, Any]) -> Fit:
     """
     parts = {key.partition(".")[0] for key in own}
     given = {key: value for key, value in state.items() if key.partition(".")[0] in parts}
-    shapes = [tuple(one[_IMAGE_KEY].shape) for one in (given, own) if _IMAGE_KEY in one]
+    shapes = [tuple(one[IMAGE_KEY].shape) for one in (given, own) if IMAGE_KEY in one]
     if len(shapes) == 2 and shapes[0][:1] + shapes[0][2:] == shapes[1][:1] + shapes[1][2:]:
-        given[_IMAGE_KEY] = own[_IMAGE_KEY]
+        given[IMAGE_KEY] = own[IMAGE_KEY]
     return compare(given, own, optional=is_offset)
 
 
@@ -131,7 +131,7 @@ def _networks(trunk: Mapping[str, Any]) -> list[str]:
     """Return the published networks that a trunk may be by the shapes of the stages it has, or else its depths."""
     blocks = {tuple(key.split(".")[:2]) for key in trunk}
     depths = [sum(stage == name for name, *_ in blocks) for stage in STAGES]
-    first = (_IMAGE_KEY, "res2.0.conv1.weight", "res2.0.conv2.conv.weight")
+    first = (IMAGE_KEY, "res2.0.conv1.weight", "res2.0.conv2.conv.weight")
     shapes = [tuple(trunk[key].shape) for key in first if key in trunk and trunk[key].ndim == 4]
     if len(shapes) < len(first):
         return []

@@ -5,14 +5,15 @@ from resnest_backbones.detectron2 import add_resnest_config
 cfg = get_cfg(); add_resnest_config(cfg)
 """
 
-from resnest_backbones.detectron2.backbone import (
-    ResNeSt,
+from resnest_backbones.detectron2.backbone import ResNeSt
+from resnest_backbones.detectron2.builders import (
     build_resnest_backbone,
     build_resnest_fpn_backbone,
     build_retinanet_resnest_fpn_backbone,
 )
+from resnest_backbones.detectron2.c4 import ResNeStRes5ROIHeads, make_res5
 from resnest_backbones.detectron2.checkpoint import ResNeStCheckpointer, register_weights_handler
-from resnest_backbones.detectron2.config import add_resnest_config
+from resnest_backbones.detectron2.config import add_resnest_config, use_resnest
 from resnest_backbones.detectron2.roi_heads import MMDetCascadeROIHeads
 
 register_weights_handler()
@@ -21,8 +22,11 @@ __all__ = [
     "MMDetCascadeROIHeads",
     "ResNeSt",
     "ResNeStCheckpointer",
+    "ResNeStRes5ROIHeads",
     "add_resnest_config",
     "build_resnest_backbone",
     "build_resnest_fpn_backbone",
     "build_retinanet_resnest_fpn_backbone",
+    "make_res5",
+    "use_resnest",
 ]

@@ -9,7 +9,7 @@ from torch import nn
 
 NormLayer = Callable[[int], nn.Module]
 STAGES = ("res2", "res3", "res4", "res5")
-FEATURES = ("stem", *STAGES, "logits")
+FEATURES = ("conv1", "stem", *STAGES, "logits")
 
 
 class TrunkOptions(TypedDict, total=False):
@@ -72,7 +72,7 @@ def check_choice(argument: str, value: object, allowed: Sequence[object]) -> Non
     """Refuse a value that is not one of a few."""
     if value not in allowed:
         *most, last = (str(choice) for choice in sorted(allowed))  # type: ignore[type-var]
-        raise ValueError(f"{argument} must be {', '.join(most)} or {last}, got {value!r}")
+        raise ValueError(f"{argument} must be {', '.join(most)}{' or ' if most else ''}{last}, got {value!r}")
 
 
 def check_names(argument: str, names: Collection[str], allowed: Sequence[str]) -> tuple[str, ...]:
@@ -100,7 +100,7 @@ def stages_to_build(features: Sequence[str]) -> tuple[str, ...]:
     """Return the stages up to the last feature asked for; the parameters of others would get no gradient."""
     if "logits" in features:
         return STAGES
-    return STAGES[: max(FEATURES.index(name) for name in features)]
+    return STAGES[: max(FEATURES.index(name) - 1 for name in features)] if features != ("conv1",) else ()
 
 
 def check_multi_grid(grid: Sequence[int] | None, depth: int, *, built: bool) -> tuple[int, ...] | None:

@@ -32,7 +32,7 @@ from resnest_backbones.models.norms import (
 )
 
 if TYPE_CHECKING:
-    from resnest_backbones.models.resnest import Bottleneck, DeepStem
+    from resnest_backbones.models.blocks import Bottleneck, DeepStem
 
 _aten = torch.ops.aten
 _CHEAP_CHANNELS = 128  # a 1x1 convolution of so few is about as quick as reading what it gives from memory
@@ -301,8 +301,8 @@ def applies(module: DeepStem | Bottleneck, x: Tensor) -> bool:
 
     They do where gradients are computed eagerly, with convolutions without bias, and with batch norms: trained, frozen
     or synchronised between processes. Under ``torch.compile``, which decides itself what to keep, in an export or a
-    transform of ``torch.func`` or ``torch.fx``, whose ``x`` is no tensor, or where a hook waits for a module's output, the
-    modules are called.
+    transform of ``torch.func`` or ``torch.fx``, whose ``x`` is no tensor, or where a hook waits for a module's output,
+    the modules are called.
 
     Raises:
         ValueError: the module has ``recompute=True`` and a part of another kind, or with a hook.

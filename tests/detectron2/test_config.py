@@ -51,6 +51,7 @@ def test_the_defaults_are_the_wrappers_and_the_new_keys_change_nothing():
         **WRAPPER_DEFAULTS,
         "AVD_FIRST": False,
         "RES4_DILATION": 1,
+        "RES5_MULTI_GRID": [],
         "AVG_POOL_AT_STRIDE_1": True,
         "DROP_PATH_RATE": 0.0,
         "GRADIENT_CHECKPOINTING": False,

@@ -152,6 +152,7 @@ def test_there_are_the_published_rows_and_what_users_asked_for():
     fast = {f"faster_rcnn_{name}_fpn_1x" for name in WEIGHTS if "fast" in name}
     asked = {"faster_rcnn_resnest269_fpn_1x", "retinanet_resnest50_fpn_1x", "retinanet_resnest101_fpn_1x"}
     asked |= {"keypoint_rcnn_resnest50_fpn_1x", "faster_rcnn_resnest50_fpn_1x_1gpu", "faster_rcnn_resnest50_fpn_1x_8gb"}
+    asked |= {"faster_rcnn_resnest50_c4_1x", "faster_rcnn_resnest50_dc5_1x"}
     assert len(fast) == 7
     assert set(COCO_YAML) == set(ROWS) | fast | asked | {TEST_DEV}
     four = ("faster_rcnn", "cascade_rcnn", "mask_rcnn", "mask_cascade_rcnn")
@@ -302,11 +303,12 @@ def batch() -> list[dict[str, object]]:
 def test_a_recipe_builds_the_network_it_names(name):
     network = network_of(config_of(name))
     with torch.device("meta"):
-        trunk = build_backbone(config_of(name)).bottom_up
+        backbone = build_backbone(config_of(name))
+        trunk = getattr(backbone, "bottom_up", backbone)
     assert isinstance(trunk, ResNeSt) == (network in list_variants())
     if isinstance(trunk, ResNeSt):
         blocks = [len(stage) for key, stage in trunk.named_children() if key.startswith("res")]
-        assert blocks == list(get_variant(network).depths)
+        assert blocks == list(get_variant(network).depths[: 3 if "_c4_" in name else 4])
         widths = ("radix", "cardinality", "bottleneck_width", "avd_first", "stem_width")
         assert all(getattr(trunk.spec, key) == getattr(get_variant(network), key) for key in widths)
 

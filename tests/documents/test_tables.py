@@ -11,9 +11,8 @@ from documents import speed_tables, tables
 from documents.costs import costs
 from documents.tables import coco_table, detectron2_table, fill_tables, mmseg_table, percent, variants_table
 from markdown_table import markdown_table
-from resnest_backbones import model_zoo
+from resnest_backbones import build, model_zoo
 from resnest_backbones.model_zoo import RECIPES, Measurement
-from resnest_backbones.models.resnest import build
 from resnest_backbones.models.variants import VARIANTS
 from tests.documents.pages import table_rows
 

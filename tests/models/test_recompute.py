@@ -10,7 +10,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from resnest_backbones import ResNeSt, ResNeStSpec, build
 from resnest_backbones.models import recompute
-from resnest_backbones.models.resnest import Bottleneck, DeepStem
+from resnest_backbones.models.blocks import Bottleneck, DeepStem
 from tests.helpers import recorded
 
 

@@ -12,9 +12,17 @@ from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops import FrozenBatchNorm2d, deform_conv2d
 
-from resnest_backbones import VARIANTS, Bottleneck, ResNeSt, ResNeStSpec, build, list_variants
+from resnest_backbones import (
+    VARIANTS,
+    Bottleneck,
+    ResNeSt,
+    ResNeStSpec,
+    build,
+    list_variants,
+    optimize_for_inference,
+)
 from resnest_backbones.models.arguments import ResNeStOptions, TrunkOptions
-from resnest_backbones.models.resnest import Stage
+from resnest_backbones.models.blocks import Stage
 
 STAGES = ("res2", "res3", "res4", "res5")
 ALL = ("stem", *STAGES, "logits")
@@ -58,6 +66,44 @@ def test_no_parameter_is_made_that_gets_no_gradient(out_features, num_classes):
     outputs = net(torch.randn(2, 3, 64, 64))
     assert set(outputs) == {*out_features, *(["logits"] if num_classes else [])}
     assert_every_parameter_learns(net, dict([outputs.popitem()]))
+
+
+def test_feature_info_and_out_channels_describe_what_is_returned():
+    net = on_meta(TINY, out_features=("res4", "conv1", "stem"), output_stride=32)
+    assert net.feature_info == (("conv1", 16, 2), ("stem", 16, 4), ("res4", 1024, 16))
+    assert net.feature_info[2].name == "res4" and net.out_channels == 1024
+    assert on_meta(TINY, out_features=("conv1",)).out_channels == 16
+    assert on_meta(TINY, num_classes=3, out_features=("logits",)).feature_info == ()
+
+
+@pytest.mark.parametrize("out_features", [("conv1", "res3"), ("conv1",)])
+def test_conv1_is_the_stem_before_its_pool_and_changes_nothing_else(out_features, fill_randomly):
+    net = fill_randomly(ResNeSt(TINY, out_features=out_features))
+    plain = fill_randomly(ResNeSt(TINY, out_features=("stem", "res3")))
+    x = torch.randn(2, 3, 33, 48, dtype=torch.float64)
+    for model in (net, net.eval(), optimize_for_inference(net)):
+        found, wanted = model(x), plain.train(net.training)(x)
+        assert found["conv1"].shape == (2, 16, 17, 24)
+        torch.testing.assert_close(net.stem.maxpool(found["conv1"]), wanted["stem"], rtol=1e-9, atol=1e-12)
+        for name in out_features[1:]:
+            torch.testing.assert_close(found[name], wanted[name], rtol=1e-9, atol=1e-12)
+    fresh = ResNeSt(TINY, out_features=out_features)
+    assert_every_parameter_learns(fresh, fresh(x.float()))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"avg_pool_at_stride_1": False, "deform_stages": STAGES}, {"multi_grid": (1, 2)}]
+)
+def test_a_changed_output_stride_is_the_one_that_was_built(options):
+    for spec in (TINY, replace(TINY, avd_first=True)):
+        net = on_meta(spec, **options)
+        for output_stride in (8, 16, 32):
+            built = on_meta(spec, output_stride=output_stride, **options)
+            net.set_output_stride(output_stride)
+            assert str(net) == str(built) and net.feature_info == built.feature_info
+            assert net.output_stride == built.output_stride == output_stride
+    with pytest.raises(ValueError, match="output_stride must be 8, 16 or 32, got 4"):
+        net.set_output_stride(4)
 
 
 def test_features_come_in_network_order():
@@ -343,8 +389,8 @@ BAD = [
     ({"spec": 14}, r"name must be one of resnest14, .*, got 14"),
     ({"output_stride": 64}, r"output_stride must be 8, 16 or 32, got 64"),
     ({"avg_pool_at_stride_1": "no"}, r"avg_pool_at_stride_1 must be True or False, got 'no'"),
-    ({"out_features": "res5"}, r"out_features must be a sequence of stem, res2, .*, res5, logits, got 'res5'"),
-    ({"out_features": ()}, r"out_features must name at least one of stem, .*, logits, got none"),
+    ({"out_features": "res5"}, r"out_features must be a sequence of conv1, stem, res2, .*, res5, logits, got 'res5'"),
+    ({"out_features": ()}, r"out_features must name at least one of conv1, .*, logits, got none"),
     ({"out_features": ("logits",)}, r"num_classes must be a positive integer if out_features has 'logits', got None"),
     ({"in_channels": 0}, r"in_channels must be a positive integer, got 0"),
     ({"norm_layer": "BN"}, rf"norm_layer {NORM}, got 'BN'"),

@@ -8,7 +8,7 @@ from torch.distributed.fsdp import fully_shard
 from torchvision.ops import FrozenBatchNorm2d
 
 from resnest_backbones import ResNeSt, ResNeStSpec
-from resnest_backbones.models.resnest import Stage
+from resnest_backbones.models.blocks import Stage
 from tests.models.process_group import run_processes
 
 

@@ -18,7 +18,7 @@ from benchmarks.cases import DTYPES, LIMIT, Case, Contender, Result
 from benchmarks.detectors import detector_contenders
 from benchmarks.trunks import trunk_contenders
 from documents.costs import multiply_adds
-from resnest_backbones.models.resnest import build
+from resnest_backbones import build
 
 _PROBE = (256, 64)  # channels, and side of the image, of the convolution whose rate is the limit
 # Its images, bytes of the tensor that is copied, and rows of the matrices that are multiplied: enough to fill a device.

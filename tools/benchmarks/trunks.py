@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from benchmarks.cases import DTYPES, Case, Contender
 from benchmarks.engines import engine_contenders
 from benchmarks.peers import peers
+from resnest_backbones import build
 from resnest_backbones.acceleration.inference import optimize_for_inference
-from resnest_backbones.models.resnest import build
 
 OURS, OURS_TRAINING, KEEPING = "ours, optimised", "ours", "ours, keeping all"
 _FORMATS = {"": torch.contiguous_format, ", channels_last": torch.channels_last}

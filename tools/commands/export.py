@@ -13,7 +13,7 @@ from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm
 
-from resnest_backbones import model_zoo
+from resnest_backbones import build, model_zoo
 from resnest_backbones.checkpoint import load_checkpoint
 from resnest_backbones.choices import SUFFIXES
 from resnest_backbones.cli import print_next
@@ -25,7 +25,6 @@ from resnest_backbones.export.formats import load, save
 from resnest_backbones.export.models import build_model
 from resnest_backbones.export.parity import Difference, check_parity
 from resnest_backbones.export.preprocess import prepare_image
-from resnest_backbones.models.resnest import build
 from resnest_backbones.models.variants import list_variants
 
 _RANDOM = "random"  # in place of a checkpoint

@@ -13,9 +13,9 @@ from benchmarks.small_records import circumstances_table, small_table
 from documents import speed_tables
 from documents.costs import costs
 from markdown_table import markdown_table
+from resnest_backbones import build
 from resnest_backbones.model_zoo import MEASURED, METRICS, RECIPES, Recipe, get_config_file, list_trained
 from resnest_backbones.model_zoo import list as list_configs
-from resnest_backbones.models.resnest import build
 from resnest_backbones.models.variants import VARIANTS
 from resnest_backbones.weights import WEIGHTS
 
