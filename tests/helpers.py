@@ -148,9 +148,9 @@ def run_tool(name: str, *arguments: object, timeout: float = 300) -> tuple[int, 
     return process.returncode, output
 
 
-def readme_block(beginning: str) -> str:
-    """The indented block of README.md that begins so."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def indented_block(beginning: str, file: str = "README.md") -> str:
+    """The indented block of a page that begins so."""
+    text = (ROOT / file).read_text(encoding="utf-8")
     match = re.search(rf"^    {re.escape(beginning)}.*?(?=^\S)", text, re.MULTILINE | re.DOTALL)
     return textwrap.dedent(match[0])
 

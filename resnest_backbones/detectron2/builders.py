@@ -60,7 +60,9 @@ def _check_heads(cfg: CfgNode) -> None:
             f"MODEL.BACKBONE.NAME must be {builder} where the heads take {', '.join(wanted)} of a pyramid, got "
             "build_resnest_backbone"
         )
-    if has_plain_res5(cfg) and keys.RESNETS.OUT_FEATURES == keys.ROI_HEADS.IN_FEATURES == ["res4"]:
+    # Detectron2's defaults are those of a C4 detector, also where somebody builds a trunk alone.
+    is_used = keys.WEIGHTS or cfg.DATASETS.TRAIN or cfg.DATASETS.TEST
+    if has_plain_res5(cfg) and is_used and keys.RESNETS.OUT_FEATURES == keys.ROI_HEADS.IN_FEATURES == ["res4"]:
         raise ConfigError(
             "MODEL.ROI_HEADS.NAME must be ResNeStRes5ROIHeads on a ResNeSt, got Res5ROIHeads, whose res5 is a ResNet's"
         )

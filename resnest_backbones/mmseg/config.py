@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from resnest_backbones.data import find_class_file, read_classes
 from resnest_backbones.errors import ConfigError
 from resnest_backbones.mmseg.options import check_options, parse_options
 
+_ASPP_DILATIONS = {8: (1, 12, 24, 36), 16: (1, 6, 12, 18)}  # by output stride
 _SPLITS = {"train": "training", "val": "validation", "test": "validation"}
 
 
@@ -59,6 +61,24 @@ def add_hook(cfg: Config, name: str) -> None:
     hooks = list(cfg.get("custom_hooks") or [])
     if all(type_name(hook) != name for hook in hooks if isinstance(hook, dict)):
         cfg.custom_hooks = [*hooks, {"type": name}]
+
+
+def describe_output_stride(cfg: Config) -> list[str]:
+    """Return a line where the config's name or its ASPP is of another output stride than its ResNeStBackbone.
+
+    A config of MMSegmentation whose ResNet was replaced has neither strides nor dilations, and trains all the same.
+    """
+    backbone = cfg.model.get("backbone") or {}
+    if "type" not in backbone or type_name(backbone) != "ResNeStBackbone":
+        return []
+    named = re.search(r"-d(8|16)[-_]", Path(cfg.filename or "").name)
+    rates = {tuple(head.get("dilations", ())) for head in as_list(cfg.model.get("decode_head") or {})}
+    meant = int(named[1]) if named else next((stride for stride, own in _ASPP_DILATIONS.items() if own in rates), None)
+    has = backbone.get("output_stride", 32)
+    if meant in (None, has):
+        return []
+    why = f"the config's name says d{meant}" if named else f"its ASPP has the dilations of output stride {meant}"
+    return [f"ResNeStBackbone has output_stride={has}, but {why}: set model.backbone.output_stride={meant}"]
 
 
 def use_test_time_augmentation(cfg: Config) -> None:

@@ -27,7 +27,7 @@ from resnest_backbones.detectron2 import ResNeSt, add_resnest_config
 from resnest_backbones.model_zoo import RECIPES
 from resnest_backbones.weights import DETECTOR_PIXELS, WEIGHTS, get_record
 from tests.detectron2.helpers import images, parameters_without_gradient, training_losses
-from tests.helpers import TINY_DETECTOR, flat, readme_block
+from tests.helpers import TINY_DETECTOR, flat, indented_block
 
 ROOT = model_zoo.config_root() / "detectron2"
 LEAVES = {
@@ -189,14 +189,14 @@ def test_the_network_its_weights_its_pixels_its_datasets_and_its_name_belong_tog
     assert tuple(cfg.MODEL.PIXEL_STD) == DETECTOR_PIXELS.std
 
 
-def test_the_pixels_are_the_published_ones_close_to_those_of_the_weights_and_in_the_readme(published):
+def test_the_pixels_are_the_published_ones_close_to_those_of_the_weights_and_in_the_documentation(published):
     group = published["coco_val2017"]
     assert list(DETECTOR_PIXELS.mean) == group["pixel_mean"] and list(DETECTOR_PIXELS.std) == group["pixel_std"]
     assert DETECTOR_PIXELS.channel_order == group["format"]
     record = get_record("resnest50")
     assert DETECTOR_PIXELS.mean == pytest.approx([255 * value for value in record.mean], abs=0.5)
     assert DETECTOR_PIXELS.std == pytest.approx([255 * value for value in record.std], abs=0.01)
-    cfg = CfgNode.load_cfg(readme_block("MODEL:"))
+    cfg = CfgNode.load_cfg(indented_block("MODEL:", "docs/detectron2.md"))
     assert tuple(cfg.MODEL.PIXEL_MEAN) == DETECTOR_PIXELS.mean and tuple(cfg.MODEL.PIXEL_STD) == DETECTOR_PIXELS.std
     assert DETECTOR_PIXELS.channel_order == cfg.INPUT.FORMAT
 

@@ -75,8 +75,10 @@ def test_published_weights_fill_res5_in_the_head_as_well(tmp_path, fill_randomly
 
 
 def test_the_res5_of_a_resnet_is_refused_on_a_resnest():
+    cfg = zoo_yaml("COCO-Detection/faster_rcnn_R_50_C4_1x.yaml", add_resnest_config)
+    cfg.MODEL.BACKBONE.NAME = "build_resnest_backbone"
     with pytest.raises(ConfigError, match=r"MODEL\.ROI_HEADS\.NAME must be ResNeStRes5ROIHeads .*got Res5ROIHeads"):
-        build_model(resnest_config(C4, {"MODEL.ROI_HEADS.NAME": "Res5ROIHeads"}))
+        on_meta(cfg)
 
 
 # The builder to take

@@ -13,8 +13,8 @@ from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import DATASETS, MODELS
 
 from resnest_backbones.mmseg import ResNeStBackbone
-from resnest_backbones.mmseg.config import inner_datasets, type_name, use_custom_dataset
-from tests.helpers import readme_block
+from resnest_backbones.mmseg.config import describe_output_stride, inner_datasets, type_name, use_custom_dataset
+from tests.helpers import indented_block
 from tests.mmseg.helpers import as_in_a_new_process
 
 MMSEG_CONFIGS = Path(mmseg.__file__).parent / ".mim" / "configs"
@@ -23,7 +23,7 @@ MMSEG_CONFIGS = Path(mmseg.__file__).parent / ".mim" / "configs"
 def test_the_lines_for_an_existing_project_in_the_readme_make_a_segmentor(tmp_path):
     if not MMSEG_CONFIGS.is_dir():
         pytest.skip("this installation of MMSegmentation has no configs")
-    text = readme_block("_base_ =")
+    text = indented_block("_base_ =")
     base = re.match(r'_base_ = "(.+?)"', text)[1]
     file = tmp_path / "config.py"
     file.write_text(text.replace(base, str(next(MMSEG_CONFIGS.rglob(base)))))
@@ -34,6 +34,37 @@ def test_the_lines_for_an_existing_project_in_the_readme_make_a_segmentor(tmp_pa
         model = MODELS.build(cfg.model).eval()
         assert isinstance(model.backbone, ResNeStBackbone)
         assert model(torch.zeros(1, 3, 64, 96)).shape == (1, 150, 8, 12)
+
+
+@pytest.mark.parametrize(
+    ("name", "has", "said"),
+    [
+        (
+            "pspnet_r50-d8_4xb4-160k_ade20k-512x512.py",
+            32,
+            "the config's name says d8: set model.backbone.output_stride=8",
+        ),
+        ("deeplabv3_r101-d16-mg124_4xb2-80k.py", 8, "the config's name says d16"),
+        ("mine.py", 32, "its ASPP has the dilations of output stride 8"),
+        ("deeplabv3_r50-d8_4xb4-160k_ade20k-512x512.py", 8, None),
+        ("upernet_r50_4xb4-160k_ade20k-512x512.py", 8, None),
+    ],
+)
+def test_an_output_stride_that_is_not_the_configs_is_said(name, has, said, tmp_path):
+    head = {"type": "ASPPHead", "dilations": (1, 12, 24, 36)} if "upernet" not in name else {"type": "UPerHead"}
+    stride = {} if has == 32 else {"output_stride": has}
+    model = {"backbone": {"type": "mmengine.ResNeStBackbone", "name": "resnest50", **stride}, "decode_head": [head]}
+    (tmp_path / name).write_text(f"model = {model!r}")
+    lines = describe_output_stride(Config.fromfile(tmp_path / name))
+    if said is None:
+        assert lines == []
+    else:
+        (line,) = lines
+        assert line.startswith(f"ResNeStBackbone has output_stride={has}, but ") and said in line
+
+
+def test_a_resnets_config_says_nothing_of_it():
+    assert describe_output_stride(Config({"model": {"backbone": {"type": "ResNetV1c", "depth": 50}}})) == []
 
 
 def test_types_are_known_however_a_config_gives_them():

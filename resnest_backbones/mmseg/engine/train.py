@@ -31,6 +31,7 @@ from resnest_backbones.mmseg.checkpoint import use_safe_loading
 from resnest_backbones.mmseg.config import (
     add_hook,
     as_list,
+    describe_output_stride,
     inner_datasets,
     load_config,
     type_name,
@@ -64,7 +65,12 @@ def train(args: argparse.Namespace) -> str | None:
     if cfg.resume:
         _restore_seed(cfg)
         add_hook(cfg, "RequireWholeCheckpointHook")
-    messages = [*_check_custom_data(cfg, "train", "val"), *adapt_to_cpu(cfg), *make_resumable(cfg)]
+    messages = [
+        *describe_output_stride(cfg),
+        *_check_custom_data(cfg, "train", "val"),
+        *adapt_to_cpu(cfg),
+        *make_resumable(cfg),
+    ]
     setup_run(cfg, args)
     if is_main_process():
         check_writable(cfg.work_dir)
@@ -102,7 +108,7 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     if args.out is not None:
         for evaluator in as_list(cfg.test_evaluator):
             evaluator.update(output_dir=args.out, keep_results=True)
-    messages = [*_check_custom_data(cfg, "test"), *adapt_to_cpu(cfg)]
+    messages = [*describe_output_stride(cfg), *_check_custom_data(cfg, "test"), *adapt_to_cpu(cfg)]
     setup_run(cfg, args)
     runner = Runner.from_cfg(cfg)
     _start_log(runner, messages)
