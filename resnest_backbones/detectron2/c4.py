@@ -20,7 +20,7 @@ class ResNeStRes5ROIHeads(Res5ROIHeads):
     @classmethod
     def _build_res5_block(cls, cfg: CfgNode) -> tuple[nn.Module, int]:
         trunk = build_trunk(cfg, ShapeSpec(channels=3), ["res5"])
-        return trunk.res5, trunk.out_channels
+        return trunk.get_submodule("res5"), trunk.out_channels
 
 
 def make_res5(spec: ResNeStSpec | str, *, norm: str = "BN", out_channels: int = 2048) -> nn.Module:
@@ -32,4 +32,4 @@ def make_res5(spec: ResNeStSpec | str, *, norm: str = "BN", out_channels: int = 
         out_channels: 2048, which Detectron2's ``mask_rcnn_c4.py`` refers to.
     """
     check_choice("out_channels", out_channels, (2048,))
-    return ResNeSt(spec, norm=norm, out_features=("res5",)).res5
+    return ResNeSt(spec, norm=norm, out_features=("res5",)).get_submodule("res5")

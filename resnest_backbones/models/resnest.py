@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from functools import partial
 from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -183,7 +183,8 @@ class ResNeSt(nn.Module):
         self._features = [FeatureInfo("conv1", width, 2), FeatureInfo("stem", width, total)]
         for name in self._stages:
             stride, first, rest = _STRIDES_AND_DILATIONS[output_stride][name]
-            for i, block in enumerate(self.get_submodule(name).children()):
+            blocks: Any = self.get_submodule(name)
+            for i, block in enumerate(blocks):
                 dilation = rest if i else first
                 if self.multi_grid is not None and name == "res5":
                     dilation = rest * self.multi_grid[i]

@@ -25,7 +25,9 @@ SPEC = {
 OPTIONS = {
     "output_stride": values(8, 16, 32, bad=(4, 64, "8", None, 8.0, True)),
     "avg_pool_at_stride_1": values(True, False, bad=("no", None, 1)),
-    "out_features": values(STAGES, ("stem",), ["res3", "res5"], ("res4", "logits"), bad=((), "res5", ("res6",), None)),
+    "out_features": values(
+        STAGES, ("conv1", "stem"), ["res3", "res5"], ("res4", "logits"), bad=((), "res5", ("res6",), None)
+    ),
     "in_channels": values(1, 3, 4, bad=(0, None, 3.0)),
     "num_classes": values(None, 5, 1, bad=(0, "5", True)),
     "norm_layer": values(nn.BatchNorm2d, partial(nn.GroupNorm, 1), None, bad=("BN", nn.ReLU())),
@@ -52,7 +54,7 @@ def check(spec: dict, options: dict) -> str:
         return "refused"
     image = torch.rand(2, options.get("in_channels", 3), 40, 56)
     outputs = net.train()(image)
-    wanted = [f for f in ("stem", *STAGES, "logits") if f in options.get("out_features", STAGES)]
+    wanted = [f for f in ("conv1", "stem", *STAGES, "logits") if f in options.get("out_features", STAGES)]
     wanted += ["logits"] if options.get("num_classes") is not None and "logits" not in wanted else []
     assert list(outputs) == wanted
     for name, stride in net.feature_strides.items():
