@@ -28,18 +28,18 @@ def read_coco_json(json_file: Path, image_root: Path) -> tuple[Record, list[str]
 
     Returns:
         The content as Detectron2 and pycocotools take it; a line for each kind of thing that was filled in, left out
-        or looks wrong; whether the content differs from the file's.
+        or looks wrong; whether they would read something else from the file, or could not read it.
 
     Raises:
         DatasetError: the file cannot be used; the message names it and counts each kind of problem with its first ids.
     """
-    content = _read_json(json_file, ("images", "annotations", "categories"))
+    content, is_utf_8 = _read_json(json_file, ("images", "annotations", "categories"))
     if not image_root.is_dir():
         raise DatasetError(f"{image_root} is not a folder of images (for {json_file})")
     check = _Check()
     check.everything(content, image_root)
     check.end(json_file)
-    return content, check.notes, check.changed
+    return content, check.notes, check.changed or not is_utf_8
 
 
 def read_category_names(json_file: Path) -> list[str]:
@@ -48,16 +48,18 @@ def read_category_names(json_file: Path) -> list[str]:
     Raises:
         DatasetError: the file cannot be read, or its categories lack ids or names.
     """
-    content = _read_json(json_file, ("categories",))
+    content, _ = _read_json(json_file, ("categories",))
     check = _Check()
     check.categories(content)
     check.end(json_file)
     return [category["name"] for category in sorted(content["categories"], key=lambda category: category["id"])]
 
 
-def _read_json(file: Path, keys: Sequence[str]) -> Record:
+def _read_json(file: Path, keys: Sequence[str]) -> tuple[Record, bool]:
+    """Return the content, and whether it is UTF-8 without a byte order mark."""
     try:
-        content = json.loads(file.read_bytes())  # detects UTF-8, -16 and -32, with a byte order mark or without
+        text = file.read_bytes()
+        content = json.loads(text)  # detects UTF-8, -16 and -32, with a byte order mark or without
     except OSError as error:
         raise DatasetError(f"{file} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # of json, and of the decoding
@@ -69,7 +71,7 @@ def _read_json(file: Path, keys: Sequence[str]) -> Record:
     for key in keys:
         if not content[key] and key != "annotations":
             raise DatasetError(f"{file} has no {key}")
-    return content
+    return content, json.detect_encoding(text) == "utf-8"
 
 
 def _is_list_of_dicts(content: Any, key: str) -> bool:

@@ -143,11 +143,6 @@ def check_label_maps(pairs: Sequence[tuple[Path, Path]], classes: Sequence[str])
         DatasetError: there is a single class, every pixel is ignored, or labels have no class; the message gives values
             and counts. Or a label map cannot be read, or has another size than its image.
     """
-    if len(classes) == 1:
-        raise DatasetError(
-            f"the class file names one class, {classes[0]}, which a network would predict everywhere: name the "
-            "background too, with a label of its own"
-        )
     looked_at = pairs[:: max(1, len(pairs) // CHECKED_LABEL_MAPS)]
     where = (
         f"{len(looked_at)} of {len(pairs)} label maps in {os.path.commonpath([file.parent for _, file in looked_at])}"
@@ -162,15 +157,21 @@ def check_label_maps(pairs: Sequence[tuple[Path, Path]], classes: Sequence[str])
         for value, count in zip(values.tolist(), counts.tolist(), strict=True):
             pixels[value] += count
             first.setdefault(value, file)
-    if wrong := sorted(value for value in pixels if value != IGNORED and not 0 <= value <= len(classes)):
-        shown = name_first([f"{value} ({pixels[value]} pixels, as in {first[value]})" for value in wrong])
-        raise DatasetError(f"{where} have labels beyond the {len(classes)} classes or {IGNORED}: {shown}")
     ignored = {value: pixels[value] for value in (0, IGNORED) if pixels[value]}
     if ignored.keys() == pixels.keys():
         shown = " and ".join(f"{value} ({count} pixels)" for value, count in ignored.items())
+        written = ", ".join(f"{label} for {name}" for label, name in enumerate(classes[:2], start=1))
         raise DatasetError(
             f"every pixel of {where} is ignored: they hold {shown} only, where 0 is not labelled (reduce_zero_label) "
-            f"and {IGNORED} is ignored; write 1 for {classes[0]}, 2 for {classes[1]}"
+            f"and {IGNORED} is ignored; write {written}"
+        )
+    if wrong := sorted(value for value in pixels if value != IGNORED and not 0 <= value <= len(classes)):
+        shown = name_first([f"{value} ({pixels[value]} pixels, as in {first[value]})" for value in wrong])
+        raise DatasetError(f"{where} have labels beyond the {len(classes)} classes or {IGNORED}: {shown}")
+    if len(classes) == 1:
+        raise DatasetError(
+            f"the class file names one class, {classes[0]}, which a network would predict everywhere: name the "
+            "background too, with a label of its own"
         )
     absent = [f"{label} ({name})" for label, name in enumerate(classes, start=1) if label not in pixels]
     if not absent:

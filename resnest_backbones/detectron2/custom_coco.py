@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import zlib
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,22 +29,29 @@ class CocoSource:
     Attributes:
         json_file: the annotations.
         image_root: folder that the file names in it are relative to.
+        images: their files.
         class_names: names of the categories, in the order of their ids.
-        num_images: number of images listed.
         num_annotations: number of annotations.
         num_objects: number of annotations of single objects, not crowds.
+        most_objects: number of them in the image with the most; of two files, in the one to evaluate on.
         has_rle: whether an object's segmentation is a run-length code, which ``INPUT.MASK_FORMAT`` polygon cannot take.
         without_mask: a line that counts and names the annotations without a usable segmentation; "" where all have one.
     """
 
     json_file: Path
     image_root: Path
+    images: frozenset[Path]
     class_names: tuple[str, ...]
-    num_images: int
     num_annotations: int
     num_objects: int
+    most_objects: int
     has_rle: bool
     without_mask: str
+
+    @property
+    def num_images(self) -> int:
+        """Number of image files."""
+        return len(self.images)
 
     @property
     def has_masks(self) -> bool:
@@ -82,10 +90,11 @@ def _read(json_file: Path, image_root: Path) -> tuple[CocoSource, dict[str, Any]
     source = CocoSource(
         json_file,
         image_root,
+        frozenset((image_root / image["file_name"]).resolve() for image in content["images"]),
         tuple(c["name"] for c in sorted(content["categories"], key=lambda c: c["id"])),
-        num_images,
         len(annotations),
         len(objects),
+        max(Counter(a["image_id"] for a in objects).values(), default=0),
         any(isinstance(a.get("segmentation"), dict) for a in objects),
         "; ".join([*lacking, *(note for note in notes if "segmentations cannot be used" in note)]),
     )
@@ -114,10 +123,9 @@ def register_custom_coco(
     if train_json is None or train_images is None:
         return None, _register(val, val_content), val
     train, train_content = _read(Path(train_json), Path(train_images))
-    if train.json_file.resolve() == val.json_file.resolve():
-        logger.warning(
-            "%s is used for training and for validation: the metrics say nothing about other images", val_json
-        )
+    if shared := train.images & val.images:
+        logger.warning("%d images are used for training and for validation, %s is the first: the metrics say nothing "
+                       "about other images", len(shared), min(shared))  # fmt: skip
     if train.num_objects == 0:
         raise DatasetError(f"{train.json_file} has no annotations to train on (crowds do not count)")
     if train.class_names != val.class_names:
@@ -130,18 +138,19 @@ def register_custom_coco(
             f"{train.json_file} and {val.json_file} must have equal categories in the same order of ids; {difference}"
         )
     without_mask = "; ".join(filter(None, (train.without_mask, val.without_mask)))
-    both = replace(train, has_rle=train.has_rle or val.has_rle, without_mask=without_mask)
+    both = replace(train, without_mask=without_mask, most_objects=val.most_objects)
     return _register(train, train_content), _register(val, val_content), both
 
 
 def _register(source: CocoSource, content: dict[str, Any] | None) -> str:
-    paths = f"{source.json_file.resolve()} {source.image_root.resolve()}"
-    name = f"custom_{source.json_file.stem}_{zlib.crc32(paths.encode()):08x}"
+    text = "" if content is None else json.dumps(content)
+    made_of = f"{source.json_file.resolve()} {source.image_root.resolve()} {text}"
+    name = f"custom_{source.json_file.stem}_{zlib.crc32(made_of.encode()):08x}"
     if name not in DatasetCatalog:
         json_file = source.json_file
-        if content is not None:  # Detectron2 and pycocotools read files only
+        if text:  # Detectron2 and pycocotools read files only
             json_file = Path(private_folder().name) / f"{name}.json"
-            json_file.write_text(json.dumps(content))
+            json_file.write_text(text)
         register_coco_instances(name, {}, str(json_file), str(source.image_root))
     MetadataCatalog.get(name).thing_classes = list(source.class_names)
     return name
@@ -175,6 +184,9 @@ def _use_in_yaml(cfg: CfgNode, train: str | None, val: str, source: CocoSource) 
         if source.has_rle and cfg.INPUT.MASK_FORMAT == "polygon":
             logger.warning("%s has run-length codes: INPUT.MASK_FORMAT is set to bitmask", source.json_file)
             cfg.INPUT.MASK_FORMAT = "bitmask"
+    if source.most_objects > cfg.TEST.DETECTIONS_PER_IMAGE:
+        logger.warning("an image to evaluate on has %d objects, and the model gives up to %d detections: raise "
+                       "TEST.DETECTIONS_PER_IMAGE", source.most_objects, cfg.TEST.DETECTIONS_PER_IMAGE)  # fmt: skip
     cfg.DATASETS.TRAIN = (train,) if train is not None else ()
     cfg.DATASETS.TEST = (val,)
     for head in ("ROI_HEADS", "RETINANET", "FCOS"):

@@ -43,6 +43,7 @@ def test_odd_images_become_rgb_of_their_upright_size(odd):
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.fault("images: the orientations of EXIF in JPEG, PNG, TIFF and WebP", "turned upright")
 def test_each_orientation_of_exif_is_turned_upright(suffix, orientation, tmp_path):
     pixels = np.zeros((32, 48, 3), np.uint8)
     pixels[:16, :16] = 255  # the corner says how it was turned
@@ -100,7 +101,7 @@ def write_fault(name: str, folder: Path) -> Path:
         ("huge", "exceeds limit"),
     ],
 )
-@pytest.mark.fault("image files that cannot be read: none, empty, cut, huge, of 32 bits", "an error names the file")
+@pytest.mark.fault("images: none, empty, cut, huge, of 32 bits", "an error names the file")
 def test_what_is_no_image_is_named(name, reason, tmp_path):
     file = write_fault(name, tmp_path)
     with pytest.raises(DatasetError, match=reason) as raised:
@@ -113,7 +114,9 @@ def test_exif_that_is_damaged_turns_nothing(tmp_path):
     assert read_image(tmp_path / "a.jpg").shape == (32, 48, 3) and read_size(tmp_path / "a.jpg")[0] == (48, 32)
 
 
-def test_a_detector_is_trained_and_evaluated_on_these_pixels(odd):
+@pytest.mark.fault("images: odd kinds", "a detector is trained and evaluated on the pixels that tools read")
+def test_a_detector_is_trained_and_evaluated_on_these_pixels(record_property, odd):
+    record_property("times", len(odd))
     pytest.importorskip("detectron2")
     from detectron2.config import get_cfg
 
@@ -127,7 +130,9 @@ def test_a_detector_is_trained_and_evaluated_on_these_pixels(odd):
             np.testing.assert_array_equal(sample["image"].numpy()[::-1].transpose(1, 2, 0), read_image(file))
 
 
-def test_a_segmentor_is_trained_evaluated_and_predicts_on_these_pixels(odd, tmp_path):
+@pytest.mark.fault("images: odd kinds", "a segmentor is trained and tested on the pixels that tools read")
+def test_a_segmentor_is_trained_evaluated_and_predicts_on_these_pixels(record_property, odd, tmp_path):
+    record_property("times", len(odd))
     pytest.importorskip("mmseg")
     from mmengine.dataset import Compose
     from mmengine.registry import init_default_scope
@@ -155,7 +160,9 @@ def test_a_segmentor_is_trained_evaluated_and_predicts_on_these_pixels(odd, tmp_
     assert with_image_reader([{"type": "LoadImageFromFile", "color_type": "unchanged"}])[0]["type"] == steps[0]["type"]
 
 
-def test_tools_predict_and_calibrate_on_these_pixels(odd, tmp_path):
+@pytest.mark.fault("images: odd kinds", "demo and quantize see the pixels that tools read")
+def test_tools_predict_and_calibrate_on_these_pixels(record_property, odd, tmp_path):
+    record_property("times", len(odd))
     pytest.importorskip("onnxruntime")
     from commands.demo import Demo
     from resnest_backbones.export.quantize import _reader
@@ -190,6 +197,7 @@ def test_nothing_else_opens_images():
     assert found == MAY_OPEN_IMAGES
 
 
+@pytest.mark.fault("links to folders, in circles, to itself", "followed once")
 def test_files_in_linked_folders_are_found_and_links_in_circles_end(tmp_path):
     (tmp_path / "in" / "b" / ".hidden").mkdir(parents=True)
     (tmp_path / "far").mkdir()

@@ -53,6 +53,7 @@ def write_png(file: Path, values: np.ndarray, *, bits: int, colour: int) -> None
         (["road", "sky"], [[1, 2], [3, 9]], r"beyond the 2 classes or 255: 3 \(2 pixels, as in .*1.png\), 9 \(2"),
     ],
 )
+@pytest.mark.fault("label maps: every pixel ignored, labels of no class, one class", "refused with values and counts")
 def test_label_maps_that_teach_nothing_are_refused(classes, values, message, tmp_path):
     with pytest.raises(DatasetError, match=message):
         check_label_maps(write_maps(tmp_path / "maps", *values), classes)
@@ -109,6 +110,7 @@ READ = {
 
 
 @pytest.mark.parametrize("kind", [*READ, "2 bits", "4 bits", "transparent palette of 2 bits"])
+@pytest.mark.fault("label maps: 1 to 32 bits, palettes", "the numbers of the file")
 def test_label_maps_keep_the_numbers_of_the_file_whatever_its_depth(kind, tmp_path):
     file = tmp_path / ("a.tif" if kind == "32 bits" else "a.png")
     if kind in READ:
@@ -133,7 +135,7 @@ def test_label_maps_keep_the_numbers_of_the_file_whatever_its_depth(kind, tmp_pa
         (None, "cannot be read as an image: its format is unknown, or it is damaged"),
     ],
 )
-@pytest.mark.fault("label maps of colours or fractions, or that are no images", "an error names the file")
+@pytest.mark.fault("label maps: of colours or fractions, or no images", "an error names the file")
 def test_what_is_no_label_map_is_named(image, reason, tmp_path):
     file = tmp_path / ("a.tif" if image is not None and image.mode == "F" else "a.png")
     if image is None:

@@ -1,7 +1,10 @@
-"""A pytest plugin that makes a table of injected faults: each test marked ``fault`` adds to a row.
+"""A pytest plugin that makes tables of injected faults: each test marked ``fault`` adds to a row.
+
+Tests in ``tests/data`` have a table of their own. What a run does not touch stays in the page.
 
 python -m pytest -p tests.faults.fault_table -m fault                   # all of them: half an hour
-python -m pytest -p tests.faults.fault_table -m fault --write-faults    # write the table to docs/faults.md, too
+python -m pytest -p tests.faults.fault_table -m fault --write-faults    # write the tables to docs/faults.md, too
+python -m pytest -p tests.faults.fault_table -m fault --write-faults tests/data    # only that of data: two minutes
 """
 
 from __future__ import annotations
@@ -16,11 +19,10 @@ from typing import Any
 import pytest
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "faults.md"
-_TABLE = re.compile(r"(<!-- table: faults -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--write-faults", action="store_true", help="write the table of faults to docs/faults.md")
+    parser.addoption("--write-faults", action="store_true", help="write the tables of faults to docs/faults.md")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,42 +45,47 @@ class Row:
 
 
 class FaultTable:
-    """The rows, by what was injected and what should happen."""
+    """The rows of each table, by what was injected and what should happen."""
 
     def __init__(self) -> None:
-        self.rows: dict[tuple[str, str], Row] = {}
+        self.tables: dict[str, dict[tuple[str, str], Row]] = {}
         self._start = time.monotonic()
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:
         # A test's report does not hold its markers, but these.
-        item.user_properties += [("fault", marker.args) for marker in item.iter_markers("fault")]
+        table = "data faults" if item.path.parent.name == "data" else "faults"
+        item.user_properties += [("fault", (table, *marker.args)) for marker in item.iter_markers("fault")]
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.when != "call" and report.outcome == "passed":
             return
         said = dict(report.user_properties)
-        for fault in [tuple(value) for name, value in report.user_properties if name == "fault"]:
-            row = self.rows.setdefault(fault, Row())
+        for table, *fault in [value for name, value in report.user_properties if name == "fault"]:
+            row = self.tables.setdefault(table, {}).setdefault(tuple(fault), Row())
             row.outcomes[report.outcome] += 1
             if report.outcome != "skipped":
                 row.times += int(said.get("times", 1))
                 row.details += [str(said["detail"])] if "detail" in said else []
 
-    def table(self) -> str:
+    def table(self, name: str) -> str:
         from markdown_table import markdown_table
 
-        rows = [(injected, str(row.times), row.happened(expected)) for (injected, expected), row in self.rows.items()]
-        return markdown_table(("injected", "times", "what happened"), rows, "lrl")
+        rows = self.tables[name].items()
+        cells = [(injected, str(row.times), row.happened(expected)) for (injected, expected), row in rows]
+        return markdown_table(("injected", "times", "what happened"), cells, "lrl")
 
     def pytest_terminal_summary(self, terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
-        if not self.rows:
+        if not self.tables:
             return  # nothing was run, as with --collect-only
         from machine import describe_machine
 
         about = describe_machine()
         versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
         facts = f"{about['date']}, {about['machine']}, threads: {about['threads']}, {versions}"
-        text = f"{self.table()}\n{facts}: {time.monotonic() - self._start:.0f} s.\n"
-        terminalreporter.write_line(f"\n{text}")
-        if config.getoption("write_faults") and exitstatus == 0:
-            DOCUMENT.write_text(_TABLE.sub(lambda found: found[1] + text + found[2], DOCUMENT.read_text()))
+        for name in self.tables:
+            text = f"{self.table(name)}\n{facts}: {time.monotonic() - self._start:.0f} s.\n"
+            terminalreporter.write_line(f"\n{text}")
+            if config.getoption("write_faults") and exitstatus == 0:
+                place = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end of table -->)", re.DOTALL)
+                page = DOCUMENT.read_text()
+                DOCUMENT.write_text(place.sub(lambda found, text=text: found[1] + text + found[2], page))

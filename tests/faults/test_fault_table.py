@@ -37,10 +37,16 @@ def test_the_tests_of_faults_are_collected():
     assert {"tests/weights/test_download.py", "tests/faults/test_kills.py"} <= names
 
 
-@pytest.mark.parametrize(("limit", "status", "cable"), [(3, 0, "it ends"), (2, 1, "UNEXPECTED (it ends)")])
-def test_the_table_counts_what_passed_and_what_did_not(tmp_path, monkeypatch, capsys, limit, status, cable):
-    (tmp_path / f"test_faults_below_{limit}.py").write_text(TESTS.replace("LIMIT", str(limit)))
-    page = "before\n<!-- table: faults -->\nold\n<!-- end of table -->\nafter\n"
+@pytest.mark.parametrize(
+    ("limit", "status", "cable", "table"),
+    [(3, 0, "it ends", "faults"), (2, 1, "UNEXPECTED (it ends)", "faults"), (3, 0, "it ends", "data faults")],
+)
+def test_the_table_counts_what_passed_and_what_did_not(tmp_path, monkeypatch, capsys, limit, status, cable, table):
+    tests = tmp_path / table.split()[0] / f"test_faults_below_{limit}.py"
+    tests.parent.mkdir()
+    tests.write_text(TESTS.replace("LIMIT", str(limit)))
+    others = "<!-- table: other faults -->\nkept\n<!-- end of table -->\n"
+    page = f"{others}before\n<!-- table: {table} -->\nold\n<!-- end of table -->\nafter\n{others}"
     (tmp_path / "faults.md").write_text(page)
     monkeypatch.setattr(fault_table, "DOCUMENT", tmp_path / "faults.md")
     options = ["-W", "ignore", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=", "--write-faults"]
@@ -54,6 +60,7 @@ def test_the_table_counts_what_passed_and_what_did_not(tmp_path, monkeypatch, ca
     assert table_rows(table_in(capsys.readouterr().out)) == rows
     written = (tmp_path / "faults.md").read_text()
     assert written == page if status else table_rows(table_in(written)) == rows, "a failed run is not written"
+    assert written.startswith(others) and written.endswith(f"after\n{others}")
 
 
 def table_in(text: str) -> str:

@@ -9,7 +9,7 @@ from mmseg.registry import DATASETS
 from mmseg.utils import get_classes
 from PIL import Image
 
-from resnest_backbones.data import find_class_file, make_palette, read_classes
+from resnest_backbones.data import make_palette
 from resnest_backbones.errors import DatasetError
 from resnest_backbones.mmseg.datasets import LabelMapDataset
 from tests.mmseg.helpers import make_label_map_dataset
@@ -101,39 +101,6 @@ def test_what_is_missing_is_named(root, damage, words):
 def test_the_folders_must_be_two(root):
     with pytest.raises(DatasetError, match="data_prefix must be a dict of img_path and seg_map_path"):
         build(root, data_prefix={"img_path": "images"})
-
-
-def test_class_files_are_read(tmp_path):
-    for text, names in (
-        ("# names\n\n  a  \n\n# more\nb c, d\n", ("a", "b c, d")),
-        ("\ufeffä\r\nb", ("ä", "b")),
-        ("Idx\tRatio\tName\n1\t0.1\twall\n2\t0.2\tsea, water\n", ("wall", "sea, water")),
-        ("one\ttab\nb\n", ("one\ttab", "b")),
-    ):
-        (tmp_path / "objectInfo150.txt").write_bytes(text.encode())
-        assert read_classes(tmp_path / "objectInfo150.txt") == names
-    assert find_class_file(tmp_path).name == "objectInfo150.txt"
-    (tmp_path / "classes.txt").touch()
-    assert find_class_file(tmp_path).name == "classes.txt"
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"# nothing\n", "must name 1 to 254 classes, got 0"),
-        ("\n".join(map(str, range(255))).encode(), "must name 1 to 254 classes, got 255"),
-        (b"a\nb\na\n", "must name different classes, a appear more than once"),
-        (b"\xff\xfe\x00", "is not UTF-8 text"),
-        (None, "cannot be read: No such file"),
-    ],
-)
-def test_wrong_class_files_are_named(tmp_path, content, message):
-    file = tmp_path / "c.txt"
-    if content is not None:
-        file.write_bytes(content)
-    with pytest.raises(DatasetError, match=message) as raised:
-        read_classes(file)
-    assert str(file) in str(raised.value)
 
 
 def test_colours_differ_and_are_the_same_every_time():

@@ -297,11 +297,9 @@ def check_evaluator(dataset_name: str) -> None:
 
 def limit_of_detections(detections_per_image: int) -> int | None:
     """Return the detections of an image that COCO's evaluation has to count; None for its own 100."""
-    if detections_per_image <= COCO_MAX_DETECTIONS:
-        return None
-    logger.info("AP counts up to %d detections per image, as the model gives them; COCO's own limit is %d",
-                detections_per_image, COCO_MAX_DETECTIONS)  # fmt: skip
-    return detections_per_image
+    limit = max(detections_per_image, COCO_MAX_DETECTIONS)
+    logger.info("AP counts up to %d detections per image; the model gives up to %d", limit, detections_per_image)
+    return None if limit == COCO_MAX_DETECTIONS else limit
 
 
 def build_evaluator(dataset_name: str, output_folder: str, detections_per_image: int = 100) -> DatasetEvaluator:
