@@ -60,9 +60,7 @@ def case(shared, request, tmp_path) -> Path:
         detection("05_flat_segmentation", "polygons as one flat list", USED, "read as polygons"),
         detection("06a_polygon_of_4", "polygons of four numbers", BOXES, "fewer than three points"),
         detection("06b_polygon_odd", "polygons of an odd count", BOXES, "odd number of coordinates"),
-        detection(
-            "06d_val_polygon_of_4", "polygons of four numbers in validation only", BOXES, "fewer than three points"
-        ),
+        detection("06d_val_polygon_of_4", "polygons of 4 numbers in validation only", BOXES, "fewer than three points"),
         detection("07c_rle_and_polygons", "run-length codes and polygons", USED, "MASK_FORMAT is set to bitmask"),
         detection("07d_rle_size_swapped", "run-length codes of another size", BOXES, "another size"),
         detection("09b_ids_swapped", "classes in another order in validation", REFUSED, "their order differs"),
