@@ -87,7 +87,7 @@ class _Namespace:
 
 
 class _Dict:
-    """Stands in for a subclass of ``dict``, which becomes a plain one: torch fills no other."""
+    """Stands in for a kind of ``dict``, which becomes a plain one: torch fills no other."""
 
     def __new__(cls, *_: object) -> dict[Any, Any]:  # type: ignore[misc]
         """Return an empty dict."""
@@ -126,6 +126,8 @@ _STAND_INS_IN_TENSOR_FILES: dict[tuple[str, str], Any] = {
     ("mmengine.logging.history_buffer", "HistoryBuffer"): History,
     ("builtins", "getattr"): lambda *_: None,  # by which a ``HistoryBuffer`` names its methods
     ("builtins", "bytes"): lambda: b"",
+    ("collections", "defaultdict"): _Dict,
+    **{("builtins", kind): lambda *_: None for kind in ("int", "float", "list", "dict")},  # what its values begin with
 }
 
 

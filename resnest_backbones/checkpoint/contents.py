@@ -90,7 +90,7 @@ def _without_network(content: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]
     tensors = {key: _as_tensor(value) for key, value in content.items()}
     wrong = [key for key, value in tensors.items() if not isinstance(value, Tensor)]
     if wrong or not tensors:
-        raise ValueError(f"not a state dict: no tensors under {summarize_keys(wrong)}")
+        raise ValueError(f"not a state dict: {f'no tensors under {summarize_keys(wrong)}' if wrong else 'it is empty'}")
     return ".".join(path), tensors
 
 

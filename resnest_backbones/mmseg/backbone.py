@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from resnest_backbones.acceleration import accelerate
-from resnest_backbones.checkpoint import extract_state_dict
+from resnest_backbones.checkpoint.contents import extract_state_dict, split_part
 from resnest_backbones.checkpoint.fit import describe_networks, describe_other_pools, fit_trunk
 from resnest_backbones.checkpoint.layouts import COUNTER, split_trunk, summarize_keys
 from resnest_backbones.errors import CheckpointError, ConfigError, did_you_mean
@@ -168,7 +168,7 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
             super().init_weights()
         except CheckpointError as error:
             configs = [self.init_cfg] if isinstance(self.init_cfg, Mapping) else self.init_cfg
-            files = ", ".join(str(cfg["checkpoint"]) for cfg in configs if "checkpoint" in cfg)
+            files = ", ".join(split_part(str(cfg["checkpoint"]))[0] for cfg in configs if "checkpoint" in cfg)
             raise error if files in str(error) else CheckpointError(f"{files}: {error}") from error
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -129,14 +129,15 @@ def _with_initial_heads(
 ) -> dict[str, Any]:
     """Return a state dict with the model's own heads where its do not fit; a line, not MMEngine's table, says so."""
     trunk = {key: value for key, value in state.items() if key.startswith(_OWN)}
+    heads = {key: value for key, value in state.items() if key not in trunk}
     fitting = backbone.fitting_trunk({key.removeprefix(_OWN): value for key, value in trunk.items()})
     own = model.state_dict()
-    fit = compare({**state, **{_OWN + key: value for key, value in fitting.items()}}, own)
+    fit = compare({**heads, **{_OWN + key: value for key, value in fitting.items()}}, own)
     if not fit.is_exact:
         line = f"{file}: {fit.describe()}; heads that do not match stay as initialised"
         print_log(line, logger="current", level=logging.WARNING)
-    heads = {key: value for key, value in own.items() if not key.startswith(_OWN)}
-    return {**heads, **{key: value for key, value in state.items() if key in fit.filled}, **trunk}
+    initial = {key: value for key, value in own.items() if not key.startswith(_OWN)}
+    return {**initial, **{key: value for key, value in heads.items() if key in fit.filled}, **trunk}
 
 
 def _plain(content: Mapping[str, Any]) -> dict[str, Tensor]:

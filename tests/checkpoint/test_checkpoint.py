@@ -211,7 +211,7 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"model": {}}, "no tensors under none"),
+        ({"model": {}}, "it is empty"),
         ({"epoch": 3, "lr": 0.1}, "no tensors under epoch, lr"),
         ({"model": {"weights": [1, 2]}}, "no tensors under weights"),
         (torch.zeros(1), "holds a Tensor, not a dict of tensors"),

@@ -1,6 +1,7 @@
 """Which weights are taken of the files that trainings leave, whatever they stand behind or lie under."""
 
 import argparse
+import collections
 import itertools
 import logging
 import pickle
@@ -158,7 +159,7 @@ def of_lightning(state: dict[str, Tensor]) -> dict:
     callbacks = {"ModelCheckpoint{'monitor': None}": {"best_model_score": torch.tensor(0.5), "dirpath": "/x"}}
     loops = {"fit_loop": {"state_dict": {}, "epoch_progress": {"total": {"ready": 1}}}}
     content = {"epoch": 1, "global_step": 10, "pytorch-lightning_version": "2.4.0", "state_dict": both, "loops": loops}
-    hparams = {"lr": 0.1, "cfg": types.SimpleNamespace(depth=50)}
+    hparams = {"lr": 0.1, "cfg": types.SimpleNamespace(depth=50), "log": collections.defaultdict(list, loss=[1.0])}
     return {**content, "callbacks": callbacks, "optimizer_states": [{"state": {}}], "hyper_parameters": hparams}
 
 
@@ -201,7 +202,7 @@ def test_settings_of_a_training_become_dicts(make, timm_state, tmp_path):
     elif make is of_torchvision:
         assert read["args"]["model_ema"] is True and read["args"]["dev"] == torch.device("cpu")
     else:
-        assert read["hyper_parameters"] == {"lr": 0.1, "cfg": {"depth": 50}}
+        assert read["hyper_parameters"] == {"lr": 0.1, "cfg": {"depth": 50}, "log": {"loss": [1.0]}}
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pkl"])
@@ -236,8 +237,8 @@ def test_a_file_whose_name_has_the_mark_is_that_file(timm_state, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"state_dict": {}}, "no tensors under none"),
-        ({"state_dict": {}, "args": argparse.Namespace(a=1)}, "no tensors under none"),
+        ({"state_dict": {}}, "it is empty"),
+        ({"state_dict": {}, "args": argparse.Namespace(a=1)}, "it is empty"),
         ({"roi_heads.x.weight": torch.ones(1)}, "not the layout of a known ResNeSt: .* first keys: roi_heads.x.weight"),
         ({"state_dict_ema": {"fc.weight": torch.ones(1)}}, "not the layout of a known ResNeSt: .* keys: fc.weight"),
     ],

@@ -131,12 +131,12 @@ def train(run: YamlRun | LazyRun, model: nn.Module, *, resume: bool) -> dict[str
     if is_main:
         trainer.register_hooks([hooks.PeriodicCheckpointer(checkpointer, **run.checkpoints)])
     trainer.register_hooks([hooks.EvalHook(run.eval_period, evaluate_now)])
+    checkpointer.resume_or_load(run.weights, resume=resume)  # before metrics.json, which a run that began leaves
     if is_main:
         writers = default_writers(run.output_dir, run.max_iter)
         trainer.register_hooks([hooks.PeriodicWriter(writers, period=run.log_period)])
     if run.evaluate_augmented:
         trainer.register_hooks([hooks.EvalHook(0, partial(run.evaluate_augmented, model))])
-    checkpointer.resume_or_load(run.weights, resume=resume)
     start = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
     set_first_batch(loader, start)
     with stop.explain(trainer):
