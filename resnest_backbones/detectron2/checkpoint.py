@@ -28,7 +28,7 @@ from resnest_backbones.checkpoint import (
 from resnest_backbones.checkpoint.classes import check_resumed_classes, match_classes
 from resnest_backbones.checkpoint.contents import split_part
 from resnest_backbones.checkpoint.fit import Fit, compare, describe_networks, describe_other_pools, fit_trunk
-from resnest_backbones.checkpoint.layouts import COUNTER, detect_layout, is_core_key
+from resnest_backbones.checkpoint.layouts import COUNTER, detect_layout, is_core_key, split_trunk
 from resnest_backbones.detectron2.roi_heads import keep_last_mask_head
 from resnest_backbones.errors import CheckpointError, WeightsError
 from resnest_backbones.models.resnest import ResNeSt
@@ -175,7 +175,7 @@ class ResNeStCheckpointer(DetectionCheckpointer):
         loaded: dict[str, Any] = {**content} if "model" in content else _meta(content)
         loaded["model"] = state
         try:
-            loaded.update(_renamed(state, filename))
+            loaded.update(self._renamed(state, filename))
         except ValueError as error:
             # A user's model around a ResNeSt, or with norms of its own, may have these very names.
             if not state.keys() & self.model.state_dict().keys():
@@ -185,6 +185,26 @@ class ResNeStCheckpointer(DetectionCheckpointer):
             loaded["matching_heuristics"] = True
         return loaded
 
+    def _trunks(self) -> dict[str, ResNeSt]:
+        """Return the ResNeSts in the model by what stands before their names."""
+        found = {name: module for name, module in self.model.named_modules() if isinstance(module, ResNeSt)}
+        return {f"{name}." if name else "": module for name, module in found.items()}
+
+    def _renamed(self, state: dict[str, Any], filename: str) -> dict[str, Any]:
+        """Return what Detectron2's loader needs of a ResNeSt in any layout; of another model, nothing new."""
+        try:
+            logger.info("%s holds a ResNeSt in the layout %s", filename, detect_layout(state))
+        except ValueError:
+            # Not a ResNeSt: a ResNet baseline, or another project's model, which loads as Detectron2 does it.
+            return {"matching_heuristics": True} if filename.endswith(".pyth") else {}
+        made = for_detectron2(state)
+        if len(prefixes := [*self._trunks()]) != 1:
+            return made
+        # The trunk's place in the model may be another than in the file's: below a pyramid, or not.
+        _, trunk, others = split_trunk(made["model"])
+        placed = {prefixes[0] + key: value for key, value in trunk.items() if not key.startswith("fc.")}
+        return {"model": {**placed, **others}, "__author__": made["__author__"]}
+
     def _check_classes(self, names: Sequence[str] | None, filename: str) -> None:
         if self.require_whole:
             self.class_places = match_classes(names, self.class_names)
@@ -193,9 +213,9 @@ class ResNeStCheckpointer(DetectionCheckpointer):
 
     def _check_networks(self, given: Mapping[str, Any], fit: Fit) -> None:
         """Refuse weights of another network than the model's ResNeSt, or that fill nothing."""
-        trunks = {name: module for name, module in self.model.named_modules() if isinstance(module, ResNeSt)}
-        for name, trunk in trunks.items():
-            own, prefix = trunk.state_dict(), f"{name}." if name else ""
+        trunks = self._trunks()
+        for prefix, trunk in trunks.items():
+            own = trunk.state_dict()
             state = {key.removeprefix(prefix): value for key, value in given.items()}
             # What other norms than the file's have no place for; the line of counts says so.
             state = {key: value for key, value in state.items() if key in own or ".running_" not in key}
@@ -224,7 +244,7 @@ class ResNeStCheckpointer(DetectionCheckpointer):
         incompatible.missing_keys[:] = [k for k in incompatible.missing_keys if k not in fit.mismatched]
         incompatible.incorrect_shapes.clear()  # counted in the line below
         all_used = fit.filled and not fit.unexpected and not fit.mismatched
-        left = "; heads of other shapes stay as initialised" if fit.mismatched else ""
+        left = "; what has another shape stays as initialised" if fit.mismatched else ""
         logger.log(logging.INFO if all_used else logging.WARNING, "%s: %s%s", self._file, fit.describe(), left)
         return incompatible
 
@@ -242,16 +262,6 @@ def _local(path: str) -> str:
     folder = Path(get_cache_dir()) / Path(url.path.lstrip("/")).parent
     file = fetch_url(url._replace(query="").geturl(), cache_dir=folder)
     return f"{file}?{url.query}" if url.query else str(file)
-
-
-def _renamed(state: dict[str, Any], filename: str) -> dict[str, Any]:
-    """Return what Detectron2's loader needs of a ResNeSt in any layout; of another model, nothing new."""
-    try:
-        logger.info("%s holds a ResNeSt in the layout %s", filename, detect_layout(state))
-    except ValueError:
-        # Not a ResNeSt: a ResNet baseline, or another project's model, which loads as Detectron2 does it.
-        return {"matching_heuristics": True} if filename.endswith(".pyth") else {}
-    return for_detectron2(state)
 
 
 def _zoo_content(content: dict[str, Any]) -> dict[str, Any]:
