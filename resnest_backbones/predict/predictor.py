@@ -34,19 +34,22 @@ class Detections:
         classes: (M,), indices of the names.
         scores: (M,), 0 to 1.
         masks: (H, W) of the image for each object, bool; None if the network predicts boxes only.
+        names: of the classes of the objects.
     """
 
     boxes: np.ndarray
     classes: np.ndarray
     scores: np.ndarray
     masks: Sequence[np.ndarray] | None
+    names: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """The class of each pixel: ``labels`` (H, W), indices of the names."""
+    """The class of each pixel: ``labels`` (H, W), indices of ``names``."""
 
     labels: np.ndarray
+    names: Sequence[str] = ()
 
 
 class Predictor:
@@ -136,7 +139,9 @@ class Predictor:
         masks = None
         if "masks" in found:
             masks = [paste_mask(found["masks"][i, 0], boxes[i], image.shape[:2]) for i in order]
-        return Detections(boxes[order].numpy(), found["classes"][order].numpy(), found["scores"][order].numpy(), masks)
+        classes = found["classes"][order].numpy()
+        names = [self.classes[index] for index in classes]
+        return Detections(boxes[order].numpy(), classes, found["scores"][order].numpy(), masks, names)
 
     def _segment(self, image: np.ndarray) -> LabelMap:
         images, _ = prepare_image(image, self.metadata)
@@ -146,8 +151,8 @@ class Predictor:
         scores = functional.interpolate(scores, image.shape[:2], mode="bilinear", align_corners=align)[0]
         threshold = self.metadata.get("threshold")
         if threshold is not None:  # of a single class
-            return LabelMap((scores[0].sigmoid() > threshold).long().numpy())
-        return LabelMap(scores.argmax(dim=0).numpy())
+            return LabelMap((scores[0].sigmoid() > threshold).long().numpy(), self.classes)
+        return LabelMap(scores.argmax(dim=0).numpy(), self.classes)
 
     def _scores(self, images: Tensor) -> Tensor:
         return self._run(images)[0]

@@ -1,0 +1,78 @@
+"""Find a trained model by what a user has of it: a recipe's name, the output folder of a training, an exported file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from resnest_backbones.choices import SUFFIXES
+from resnest_backbones.errors import ConfigError, did_you_mean
+from resnest_backbones.model_zoo import list_trained
+from resnest_backbones.predict.predictor import Predictor
+from resnest_backbones.weights import SCHEME
+
+
+def load(
+    model: str | Path,
+    *,
+    checkpoint: str | Path | None = None,
+    options: Sequence[str] = (),
+    classes: str | None = None,
+    device: str | None = None,
+) -> Predictor:
+    """Load a trained model for prediction.
+
+    Args:
+        model: a recipe that ``model_zoo.list_trained`` names, whose weights are downloaded; the output folder of a
+            training (``OUTPUT_DIR`` of Detectron2, ``work_dir`` of MMSegmentation); or a file of ``tools/export.py``.
+        checkpoint: of a folder's; by default the final one, or the last that was written.
+        options: config overrides, in the framework's syntax; not for an exported file.
+        classes: a file with the classes' names, where the model does not hold them; not for an exported file.
+        device: ``cpu``, ``cuda:1``; by default a GPU if there is one. An exported file runs on the CPU.
+
+    Returns:
+        A callable: an RGB image (H, W, 3), uint8 -> ``Detections`` or a ``LabelMap``, as NumPy arrays.
+
+    Raises:
+        ConfigError: there is no such model, or the folder holds no finished checkpoint.
+        ResNeStError: the model cannot be loaded; see ``Predictor.from_config`` and ``from_file``.
+
+    Examples:
+        >>> from resnest_backbones import predict
+        >>> predictor = predict.load("output")  # doctest: +SKIP
+        >>> predictor(image).names  # doctest: +SKIP
+        ['cat', 'dog']
+    """
+    path = Path(model)
+    if path.is_file() and path.name.endswith(tuple(SUFFIXES.values())):
+        return Predictor.from_file(path)
+    if path.is_dir():
+        config, found = find_training(path)
+    elif str(model) in list_trained():
+        config, found = str(model), f"{SCHEME}{model}"
+    else:
+        hint = did_you_mean(str(model), list_trained(), "`resnest-backbones list --trained` prints the names")
+        raise ConfigError(
+            f"a model must be a trained recipe, an output folder or an exported file, got {model}; {hint}"
+        )
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    checkpoint = str(checkpoint or found)
+    return Predictor.from_config(str(config), checkpoint, options=options, classes=classes, device=device)
+
+
+def find_training(folder: Path) -> tuple[str, str]:
+    """Return config and last checkpoint of the output folder of a training of either framework.
+
+    Raises:
+        ConfigError: there is none, or more than one config.
+    """
+    configs = [folder / "config.yaml"] if (folder / "config.yaml").is_file() else sorted(folder.glob("*.py"))
+    if len(configs) != 1:
+        raise ConfigError(f"{folder} must hold config.yaml or one config in Python, found {len(configs)}")
+    last = folder / "last_checkpoint"  # both frameworks write it: a name, or a path that may have moved since
+    checkpoint = folder / Path(last.read_text().strip()).name if last.is_file() else folder / "model_final.pth"
+    if not checkpoint.is_file():
+        raise ConfigError(f"{folder} holds no checkpoint: {checkpoint.name} is missing")
+    return str(configs[0]), str(checkpoint)
