@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.cases import Contender
+from resnest_backbones import build
 from resnest_backbones.export import export_backbone, save
-from resnest_backbones.models.resnest import build
 
 _CALIBRATION = (2, 224)  # random images, and their side: the ranges that they give change no time
 
