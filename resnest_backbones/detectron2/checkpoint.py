@@ -38,6 +38,10 @@ logger = logging.getLogger(__name__)
 
 # The backbone files that the wrapper's recipes start from; their server no longer answers.
 _WRAPPER_FILE = re.compile(r"resnest(50|101|200|269)_detectron-\w+\.pth$")
+_WRAPPERS_DILATION = (
+    "if the original's Detectron2 wrapper trained it, with RES5_DILATION 2, it needs MODEL.RESNETS.RES5_MULTI_GRID "
+    "[1, 1, 1] and AVG_POOL_AT_STRIDE_1 False: the wrapper dilates the first block of res5, too, and has no pool there"
+)
 _WITHOUT_POOLS = "MODEL.RESNETS.AVG_POOL_AT_STRIDE_1 False (avg_pool_at_stride_1=False in a LazyConfig)"
 
 
@@ -117,7 +121,7 @@ class ResNeStCheckpointer(DetectionCheckpointer):
         """Write model, trainer state and ``kwargs`` to ``NAME.pth`` in the output folder."""
         if not self.save_dir or not self.save_to_disk:
             return
-        content: dict[str, Any] = {"model": self.model.state_dict()}
+        content: dict[str, Any] = {"model": self.model.state_dict(), "__author__": "resnest_backbones"}
         if self.class_names:
             content["meta"] = {"CLASSES": list(self.class_names)}
         content.update({key: part.state_dict() for key, part in self.checkpointables.items()}, **kwargs)
@@ -172,6 +176,8 @@ class ResNeStCheckpointer(DetectionCheckpointer):
             return _zoo_content(content)
         if warning := describe_other_pools(self.model, state, _WITHOUT_POOLS):
             logger.warning("%s: %s", filename, warning)
+        elif content.get("__author__") != "resnest_backbones" and _may_be_wrappers_network(self.model, state):
+            logger.warning("%s: %s", filename, _WRAPPERS_DILATION)
         loaded: dict[str, Any] = {**content} if "model" in content else _meta(content)
         loaded["model"] = state
         try:
@@ -247,6 +253,13 @@ class ResNeStCheckpointer(DetectionCheckpointer):
         left = "; what has another shape stays as initialised" if fit.mismatched else ""
         logger.log(logging.INFO if all_used else logging.WARNING, "%s: %s%s", self._file, fit.describe(), left)
         return incompatible
+
+
+def _may_be_wrappers_network(model: Any, state: Mapping[str, Any]) -> bool:
+    """Return whether it is a detector's file, and the trunk has output stride 16, where the wrapper's is another."""
+    trunks = [module for module in model.modules() if isinstance(module, ResNeSt) and module.multi_grid is None]
+    dilated = any(trunk.output_stride == 16 and "res5" in trunk._modules for trunk in trunks)
+    return dilated and any(key.startswith("backbone.") for key in state)
 
 
 def _meta(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,8 @@ import pytest
 
 pytest.importorskip("detectron2")
 
+from pathlib import Path
+
 import torch
 from detectron2 import model_zoo
 from detectron2.config import CfgNode, get_cfg, instantiate
@@ -13,7 +15,13 @@ from detectron2.projects.deeplab import add_deeplab_config
 from torch import nn
 
 from resnest_backbones import build, convert_state_dict
-from resnest_backbones.detectron2 import ResNeSt, ResNeStCheckpointer, add_resnest_config, use_resnest
+from resnest_backbones.detectron2 import (
+    ResNeSt,
+    ResNeStCheckpointer,
+    add_resnest_config,
+    build_resnest_backbone,
+    use_resnest,
+)
 from resnest_backbones.errors import ConfigError
 from resnest_backbones.models.blocks import Stage
 from resnest_backbones.weights import DETECTOR_PIXELS
@@ -130,7 +138,16 @@ def test_the_wrappers_dilation_has_keys():
     assert isinstance(trunk.res5[0].pool_after, nn.Identity)
 
 
-LEFT = {"MODEL.RESNETS.NUM_GROUPS": 32, "MODEL.RESNETS.WIDTH_PER_GROUP": 8, "MODEL.RESNETS.DEPTH": 101}
+def test_a_detector_that_the_wrapper_may_have_trained_with_its_dilation_is_said(tmp_path, caplog):
+    dc5 = {"MODEL.META_ARCHITECTURE": "ProposalNetwork", "MODEL.BACKBONE.NAME": "build_resnest_backbone"}
+    dc5 |= {"MODEL.RESNETS.OUT_FEATURES": ["res5"], "MODEL.RPN.IN_FEATURES": ["res5"], "MODEL.RESNETS.RES5_DILATION": 2}
+    model = build_model(resnest_config(dc5))
+    torch.save({"model": model.state_dict(), "iteration": 1}, tmp_path / "theirs.pth")
+    ResNeStCheckpointer(model, str(tmp_path)).save("ours")
+    for name in ("ours", "theirs"):
+        assert "RES5_MULTI_GRID" not in caplog.text
+        ResNeStCheckpointer(model).load(str(tmp_path / f"{name}.pth"))
+    assert "theirs.pth: if the original's Detectron2 wrapper trained it" in caplog.text
 
 
 def test_a_network_that_nobody_published_is_said_and_gets_no_published_weights(caplog):
@@ -221,3 +238,54 @@ def test_a_lazy_backbone_that_is_no_resnet_is_refused():
 def test_heads_of_box_features_on_the_trunk_itself_are_no_c4():
     model = build_model(resnest_config(C4, BOX_HEAD, {"MODEL.MASK_ON": False}))
     assert not hasattr(model.roi_heads, "res5")
+
+
+def test_a_project_whose_builder_names_the_resnet_in_its_code_is_given_ours(monkeypatch):
+    monkeypatch.setattr("detectron2.modeling.backbone.fpn.build_resnet_backbone", build_resnest_backbone)
+    cfg = zoo_yaml("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
+    name = cfg.MODEL.BACKBONE.NAME
+    use_resnest(cfg, "resnest50", head="fpn")
+    cfg.MODEL.BACKBONE.NAME = name
+    model = on_meta(cfg)
+    assert isinstance(trunk_of(model), ResNeSt) and model.backbone.top_block.in_feature == "res5"
+
+
+def zoo_files(suffix: str) -> list[str]:
+    root = Path(model_zoo.__file__).parent / "configs"
+    return sorted(str(file.relative_to(root)) for file in root.rglob(f"*.{suffix}") if "common" not in file.parts)
+
+
+@pytest.mark.slow
+def test_every_config_of_the_zoo_with_a_resnet_gets_the_network_that_was_meant(capsys):
+    done, others = [], []
+    for file in zoo_files("yaml"):
+        cfg = zoo_yaml(file)
+        if not cfg.MODEL.BACKBONE.NAME.startswith("build_re"):
+            others.append(file)
+            continue
+        dilations = {"": [1, 1, 1], "DC5": [1, 2, 2]}["DC5" if cfg.MODEL.RESNETS.RES5_DILATION == 2 else ""]
+        use_resnest(cfg, "resnest50")
+        model = on_meta(cfg)
+        assert_meant(file, model, dilations)
+        done.append(file)
+    for file in zoo_files("py"):
+        cfg = model_zoo.get_config(file)
+        if "regnet" in file or "vitdet" in file or not hasattr(cfg, "model"):
+            others.append(file)
+            continue
+        use_resnest(cfg, "resnest50")
+        with torch.device("meta"):
+            model = instantiate(cfg.model)
+        assert_meant(file, model, [1, 1, 1])
+        done.append(file)
+    with capsys.disabled():
+        print(f"\n{len(done)} configs got a ResNeSt; without a ResNet: {', '.join(others)}")
+    assert len(done) > 90
+
+
+def assert_meant(file: str, model: nn.Module, dilations: list[int]) -> None:
+    trunk = trunk_of(model)
+    assert isinstance(trunk, ResNeSt) and trunk.spec.name == "resnest50", file
+    res5 = getattr(getattr(model, "roi_heads", None), "res5", getattr(trunk, "res5", None))
+    if res5 is not None:  # an RPN alone looks at res4
+        assert [block.conv2.conv.dilation[0] for block in res5] == dilations, file
