@@ -16,6 +16,7 @@ from resnest_backbones.errors import DatasetError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _SWAPPING = (5, 6, 7, 8)  # EXIF's orientations that exchange width and height
 _MAX_16_BITS = 65535
+_32_BITS = "holds numbers of 32 bits, which do not say what is black and what is white: save it with 8 or 16 bits"
 
 
 @contextmanager
@@ -57,13 +58,12 @@ def read_image(file: str | Path, content: bytes | None = None) -> np.ndarray:
         if _may_be_turned(image):
             with suppress(Exception):  # of any kind: an image with broken EXIF stays as it is
                 image = ImageOps.exif_transpose(image)
-        if image.mode == "F" or image.mode.startswith("I"):
+        if image.mode == "F":
+            raise DatasetError(f"{file} {_32_BITS}")
+        if image.mode.startswith("I"):
             values = np.asarray(image)
-            if image.mode == "F" or values.min() < 0 or values.max() > _MAX_16_BITS:
-                raise DatasetError(
-                    f"{file} holds numbers of 32 bits, which do not say what is black and what is white: save it with "
-                    "8 or 16 bits"
-                )
+            if values.min() < 0 or values.max() > _MAX_16_BITS:
+                raise DatasetError(f"{file} {_32_BITS}")
             image = Image.fromarray((values >> 8).astype(np.uint8))
         return np.array(image.convert("RGB"))  # a copy, which may be written to
 
@@ -72,9 +72,11 @@ def read_size(file: str | Path) -> tuple[tuple[int, int], tuple[int, int]]:
     """Read width and height of an image as ``read_image`` gives it, and as they are before the turn of its EXIF.
 
     Raises:
-        DatasetError: it cannot be read.
+        DatasetError: it cannot be read, as far as that shows without its pixels.
     """
     with open_image(file) as opened:
+        if opened.mode == "F":
+            raise DatasetError(f"{file} {_32_BITS}")
         tags = getattr(opened, "tag_v2", None)  # a TIFF: newer releases of Pillow give its size after the turn
         width, height = (tags[256], tags[257]) if tags is not None else opened.size
         orientation = None

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from resnest_backbones.checkpoint.classes import match_classes
 from resnest_backbones.data import check_label_maps, find_class_file, pair_label_maps, read_classes, read_image
-from resnest_backbones.data.coco import read_coco_json
+from resnest_backbones.data.coco import count_and_name, read_coco_json
 from resnest_backbones.data.label_maps import read_labels
 from resnest_backbones.errors import DatasetError, ExportError
 from resnest_backbones.export.exportable import DETECTION, SEGMENTATION
@@ -74,7 +74,7 @@ def average_precision(predictor: Predictor, json_file: Path, image_root: Path) -
 
     Returns:
         ``box AP``, ``box AP50``, ``box AP75``, nan where the file has no objects; and ``mask AP`` and so on if the
-        network predicts masks.
+        network predicts masks and all annotations have one.
 
     Raises:
         ExportError: it is not a detector.
@@ -84,6 +84,10 @@ def average_precision(predictor: Predictor, json_file: Path, image_root: Path) -
     if predictor.task != DETECTION:
         raise ExportError(f"AP is a metric of detectors, got a network for {predictor.task}")
     truth, categories = read_truth(predictor, json_file, image_root)
+    with_masks = "masks" in predictor.metadata["outputs"]
+    maskless = [one["id"] for one in truth.anns.values() if not one.get("segmentation")]
+    for line in count_and_name("annotations have no segmentation that can be used", maskless) if with_masks else []:
+        logger.warning("%s: %s: the AP of masks is not measured", json_file, line)
     results = []
     for number, entry in tqdm(sorted(truth.imgs.items()), desc="evaluating"):
         found = predictor(read_image(image_root / entry["file_name"]))
@@ -92,7 +96,7 @@ def average_precision(predictor: Predictor, json_file: Path, image_root: Path) -
     empty = 0.0 if any(not one.get("iscrowd") for one in truth.anns.values()) else math.nan
     metrics = {f"box {name}": empty for name in _METRICS}
     for kind, name in (("bbox", "box"), ("segm", "mask")):
-        if results and (kind == "bbox" or "segmentation" in results[0]):
+        if results and (kind == "bbox" or (with_masks and not maskless)):
             measured = summarize(evaluate_coco(truth, results, kind))
             metrics |= {f"{name} {metric}": value for metric, value in measured.items()}
     return metrics

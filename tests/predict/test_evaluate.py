@@ -1,5 +1,8 @@
 """mIoU of an exported segmentor is MMSegmentation's."""
 
+import math
+import re
+
 import numpy as np
 import pytest
 
@@ -12,6 +15,7 @@ from PIL import Image
 from resnest_backbones.errors import DatasetError, ExportError
 from resnest_backbones.predict import Predictor
 from resnest_backbones.predict.evaluate import average_precision, mean_iou
+from tests.data.coco import every, first, write, write_images
 
 
 def brightness(images: torch.Tensor) -> list[torch.Tensor]:
@@ -71,3 +75,32 @@ def test_label_maps_beside_a_class_file_are_compared_by_name(tmp_path):
     (root / "classes.txt").write_text("bright\ndark\nmiddle\nblue\n")
     with pytest.raises(DatasetError, match=r"3 \(dark, middle, bright\) in .*, 4 \(bright, dark, middle, blue\)"):
         mean_iou(predictor, images, label_maps)
+
+
+def one_box(x: torch.Tensor) -> list[torch.Tensor]:
+    """A detector that always finds the same object, and its mask."""
+    outputs = [torch.tensor([[10.0, 8.0, 34.0, 28.0]]), torch.tensor([0]), torch.tensor([0.9])]
+    return [*outputs, torch.ones(1, 1, 28, 28)]
+
+
+@pytest.mark.parametrize(
+    ("change", "metrics", "line"),
+    [
+        (lambda c: None, {"box AP": 100, "mask AP": 100}, ""),
+        (first(segmentation=[[10, 8, 34, 8]]), {"box AP": 100}, "1 annotations have no segmentation .*: 1: the AP of"),
+        (lambda c: c.update(annotations=[]), {"box AP": math.nan, "mask AP": math.nan}, ""),
+        (every(iscrowd=1), {"box AP": math.nan, "mask AP": math.nan}, ""),
+    ],
+)
+def test_ap_of_boxes_and_masks_is_measured_where_there_is_truth(change, metrics, line, tmp_path, caplog):
+    facts = {"task": "detection", "classes": ["x"], "channel_order": "RGB"}
+    predictor = Predictor(one_box, {**facts, "outputs": ["boxes", "classes", "scores", "masks"]})
+
+    def content(c: dict) -> None:
+        c["categories"], c["annotations"] = c["categories"][:1], c["annotations"][::2]
+        change(c)
+
+    file = write(write_images(tmp_path), content)
+    found = average_precision(predictor, file, tmp_path)
+    assert {key: value for key, value in found.items() if key.endswith("AP")} == pytest.approx(metrics, nan_ok=True)
+    assert re.search(line, caplog.text) and bool(line) == bool(caplog.text)

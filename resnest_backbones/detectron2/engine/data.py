@@ -143,6 +143,8 @@ class NamingMapper:
         """Map a dataset dict; raise a ``DatasetError`` that names the file where it cannot be used."""
         try:
             return self._mapper(sample)
+        except DatasetError:  # names it
+            raise
         except Exception as error:  # of any kind: the mapper may be the user's
             name = sample.get("file_name", "?") if isinstance(sample, dict) else "?"
             size = f" ({sample['width']} x {sample['height']} pixels)" if "width" in sample else ""

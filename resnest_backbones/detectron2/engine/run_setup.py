@@ -28,7 +28,8 @@ logger = logging.getLogger(__name__)
 
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_CONFIG_DUMPS = ("Contents of args.config_file", "Running with full config")  # how Detectron2's messages begin
+# How messages of Detectron2 begin that are for the file: the config, and the traceback of what ends in one line.
+_FOR_THE_FILE = ("Contents of args.config_file", "Running with full config", "Exception during training")
 _OF_A_RUN = ("model_*.pth", "last_checkpoint", "metrics.json")
 _BESIDE_IT = ("log.txt*", "config.yaml*", "seed.txt", "events.out.tfevents.*", "inference*")
 
@@ -95,7 +96,8 @@ def check_batch(cfg: CfgNode) -> None:
 def setup_run(cfg: CfgNode | DictConfig, args: argparse.Namespace, output_dir: str, messages: list[str]) -> None:
     """Set up logs, seed and output folder as Detectron2 does, and log ``messages`` first, as warnings.
 
-    The log file has no codes of colours, and has the whole config, which the screen shows with ``--verbose`` only.
+    The log file has no codes of colours, and has the whole config and tracebacks, which the screen shows with
+    ``--verbose`` only.
     """
     if comm.is_main_process():
         check_writable(output_dir)
@@ -108,7 +110,7 @@ def setup_run(cfg: CfgNode | DictConfig, args: argparse.Namespace, output_dir: s
         if getattr(handler, "stream", None) is not sys.stdout:
             handler.setFormatter(_WithoutColours(handler.formatter))
         elif not args.verbose:
-            handler.addFilter(lambda record: not str(record.msg).startswith(_CONFIG_DUMPS))
+            handler.addFilter(lambda record: not str(record.msg).startswith(_FOR_THE_FILE))
     default_setup(cfg, args)
 
 
