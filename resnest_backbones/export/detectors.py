@@ -117,12 +117,13 @@ def build(
     if classes and sorted(classes) == sorted(held):
         match_classes(held, classes)  # says where their order differs; the model's own holds
         classes = held
-    known = classes or held or facts["classes"]
-    heads: Any = getattr(model, "roi_heads", model)
-    number = int(heads.num_classes)
-    names = facts["classes"] = list(known or [f"class {i}" for i in range(number)])
-    if len(names) != number:
-        raise ExportError(f"the model has {number} classes, but {len(names)} names: give a file of them with --classes")
+    number = int(getattr(model, "roi_heads", model).num_classes)  # type: ignore[arg-type]
+    known = [names for names in ([classes] if classes else [held, facts["classes"]]) if names]
+    fitting = [names for names in known if len(names) == number]
+    if known and not fitting:
+        found = f"the model has {number} classes, but {len(known[0])} names"
+        raise ExportError(f"{found}: give a file of them with --classes")
+    facts["classes"] = list(fitting[0]) if fitting else [f"class {i}" for i in range(number)]
     return BuiltModel(model.eval(), partial(export_detector, model, metadata=facts))
 
 

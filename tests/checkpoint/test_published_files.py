@@ -136,12 +136,14 @@ def test_a_damaged_one_is_refused(detector_file, evaluate, tmp_path, monkeypatch
 def test_a_file_of_another_network_is_refused(detector_file, evaluate, tmp_path, monkeypatch):
     file = publish(Path(shutil.copy(detector_file, tmp_path)), RECIPE, monkeypatch)
     message = (
-        rf"error: {file} does not fit the model of the config: .* match; \d+ missing "
-        r"\(backbone\.bottom_up\.res2\.1\.conv1\.weight, .* and \d+ more\); \d+ with another shape "
-        r"\(backbone\.fpn_lateral2\.weight is"
+        rf"error: {file} does not fit the model's ResNeSt: the file holds resnest14, the model is resnest26; .* match; "
+        r"\d+ missing \(res2\.1\.conv1\.weight, .* and \d+ more\)"
     )
     with pytest.raises(SystemExit, match=message):
-        evaluate(file, "MODEL.RESNETS.DEPTH", 26, "MODEL.FPN.OUT_CHANNELS", 48)
+        evaluate(file, "MODEL.RESNETS.DEPTH", 26)
+    message = rf"error: {file} does not fit the model of the config: .* \d+ with another shape \(backbone\.fpn_lateral2"
+    with pytest.raises(SystemExit, match=message):
+        evaluate(file, "MODEL.FPN.OUT_CHANNELS", 48)
 
 
 def test_a_trunk_alone_and_none_are_not_evaluated(evaluate, tmp_path):
