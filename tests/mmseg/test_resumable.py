@@ -78,7 +78,9 @@ def test_a_training_of_other_classes_is_not_resumed(trained, custom_data, tmp_pa
     (tmp_path / "data" / "classes.txt").write_text("red\ngreen\nblue\nblack\n")
     resumable_from(trained / "iter_6.pth", tmp_path)
     arguments = [write_config(tmp_path), "--data-root", tmp_path / "data", "--work-dir", tmp_path]
-    assert "iter_6.pth does not fit the model" in fails(train_seg.run, *arguments, "--resume")
+    assert "iter_6.pth, whose classes are not those of the training data: 3 (red" in fails(
+        train_seg.run, *arguments, "--resume"
+    )
 
 
 @pytest.mark.slow
