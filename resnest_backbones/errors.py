@@ -10,10 +10,11 @@ import argparse
 import contextlib
 import difflib
 import math
+import multiprocessing
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 # An error in the traceback that a worker or another process sent.
@@ -79,9 +80,34 @@ def diverged(reason: str, *, iteration: int, images: Iterable[str], rates: Itera
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
-    """Return the end of a message about an unknown name: the nearest known ones, or ``otherwise``."""
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.75)
+    """Return the end of a message about an unknown name: the nearest known ones in any case, or ``otherwise``."""
+    names = {one.lower(): one for one in known}
+    close = [names[one] for one in difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.75)]
     return f"did you mean {' or '.join(close)}?" if close else otherwise
+
+
+@contextlib.contextmanager
+def config_errors(explain: Callable[[str], str]) -> Iterator[None]:
+    """Turn what a framework raises where it cannot build a config into a ``ConfigError`` of one line.
+
+    Args:
+        explain: the framework's message -> a better one.
+    """
+    try:
+        yield
+    except (ResNeStError, OSError):
+        raise
+    except (AssertionError, ImportError, LookupError, TypeError, ValueError) as error:
+        said = " ".join(str(error.args[0] if error.args else "").split()) or type(error).__name__
+        raise ConfigError(f"the config cannot be used: {explain(said)}") from error
+
+
+def how_to_resume(folder: str | Path) -> str:
+    """Return what to do after an interrupted training, by the checkpoint that its output folder names."""
+    named = Path(folder) / "last_checkpoint"
+    if not named.is_file():
+        return f"no checkpoint was saved in {folder} yet, and the same command starts again"
+    return f"the last checkpoint is {Path(folder) / named.read_text().strip()}: go on by the same command with --resume"
 
 
 def check_writable(folder: str | Path) -> None:
@@ -105,25 +131,41 @@ def add_verbose(parser: argparse.ArgumentParser) -> None:
 
 
 @contextlib.contextmanager
-def one_line_errors(program: str, *others: type[BaseException], verbose: bool = False) -> Iterator[None]:
+def one_line_errors(
+    program: str,
+    *others: type[BaseException],
+    verbose: bool = False,
+    interrupted: Callable[[], str] = lambda: "",
+) -> Iterator[None]:
     """End the program with status 1 and one line on a ``ResNeStError`` or ``OSError``; others keep their traceback.
+
+    Ctrl-C ends it with status 130 and one line.
 
     Args:
         program: name that the line begins with.
-        others: further errors to treat the same way. Where another process sent its traceback, as in a
+        others: further errors to treat the same way. Where another process sent its traceback, in PyTorch's
             ``ProcessRaisedException``, the error at its end must be an expected one.
         verbose: print the traceback as well, before the line.
+        interrupted: returns what the line says after Ctrl-C: what was saved, and how to go on.
     """
     expected: tuple[type[BaseException], ...] = (ResNeStError, OSError, *others)
     try:
         yield
-    except expected as error:
-        message = _message_of(error, expected)
+    except Exception as error:
+        of_process = type(error).__name__ == "ProcessRaisedException"  # importing it would import PyTorch
+        message = _message_of(error, expected) if of_process or isinstance(error, expected) else None
         if message is None:
             raise
         if verbose:
             traceback.print_exc()
         sys.exit(f"{program}: error: {message}")
+    except KeyboardInterrupt:
+        for child in multiprocessing.active_children():  # the signal may have come to this process alone
+            child.terminate()
+        if verbose:
+            traceback.print_exc()
+        print(f"\n{program}: {'; '.join(filter(None, ('interrupted', interrupted())))}", file=sys.stderr)
+        sys.exit(130)  # as a shell has it: 128 and the number of SIGINT
 
 
 def _message_of(error: BaseException, expected: Iterable[type[BaseException]]) -> str | None:

@@ -328,16 +328,10 @@ def get_config(name: str | PathLike[str]) -> Any:
         import resnest_backbones.mmseg  # noqa: F401  (registers what the config names)
 
         return Config.fromfile(file)
-    from detectron2.config import LazyConfig, get_cfg
+    import resnest_backbones.detectron2  # noqa: F401  (likewise)
+    from resnest_backbones.detectron2.options import load_lazy_config, load_yaml_config
 
-    from resnest_backbones.detectron2 import add_resnest_config
-
-    if file.endswith(".py"):
-        return LazyConfig.load(file)
-    cfg = get_cfg()
-    add_resnest_config(cfg)
-    cfg.merge_from_file(file)
-    return cfg
+    return load_lazy_config(file) if file.endswith(".py") else load_yaml_config(file)
 
 
 def get(name: str | PathLike[str], pretrained_backbone: bool = True, *, trained: bool = False) -> nn.Module:
@@ -379,13 +373,13 @@ def _build_segmentor(cfg: Any, pretrained_backbone: bool, checkpoint: str) -> nn
 
 
 def _build_detector(cfg: Any, pretrained_backbone: bool, checkpoint: str) -> nn.Module:
-    import torch
     from detectron2.config import CfgNode, instantiate
     from detectron2.modeling import build_model
 
+    from resnest_backbones.acceleration import resolve_device
     from resnest_backbones.detectron2 import ResNeStCheckpointer
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = resolve_device()
     if isinstance(cfg, CfgNode):
         cfg.MODEL.DEVICE = device
         model: nn.Module = build_model(cfg)

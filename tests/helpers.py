@@ -138,6 +138,26 @@ def kill_after(file: Path, process: subprocess.Popen) -> None:
     process.communicate()
 
 
+@contextmanager
+def interrupted_at(file: Path) -> Iterator[None]:
+    """Interrupt this process, as Ctrl-C does, as soon as a file is there."""
+    ended = threading.Event()
+
+    def interrupt() -> None:
+        while not file.exists():
+            if ended.wait(0.01):
+                return
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 def run_tool(name: str, *arguments: object, timeout: float = 300) -> tuple[int, str]:
     """Run ``tools/NAME.py``; its exit status, and all that it printed."""
     process = start_tool(name, *arguments)

@@ -3,7 +3,15 @@
 import pytest
 from torch.multiprocessing import ProcessRaisedException, start_processes
 
-from resnest_backbones.errors import CheckpointError, WeightsError, one_line_errors
+from resnest_backbones.errors import (
+    CheckpointError,
+    ConfigError,
+    WeightsError,
+    config_errors,
+    did_you_mean,
+    how_to_resume,
+    one_line_errors,
+)
 
 
 def test_an_error_is_one_line_and_a_traceback_is_behind_verbose(capsys):
@@ -37,3 +45,41 @@ def test_an_error_of_another_process_is_one_line_if_it_is_an_expected_one(kind):
         assert "KeyError: 'lost'" in str(raised.value) and "Traceback" in str(raised.value)
     else:
         assert raised.value.code == f"t: error: {wanted[kind]}"
+
+
+def test_ctrl_c_is_one_line_that_says_how_to_go_on(capsys, tmp_path):
+    def interrupted():
+        return how_to_resume(tmp_path)
+
+    def line():
+        with pytest.raises(SystemExit) as raised, one_line_errors("train.py", interrupted=interrupted):
+            raise KeyboardInterrupt
+        assert raised.value.code == 130
+        return capsys.readouterr().err.strip()
+
+    assert (
+        line() == f"train.py: interrupted; no checkpoint was saved in {tmp_path} yet, and the same command starts again"
+    )
+    for named in ("model_0000004.pth", str(tmp_path / "model_0000004.pth")):  # of Detectron2, and of MMEngine
+        (tmp_path / "last_checkpoint").write_text(named)
+        file = tmp_path / "model_0000004.pth"
+        assert line().endswith(f"the last checkpoint is {file}: go on by the same command with --resume")
+    with pytest.raises(SystemExit), one_line_errors("test.py"):
+        raise KeyboardInterrupt
+    assert capsys.readouterr().err == "\ntest.py: interrupted\n"
+
+
+def test_the_nearest_names_are_found_in_any_case():
+    assert did_you_mean("resnest51", ["resnest50", "other"], "") == "did you mean resnest50?"
+    assert did_you_mean("solver.max_iter", ["SOLVER.MAX_ITER"], "") == "did you mean SOLVER.MAX_ITER?"
+    assert did_you_mean("zzz", ["resnest50"], "there are others") == "there are others"
+
+
+def test_what_a_framework_raises_of_a_config_is_one_line():
+    for error in (KeyError("no\n  such"), AssertionError("no such"), TypeError("no such"), ValueError("no such")):
+        with pytest.raises(ConfigError, match="^the config cannot be used: NO SUCH$"), config_errors(str.upper):
+            raise error
+    with pytest.raises(CheckpointError, match="of ours"), config_errors(str.upper):
+        raise CheckpointError("of ours")
+    with pytest.raises(RuntimeError, match="a bug"), config_errors(str.upper):
+        raise RuntimeError("a bug")

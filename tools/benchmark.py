@@ -56,8 +56,13 @@ def run(arguments: list[str] | None = None) -> None:
     from benchmarks.measure import measure
     from benchmarks.report import table, write_report
     from machine import describe_machine
+    from resnest_backbones.acceleration import resolve_device
+    from resnest_backbones.errors import ConfigError
 
-    device = torch.device(args.device)
+    try:
+        device = torch.device(resolve_device(args.device))
+    except ConfigError as error:
+        parser.error(str(error))
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     what = ("detector " if args.detector else "") + ("training" if args.train else "inference")

@@ -48,7 +48,7 @@ is the n-th class, as in ADE20K's annotations), and OUTPUT_DIR/predictions.json.
     add("--min-score", type=float, default=0.5, metavar="S", help="minimum score of predictions (default: %(default)s)")
     add("--opacity", type=float, default=0.5, help="opacity of masks and label maps, 0 to 1 (default: %(default)s)")
     add("--output-dir", type=Path, default=Path("predictions"), metavar="DIR", help="default: %(default)s")
-    add("--device", help="device, such as cpu or cuda:1, but for exported files (default: a GPU if available)")
+    add("--device", help="device for --config, such as cpu or cuda:1 (default: a GPU if there is one)")
     add_verbose(parser)
     return parser
 
@@ -62,6 +62,8 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     of_configs = [name for name in ("checkpoint", "framework", "classes", "opts") if args.model and getattr(args, name)]
     if of_configs:
         parser.error(f"--{of_configs[0]} goes with --config: an exported file contains it")
+    if args.model and args.device not in (None, "cpu"):
+        parser.error(f"--device goes with --config: exported files run on the CPU, got {args.device}")
     if not args.inputs and args.camera is None:
         parser.error("FILE_OR_FOLDER or --camera must be given")
     for name in ("min_score", "opacity"):
@@ -78,7 +80,11 @@ def run(arguments: list[str] | None = None) -> None:
     if args.model in RECIPES and not args.config and not Path(args.model).exists():
         args.config, args.checkpoint, args.model = args.model, args.checkpoint or f"{SCHEME}{args.model}", None
     check_arguments(parser, args)
-    with one_line_errors(parser.prog, ImportError, verbose=args.verbose):
+
+    def interrupted() -> str:
+        return f"the predictions so far are in {args.output_dir}" if args.output_dir.is_dir() else ""
+
+    with one_line_errors(parser.prog, ImportError, verbose=args.verbose, interrupted=interrupted):
         from commands.demo import predict
 
         problems = predict(args)

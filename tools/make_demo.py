@@ -71,8 +71,11 @@ def run(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"{error}: pip install '.[demo]'")
     except (ValueError, ImportError) as error:
         parser.error(str(error))
-    except KeyboardInterrupt:
-        sys.exit(f"\n{parser.prog}: interrupted; the same command resumes from the last checkpoint")
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if isinstance(ended, SystemExit) and ended.code != 130:  # which a training ends with after Ctrl-C
+            raise
+        print(f"\n{parser.prog}: interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
     print("", *notes, report(finished, seconds=time.perf_counter() - start), sep="\n")
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import argparse
 
+from resnest_backbones.cli import print_next
 from resnest_backbones.errors import one_line_errors
+from resnest_backbones.model_zoo import get_config_file
 from train_seg import build_parser_of_both
 
 
@@ -34,7 +36,7 @@ def run(arguments: list[str] | None = None) -> None:
     parser = build_argument_parser()
     args = parser.parse_args(arguments)
     with one_line_errors(parser.prog, verbose=args.verbose):
-        from resnest_backbones.cli import print_next
+        args.config = get_config_file(args.config)
         from resnest_backbones.mmseg.engine.train import test
 
         metrics = test(args)

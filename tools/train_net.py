@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 from datetime import timedelta
 from pathlib import Path
 
-from resnest_backbones.errors import add_verbose, one_line_errors
+from resnest_backbones.cli import print_next
+from resnest_backbones.errors import add_verbose, how_to_resume, one_line_errors
+from resnest_backbones.model_zoo import get_config_file
 
 _CUSTOM_DATASET = ("train_json", "train_images", "val_json", "val_images")
 _EPILOG = """
@@ -34,7 +35,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
         description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--config-file", default="", metavar="FILE", help="the config file, .yaml or .py")
+    add("--config-file", required=True, metavar="FILE", help="a config, .yaml or .py, or the name of a packaged one")
     add("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
     add("--eval-only", action="store_true", help="evaluate instead of training")
     add("--num-gpus", type=int, default=1, metavar="N", help="GPUs, or processes on the CPU, per machine (default: 1)")
@@ -57,8 +58,6 @@ def build_argument_parser() -> argparse.ArgumentParser:
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Check what the parser cannot; raise a ``ValueError`` that names the option."""
-    if not os.path.isfile(args.config_file):
-        raise ValueError(f"--config-file must be a config file, got {args.config_file or 'none'}")
     if not 0 < args.dist_timeout < float("inf"):
         raise ValueError(f"--dist-timeout must be above 0, got {args.dist_timeout:g}")
     if args.num_machines > 1 and args.dist_url == "auto":
@@ -75,19 +74,28 @@ def run(arguments: list[str] | None = None) -> None:
     """Parse the command line and run it in as many processes as it wants."""
     parser = build_argument_parser()
     args = parser.parse_args(arguments)
+    with one_line_errors(parser.prog, verbose=args.verbose):
+        args.config_file = get_config_file(args.config_file)
     try:
         check_arguments(args)
     except ValueError as error:
         parser.error(str(error))
-    from detectron2.engine import launch
-    from torch.multiprocessing import ProcessRaisedException
+    lazy, folder = args.config_file.endswith(".py"), Path("output")
 
-    from resnest_backbones.cli import print_next
-    from resnest_backbones.detectron2.engine.train import is_lazy, load_yaml, main
+    def interrupted() -> str:
+        return "" if args.eval_only else how_to_resume(folder)
 
-    with one_line_errors(parser.prog, ProcessRaisedException, verbose=args.verbose):
+    with one_line_errors(parser.prog, verbose=args.verbose, interrupted=interrupted):
+        from detectron2.engine import launch
+
+        from resnest_backbones.detectron2.engine.train import main
+        from resnest_backbones.detectron2.options import load_lazy_config, load_yaml_config
+
         # Before the training, during which the config may change.
-        folder = None if args.eval_only or is_lazy(args) else Path(load_yaml(args).OUTPUT_DIR)
+        if lazy:
+            folder = Path(load_lazy_config(args.config_file, args.opts).train.output_dir)
+        else:
+            folder = Path(load_yaml_config(args.config_file, args.opts).OUTPUT_DIR)
         launch(
             main,
             args.num_gpus,
@@ -97,7 +105,7 @@ def run(arguments: list[str] | None = None) -> None:
             timeout=timedelta(seconds=args.dist_timeout),
             args=(args,),
         )
-    if folder is not None and args.machine_rank == 0:
+    if not args.eval_only and not lazy and args.machine_rank == 0:
         print_next(
             "look at its predictions",
             *("tools/demo.py", "--config", folder / "config.yaml", "--checkpoint", folder / "model_final.pth"),

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
-from resnest_backbones.errors import add_verbose, one_line_errors
+from resnest_backbones.cli import print_next
+from resnest_backbones.errors import add_verbose, how_to_resume, one_line_errors
+from resnest_backbones.model_zoo import get_config_file
 
 
 def build_argument_parser() -> argparse.ArgumentParser:
@@ -34,7 +37,7 @@ def build_parser_of_both(verb: str, *examples: str) -> argparse.ArgumentParser:
         epilog="\n  ".join(["Examples:\n", *examples]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", help="the config file")
+    parser.add_argument("config", help="a config file, or the name of a packaged config")
     add_config_options(parser)
     add_verbose(parser)
     parser.add_argument(
@@ -67,8 +70,12 @@ def run(arguments: list[str] | None = None) -> None:
     """Parse the command line and train."""
     parser = build_argument_parser()
     args = parser.parse_args(arguments)
-    with one_line_errors(parser.prog, verbose=args.verbose):
-        from resnest_backbones.cli import print_next
+
+    def interrupted() -> str:
+        return how_to_resume(args.work_dir or Path("work_dirs", Path(args.config).stem))
+
+    with one_line_errors(parser.prog, verbose=args.verbose, interrupted=interrupted):
+        args.config = get_config_file(args.config)
         from resnest_backbones.mmseg.engine.train import train
 
         checkpoint = train(args)

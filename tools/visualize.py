@@ -45,7 +45,7 @@ which contains all of them.
     add("--classes", metavar="FILE", help="names of the classes: one per line, or a JSON in COCO's format")
     add("--framework", choices=("detectron2", "mmseg"), help="framework of the config (default: detected)")
     add("--opts", nargs="+", default=[], metavar="KEY=VALUE", help="config overrides: a.b=c")
-    add("--device", default="cpu", help="device for --config, such as cuda (default: %(default)s)")
+    add("--device", help="device for --config, such as cpu or cuda:1 (default: a GPU if there is one)")
     add("--output-dir", type=Path, default=Path("visualized"), metavar="DIR", help="default: %(default)s")
     add_verbose(parser)
     return parser
@@ -55,6 +55,8 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     """Check what the parser cannot, and end with its error."""
     if args.config and not args.checkpoint:
         parser.error("--config needs --checkpoint")
+    if args.model and args.device not in (None, "cpu"):
+        parser.error(f"--device goes with --config: exported files run on the CPU, got {args.device}")
     for path in (args.val_json, args.val_images, args.val_label_maps):
         if path is not None and not path.exists():
             parser.error(f"{path} does not exist")

@@ -42,6 +42,7 @@ _WRAPPERS_DILATION = (
     "if the original's Detectron2 wrapper trained it, with RES5_DILATION 2, it needs MODEL.RESNETS.RES5_MULTI_GRID "
     "[1, 1, 1] and AVG_POOL_AT_STRIDE_1 False: the wrapper dilates the first block of res5, too, and has no pool there"
 )
+_WITHOUT_WEIGHTS = "MODEL.WEIGHTS '' (train.init_checkpoint='' in a LazyConfig) starts without weights"
 _WITHOUT_POOLS = "MODEL.RESNETS.AVG_POOL_AT_STRIDE_1 False (avg_pool_at_stride_1=False in a LazyConfig)"
 
 
@@ -157,11 +158,12 @@ class ResNeStCheckpointer(DetectionCheckpointer):
         except (WeightsError, AssertionError) as error:
             if isinstance(error, AssertionError) and "not found" not in str(error):
                 raise  # fvcore asserts that the file exists; another assertion is another matter
+            without = "" if self.require_whole else f"; {_WITHOUT_WEIGHTS}"
             if path.startswith(SCHEME):
-                raise
+                raise WeightsError(f"{error}{without}") from error
             wrapper_file = _WRAPPER_FILE.search(path)
             hint = f"; use resnest://resnest{wrapper_file[1]}, or a local copy of the file" if wrapper_file else ""
-            raise CheckpointError(f"{path} could not be loaded: {error}{hint}") from error
+            raise CheckpointError(f"{path} could not be loaded: {error}{hint}{without}") from error
         finally:
             self._parsed_url_during_load = None
 

@@ -14,18 +14,20 @@ from functools import partial
 from typing import Any
 
 import torch
-from detectron2.config import LazyConfig, get_cfg, instantiate
+from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
 from detectron2.export import TracingAdapter
 from detectron2.modeling import GeneralizedRCNN, build_model
 from detectron2.modeling.meta_arch.retinanet import RetinaNet
 from detectron2.structures import Instances
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from resnest_backbones.checkpoint.classes import match_classes
-from resnest_backbones.detectron2 import ResNeStCheckpointer, add_resnest_config
-from resnest_backbones.errors import ExportError
+from resnest_backbones.detectron2 import ResNeStCheckpointer
+from resnest_backbones.detectron2.options import load_lazy_config, load_yaml_config, merge_options, name_nearest
+from resnest_backbones.errors import ExportError, config_errors
 from resnest_backbones.export.detector_program import TraceableDetector
 from resnest_backbones.export.exportable import DETECTION, Exportable
 from resnest_backbones.export.models import BuiltModel
@@ -128,33 +130,29 @@ def build(
 
 
 def _from_yaml(file: str, options: Sequence[str], classes: Sequence[str] | None) -> tuple[nn.Module, dict[str, Any]]:
-    cfg = get_cfg()
-    add_resnest_config(cfg)
-    try:
-        cfg.merge_from_file(file)
-        if classes is not None:
-            heads = [head for head in _HEADS if head in cfg.MODEL]
-            cfg.merge_from_list([x for head in heads for x in (f"MODEL.{head}.NUM_CLASSES", len(classes))])
-        cfg.merge_from_list([word for option in options for word in option.split("=", 1)])
-    except (AssertionError, KeyError, ValueError, OSError) as error:
-        raise ExportError(f"{file} cannot be used with these --opts: {error}") from error
+    cfg = load_yaml_config(file)
+    if classes is not None:
+        heads = [head for head in _HEADS if head in cfg.MODEL]
+        cfg.merge_from_list([x for head in heads for x in (f"MODEL.{head}.NUM_CLASSES", len(classes))])
+    merge_options(cfg, [word for option in options for word in option.split("=", 1)])
     cfg.MODEL.DEVICE = "cpu"
     facts = {
         "classes": classes or _class_names(cfg.DATASETS.TEST),
         "channel_order": cfg.INPUT.FORMAT,
         "resize": {"shortest": cfg.INPUT.MIN_SIZE_TEST, "longest": cfg.INPUT.MAX_SIZE_TEST},
     }
-    return build_model(cfg), facts
+    with config_errors(name_nearest):
+        return build_model(cfg), facts
 
 
 def _from_lazy(file: str, options: Sequence[str], classes: Sequence[str] | None) -> tuple[nn.Module, dict[str, Any]]:
+    cfg = load_lazy_config(file, options)
     try:
-        cfg = LazyConfig.apply_overrides(LazyConfig.load(file), list(options))
         mapper = cfg.dataloader.test.mapper
         resize = next((step for step in mapper.augmentations if _name(step) == "ResizeShortestEdge"), None)
         tested = cfg.dataloader.test.dataset.names
-    except Exception as error:  # a LazyConfig is a program
-        raise ExportError(f"{file} cannot be used with these --opts: {error}") from error
+    except (AttributeError, OmegaConfBaseException) as error:
+        raise ExportError(f"{file} has no dataloader.test as Detectron2's LazyConfigs: {error}") from error
     if classes is not None:
         _fit_lazy(cfg.model, len(classes))
     facts: dict[str, Any] = {
@@ -166,7 +164,8 @@ def _from_lazy(file: str, options: Sequence[str], classes: Sequence[str] | None)
         length = resize.short_edge_length
         shortest = int(length if isinstance(length, (int, float)) else length[0])
         facts["resize"] = {"shortest": shortest, "longest": resize.get("max_size", 10**9)}
-    return instantiate(cfg.model).to("cpu"), facts
+    with config_errors(name_nearest):
+        return instantiate(cfg.model).to("cpu"), facts
 
 
 def _name(augmentation: Mapping[str, Any]) -> str:

@@ -50,9 +50,10 @@ def check_options(cfg: Config, options: Mapping[str, Any]) -> None:
         first = key.partition(".")[0]
         where: list[str] = []
         if first == "data_preprocessor" and first in cfg.get("model", {}):  # which comes before the one at the top
-            where = ["model.data_preprocessor"]
+            where = [f"model.{key}"]
         elif first in cfg and first not in _READ:
-            where = [path for path in _paths_of(cfg, cfg[first]) if path.partition(".")[0] in _READ]
+            paths = (path for path in _paths_of(cfg, cfg[first]) if path.partition(".")[0] in _READ)
+            where = [f"{path}{key[len(first) :]}" for path in paths]
         else:
             _check_key(cfg, key)
             continue
@@ -79,7 +80,8 @@ def _check_key(cfg: Config, key: str) -> None:
             known = known | set(node)
             near = get_close_matches(part, known, n=1, cutoff=_CLOSE)
             if part not in known and (complete or near):
-                hint = f"did you mean {near[0]!r}?" if near else f"it may have {', '.join(sorted(known))}"
+                all_of_it = f"it may have {', '.join(sorted(known))}" if node is not cfg else "nothing reads it"
+                hint = f"did you mean {near[0]!r}?" if near else all_of_it
                 raise ConfigError(f"the setting {key}: {parent} has no {part!r}; {hint}")
             return
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from resnest_backbones.errors import did_you_mean
 from resnest_backbones.models.arguments import check_flags, check_positive, is_positive
 
 
@@ -98,5 +99,6 @@ def get_variant(name: str) -> ResNeStSpec:
         ValueError: ``name`` is not one of ``list_variants()``.
     """
     if not isinstance(name, str) or name not in VARIANTS:
-        raise ValueError(f"name must be one of {', '.join(VARIANTS)}, got {name!r}")
+        hint = did_you_mean(str(name), VARIANTS, f"there are {', '.join(VARIANTS)}")
+        raise ValueError(f"name must be one of list_variants(), got {name!r}; {hint}")
     return VARIANTS[name]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from resnest_backbones.acceleration import resolve_device
 from resnest_backbones.errors import ExportError
 from resnest_backbones.export.exportable import DETECTION, SEGMENTATION
 from resnest_backbones.export.formats import load
@@ -102,9 +103,11 @@ class Predictor:
         framework: str | None = None,
         options: Sequence[str] = (),
         classes: str | None = None,
-        device: str = "cpu",
+        device: str | None = None,
     ) -> Predictor:
         """Build the model of a config and fill it from a checkpoint; arguments as in ``export.models.build_model``.
+
+        It computes on ``device``, or on a GPU if there is one.
 
         Raises:
             ConfigError: there is no such config.
@@ -113,6 +116,7 @@ class Predictor:
             CheckpointError: the checkpoint does not fill the model.
             ImportError: the framework is not installed.
         """
+        device = resolve_device(device)
         built = build_model(config, checkpoint, framework=framework, options=options, classes=classes)
         exportable = built.exportable()
         module = exportable.module.to(device)

@@ -157,7 +157,7 @@ def test_a_lazy_call_takes_a_spec_of_the_users_own():
     [
         ({"norm": "BatchNorm"}, r"norm must be .*'SyncBN'.* got 'BatchNorm'"),
         ({"freeze_at": 6}, r"freeze_at must be .* 0 .* 5 .*got 6"),
-        ({"spec": "resnet50"}, r"name must be one of resnest14.*got 'resnet50'"),
+        ({"spec": "resnet50"}, r"name must be one of .*got 'resnet50'; did you mean resnest50"),
         ({"out_features": ["res6"]}, r"out_features must be .*res5.*got 'res6'"),
         ({"output_stride": 64}, r"output_stride must be .*32.*got 64"),
     ],

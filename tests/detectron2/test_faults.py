@@ -17,7 +17,7 @@ from resnest_backbones.checkpoint import read_checkpoint
 from resnest_backbones.detectron2.engine import train
 from resnest_backbones.detectron2.engine.data import build_test_loader
 from resnest_backbones.errors import CheckpointError, DatasetError, DivergedError
-from tests.helpers import ODD_IMAGES, ROOT, TINY_DETECTOR, odd_image, read_only, small_disk
+from tests.helpers import ODD_IMAGES, ROOT, TINY_DETECTOR, interrupted_at, odd_image, read_only, small_disk
 
 CONFIG = ROOT / "configs" / "detectron2" / "coco_detection" / "faster_rcnn_resnest50_fpn_1x.yaml"
 
@@ -162,3 +162,20 @@ def test_only_crowds_are_nothing_to_train_on(tmp_path):
     file.write_text(file.read_text().replace('"iscrowd": 0', '"iscrowd": 1'))
     with pytest.raises(DatasetError, match=r"data\.json has no annotations to train on \(crowds do not count\)"):
         run(data, tmp_path / "run")
+
+
+def test_ctrl_c_says_what_was_saved_and_how_to_go_on(tmp_path, capsys):
+    data = write_coco(tmp_path / "data", ["plain", "grey"])
+    folder = tmp_path / "out"
+    words = ["--config-file", CONFIG, *data, *TINY_DETECTOR, "SOLVER.MAX_ITER", 500, "OUTPUT_DIR", folder]
+    with pytest.raises(SystemExit) as raised, interrupted_at(folder / "last_checkpoint"):
+        train_net.run([*map(str, words), "SOLVER.CHECKPOINT_PERIOD", "1"])
+    assert raised.value.code == 130
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f": interrupted; the last checkpoint is {folder / 'model_00'}" in line and line.endswith("with --resume")
+
+
+def test_weights_that_cannot_be_downloaded_can_be_left_out_as_the_error_says(tmp_path):
+    data = write_coco(tmp_path / "data", ["plain", "grey"])
+    with pytest.raises(CheckpointError, match="refused.*; MODEL.WEIGHTS '' .* starts without weights"):
+        run(data, tmp_path / "out", **{"MODEL.WEIGHTS": "http://127.0.0.1:9/weights.pth"})

@@ -15,7 +15,7 @@ import test_seg
 import train_seg
 from resnest_backbones.checkpoint import read_checkpoint
 from resnest_backbones.errors import DatasetError
-from tests.helpers import ODD_IMAGES, odd_image, read_only, small_disk
+from tests.helpers import ODD_IMAGES, interrupted_at, odd_image, read_only, small_disk
 from tests.mmseg.helpers import EPOCHS, fails, last_metrics, logged, run_here, write_config
 
 
@@ -150,3 +150,23 @@ def test_a_data_set_without_images_is_named(custom_data, config, tmp_path):
     (data / "images" / "training" / "plain.png").unlink()
     message = fails(train_seg.run, config, "--data-root", data, "--work-dir", tmp_path / "run")
     assert f"the folder of images {data}/images/training has none" in message
+
+
+def test_ctrl_c_says_what_was_saved_and_how_to_go_on(custom_data, config, tmp_path, capsys):
+    words = [config, "--data-root", custom_data, "--work-dir", tmp_path]
+    with pytest.raises(SystemExit) as raised, interrupted_at(tmp_path / "last_checkpoint"):
+        run_here(train_seg.run, *words, "--cfg-options", "train_cfg.max_iters=500")
+    assert raised.value.code == 130
+    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert f": interrupted; the last checkpoint is {tmp_path / 'iter_'}" in line and line.endswith("with --resume")
+
+
+def test_weights_that_cannot_be_downloaded_are_left_out_as_the_error_says(custom_data, config, tmp_path):
+    words = [config, "--data-root", custom_data, "--work-dir", tmp_path]
+    url = "http://127.0.0.1:9/weights.pth"
+    wanted = ["model.backbone.init_cfg.type=Pretrained", f"model.backbone.init_cfg.checkpoint={url}"]
+    assert fails(train_seg.run, *words, "--cfg-options", *wanted).endswith(
+        "; --cfg-options model.backbone.init_cfg=None starts without weights"
+    )
+    assert "did you mean resnest50" in fails(train_seg.run, *words, "--cfg-options", "load_from=resnest://resnest51")
+    run_here(train_seg.run, *words, "--cfg-options", "model.backbone.init_cfg=None", "train_cfg.max_iters=1")

@@ -386,7 +386,7 @@ def test_torchvision_extracts_features_of_inner_modules(radix, fill_randomly):
 
 NORM = "must be a callable from channels to a module, or None"
 BAD = [
-    ({"spec": 14}, r"name must be one of resnest14, .*, got 14"),
+    ({"spec": 14}, r"name must be one of .*, got 14; there are resnest14, "),
     ({"output_stride": 64}, r"output_stride must be 8, 16 or 32, got 64"),
     ({"avg_pool_at_stride_1": "no"}, r"avg_pool_at_stride_1 must be True or False, got 'no'"),
     ({"out_features": "res5"}, r"out_features must be a sequence of conv1, stem, res2, .*, res5, logits, got 'res5'"),

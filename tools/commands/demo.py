@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -36,8 +35,7 @@ def predict(args: argparse.Namespace) -> list[str]:
             raise ConfigError(f"--model must be an exported file or a trained recipe, got {args.model}; {hint}")
         predictor = Predictor.from_file(args.model)
     else:
-        device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        given = {"framework": args.framework, "options": args.opts, "classes": args.classes, "device": device}
+        given = {"framework": args.framework, "options": args.opts, "classes": args.classes, "device": args.device}
         predictor = Predictor.from_config(args.config, args.checkpoint, **given)
     (args.output_dir / "drawn").mkdir(parents=True, exist_ok=True)
     demo = Demo(predictor, args, window)
@@ -51,9 +49,8 @@ def predict(args: argparse.Namespace) -> list[str]:
         for source, name in sources:
             with collected(problems):
                 demo.predict_video(source, name)
-    except KeyboardInterrupt:
-        problems.append("interrupted: results so far are saved")
-    demo.write_json()
+    finally:  # after Ctrl-C, too
+        demo.write_json()
     print(f"written: {args.output_dir / 'drawn'}, {args.output_dir / 'predictions.json'}")
     if args.config:
         print_next("export the model", "tools/export.py", args.config, args.checkpoint)

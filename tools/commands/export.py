@@ -18,7 +18,7 @@ from resnest_backbones.checkpoint import load_checkpoint
 from resnest_backbones.choices import SUFFIXES
 from resnest_backbones.cli import print_next
 from resnest_backbones.data import read_image
-from resnest_backbones.errors import ExportError
+from resnest_backbones.errors import ExportError, did_you_mean
 from resnest_backbones.export.backbone import export_backbone
 from resnest_backbones.export.exportable import BACKBONE, Exportable
 from resnest_backbones.export.formats import load, save
@@ -76,7 +76,9 @@ def build_exportable(args: argparse.Namespace) -> Exportable:
         option = next(iter(given)).replace("_", "-")
         raise ExportError(f"--{option} is for a trunk given by its name, and MODEL is the config {args.model}")
     if args.model not in model_zoo.list() and not Path(args.model).is_file():
-        raise ExportError(f"MODEL must be a network name (resnest50) or a config (file or zoo name), got {args.model}")
+        known = [*list_variants(), *model_zoo.list()]
+        hint = did_you_mean(Path(args.model).stem, known, "`resnest-backbones list --configs` prints the configs")
+        raise ExportError(f"MODEL must be a network, or a config by its file or name, got {args.model}; {hint}")
     checkpoint = None if args.checkpoint == _RANDOM else args.checkpoint
     options = {"framework": args.framework, "options": args.opts, "classes": args.classes}
     built = build_model(args.model, checkpoint, **options)

@@ -20,9 +20,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from resnest_backbones import __name__ as PACKAGE
+from resnest_backbones.acceleration import resolve_device
 from resnest_backbones.checkpoint import remove_unfinished, set_aside, write_atomically
 from resnest_backbones.errors import ConfigError, check_writable
 from resnest_backbones.models.sync_batch_norm import synchronise_on_cpu
+from resnest_backbones.weights import SCHEME, get_record
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +36,34 @@ _OF_A_RUN = ("model_*.pth", "last_checkpoint", "metrics.json")
 _BESIDE_IT = ("log.txt*", "config.yaml*", "seed.txt", "events.out.tfevents.*", "inference*")
 
 
-def resolve_device(wanted: str) -> str:
-    """Return the wanted device, or the CPU where a GPU is wanted and there is none."""
-    return "cpu" if wanted.startswith("cuda") and not torch.cuda.is_available() else wanted
+def device_or_cpu(wanted: str, key: str) -> str:
+    """Return the device of a config, or the CPU where it is a GPU, as Detectron2's defaults have it, and there is none.
+
+    Raises:
+        ConfigError: there is no such device here; the message names the key.
+    """
+    return "cpu" if wanted.startswith("cuda") and not torch.cuda.is_available() else resolve_device(wanted, key)
+
+
+def check_weights_name(weights: str) -> None:
+    """Raise a ``ConfigError`` with the nearest names before any work where no published weights have that name."""
+    if weights.startswith(SCHEME):
+        get_record(weights)
+
+
+def check_sizes(cfg: CfgNode) -> None:
+    """Raise a ``ConfigError`` where the sizes of training images do not go with the way to draw one of them."""
+    sizes, sampling = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+    key = "INPUT.MIN_SIZE_TRAIN"
+    if sampling not in ("range", "choice"):
+        raise ConfigError(f"{key}_SAMPLING must be range or choice, got {sampling!r}")
+    if not sizes or min(sizes) < 0:
+        raise ConfigError(f"{key} must be sizes of the shorter side in pixels, got {sizes}")
+    if sampling == "range" and len(sizes) != 2:
+        raise ConfigError(
+            f"{key} must be the least and the largest size with {key}_SAMPLING range, got {sizes}: write "
+            f"'({min(sizes)},{max(sizes)})', or set {key}_SAMPLING choice"
+        )
 
 
 def fallback_messages(device: str, wanted_device: str, wanted_amp: bool) -> list[str]:

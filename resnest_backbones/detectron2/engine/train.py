@@ -15,12 +15,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import yaml
-from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
+from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog, build_detection_train_loader
 from detectron2.engine import DefaultTrainer, HookBase, default_writers, hooks
 from detectron2.evaluation import COCOEvaluator, inference_on_dataset, print_csv_format, verify_results
-from detectron2.modeling import GeneralizedRCNNWithTTA
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNNWithTTA
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
@@ -29,7 +28,6 @@ from torch import nn
 from torch.optim import Optimizer
 
 from resnest_backbones.detectron2.checkpoint import ResNeStCheckpointer
-from resnest_backbones.detectron2.config import add_resnest_config
 from resnest_backbones.detectron2.custom_coco import use_custom_dataset
 from resnest_backbones.detectron2.engine.data import (
     COCO_MAX_DETECTIONS,
@@ -57,14 +55,22 @@ from resnest_backbones.detectron2.engine.run_setup import (
     build_step_trainer,
     check_batch,
     check_cropped_polygons,
+    check_sizes,
+    check_weights_name,
+    device_or_cpu,
     fallback_messages,
     parallel,
-    resolve_device,
     resolve_seed,
     set_aside_earlier_run,
     setup_run,
 )
-from resnest_backbones.errors import ConfigError
+from resnest_backbones.detectron2.options import (
+    load_lazy_config,
+    load_yaml_config,
+    merge_lazy_options,
+    name_nearest,
+)
+from resnest_backbones.errors import config_errors
 
 logger = logging.getLogger(__name__)
 
@@ -81,8 +87,9 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
         ResNeStError: one of its subclasses, for a config, weights, data or a loss that cannot be used.
         OSError: the output folder cannot be written.
     """
-    run = LazyRun(args) if is_lazy(args) else YamlRun(args)
-    model = run.build_model()
+    with config_errors(name_nearest):
+        run = LazyRun(args) if args.config_file.endswith(".py") else YamlRun(args)
+        model = run.build_model()
     results = (evaluate if args.eval_only else train)(run, model, resume=args.resume)
     if isinstance(run, YamlRun) and comm.is_main_process():
         verify_results(run.cfg, results)  # with TEST.EXPECTED_RESULTS
@@ -103,8 +110,10 @@ def evaluate(run: YamlRun | LazyRun, model: nn.Module, *, resume: bool) -> dict[
 
 def train(run: YamlRun | LazyRun, model: nn.Module, *, resume: bool) -> dict[str, Any]:
     """Train a model, with ``resume`` from its last checkpoint on; return the results of the last evaluation."""
-    optimizer = run.build_optimizer(model)
-    loader = run.build_train_loader()
+    with config_errors(name_nearest):
+        optimizer = run.build_optimizer(model)
+        scheduler = run.build_lr_scheduler(optimizer)
+        loader = run.build_train_loader()
     model = parallel(model, run.device, **run.ddp)
     trainer = build_step_trainer(model, loader, optimizer, device=run.device, amp=run.amp)
     saved = NestedState(trainer) if isinstance(run, YamlRun) else trainer
@@ -123,7 +132,7 @@ def train(run: YamlRun | LazyRun, model: nn.Module, *, resume: bool) -> dict[str
             stop,
             SaveMissedFinal(checkpointer),
             hooks.IterationTimer(),
-            hooks.LRScheduler(scheduler=run.build_lr_scheduler(optimizer)),
+            hooks.LRScheduler(scheduler=scheduler),
             *run.build_more_hooks(model),  # before the checkpoint, which is to have precise BN's statistics
         ]
     )
@@ -144,23 +153,6 @@ def train(run: YamlRun | LazyRun, model: nn.Module, *, resume: bool) -> dict[str
     return results
 
 
-def is_lazy(args: argparse.Namespace) -> bool:
-    """Tell whether the config file is a LazyConfig."""
-    return bool(args.config_file.endswith(".py"))
-
-
-def load_yaml(args: argparse.Namespace) -> CfgNode:
-    """Read the config file and the keys of the command line; raise a ``ConfigError`` that names a wrong key."""
-    cfg = get_cfg()
-    add_resnest_config(cfg)
-    try:
-        cfg.merge_from_file(args.config_file)
-        cfg.merge_from_list(args.opts)
-    except (AssertionError, KeyError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{args.config_file} and the command line's keys cannot be used: {error}") from error
-    return cfg
-
-
 class YamlRun:
     """What a YAML config makes of a run, as Detectron2's ``DefaultTrainer`` does; its logs are set up.
 
@@ -174,13 +166,16 @@ class YamlRun:
     ddp: Mapping[str, Any] = {"broadcast_buffers": False}
 
     def __init__(self, args: argparse.Namespace) -> None:
-        cfg = load_yaml(args)
+        cfg = load_yaml_config(args.config_file, args.opts)
+        META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)  # before the data are looked at for it
         if args.val_json:
             use_custom_dataset(cfg, *(getattr(args, name) for name in _CUSTOM_DATASET))
             cfg.merge_from_list(args.opts)  # the command line has the last word
-        wanted_device, cfg.MODEL.DEVICE = cfg.MODEL.DEVICE, resolve_device(cfg.MODEL.DEVICE)
+        wanted_device, cfg.MODEL.DEVICE = cfg.MODEL.DEVICE, device_or_cpu(cfg.MODEL.DEVICE, "MODEL.DEVICE")
+        check_weights_name(cfg.MODEL.WEIGHTS)
         if not args.eval_only:  # which takes images one by one
             check_batch(cfg)
+            check_sizes(cfg)
         for name in cfg.DATASETS.TEST:
             check_evaluator(name)
         if cfg.INPUT.CROP.ENABLED and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon" and not args.eval_only:
@@ -258,14 +253,15 @@ class LazyRun:
     evaluate_augmented = None
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.cfg = cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
+        self.cfg = cfg = load_lazy_config(args.config_file, args.opts)
         if args.val_json:
             use_custom_dataset(cfg, *(getattr(args, name) for name in _CUSTOM_DATASET))
-            self.cfg = cfg = LazyConfig.apply_overrides(cfg, args.opts)  # the command line has the last word
+            self.cfg = cfg = merge_lazy_options(cfg, args.opts)  # the command line has the last word
         if not args.eval_only and _crops_polygons(cfg.dataloader.train.get("mapper")):
             check_cropped_polygons()
         settings = cfg.train
-        wanted_device, settings.device = settings.device, resolve_device(settings.device)
+        wanted_device, settings.device = settings.device, device_or_cpu(settings.device, "train.device")
+        check_weights_name(settings.init_checkpoint)
         messages = set_aside_earlier_run(settings.output_dir, settings.init_checkpoint, args)
         settings.seed = resolve_seed(settings.get("seed", -1), settings.output_dir, args)
         self.device: str = settings.device

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
-from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
 from torch import nn
 
+from resnest_backbones.acceleration import resolve_device
 from resnest_backbones.data import make_palette, read_classes
 from resnest_backbones.errors import ConfigError
 from resnest_backbones.mmseg.checkpoint import check_fills, known_classes, load_segmentor
@@ -52,7 +52,7 @@ class Predictor:
         tta: bool = False,
         device: str | None = None,
     ) -> None:
-        cfg = copy.deepcopy(cfg)
+        cfg, device = copy.deepcopy(cfg), resolve_device(device)
         init_default_scope(cfg.get("default_scope", "mmseg"))
         names = read_classes(class_file) if class_file else None
         if names:
@@ -65,7 +65,7 @@ class Predictor:
         segmentor: nn.Module = model.module if tta else model
         content = load_segmentor(segmentor, checkpoint, names)
         check_fills(segmentor, content["state_dict"], checkpoint)
-        self._model = model.to(device or get_device()).eval()
+        self._model = model.to(device).eval()
         self.classes, self.palette = classes_and_palette(names, cfg, content)
         if len(self.classes) != segmentor.num_classes:
             found = f"the model has {segmentor.num_classes} classes, but {len(self.classes)} names"

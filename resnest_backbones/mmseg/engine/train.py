@@ -10,15 +10,22 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import subprocess
+import sys
+from collections.abc import Sequence
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
+import mmseg.registry
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
+from mmengine.logging import MMLogger
+from mmengine.registry import Registry
 from mmengine.runner import CheckpointLoader, Runner
 from mmseg.registry import RUNNERS
 from torch import distributed
@@ -26,7 +33,14 @@ from torch import distributed
 from resnest_backbones import __name__ as PACKAGE
 from resnest_backbones.checkpoint import remove_unfinished, set_aside
 from resnest_backbones.checkpoint.contents import split_part
-from resnest_backbones.errors import CheckpointError, ConfigError, check_writable
+from resnest_backbones.errors import (
+    CheckpointError,
+    ConfigError,
+    WeightsError,
+    check_writable,
+    config_errors,
+    did_you_mean,
+)
 from resnest_backbones.mmseg.checkpoint import use_safe_loading
 from resnest_backbones.mmseg.config import (
     add_hook,
@@ -40,7 +54,10 @@ from resnest_backbones.mmseg.config import (
 )
 from resnest_backbones.mmseg.datasets import LabelMapDataset, check_custom_dataset
 from resnest_backbones.mmseg.engine.resumable import make_resumable, repair_last_checkpoint
+from resnest_backbones.weights import SCHEME, get_record
 
+_LONG_MESSAGES = ("Config:\n", "Hooks will be executed")  # how they begin
+_UNREGISTERED = re.compile(r"(\S+) is not in the (\S+) registry")
 _SYNC_NORMS = ("SyncBN", "MMSyncBN")
 
 
@@ -78,9 +95,13 @@ def train(args: argparse.Namespace) -> str | None:
         if not args.resume:
             others = ("[0-9]*_[0-9]*", os.path.basename(args.config))
             messages += set_aside(cfg.work_dir, ("*.pth", "last_checkpoint"), others, keep=cfg.get("load_from") or "")
-    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
-    _start_log(runner, messages)
-    runner.train()
+    runner = build_runner(cfg, messages, verbose=args.verbose)
+    try:
+        with config_errors(name_nearest):  # of what the runner builds when it is to run
+            runner.train()
+    except (WeightsError, URLError) as error:
+        without = f"model.backbone.init_cfg=None{' load_from=None' if cfg.get('load_from') else ''}"
+        raise WeightsError(f"{error}; --cfg-options {without} starts without weights") from error
     last = Path(cfg.work_dir, "last_checkpoint")
     checkpoint = last.read_text().strip() if is_main_process() and last.is_file() else None
     _end_processes()
@@ -110,14 +131,56 @@ def test(args: argparse.Namespace) -> dict[str, float]:
             evaluator.update(output_dir=args.out, keep_results=True)
     messages = [*describe_output_stride(cfg), *_check_custom_data(cfg, "test"), *adapt_to_cpu(cfg)]
     setup_run(cfg, args)
-    runner = Runner.from_cfg(cfg)
-    _start_log(runner, messages)
+    runner = build_runner(cfg, messages, verbose=args.verbose)
     if args.out is not None:
         _check_names_differ(runner.test_loop.dataloader.dataset)
     metrics = runner.test()
     in_main_process = is_main_process()
     _end_processes()
     return dict(sorted(metrics.items(), key=lambda item: not item[0].endswith("mIoU"))) if in_main_process else {}
+
+
+def build_runner(cfg: Config, messages: Sequence[str], *, verbose: bool = False) -> Runner:
+    """Build MMEngine's runner of a config.
+
+    Args:
+        cfg: the config.
+        messages: what to log first, as warnings.
+        verbose: show the whole config and the order of hooks on the screen, too, not in the log file alone.
+
+    Raises:
+        ConfigError: it cannot be built.
+    """
+    base: Any = RUNNERS.get(cfg.runner_type) if cfg.get("runner_type") else Runner
+
+    class QuietRunner(base):
+        def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+            logger: MMLogger = super().build_logger(*args, **kwargs)
+            logging.getLogger(PACKAGE).handlers[:] = logger.handlers  # for lines of this package outside its plugin
+            for message in messages:
+                logger.warning(message)
+            for handler in () if verbose else logger.handlers:
+                if getattr(handler, "stream", None) is sys.stdout:
+                    handler.addFilter(lambda record: not str(record.msg).startswith(_LONG_MESSAGES))
+            return logger
+
+    with config_errors(name_nearest):
+        runner: Runner = QuietRunner.from_cfg(cfg)
+    return runner
+
+
+def name_nearest(message: str) -> str:
+    """Return a message about a type that no registry has with the nearest ones, and other messages as they are."""
+    found = _UNREGISTERED.search(message)
+    registries = [r for r in vars(mmseg.registry).values() if isinstance(r, Registry)]
+    names = [name for r in registries if found and r.name == found[2].rpartition("::")[2] for name in _names_of(r)]
+    if not found:
+        return message
+    return f"there is no {found[1]}; {did_you_mean(found[1], names, 'custom_imports may lack its module')}"
+
+
+def _names_of(registry: Registry) -> list[str]:
+    return [*registry.module_dict, *(_names_of(registry.parent) if registry.parent else ())]
 
 
 def _setup_config(args: argparse.Namespace) -> Config:
@@ -155,15 +218,10 @@ def _check_custom_data(cfg: Config, *loaders: str) -> list[str]:
     return lines
 
 
-def _start_log(runner: Runner, messages: list[str]) -> None:
-    """Log ``messages``, and let the lines of this package outside its plugin reach MMEngine's log."""
-    logging.getLogger(PACKAGE).handlers[:] = runner.logger.handlers
-    for message in messages:
-        runner.logger.warning(message)
-
-
 def _check_file(name: str, file: str) -> None:
-    if "://" not in file and not os.path.isfile(split_part(file)[0]):  # a URL or a scheme of MMEngine's may be anything
+    if file.startswith(SCHEME):
+        get_record(file)  # an unknown name is told before the data are read
+    elif "://" not in file and not os.path.isfile(split_part(file)[0]):  # other schemes may be anything
         raise CheckpointError(f"{name} must be a file, got {file}")
 
 
