@@ -35,7 +35,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
         description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--config-file", required=True, metavar="FILE", help="a config, .yaml or .py, or the name of a packaged one")
+    add("--config-file", default="", metavar="FILE", help="a config, .yaml or .py, or the name of a packaged one")
     add("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
     add("--eval-only", action="store_true", help="evaluate instead of training")
     add("--num-gpus", type=int, default=1, metavar="N", help="GPUs, or processes on the CPU, per machine (default: 1)")
@@ -58,6 +58,8 @@ def build_argument_parser() -> argparse.ArgumentParser:
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Check what the parser cannot; raise a ``ValueError`` that names the option."""
+    if not args.config_file:
+        raise ValueError("--config-file must be given: a file, or the name of a packaged config")
     if not 0 < args.dist_timeout < float("inf"):
         raise ValueError(f"--dist-timeout must be above 0, got {args.dist_timeout:g}")
     if args.num_machines > 1 and args.dist_url == "auto":
@@ -74,12 +76,12 @@ def run(arguments: list[str] | None = None) -> None:
     """Parse the command line and run it in as many processes as it wants."""
     parser = build_argument_parser()
     args = parser.parse_args(arguments)
-    with one_line_errors(parser.prog, verbose=args.verbose):
-        args.config_file = get_config_file(args.config_file)
     try:
         check_arguments(args)
     except ValueError as error:
         parser.error(str(error))
+    with one_line_errors(parser.prog, verbose=args.verbose):
+        args.config_file = get_config_file(args.config_file)
     lazy, folder = args.config_file.endswith(".py"), Path("output")
 
     def interrupted() -> str:

@@ -6,7 +6,7 @@
 from resnest_backbones.data.classes import find_class_file, read_classes
 from resnest_backbones.data.images import IMAGE_SUFFIXES, files_below, read_image
 from resnest_backbones.data.label_maps import check_label_maps, pair_label_maps, read_label_map
-from resnest_backbones.data.palette import make_palette
+from resnest_backbones.data.palette import make_palette, palette_of
 from resnest_backbones.data.seeds import derive_seed
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "find_class_file",
     "make_palette",
     "pair_label_maps",
+    "palette_of",
     "read_classes",
     "read_image",
     "read_label_map",

@@ -15,6 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from omegaconf import DictConfig
 
+from resnest_backbones.data import palette_of
 from resnest_backbones.data.coco import count_and_name, read_coco_json
 from resnest_backbones.detectron2.checkpoint import private_folder
 from resnest_backbones.errors import DatasetError
@@ -152,7 +153,9 @@ def _register(source: CocoSource, content: dict[str, Any] | None) -> str:
             json_file = Path(private_folder().name) / f"{name}.json"
             json_file.write_text(text)
         register_coco_instances(name, {}, str(json_file), str(source.image_root))
-    MetadataCatalog.get(name).thing_classes = list(source.class_names)
+    metadata = MetadataCatalog.get(name)
+    metadata.thing_classes = list(source.class_names)
+    metadata.thing_colors = palette_of(source.class_names)
     return name
 
 

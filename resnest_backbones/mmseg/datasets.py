@@ -17,7 +17,7 @@ from typing import Any
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
-from resnest_backbones.data import check_label_maps, find_class_file, make_palette, pair_label_maps, read_classes
+from resnest_backbones.data import check_label_maps, find_class_file, pair_label_maps, palette_of, read_classes
 from resnest_backbones.errors import DatasetError
 from resnest_backbones.mmseg.transforms import with_image_reader
 
@@ -68,7 +68,7 @@ class LabelMapDataset(BaseSegDataset):
         super().__init__(
             data_root=str(data_root),
             data_prefix=dict(data_prefix),
-            metainfo={"classes": classes, "palette": make_palette(len(classes))},
+            metainfo={"classes": classes, "palette": palette_of(classes)},
             reduce_zero_label=True,
             pipeline=with_image_reader(list(pipeline)),
             test_mode=test_mode,

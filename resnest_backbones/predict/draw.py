@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
-from resnest_backbones.data import make_palette
+from resnest_backbones.data import palette_of
 from resnest_backbones.predict.predictor import Detections
 
 Color = tuple[int, ...]  # red, green, blue in 0..255
@@ -43,11 +43,11 @@ def draw_detections(
         image: (H, W, 3), uint8 RGB.
         detections: in the image, sorted by score.
         classes: names.
-        palette: colours of the classes; ``make_palette``'s if None.
+        palette: colours of the classes; ``palette_of``'s if None.
         opacity: of masks, 0 to 1.
         show_scores: write the score behind the name; ground truth has none.
     """
-    of_classes = _colors(palette, len(classes))
+    of_classes = _colors(palette, classes)
     labels, scores = detections.classes[::-1].tolist(), detections.scores[::-1].tolist()
     colors = [of_classes[label] for label in labels]
     picture = _enlarge(image)
@@ -80,11 +80,11 @@ def draw_label_map(
         image: (H, W, 3), uint8 RGB.
         labels: (H, W) integers, from 0; those that are not of a class, such as -1 or 255, are not coloured.
         classes: names.
-        palette: colours of the classes; ``make_palette``'s if None.
+        palette: colours of the classes; ``palette_of``'s if None.
         opacity: of the colours, 0 to 1.
         legend: add the legend.
     """
-    colors, picture = _colors(palette, len(classes)), _enlarge(image)
+    colors, picture = _colors(palette, classes), _enlarge(image)
     known = (labels >= 0) & (labels < len(classes))
     counts = np.bincount(labels[known], minlength=len(classes))
     present = [int(label) for label in np.argsort(-counts, kind="stable") if counts[label]]
@@ -119,8 +119,8 @@ def draw_legend(names: Sequence[str], palette: Palette, width: int) -> Image.Ima
     return legend
 
 
-def _colors(palette: Palette | None, number: int) -> list[Color]:
-    return [tuple(map(int, color)) for color in palette or make_palette(number)]
+def _colors(palette: Palette | None, classes: Sequence[str]) -> list[Color]:
+    return [tuple(map(int, color)) for color in palette or palette_of(classes)]
 
 
 def _enlarge(image: np.ndarray) -> Image.Image:

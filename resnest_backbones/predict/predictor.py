@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from resnest_backbones.acceleration import resolve_device
+from resnest_backbones.data import palette_of
 from resnest_backbones.errors import ExportError
 from resnest_backbones.export.exportable import DETECTION, SEGMENTATION
 from resnest_backbones.export.formats import load
@@ -64,6 +65,7 @@ class Predictor:
     Attributes:
         task: ``detection`` or ``segmentation``.
         classes: names.
+        palette: their colours, [R, G, B] in 0..255: those of the dataset that the network was trained on, or ours.
         module: as above.
 
     Raises:
@@ -80,6 +82,7 @@ class Predictor:
         if self.task not in (DETECTION, SEGMENTATION):
             raise ExportError(f"the network must be a detector or a segmentor, got a {self.task}")
         self.classes: list[str] = list(metadata["classes"])
+        self.palette: Sequence[Sequence[int]] = metadata.get("palette") or palette_of(self.classes)
         self.metadata = metadata
         self.module = module
         self._run = run

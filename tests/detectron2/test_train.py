@@ -458,8 +458,8 @@ def test_a_dataset_of_no_known_kind_is_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "--config-file must be a config file, got none"),
-        (["--config-file", "no.yaml"], "--config-file must be a config file, got no.yaml"),
+        ([], "--config-file must be given"),
+        (["--config-file", CONFIG, "--num-machines", 2], "--num-machines above 1 needs --dist-url tcp://HOST:PORT"),
         (["--config-file", CONFIG, "--dist-timeout", 0], "--dist-timeout must be above 0, got 0"),
         (["--config-file", CONFIG, "--val-json", "a"], "--train-json, --train-images, --val-images are missing"),
         (["--config-file", CONFIG, "--eval-only", "--val-json", "a"], "--val-images are missing"),
@@ -468,6 +468,11 @@ def test_a_dataset_of_no_known_kind_is_refused():
 def test_options_that_do_not_hold_together_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         train_net.check_arguments(parse(*options))
+
+
+def test_a_mistyped_config_is_answered_with_the_nearest_in_one_line():
+    with pytest.raises(SystemExit, match=r"error: name must be .*; did you mean faster_rcnn_resnest50_fpn_1x or"):
+        train_net.run(["--config-file", "configs/faster_rcnn_resnest50_fpn_x1.yaml"])
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -482,7 +487,7 @@ def test_a_mistake_ends_the_tool_with_one_line(processes, bccd, tmp_path):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (["MODEL.RESNETS.DEPHT", 50], "cannot be used: .*Non-existent key: MODEL.RESNETS.DEPHT"),
+        (["MODEL.RESNETS.DEPHT", 50], "no key 'MODEL.RESNETS.DEPHT'; did you mean MODEL.RESNETS.DEPTH"),
         (["SOLVER.IMS_PER_BATCH", 1, "MODEL.RESNETS.NORM", "BN"], "PER_BATCH must be 2 or more per process .*, got 1"),
         (["SOLVER.IMS_PER_BATCH", 1], "IMS_PER_BATCH must be 2 or more in all with MODEL.RESNETS.NORM SyncBN, got 1"),
         (["MODEL.RESNETS.DEPTH", 18], "MODEL.RESNETS.DEPTH must be one of 14, .*, got 18"),

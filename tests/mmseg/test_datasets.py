@@ -1,6 +1,5 @@
 """A custom dataset: what it finds, what it gives, and what it says when something is missing."""
 
-import itertools
 import shutil
 
 import numpy as np
@@ -9,7 +8,6 @@ from mmseg.registry import DATASETS
 from mmseg.utils import get_classes
 from PIL import Image
 
-from resnest_backbones.data import make_palette
 from resnest_backbones.errors import DatasetError
 from resnest_backbones.mmseg.datasets import LabelMapDataset
 from tests.mmseg.helpers import make_label_map_dataset
@@ -101,11 +99,3 @@ def test_what_is_missing_is_named(root, damage, words):
 def test_the_folders_must_be_two(root):
     with pytest.raises(DatasetError, match="data_prefix must be a dict of img_path and seg_map_path"):
         build(root, data_prefix={"img_path": "images"})
-
-
-def test_colours_differ_and_are_the_same_every_time():
-    assert make_palette(7) == make_palette(254)[:7]
-    assert len({tuple(colour) for colour in make_palette(254)}) == 254
-    assert min(min(colour) for colour in make_palette(254)) >= 0 and max(map(max, make_palette(254))) <= 255
-    distances = [np.abs(np.subtract(a, b)).max() for a, b in itertools.combinations(make_palette(20), 2)]
-    assert min(distances) > 40

@@ -78,6 +78,16 @@ def test_a_segmentor(tmp_path):
     options = ["--val-images", str(images), "--val-label-maps", str(label_maps)]
     run([*model, *options, "--output-dir", str(tmp_path / "out")])
     found = check_page(tmp_path / "out", pictures=4, attention=2)
+    for folder in (images, label_maps):  # names of sub-folders may be equal
+        first, second = sorted(folder.iterdir())[:2]
+        for file, place in ((first, "a"), (second, "b")):
+            (folder / place).mkdir()
+            file.rename(folder / place / f"same{file.suffix}")
+    run([*model, *options, "--attention", "4", "--output-dir", str(tmp_path / "again")])
+    for kind in ("pictures", "attention"):
+        assert {"a/same.png", "b/same.png"} < {
+            str(file.relative_to(tmp_path / "again" / kind)) for file in (tmp_path / "again" / kind).rglob("*.png")
+        }
     want = mean_iou(Predictor.from_config(str(config), checkpoint, classes=classes), images, label_maps)
     assert found["mIoU"] == f"{want['mIoU']:.1f}" and found["aAcc"] == f"{want['aAcc']:.1f}"
     assert np.asarray(Image.open(tmp_path / "out" / "confusion.png")).std() > 10
@@ -87,7 +97,7 @@ def test_the_background_stays_grey():
     image = np.full((480, 480, 3), 100, dtype=np.uint8)
     truth, found = np.zeros((2, 480, 480), dtype=np.int64)
     truth[:100, :100] = found[200:300] = 1
-    panels = compare(image, truth, found, ["background", "thing"])
+    panels = compare(image, truth, found, ["background", "thing"], [[9, 9, 9], [242, 36, 36]])
     assert [title for _, title in panels][1:3] == ["ground truth", "prediction"]
     for (drawn, _), colored in zip(panels[1:], (truth == 1, found == 1, found == 1, truth == 1), strict=True):
         assert ((drawn != drawn[..., :1]).any(axis=-1) == colored).all()

@@ -102,7 +102,7 @@ class Demo:
 
     def _predict(self, image: np.ndarray) -> tuple[Detections | LabelMap, Image.Image, dict[str, Any]]:
         found = self._predictor(image, self._args.min_score)
-        classes, palette = self._predictor.classes, self._predictor.metadata.get("palette")
+        classes, palette = self._predictor.classes, self._predictor.palette
         record = {"height": image.shape[0], "width": image.shape[1], **describe(found, classes)}
         if isinstance(found, LabelMap):
             return found, draw_label_map(image, found.labels, classes, palette, opacity=self._args.opacity), record

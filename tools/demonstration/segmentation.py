@@ -36,7 +36,7 @@ from demonstration.common import Demonstration
 from demonstration.digits import DemoDataset
 from reproduction.metrics import read_metrics
 from resnest_backbones.cli import python_command
-from resnest_backbones.data import make_palette, read_image, read_label_map
+from resnest_backbones.data import palette_of, read_image, read_label_map
 from resnest_backbones.predict.evaluate import confusion_of, metrics_of
 from visualization.panels import paint_labels
 
@@ -142,7 +142,7 @@ def compare_label_maps(truth: Path, predicted: Path, classes: Sequence[str]) -> 
 def draw_label_maps(images: Sequence[Path], truth: Path, predicted: Path, folder: Path) -> None:
     """Draw images beside their label maps in two folders, digits in colour, into ``folder``."""
     shown = CLASS_NAMES[1:]  # the background stays grey
-    palette = make_palette(len(shown))
+    palette = palette_of(shown)
     pictures = {}
     for file in images:
         image = read_image(file)

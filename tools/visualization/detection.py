@@ -17,7 +17,7 @@ from resnest_backbones.data import read_image
 from resnest_backbones.predict.draw import draw_detections
 from resnest_backbones.predict.evaluate import coco_results, evaluate_coco, read_truth, summarize
 from resnest_backbones.predict.predictor import Detections, Predictor
-from visualization.panels import Panel, draw_panels
+from visualization.panels import Panel, draw_panels, picture_file
 
 _MAX_CURVES = 20  # classes in one drawing
 
@@ -56,7 +56,8 @@ def visualize_detector(
         for title, boxes in shown.items():
             here = [one for one in boxes if one["image_id"] == entry["id"]]
             panels.append((draw_annotations(image, here, names), f"{title}: {len(here)}"))
-        pictures.append((args.output_dir / "pictures" / f"{Path(entry['file_name']).stem}.png", entry["file_name"]))
+        file = args.val_images / entry["file_name"]
+        pictures.append((picture_file(args.output_dir / "pictures", file, args.val_images), entry["file_name"]))
         draw_panels([panels], pictures[-1][0])
     text = (
         f"Boxes with a score of at least {args.min_score:g}. A false positive overlaps no object of its class by an "

@@ -16,6 +16,7 @@ from resnest_backbones.export.exportable import DETECTION
 from resnest_backbones.predict.predictor import Detections, LabelMap, Predictor
 from visualization.attention import draw_attention, find_trunk, recording
 from visualization.detection import visualize_detector
+from visualization.panels import picture_file
 
 
 def import_visualize_segmentor() -> Any:
@@ -47,7 +48,7 @@ def visualize(args: argparse.Namespace) -> Path:
             return predictor(read_image(file))
         with recording(trunk) as weights:
             found = predictor(read_image(file))
-        attended.append((args.output_dir / "attention" / f"{file.stem}.png", file.name))
+        attended.append((picture_file(args.output_dir / "attention", file, args.val_images), file.name))
         draw_attention(weights, *attended[-1])
         return found
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
+from resnest_backbones.data import IMAGE_SUFFIXES
 from resnest_backbones.predict.draw import draw_label_map
 
 Panel = tuple[np.ndarray, str]  # an image (H, W, 3), uint8 RGB, and its title
@@ -20,6 +21,17 @@ _PANEL, _SMALL_PANEL = 480, 260  # longer side in pixels: at least, in one colum
 _TITLE, _GAP = 32, 6  # height of a title, space between panels
 _ENTRY, _LINE = 170, 26  # width and height of an entry of the legend
 _CONTRAST, _OPACITY = 0.4, 0.75  # of the image below the colours of label maps, and of the colours
+
+
+def picture_file(folder: Path, image: Path, images: Path) -> Path:
+    """Return the PNG in ``folder`` for an image, at its place below ``images``: names in sub-folders may be equal.
+
+    Images of one folder that differ in their suffix alone keep it.
+    """
+    place = image.relative_to(images) if image.is_relative_to(images) and ".." not in image.parts else Path(image.name)
+    twins = [file for file in image.parent.iterdir() if file.stem == image.stem]
+    has_twin = sum(file.suffix.lower() in IMAGE_SUFFIXES for file in twins) > 1
+    return folder / (place.with_name(f"{place.name}.png") if has_twin else place.with_suffix(".png"))
 
 
 def draw_panels(

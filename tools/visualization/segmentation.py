@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from sklearn.metrics import ConfusionMatrixDisplay
 from tqdm import tqdm
 
-from resnest_backbones.data import make_palette, read_image
+from resnest_backbones.data import read_image
 from resnest_backbones.data.label_maps import read_labels
 from resnest_backbones.predict.evaluate import confusion_of, label_map_pairs, metrics_of
 from resnest_backbones.predict.predictor import Predictor
 from visualization.detection import Section
-from visualization.panels import Panel, draw_panels, paint_labels
+from visualization.panels import Panel, draw_panels, paint_labels, picture_file
 
 _BACKGROUND = "background"  # a class of this name stays grey
 _MAX_CLASSES = 20  # in one drawing
@@ -40,13 +40,15 @@ def visualize_segmentor(
             shown.append((file, truth, found))
 
     occurring = {label for _, truth, found in shown for label in np.union1d(truth, found).tolist()}
-    palette = make_palette(len(names))
-    colors = {name: color for label, (name, color) in enumerate(zip(names, palette, strict=True)) if label in occurring}
+    named = enumerate(zip(names, predictor.palette, strict=True))
+    colors = {name: color for label, (name, color) in named if label in occurring}
     colors.pop(_BACKGROUND, None)
     pictures = []
     for file, truth, found in shown:
-        pictures.append((args.output_dir / "pictures" / f"{file.stem}.png", file.name))
-        draw_panels([compare(read_image(file), truth, found, names)], pictures[-1][0], legend=colors)
+        picture = picture_file(args.output_dir / "pictures", file, args.val_images)
+        pictures.append((picture, str(file.relative_to(args.val_images))))
+        panels = compare(read_image(file), truth, found, names, predictor.palette)
+        draw_panels([panels], pictures[-1][0], legend=colors)
     confusion_file = args.output_dir / "confusion.png"
     draw_confusion(confusion, names, confusion_file)
     text = "The last two panels show the wrong pixels: by the class that was predicted, and by the true class."
@@ -60,7 +62,13 @@ def visualize_segmentor(
     return sections, {"images": str(len(pairs)), **metrics}
 
 
-def compare(image: np.ndarray, truth: np.ndarray, found: np.ndarray, names: Sequence[str]) -> list[Panel]:
+def compare(
+    image: np.ndarray,
+    truth: np.ndarray,
+    found: np.ndarray,
+    names: Sequence[str],
+    palette: Sequence[Sequence[int]],
+) -> list[Panel]:
     """Return five panels: image, ground truth, prediction, wrong pixels by the predicted and by the true class.
 
     Args:
@@ -68,6 +76,7 @@ def compare(image: np.ndarray, truth: np.ndarray, found: np.ndarray, names: Sequ
         truth: indices of classes (H, W), -1 where nothing is labelled.
         found: likewise.
         names: of the classes.
+        palette: their colours, [R, G, B] in 0..255.
     """
     wrong = (truth != found) & (truth >= 0)
     share = wrong.sum() / max((truth >= 0).sum(), 1)
@@ -77,7 +86,7 @@ def compare(image: np.ndarray, truth: np.ndarray, found: np.ndarray, names: Sequ
         f"false positives: {share:.1%} wrong": np.where(wrong, found, -1),
         "misses": np.where(wrong, truth, -1),
     }
-    grey, palette = [label for label, name in enumerate(names) if name == _BACKGROUND], make_palette(len(names))
+    grey = [label for label, name in enumerate(names) if name == _BACKGROUND]
     drawn = {title: np.where(np.isin(labels, grey), -1, labels) for title, labels in maps.items()}
     return [(image, "image"), *((paint_labels(image, labels, palette), title) for title, labels in drawn.items())]
 

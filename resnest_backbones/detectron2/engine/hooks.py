@@ -15,7 +15,7 @@ from detectron2.engine import HookBase, TrainerBase, hooks
 from detectron2.evaluation import inference_context
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.visualizer import Visualizer
+from detectron2.utils.visualizer import ColorMode, Visualizer
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 from torch.optim import Optimizer
@@ -135,7 +135,7 @@ class DrawPredictions(HookBase):
 
 def draw_output(image: np.ndarray, found: Mapping[str, Any], metadata: Any) -> np.ndarray:
     """Draw an output of a model on its image, (H, W, 3) uint8 RGB: objects, or a panoptic or semantic map."""
-    visualizer = Visualizer(image, metadata)
+    visualizer = Visualizer(image, metadata, instance_mode=ColorMode.SEGMENTATION)  # colours by class
     if "panoptic_seg" in found:
         drawn = visualizer.draw_panoptic_seg_predictions(found["panoptic_seg"][0].cpu(), found["panoptic_seg"][1])
     elif "instances" in found:

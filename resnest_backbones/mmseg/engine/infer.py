@@ -16,7 +16,7 @@ from mmseg.registry import DATASETS, MODELS
 from torch import nn
 
 from resnest_backbones.acceleration import resolve_device
-from resnest_backbones.data import make_palette, read_classes
+from resnest_backbones.data import palette_of, read_classes
 from resnest_backbones.errors import ConfigError
 from resnest_backbones.mmseg.checkpoint import check_fills, known_classes, load_segmentor
 from resnest_backbones.mmseg.config import fit_heads, inner_datasets, type_name, use_test_time_augmentation
@@ -99,11 +99,11 @@ def classes_and_palette(
 ) -> tuple[Sequence[str], Sequence[Sequence[int]]]:
     """Return names and colours of the classes: those given, else the checkpoint's, else the config's dataset's."""
     if names:
-        return names, make_palette(len(names))
+        return names, palette_of(names)
     known = known_classes(content)
     if not known.get("classes"):
         dataset = inner_datasets(cfg.test_dataloader.dataset)[0]
         known = {**DATASETS.get(dataset.type).METAINFO, **(dataset.get("metainfo") or {})}
     if not known.get("classes"):
         raise ConfigError("neither the checkpoint nor the config names the classes: give a file of them with --classes")
-    return known["classes"], known.get("palette") or make_palette(len(known["classes"]))
+    return known["classes"], known.get("palette") or palette_of(known["classes"])
