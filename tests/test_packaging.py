@@ -15,8 +15,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 CORE = {"torch", "torchvision", "filelock", "numpy", "tqdm"}
 TOP_LEVEL = {"models", "acceleration", "checkpoint", "weights", "detectron2", "mmseg", "export", "predict"}
-TOP_LEVEL |= {"model_zoo.py", "cli.py", "choices.py", "data.py", "errors.py", "__init__.py", "__main__.py", "py.typed"}
-TOP_LEVEL |= {"configs"}
+TOP_LEVEL |= {"model_zoo.py", "cli.py", "choices.py", "errors.py", "__init__.py", "__main__.py", "py.typed"}
+TOP_LEVEL |= {"configs", "data"}
 TOP_LEVEL |= {"faults.py", "layouts.py"}  # aliases of documented names that moved
 SOURCES = ["setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md", "resnest_backbones", "configs"]
 SOURCES += ["tests", "tools"]  # they must be there to be left out of the wheel

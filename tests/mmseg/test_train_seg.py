@@ -205,7 +205,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(config, custom_data, tmp_pa
 @pytest.mark.parametrize(
     ("run", "arguments", "message"),
     [
-        (train_seg.run, ["nowhere.py"], "config must be a file, got nowhere.py"),
+        (train_seg.run, ["nowhere.py"], "a config file or the name of a config, got 'nowhere.py'"),
         (test_seg.run, ["{config}", "nowhere.pth"], "checkpoint must be a file, got nowhere.pth"),
         (train_seg.run, ["{config}", "--cfg-options", "load_from=no.pth"], "load_from must be a file, got no.pth"),
         (train_seg.run, ["{config}", "--classes", "c.txt"], "--classes goes with --data-root"),
