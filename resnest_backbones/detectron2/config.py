@@ -132,8 +132,9 @@ def _use_in_yaml(cfg: CfgNode, name: str, weights: str, head: str | None) -> Non
 
 def _use_in_lazy(cfg: Mapping[str, Any], name: str, weights: str) -> None:
     model = cfg["model"]
-    parent, key = (model.backbone, "bottom_up") if "bottom_up" in model.backbone else (model, "backbone")
-    old = parent[key]
+    backbone = model.get("backbone") or {}
+    parent, key = (backbone, "bottom_up") if "bottom_up" in backbone else (model, "backbone")
+    old = parent.get(key) or {}
     features = list(old.get("out_features") or ())
     if not features or not {*features} <= {*STAGES_IN_ORDER}:
         raise ConfigError(

@@ -49,10 +49,17 @@ def test_every_config_with_a_resnet_gets_the_network_that_was_meant(capsys):
             continue
         seen.add(key)
         init_default_scope("mmseg")
-        with torch.device("meta"):
-            model = MODELS.build(cfg.model)
+        try:
+            with torch.device("meta"):
+                model = MODELS.build(cfg.model)
+        except RuntimeError as error:  # CCNet and PSANet need compiled operators
+            assert "Please install" in str(error), file
+            cannot.append(file.stem)
+            continue
         assert isinstance(model.backbone, ResNeStBackbone) and model.backbone.output_stride == stride, file
         done += 1
     with capsys.disabled():
-        print(f"\n{done} configs got a ResNeSt, {others} have no such ResNet; other dilations: {', '.join(cannot)}")
+        print(
+            f"\n{done} configs got a ResNeSt, {others} have no such ResNet; other dilations, or operators: {', '.join(cannot)}"
+        )
     assert done > 200
