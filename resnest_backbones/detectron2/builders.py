@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 _DEPTHS = tuple(int(name.removeprefix("resnest")) for name in VARIANTS if name.removeprefix("resnest").isdigit())
 _OUTPUT_STRIDES = {(1, 1): 32, (1, 2): 16, (2, 4): 8}  # by the dilations of res4 and res5
+_DETECTORS = ("GeneralizedRCNN", "PanopticFPN", "ProposalNetwork", "RetinaNet")
 _KEYS = {
     "radix": "MODEL.RESNETS.RADIX",
     "cardinality": "MODEL.RESNETS.NUM_GROUPS",
@@ -45,7 +46,8 @@ def build_resnest_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNeSt:
             network's res5; the message names the key.
     """
     keys = cfg.MODEL
-    if keys.BACKBONE.NAME == "build_resnest_backbone":  # else another project's builder calls this one
+    # Else another project's builder calls this one, or its model reads other keys.
+    if keys.BACKBONE.NAME == "build_resnest_backbone" and keys.META_ARCHITECTURE in _DETECTORS:
         _check_heads(cfg)
     return build_trunk(cfg, input_shape, keys.RESNETS.OUT_FEATURES)
 

@@ -59,7 +59,5 @@ def test_every_config_with_a_resnet_gets_the_network_that_was_meant(capsys):
         assert isinstance(model.backbone, ResNeStBackbone) and model.backbone.output_stride == stride, file
         done += 1
     with capsys.disabled():
-        print(
-            f"\n{done} configs got a ResNeSt, {others} have no such ResNet; other dilations, or operators: {', '.join(cannot)}"
-        )
+        print(f"\n{done} configs got a ResNeSt, {others} have no such ResNet; not these: {', '.join(cannot)}")
     assert done > 200
