@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from resnest_backbones.data.coco_masks import area_of, is_number, usable_mask
+from resnest_backbones.data.coco_masks import area_of, is_number, lies_in_box, usable_mask
 from resnest_backbones.data.images import read_size
 from resnest_backbones.data.label_maps import name_first
 from resnest_backbones.errors import DatasetError
@@ -93,6 +93,7 @@ class _Check:
         self.problems: list[str] = []
         self.notes: list[str] = []
         self.changed = False
+        self._unusable_boxes: set[int] = set()
 
     def end(self, file: Path) -> None:
         """Raise a ``DatasetError`` with the problems, where there are any."""
@@ -220,6 +221,7 @@ class _Check:
             elif max(x, y, w, h) <= 1.01:
                 fractions.append(annotation["id"])
             corners += x < w <= width + _MARGIN and y < h <= height + _MARGIN
+        self._unusable_boxes = {*empty, *outside}
         as_corners = corners >= 0.95 * len(annotations)
         as_fractions = "lie between 0 and 1, as fractions of the image"
         if len(fractions) + len(empty) >= len(annotations) / 2 and fractions:
@@ -242,6 +244,7 @@ class _Check:
     def _masks(self, annotations: list[Record], sizes: dict[Any, tuple[int, int]]) -> None:
         rewritten: list[int] = []
         dropped: list[int] = []
+        apart: list[Record] = []
         first: dict[str, list[Any]] = {}
         for annotation in annotations:
             given = annotation.get("segmentation")
@@ -252,11 +255,21 @@ class _Check:
                 first.setdefault(reason, []).append(annotation["id"])
                 annotation["segmentation"] = []
                 self.changed = True
-            elif mask is not given:
+                continue
+            if mask is not given:
                 if isinstance(mask, list):
                     (dropped if reason else rewritten).append(annotation["id"])
                 annotation["segmentation"] = mask
                 self.changed = True
+            if annotation["id"] not in self._unusable_boxes and not lies_in_box(mask, annotation["bbox"]):
+                apart.append(annotation)
+        if apart and len(apart) == sum(bool(a.get("segmentation")) for a in annotations):
+            first["none has an area in its box"] = [a["id"] for a in apart]
+            for annotation in apart:
+                annotation["segmentation"] = []
+            self.changed = True
+        else:
+            self._note("segmentations have no area in their boxes, and give no mask", [a["id"] for a in apart])
         self._note("segmentations are written as one flat list or as pairs: read as polygons", rewritten)
         self._note("segmentations have a polygon that cannot be used beside others: it is left out", dropped)
         for reason, ids in first.items():

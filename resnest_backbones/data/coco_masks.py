@@ -112,6 +112,19 @@ def _decode_counts(counts: str) -> list[int] | None:
     return runs
 
 
+def lies_in_box(mask: Any, box: list[float]) -> bool:
+    """Return whether some of a usable segmentation can lie in its box: a code has pixels, a polygon meets the box."""
+    if isinstance(mask, dict):
+        runs = _decode_counts(mask["counts"]) if isinstance(mask["counts"], str) else mask["counts"]
+        return any(runs[1::2]) if runs else False
+    x, y, width, height = box
+    return any(
+        max(x, min(polygon[::2])) < min(x + width, max(polygon[::2]))
+        and max(y, min(polygon[1::2])) < min(y + height, max(polygon[1::2]))
+        for polygon in mask
+    )
+
+
 def area_of(mask: Any, box: list[float], width: int, height: int) -> float:
     """Return the area in pixels of a usable segmentation, or of the box where there is none."""
     from pycocotools import mask as coco_mask

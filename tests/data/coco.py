@@ -23,6 +23,7 @@ def write(folder: Path, change=lambda content: None, name: str = "train.json") -
     images = [{"id": i, "file_name": f"{n}.jpg", "width": 96, "height": 64} for i, n in ((1, "a"), (2, "b"))]
     one = {"category_id": 1, "bbox": [10, 8, 24, 20], "area": 480, "iscrowd": 0, "segmentation": [POLYGON]}
     other = {**one, "category_id": 2, "bbox": [50, 30, 30, 24], "area": 720}
+    other["segmentation"] = [[50, 30, 80, 30, 80, 54, 50, 54]]
     annotations = [{"id": n + 1, "image_id": 1 + n // 2, **(other if n % 2 else one)} for n in range(4)]
     content = {
         "images": images,

@@ -164,7 +164,7 @@ def test_values_that_cannot_be_meant_are_refused(folder, change, message):
 )
 @pytest.mark.fault("COCO json: boxes outside, beyond or of no size beside others", "counted in a line")
 def test_a_box_among_others_is_counted(folder, box, note):
-    assert read_coco_json(write(folder, first(bbox=box)), folder)[1] == [note]
+    assert read_coco_json(write(folder, first(bbox=box, segmentation=[])), folder)[1] == [note]
 
 
 @pytest.mark.parametrize(
@@ -250,6 +250,21 @@ def test_a_super_category_of_the_same_name_is_left_out(folder):
     file = write(folder, lambda c: c["categories"].append({"id": 0, "name": "x"}))
     content, (note,), _ = read_coco_json(file, folder)
     assert [c["id"] for c in content["categories"]] == [1, 2] and "no annotations: left out: 0" in note
+
+
+@pytest.mark.parametrize("mask", [[[10, 8] * 4], [[60, 40, 80, 40, 80, 50]], {"size": [64, 96], "counts": [64 * 96]}])
+@pytest.mark.fault("COCO json: segmentations apart from their boxes, or of no area", "counted; no masks where all are")
+def test_segmentations_without_an_area_in_their_boxes_are_counted(folder, mask):
+    content, notes, changed = read_coco_json(write(folder, first(segmentation=mask)), folder)
+    assert notes == ["1 segmentations have no area in their boxes, and give no mask: 1"] and not changed
+
+    def fractions(content):
+        for annotation in content["annotations"]:
+            annotation["segmentation"] = [[0.1, 0.2, 0.3, 0.2, 0.3, 0.4]]
+
+    content, notes, changed = read_coco_json(write(folder, fractions), folder)
+    assert changed and all(annotation["segmentation"] == [] for annotation in content["annotations"])
+    assert notes == ["4 segmentations cannot be used: none has an area in its box: 1, 2, 3 and 1 more"]
 
 
 def test_run_length_codes_are_decoded_as_pycocotools_does():

@@ -150,7 +150,7 @@ def test_segmentation_cases(name, case, outcome, words):
         _, lines = check_custom_dataset({"type": "LabelMapDataset", **given})
         assert any(words in line for line in lines) if words else lines == []
         dataset = LabelMapDataset(**given, pipeline=steps)
-        pairs = label_map_pairs(case / "images" / split, case / "annotations" / split, classes)
+        pairs, _ = label_map_pairs(case / "images" / split, case / "annotations" / split, classes)
         assert [str(image) for image, _ in pairs] == [dataset.get_data_info(i)["img_path"] for i in range(len(dataset))]
         assert len(dataset) == {"training": 6 if name.startswith("03a") else 4, "validation": 2}[split]
         for sample, (image, label_map) in zip(dataset, pairs, strict=True):
