@@ -117,7 +117,9 @@ def build_argument_parser() -> argparse.ArgumentParser:
 
 def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``convert`` here and in ``tools/convert_checkpoint.py``."""
-    parser.add_argument("source", metavar="IN", help="a checkpoint file, or resnest://NAME")
+    parser.add_argument(
+        "source", metavar="IN", help="a checkpoint file, or resnest://NAME; FILE#ema for a file's averaged weights"
+    )
     parser.add_argument("target_file", metavar="OUT", help="the file to write, .pth; it must not exist yet")
     parser.add_argument("--to", required=True, choices=TARGETS, help="the layout to write")
 

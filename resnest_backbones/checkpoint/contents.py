@@ -67,9 +67,10 @@ def choose_weights(content: Mapping[str, Any], part: str, file: str) -> tuple[st
         return _without_network(content)
     chosen = min(networks, key=is_average)
     if others := [name for name in networks if name != chosen]:
-        asked_for = " or ".join(f"{file}{_MARK}{name}" for name in others if name)
-        taken = chosen or "its top level"
-        logger.warning("%s has several weights, %s: took %s; for the others, name %s", file, names, taken, asked_for)
+        asked_for, used = " or ".join(f"{file}{_MARK}{name}" for name in others if name), chosen or "its top level"
+        logger.warning(
+            "%s has several sets of weights (%s): using %s; for others, pass %s", file, names, used, asked_for
+        )
     return chosen, networks[chosen]
 
 

@@ -63,6 +63,12 @@ def add_hook(cfg: Config, name: str) -> None:
         cfg.custom_hooks = [*hooks, {"type": name}]
 
 
+def remove_hook(cfg: Config, name: str) -> None:
+    """Remove a custom hook, which the dumped config of another run may have."""
+    hooks = cfg.get("custom_hooks") or []
+    cfg.custom_hooks = [hook for hook in hooks if not isinstance(hook, dict) or type_name(hook) != name]
+
+
 def describe_output_stride(cfg: Config) -> list[str]:
     """Return a line where the config's name or its ASPP is of another output stride than its ResNeStBackbone.
 

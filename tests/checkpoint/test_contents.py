@@ -180,8 +180,8 @@ def test_of_weights_and_their_average_the_weights_are_taken_and_a_line_offers_th
     content, file = made(timm_state), tmp_path / "file.pth"
     assert is_filled_from(load(content, tmp_path), timm_state)
     (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert line.startswith(f"{file} has several weights, ")
-    assert line.endswith(f": took {name}; for the others, name {file}#{other}")
+    assert line.startswith(f"{file} has several sets of weights (")
+    assert line.endswith(f": using {name}; for others, pass {file}#{other}")
     caplog.clear()
     word = next(word for word in ("ema", "swa", "teacher") if word in other)
     for part in {other, word}:
@@ -222,7 +222,7 @@ def test_the_converter_reads_them_too(timm_state, tmp_path, caplog):
         run_tool([f"{tmp_path / 'in.pth.tar'}{part}", str(out), "--to", "timm"])
         made = read_checkpoint(out)
         assert made.keys() == wanted.keys() and all(torch.equal(made[key], wanted[key]) for key in made)
-        assert ("for the others, name " in caplog.text) == (not part)
+        assert ("for others, pass " in caplog.text) == (not part)
         caplog.clear()
 
 

@@ -172,7 +172,9 @@ def test_a_training_with_other_classes_does_not_resume_but_fine_tunes(trained, c
         train_seg.run, config, *data, "--work-dir", folder, "--resume"
     )
     more = ["--cfg-options", "train_cfg.max_iters=1", "train_cfg.val_interval=9", f"load_from={folder / 'iter_6.pth'}"]
-    run_here(train_seg.run, config, *data, "--work-dir", tmp_path / "new", *more)
+    dumped = tmp_path / "of_a_resumed_run.py"
+    dumped.write_text(f'{config.read_text()}\ncustom_hooks = [dict(type="RequireWholeCheckpointHook")]\n')
+    run_here(train_seg.run, dumped, *data, "--work-dir", tmp_path / "new", *more)
     log = logged(tmp_path / "new")
     assert (
         len(re.findall(r"iter_6\.pth: \d+ of \d+ tensors match; 4 with another shape \(decode_head\.conv_seg", log))

@@ -48,6 +48,7 @@ from resnest_backbones.mmseg.config import (
     describe_output_stride,
     inner_datasets,
     load_config,
+    remove_hook,
     type_name,
     use_custom_dataset,
     use_test_time_augmentation,
@@ -79,6 +80,7 @@ def train(args: argparse.Namespace) -> str | None:
     if cfg.get("load_from"):
         _check_file("load_from", cfg.load_from)
     cfg.resume = args.resume
+    remove_hook(cfg, "RequireWholeCheckpointHook")  # of the dumped config of a resumed run
     if cfg.resume:
         _restore_seed(cfg)
         add_hook(cfg, "RequireWholeCheckpointHook")
