@@ -21,14 +21,15 @@ def match_classes(of_model: Sequence[str] | None, of_data: Sequence[str] | None)
         DatasetError: there are more classes or fewer, or some are at other places and others have other names; the
             message has both lists.
     """
-    if not of_model or not of_data or list(of_model) == list(of_data):
+    of_model, of_data = _as_list(of_model), _as_list(of_data)
+    if not of_model or not of_data or of_model == of_data:
         return None
     lists = f"{_listed(of_model)} in the model, {_listed(of_data)} in the data"
     if len(of_model) != len(of_data):
         raise DatasetError(f"the data to evaluate on have other classes than the model: {lists}")
     if sorted(of_model) == sorted(of_data):
         logger.warning("The model's classes have another order in the data, and are matched by name: %s", lists)
-        return [list(of_data).index(name) for name in of_model]
+        return [of_data.index(name) for name in of_model]
     if moved := [name for at, name in enumerate(of_model) if name in of_data and of_data[at] != name]:
         raise DatasetError(
             f"the data to evaluate on have some of the model's classes at other places, such as {moved[0]}, and others "
@@ -45,11 +46,17 @@ def check_resumed_classes(of_run: Sequence[str] | None, of_data: Sequence[str] |
     Raises:
         DatasetError: their number, names or order differ; the message has both lists.
     """
-    if of_run and of_data and list(of_run) != list(of_data):
+    of_run, of_data = _as_list(of_run), _as_list(of_data)
+    if of_run and of_data and of_run != of_data:
         raise DatasetError(
             f"--resume goes on with {file}, whose classes are not those of the training data: {_listed(of_run)} there, "
             f"{_listed(of_data)} in the data; train without --resume, or in another output folder"
         )
+
+
+def _as_list(names: Sequence[str] | None) -> list[str]:
+    """Return names as a list: some projects write a single one as a string."""
+    return [names] if isinstance(names, str) else list(names or [])
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -180,7 +180,8 @@ class ResNeStCheckpointer(DetectionCheckpointer):
             logger.warning("%s: %s", filename, warning)
         elif content.get("__author__") != "resnest_backbones" and _may_be_wrappers_network(self.model, state):
             logger.warning("%s: %s", filename, _WRAPPERS_DILATION)
-        loaded: dict[str, Any] = {**content} if "model" in content else _meta(content)
+        rest = content if "model" in content else {}
+        loaded: dict[str, Any] = {**{key: value for key, value in rest.items() if key != "meta"}, **_meta(content)}
         loaded["model"] = state
         try:
             loaded.update(self._renamed(state, filename))
@@ -266,7 +267,7 @@ def _may_be_wrappers_network(model: Any, state: Mapping[str, Any]) -> bool:
 
 def _meta(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a file of MMCV's or MMEngine's runner says of its training: the names of its classes."""
-    return {"meta": content["meta"]} if "meta" in content else {}
+    return {"meta": content["meta"]} if isinstance(content.get("meta"), Mapping) else {}
 
 
 def _local(path: str) -> str:

@@ -116,6 +116,7 @@ def build(
         checkpointer = ResNeStCheckpointer(model)
         checkpointer.require_whole = True
         held = checkpointer.load(checkpoint).get("meta", {}).get("CLASSES") or ()
+        held = [held] if isinstance(held, str) else held
     if classes and sorted(classes) == sorted(held):
         match_classes(held, classes)  # says where their order differs; the model's own holds
         classes = held

@@ -206,7 +206,7 @@ def _for_segmentor(content: Mapping[str, Any], backbone: ResNeStBackbone, file: 
 
 def known_classes(content: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return ``classes`` and ``palette`` that a file of MMEngine's or MMCV's runner holds, None where it does not."""
-    meta = content.get("meta") or {}
+    meta = content["meta"] if isinstance(content.get("meta"), Mapping) else {}
     return meta.get("dataset_meta") or {"classes": meta.get("CLASSES"), "palette": meta.get("PALETTE")}
 
 

@@ -488,7 +488,7 @@ def test_an_earlier_run_is_moved_and_the_file_to_start_from_is_copied(tmp_path):
     for name in ("model_0001.pth", "model_0002.pth", "log.txt", "mine.txt"):
         (tmp_path / name).write_text(name)
     assert set_aside(tmp_path / "none", ["*.pth"], ["*"]) == set_aside(tmp_path, ["metrics.json"], ["log.txt"]) == []
-    (message,) = set_aside(tmp_path, ["model_*.pth"], ["log.txt"], keep=str(tmp_path / "model_0001.pth"))
+    (message,) = set_aside(tmp_path, ["model_*.pth"], ["log.txt"], keep=f"{tmp_path / 'model_0001.pth'}#ema")
     (folder,) = tmp_path.glob("before_*")
     assert str(folder) in message and "--resume" in message
     assert sorted(file.name for file in folder.iterdir()) == ["log.txt", "model_0001.pth", "model_0002.pth"]

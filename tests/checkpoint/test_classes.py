@@ -8,7 +8,7 @@ from resnest_backbones.errors import DatasetError
 
 @pytest.mark.parametrize(
     ("of_model", "of_data"),
-    [(["a", "b"], ["a", "b"]), (("a", "b"), ["a", "b"]), (None, ["a"]), (["a"], []), ([], None)],
+    [(["a", "b"], ["a", "b"]), (("a", "b"), ["a", "b"]), (None, ["a"]), (["a"], []), ([], None), ("cell", ["cell"])],
 )
 def test_equal_and_unknown_names_fit_without_a_word(of_model, of_data, caplog):
     assert match_classes(of_model, of_data) is None

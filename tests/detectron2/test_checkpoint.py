@@ -261,7 +261,8 @@ def test_files_of_trainings_fill_the_trunk(layout, wrapper, model, tmp_path, cap
 
 def test_a_wrapped_detector_keeps_its_heads(model, tmp_path, caplog):
     state = distinct_tensors({name: value.shape for name, value in plain(model.state_dict()).items()})
-    torch.save({"net": {f"_orig_mod.module.{key}": value for key, value in state.items()}}, tmp_path / "file.pth")
+    content = {"net": {f"_orig_mod.module.{key}": value for key, value in state.items()}, "meta": None}
+    torch.save(content, tmp_path / "file.pth")
     ResNeStCheckpointer(model).load(str(tmp_path / "file.pth"))
     assert differing(model, state) == [] and our_messages(caplog) == []
 
