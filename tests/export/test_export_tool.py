@@ -63,7 +63,7 @@ def test_a_difference_above_the_tolerance_is_told_and_ends_with_status_1(tmp_pat
     [
         (
             "resnest15 random",
-            "MODEL must be a network, or a config by its file or name, got resnest15; did you mean resnest152",
+            "a config by its file or name, got resnest15; did you mean resnest152",
         ),
         ("resnest14 nothing.pth", "nothing.pth"),
         ("resnest14 random --formats onnx --opset 7", "onnx: opset must be one of 18, 19, 20, got 7"),

@@ -286,3 +286,25 @@ def test_a_fresh_run_moves_an_earlier_one_out_of_its_way(trained, config, custom
     assert {file.name for file in moved.iterdir()} >= {"iter_4.pth", "iter_6.pth", "last_checkpoint", config.name}
     assert {file.name for file in folder.glob("*.pth")} == {"iter_1.pth", "iter_6.pth"}
     assert "Iter(train) [6/6]" not in logged(folder) and f"moved it to {moved}" in logged(folder)
+
+
+def test_the_screen_begins_with_what_the_machine_changes_and_leaves_the_config_to_the_file(
+    custom_data, config, tmp_path, capsys
+):
+    words = [
+        config,
+        "--data-root",
+        custom_data,
+        "--cfg-options",
+        "train_cfg.max_iters=1",
+        "default_hooks.checkpoint=None",
+    ]
+    for verbose in ([], ["--verbose"]):
+        work_dir = tmp_path / f"{len(verbose)}"
+        run_here(train_seg.run, *words, "--work-dir", work_dir, *verbose)
+        screen, log = capsys.readouterr().out, logged(work_dir)
+        for begins in ("Config:", "Hooks will be executed"):
+            assert begins in log and (begins in screen) == bool(verbose)
+        assert "\x1b" not in log
+        first = next(line for line in screen.splitlines() if "mmengine - " in line)
+        assert torch.cuda.is_available() or first.endswith("No GPU found: running on the CPU")
