@@ -260,6 +260,8 @@ def tiny_yaml(name: str) -> CfgNode:
     cfg.defrost()
     cfg.merge_from_list([*TINY_DETECTOR, *(word for pair in TINY_YAML.items() for word in pair)])
     cfg.MODEL.RESNETS.DEPTH = 14 if "resnest" in cfg.MODEL.BACKBONE.NAME else 50
+    if cfg.MODEL.ROI_HEADS.NAME == "ResNeStRes5ROIHeads":
+        cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = 4
     return cfg
 
 
