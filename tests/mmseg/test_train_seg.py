@@ -291,14 +291,7 @@ def test_a_fresh_run_moves_an_earlier_one_out_of_its_way(trained, config, custom
 def test_the_screen_begins_with_what_the_machine_changes_and_leaves_the_config_to_the_file(
     custom_data, config, tmp_path, capsys
 ):
-    words = [
-        config,
-        "--data-root",
-        custom_data,
-        "--cfg-options",
-        "train_cfg.max_iters=1",
-        "default_hooks.checkpoint=None",
-    ]
+    words = [config, "--data-root", custom_data, "--cfg-options", "train_cfg.max_iters=1"]
     for verbose in ([], ["--verbose"]):
         work_dir = tmp_path / f"{len(verbose)}"
         run_here(train_seg.run, *words, "--work-dir", work_dir, *verbose)
