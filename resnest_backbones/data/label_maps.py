@@ -109,14 +109,17 @@ def pair_label_maps(images: Path, label_maps: Path) -> tuple[list[tuple[Path, Pa
         raise DatasetError(f"the folder of images {images} has none ({', '.join(IMAGE_SUFFIXES)})")
     if lost := [file for file in found if not (images / file).exists()]:
         raise DatasetError(f"{len(lost)} of {len(found)} images in {images} are links to nothing: {name_first(lost)}")
-    maps = {file.with_suffix(""): file for file in files_below(label_maps, (".png",))}
+    beside = files_below(label_maps)
+    maps = {file.with_suffix(""): file for file in beside if file.suffix.lower() == ".png"}
     counts = Counter(image.with_suffix("") for image in found)
     if shared := [image for image in found if counts[image.with_suffix("")] > 1]:
         raise DatasetError(f"images in {images} must differ in more than their suffix, got {name_first(shared)}")
     if missing := [image for image in found if image.with_suffix("") not in maps]:
+        stems = {image.with_suffix("") for image in missing}
+        of_other_kinds = name_first([file for file in beside if file.with_suffix("") in stems])
         raise DatasetError(
             f"{len(missing)} of {len(found)} images in {images} have no annotation NAME.png in {label_maps}: "
-            f"{name_first(missing)}"
+            f"{name_first(missing)}" + (f"; label maps must be PNG, got {of_other_kinds}" if of_other_kinds else "")
         )
     lines = []
     if others := [file for file in files if file.suffix.lower() not in IMAGE_SUFFIXES]:
@@ -177,6 +180,8 @@ def check_label_maps(pairs: Sequence[tuple[Path, Path]], classes: Sequence[str])
     if not absent:
         return []
     line = f"{len(absent)} of {len(classes)} classes never occur in {where}: {name_first(absent)}"
+    if len(absent) == len(classes) - 1:
+        line += "; a network that sees one class only learns to predict it everywhere"
     if pixels[0] and len(classes) not in pixels:
         line += "; if label 0 is the first class there, add 1 to all labels, for 0 is not labelled"
     return [line]

@@ -65,6 +65,13 @@ def test_label_maps_that_teach_nothing_are_refused(classes, values, message, tmp
         ([[0, 1], [2, 3]], []),
         ([[1, 2]], ["1 of 3 classes never occur in 1 of 1 label maps in {}: 3 (tree)"]),
         (
+            [[2, 255]],
+            [
+                "2 of 3 classes never occur in 1 of 1 label maps in {}: 1 (road), 3 (tree); a network that sees one "
+                "class only learns to predict it everywhere"
+            ],
+        ),
+        (
             [[0, 1], [1, 2]],
             [
                 "1 of 3 classes never occur in 2 of 2 label maps in {}: 3 (tree); if label 0 is the first class there, "
@@ -167,4 +174,8 @@ def test_what_is_left_out_is_counted(tmp_path):
     assert maps == f"1 label maps in {tmp_path / 'maps'} have no image and are left out: b.png"
     (tmp_path / "images" / "b.jpg").symlink_to(tmp_path / "nothing.jpg")
     with pytest.raises(DatasetError, match="1 of 2 images in .* are links to nothing: b.jpg"):
+        pair_label_maps(tmp_path / "images", tmp_path / "maps")
+    (tmp_path / "images" / "b.jpg").unlink()
+    (tmp_path / "maps" / "0.png").rename(tmp_path / "maps" / "0.jpg")
+    with pytest.raises(DatasetError, match="1 of 1 images .*: 0.png; label maps must be PNG, got 0.jpg"):
         pair_label_maps(tmp_path / "images", tmp_path / "maps")
