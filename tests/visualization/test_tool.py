@@ -83,7 +83,7 @@ def test_a_segmentor(tmp_path):
         for file, place in ((first, "a"), (second, "b")):
             (folder / place).mkdir()
             file.rename(folder / place / f"same{file.suffix}")
-    few = ["--pictures", "4", "--max-images", "4", "--attention", "1", "--output-dir", str(tmp_path / "again")]
+    few = ["--pictures", "4", "--max-images", "4", "--attention", "3", "--output-dir", str(tmp_path / "again")]
     run([*model, *options, *few])
     drawn = {str(file.relative_to(tmp_path / "again")) for file in (tmp_path / "again").rglob("same.png")}
     assert {"pictures/a/same.png", "pictures/b/same.png"} < drawn and len(drawn) == 3, drawn
