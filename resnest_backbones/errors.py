@@ -98,7 +98,8 @@ def config_errors(explain: Callable[[str], str]) -> Iterator[None]:
     except (ResNeStError, OSError):
         raise
     except (AssertionError, ImportError, LookupError, TypeError, ValueError) as error:
-        said = " ".join(str(error.args[0] if error.args else "").split()) or type(error).__name__
+        said = " ".join(str(error.args[0] if error.args else "").split())
+        said = said or f"{type(error).__name__} at {traceback.extract_tb(error.__traceback__)[-1].line}"
         raise ConfigError(f"the config cannot be used: {explain(said)}") from error
 
 

@@ -79,6 +79,8 @@ def test_what_a_framework_raises_of_a_config_is_one_line():
     for error in (KeyError("no\n  such"), AssertionError("no such"), TypeError("no such"), ValueError("no such")):
         with pytest.raises(ConfigError, match="^the config cannot be used: NO SUCH$"), config_errors(str.upper):
             raise error
+    with pytest.raises(ConfigError, match="used: AssertionError at raise AssertionError"), config_errors(str):
+        raise AssertionError
     with pytest.raises(CheckpointError, match="of ours"), config_errors(str.upper):
         raise CheckpointError("of ours")
     with pytest.raises(RuntimeError, match="a bug"), config_errors(str.upper):
