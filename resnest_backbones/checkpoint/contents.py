@@ -26,7 +26,8 @@ _CONTAINERS = ("model", "state_dict", "model_state", "net", "network", "model_em
 def split_part(name: str) -> tuple[str, str]:
     """Return the file and the part of ``FILE#PART``; the part is "" where none is named."""
     file, mark, part = name.rpartition(_MARK)
-    return (file, part) if mark and not os.path.exists(name) else (name, "")
+    is_file = os.path.exists(name) or not ("://" in name or os.path.exists(file))
+    return (file, part) if mark and not is_file else (name, "")
 
 
 def extract_state_dict(

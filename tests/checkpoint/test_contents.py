@@ -232,6 +232,9 @@ def test_a_file_whose_name_has_the_mark_is_that_file(timm_state, tmp_path):
     assert split_part(str(file)) == (str(file), "")
     assert split_part(f"{file}#model") == (str(file), "model")
     load_checkpoint(tiny_net(), file)
+    assert split_part("https://host/a.pth#ema") == ("https://host/a.pth", "ema")
+    with pytest.raises(CheckpointError, match=r"run#2\.pth does not exist"):
+        load_checkpoint(tiny_net(), tmp_path / "run#2.pth")
 
 
 @pytest.mark.parametrize(
