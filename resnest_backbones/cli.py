@@ -1,6 +1,6 @@
 """The command ``resnest-backbones``, also ``python -m resnest_backbones``: list, info, download, convert, doctor.
 
-``print_next``, ``python_command`` and ``shorten`` are for the scripts in ``tools/``, which end with the next command.
+It also runs the command lines of ``commands/``: train-net, demo and so on.
 """
 
 from __future__ import annotations
@@ -16,24 +16,22 @@ import logging
 import os
 import platform
 import re
-import shlex
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import resnest_backbones
 from resnest_backbones import model_zoo
 from resnest_backbones.choices import TARGETS
+from resnest_backbones.commands import COMMANDS, PROGRAM, print_next, python_command, run_command, shorten
 from resnest_backbones.errors import add_verbose, did_you_mean, one_line_errors
 from resnest_backbones.model_zoo import NUM_CLASSES, RECIPES
 from resnest_backbones.weights import MIRROR_VARIABLE, SCHEME, WEIGHTS, Record, default_cache_dir, fetch, get_record
 
 __all__ = ["build_argument_parser", "main", "print_next", "python_command", "shorten"]
 
-PROGRAM = "resnest-backbones"
 EXAMPLES = {
     "list": f"{PROGRAM} list --configs",
     "info": f"{PROGRAM} info resnest50",
@@ -63,27 +61,6 @@ _OPERATORS = {
 _TORCHVISION_OFFSET = 15  # torch 2.N was released with torchvision 0.(N + 15)
 
 
-def python_command(*words: str | Path) -> str:
-    """Return a command line of this Python; paths are written as one would type them here."""
-    return shlex.join([shorten(sys.executable), *(shorten(word) if isinstance(word, Path) else word for word in words)])
-
-
-def shorten(path: str | Path) -> str:
-    """Return a path as one would type it here: relative if it is below the current folder."""
-    path = Path(os.path.abspath(path))  # not resolved: the Python of an environment is a link to another one
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def print_next(what: str, *words: str | Path) -> None:
-    """Print what can be done next, and the command that does it.
-
-    Args:
-        what: for example "evaluate the saved model".
-        words: of the command, from the tool on; words in capitals stand for what the user has to name.
-    """
-    print(f"Next, {what}:\n  {python_command(*words)}", flush=True)
-
-
 def build_argument_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     parser = argparse.ArgumentParser(
@@ -111,6 +88,8 @@ def build_argument_parser() -> argparse.ArgumentParser:
     download.add_argument("name", metavar="NAME", help="a network, or a recipe that `list --trained` prints")
     download.add_argument("--cache-dir", metavar="DIR", help="default: PyTorch Hub's cache")
     add_convert_arguments(add("convert", "convert a ResNeSt checkpoint from any published layout to another"))
+    for name, text in COMMANDS.items():
+        commands.add_parser(name, help=text, add_help=False)
     add("doctor", "print what is installed, what is missing, and what clashes; exit with status 1 if something clashes")
     return parser
 
@@ -126,7 +105,10 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; exit the program if its status is not 0."""
-    args = build_argument_parser().parse_args(arguments)
+    words = [*(sys.argv[1:] if arguments is None else arguments)]
+    if words and words[0] in COMMANDS:
+        return run_command(words[0], words[1:])
+    args = build_argument_parser().parse_args(words)
     command = {"list": print_list, "info": print_info, "download": download, "convert": convert, "doctor": doctor}
     with one_line_errors(PROGRAM, ValueError, verbose=args.verbose):
         status = command[args.command](args)

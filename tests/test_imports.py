@@ -21,6 +21,7 @@ ORDER = (
     ("model_zoo",),
     ("export",),
     ("predict",),
+    ("commands",),
     ("cli",),
     ("__init__", "__main__"),
 )

@@ -19,7 +19,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from export import parse_size
+from resnest_backbones.commands.export import parse_size
 
 
 def build_argument_parser() -> argparse.ArgumentParser:

@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from export import parse_size
+from resnest_backbones.commands.export import parse_size
 
 
 def build_argument_parser() -> argparse.ArgumentParser:

@@ -73,7 +73,7 @@ def run(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     check_arguments(parser, args)
     with one_line_errors(parser.prog, ImportError, verbose=args.verbose):
-        from resnest_backbones.cli import print_next
+        from resnest_backbones.commands import print_next
         from visualization.page import visualize
 
         page = visualize(args)

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Predict on images, folders, videos or a camera with a trained or exported model: drawings, label maps and JSON.
 
 python tools/demo.py --model faster_rcnn_resnest50_fpn_1x_mmdet photo.jpg
@@ -12,12 +11,14 @@ import sys
 from pathlib import Path
 
 from resnest_backbones.choices import SUFFIXES
+from resnest_backbones.commands import named
 from resnest_backbones.errors import add_verbose, one_line_errors
 from resnest_backbones.model_zoo import RECIPES
 from resnest_backbones.weights import SCHEME
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Return the command line."""
     parser = argparse.ArgumentParser(
         description="Predict on images, folders, videos or a camera with a trained model, and draw the predictions.",
         epilog="""
@@ -73,9 +74,9 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error(f"--max-frames must be positive, got {args.max_frames}")
 
 
-def run(arguments: list[str] | None = None) -> None:
+def run(arguments: list[str] | None = None, *, command: str | None = None) -> None:
     """Parse the command line and predict; the status is 1 if a file could not be read."""
-    parser = build_parser()
+    parser = named(build_parser(), command)
     args = parser.parse_args(arguments)
     if args.model in RECIPES and not args.config and not Path(args.model).exists():
         args.config, args.checkpoint, args.model = args.model, args.checkpoint or f"{SCHEME}{args.model}", None
@@ -85,12 +86,8 @@ def run(arguments: list[str] | None = None) -> None:
         return f"the predictions so far are in {args.output_dir}" if args.output_dir.is_dir() else ""
 
     with one_line_errors(parser.prog, ImportError, verbose=args.verbose, interrupted=interrupted):
-        from commands.demo import predict
+        from resnest_backbones.commands.demo_run import predict
 
         problems = predict(args)
     if problems:
         sys.exit("\n".join(f"{parser.prog}: error: {problem}" for problem in problems))
-
-
-if __name__ == "__main__":
-    run()

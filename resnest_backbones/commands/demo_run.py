@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from resnest_backbones.checkpoint import write_atomically
-from resnest_backbones.cli import print_next
+from resnest_backbones.commands import print_next
 from resnest_backbones.data import read_image
 from resnest_backbones.errors import ConfigError, DatasetError, did_you_mean
 from resnest_backbones.model_zoo import list_trained
@@ -61,6 +61,7 @@ def predict(args: argparse.Namespace) -> list[str]:
 
 @contextlib.contextmanager
 def collected(problems: list[str]) -> Iterator[None]:
+    """Add the message of an error in the data to the problems."""
     try:
         yield
     except DatasetError as error:
@@ -76,6 +77,7 @@ class Demo:
         self._records: list[dict[str, Any]] = []
 
     def predict_image(self, file: Path, name: str) -> None:
+        """Predict on an image file, and write its drawing and label map under a name."""
         image = read_image(file)
         found, picture, record = self._predict(image)
         _save_png(picture, self._folder / "drawn" / f"{name}.png")

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Write a trunk, a detector or a segmentor as ONNX, TorchScript, torch.export or AOTInductor, and compare."""
 
 from __future__ import annotations
@@ -8,6 +7,7 @@ import sys
 from pathlib import Path
 
 from resnest_backbones.choices import OPSETS, SUFFIXES
+from resnest_backbones.commands import named
 from resnest_backbones.errors import add_verbose, one_line_errors
 
 
@@ -20,6 +20,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Return the command line."""
     parser = argparse.ArgumentParser(
         description="Write a trunk, a detector or a segmentor in other formats, and compare each file with PyTorch.",
         epilog="""
@@ -58,17 +59,13 @@ Examples:
     return parser
 
 
-def run(arguments: list[str] | None = None) -> None:
+def run(arguments: list[str] | None = None, *, command: str | None = None) -> None:
     """Parse the command line and export; the status is 1 if a file is not equal to the network."""
-    parser = build_parser()
+    parser = named(build_parser(), command)
     args = parser.parse_args(arguments)
     with one_line_errors(parser.prog, ImportError, ValueError, verbose=args.verbose):
-        from commands.export import export
+        from resnest_backbones.commands.export_run import export
 
         good = export(args)
     if not good:
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    run()

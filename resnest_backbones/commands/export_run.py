@@ -16,7 +16,7 @@ from tqdm import tqdm
 from resnest_backbones import build, model_zoo
 from resnest_backbones.checkpoint import load_checkpoint
 from resnest_backbones.choices import SUFFIXES
-from resnest_backbones.cli import print_next
+from resnest_backbones.commands import print_next
 from resnest_backbones.data import read_image
 from resnest_backbones.errors import ExportError, did_you_mean
 from resnest_backbones.export.backbone import export_backbone
@@ -66,6 +66,7 @@ def export(args: argparse.Namespace) -> bool:
 
 
 def build_exportable(args: argparse.Namespace) -> Exportable:
+    """Build the network that the options name, ready to be exported."""
     given = {name: value for name in _TRUNK_OPTIONS if (value := getattr(args, name)) is not None}
     if args.model in list_variants():
         net = build(args.model, **given)
@@ -99,6 +100,7 @@ def random_inputs(exportable: Exportable, sizes: Sequence[tuple[int, int]]) -> l
 
 
 def find_problems(differences: Sequence[Difference], tolerance: float) -> list[str]:
+    """Return a message for each difference above a tolerance."""
     problems = []
     for d in differences:
         where = f"{d.output} at {'x'.join(map(str, d.size))}"

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Draw what a segmentor sees: label maps over images, with a legend of the classes.
 
 In the label maps, as in ADE20K's annotations, label n is the n-th class.
@@ -9,13 +8,15 @@ from __future__ import annotations
 import argparse
 import sys
 
+from resnest_backbones.commands import named
+from resnest_backbones.commands.train_seg import add_config_options
 from resnest_backbones.data import IMAGE_SUFFIXES
 from resnest_backbones.errors import add_verbose, one_line_errors
 from resnest_backbones.model_zoo import get_config_file
-from train_seg import add_config_options
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Return the command line."""
     parser = argparse.ArgumentParser(
         description="Predict label maps, and draw them over the images.",
         epilog="example: python tools/infer_seg.py CONFIG CHECKPOINT photo.jpg folder/ --out-dir predictions",
@@ -33,18 +34,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(arguments: list[str] | None = None) -> None:
+def run(arguments: list[str] | None = None, *, command: str | None = None) -> None:
     """Parse the command line and predict; the status is 1 where an image could not be read."""
-    parser = build_parser()
+    parser = named(build_parser(), command)
     args = parser.parse_args(arguments)
     with one_line_errors(parser.prog, verbose=args.verbose):
         args.config = get_config_file(args.config)
-        from commands.infer_seg import infer
+        from resnest_backbones.commands.infer_seg_run import infer
 
         problems = infer(args)
     if problems:
         sys.exit("\n".join(f"{parser.prog}: error: {problem}" for problem in problems))
-
-
-if __name__ == "__main__":
-    run()

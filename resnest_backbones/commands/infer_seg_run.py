@@ -11,7 +11,7 @@ from mmengine.utils import track_iter_progress
 from PIL import Image
 
 from resnest_backbones.checkpoint import write_atomically
-from resnest_backbones.cli import print_next
+from resnest_backbones.commands import print_next
 from resnest_backbones.data import find_class_file, read_image
 from resnest_backbones.errors import ConfigError, DatasetError
 from resnest_backbones.mmseg.checkpoint import use_safe_loading

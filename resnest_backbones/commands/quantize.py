@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 r"""Quantise an exported ONNX detector or segmentor to int8, calibrated on your images, and measure what that costs.
 
 For example:
@@ -12,10 +11,12 @@ import argparse
 from pathlib import Path
 
 from resnest_backbones.choices import CALIBRATIONS
+from resnest_backbones.commands import named
 from resnest_backbones.errors import add_verbose, one_line_errors
 
 
 def build_argument_parser() -> argparse.ArgumentParser:
+    """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL.onnx", help="a file that tools/export.py wrote")
@@ -47,15 +48,12 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
             parser.error(f"--{name.replace('_', '-')} does not exist: {value}")
 
 
-def run(arguments: list[str] | None = None) -> None:
-    parser = build_argument_parser()
+def run(arguments: list[str] | None = None, *, command: str | None = None) -> None:
+    """Parse the command line, quantise and measure."""
+    parser = named(build_argument_parser(), command)
     args = parser.parse_args(arguments)
     check_arguments(parser, args)
     with one_line_errors(parser.prog, ImportError, verbose=args.verbose):
-        from commands.quantize import convert
+        from resnest_backbones.commands.quantize_run import convert
 
         convert(args)
-
-
-if __name__ == "__main__":
-    run()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from resnest_backbones.cli import print_next
+from resnest_backbones.commands import print_next
 from resnest_backbones.data import read_image
 from resnest_backbones.errors import ExportError
 from resnest_backbones.export.quantize import quantize
@@ -22,6 +22,7 @@ _TIMED = 20  # images
 
 
 def measure(predictor: Predictor, args: argparse.Namespace) -> dict[str, float]:
+    """Return the metrics of a file on the data that the options name; none where they name none."""
     if args.val_json:
         return average_precision(predictor, args.val_json, args.val_images)
     return mean_iou(predictor, args.val_images, args.val_label_maps)
@@ -38,6 +39,7 @@ def milliseconds(predictor: Predictor, images: list[Path]) -> float:
 
 
 def convert(args: argparse.Namespace) -> None:
+    """Quantise, and compare metrics and times of both files."""
     images = list(find_files(args.images, allow_videos=False)[0].values())[: args.max_images]
     output = args.output or args.model.with_name(f"{args.model.stem}_int8.onnx")
     if output.resolve() == args.model.resolve():

@@ -1,14 +1,13 @@
-#!/usr/bin/env python
 """Test a segmentor: MMSegmentation's own command line, with a ResNeSt, a custom dataset, on any machine."""
 
 from __future__ import annotations
 
 import argparse
 
-from resnest_backbones.cli import print_next
+from resnest_backbones.commands import named, print_next
+from resnest_backbones.commands.train_seg import build_parser_of_both
 from resnest_backbones.errors import one_line_errors
 from resnest_backbones.model_zoo import get_config_file
-from train_seg import build_parser_of_both
 
 
 def build_argument_parser() -> argparse.ArgumentParser:
@@ -31,9 +30,9 @@ def build_argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(arguments: list[str] | None = None) -> None:
+def run(arguments: list[str] | None = None, *, command: str | None = None) -> None:
     """Parse the command line, test, and print the metrics in one line at the end."""
-    parser = build_argument_parser()
+    parser = named(build_argument_parser(), command)
     args = parser.parse_args(arguments)
     with one_line_errors(parser.prog, verbose=args.verbose):
         args.config = get_config_file(args.config)
@@ -43,7 +42,3 @@ def run(arguments: list[str] | None = None) -> None:
     if metrics:
         print_next("look at its predictions", "tools/infer_seg.py", args.config, args.checkpoint, "IMAGE_OR_FOLDER")
         print(", ".join(f"{name} {value:.2f}" for name, value in metrics.items()), flush=True)
-
-
-if __name__ == "__main__":
-    run()

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Train or evaluate a detector: Detectron2's own command line, with a ResNeSt, from a YAML config or a LazyConfig."""
 
 from __future__ import annotations
@@ -7,7 +6,7 @@ import argparse
 from datetime import timedelta
 from pathlib import Path
 
-from resnest_backbones.cli import print_next
+from resnest_backbones.commands import named, print_next
 from resnest_backbones.errors import add_verbose, how_to_resume, one_line_errors
 from resnest_backbones.model_zoo import get_config_file
 
@@ -72,9 +71,9 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError(f"{whole} must be given together, {absent} are missing")
 
 
-def run(arguments: list[str] | None = None) -> None:
+def run(arguments: list[str] | None = None, *, command: str | None = None) -> None:
     """Parse the command line and run it in as many processes as it wants."""
-    parser = build_argument_parser()
+    parser = named(build_argument_parser(), command)
     args = parser.parse_args(arguments)
     try:
         check_arguments(args)
@@ -114,7 +113,3 @@ def run(arguments: list[str] | None = None) -> None:
             *(("--classes", args.train_json) if args.train_json else ()),
             "IMAGE_OR_FOLDER",
         )
-
-
-if __name__ == "__main__":
-    run()

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Train a segmentor: MMSegmentation's own command line, with a ResNeSt, a custom dataset, on any machine."""
 
 from __future__ import annotations
@@ -6,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from resnest_backbones.cli import print_next
+from resnest_backbones.commands import named, print_next
 from resnest_backbones.errors import add_verbose, how_to_resume, one_line_errors
 from resnest_backbones.model_zoo import get_config_file
 
@@ -66,9 +65,9 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(arguments: list[str] | None = None) -> None:
+def run(arguments: list[str] | None = None, *, command: str | None = None) -> None:
     """Parse the command line and train."""
-    parser = build_argument_parser()
+    parser = named(build_argument_parser(), command)
     args = parser.parse_args(arguments)
 
     def interrupted() -> str:
@@ -82,7 +81,3 @@ def run(arguments: list[str] | None = None) -> None:
     if checkpoint is not None:
         data = ("--data-root", args.data_root) if args.data_root else ()
         print_next("test the trained model", "tools/test_seg.py", args.config, checkpoint, *data)
-
-
-if __name__ == "__main__":
-    run()

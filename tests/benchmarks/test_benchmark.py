@@ -15,8 +15,8 @@ from benchmarks.cases import LIMIT, Case, Result
 from benchmarks.measure import contenders, convolution_flops, kept_for_backward, measure
 from benchmarks.report import table
 from benchmarks.trunks import KEEPING, OURS, OURS_TRAINING
-from export import parse_size
 from resnest_backbones import build, get_variant
+from resnest_backbones.commands.export import parse_size
 from tests.documents.pages import table_rows
 
 CPU = torch.device("cpu")

@@ -164,7 +164,7 @@ def test_a_segmentor_is_trained_evaluated_and_predicts_on_these_pixels(record_pr
 def test_tools_predict_and_calibrate_on_these_pixels(record_property, odd, tmp_path):
     record_property("times", len(odd))
     pytest.importorskip("onnxruntime")
-    from commands.demo import Demo
+    from resnest_backbones.commands.demo_run import Demo
     from resnest_backbones.export.quantize import _reader
     from resnest_backbones.predict import Predictor
 

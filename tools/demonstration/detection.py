@@ -30,7 +30,7 @@ from demonstration import common
 from demonstration.common import Demonstration
 from demonstration.digits import DemoDataset
 from reproduction.metrics import read_metrics
-from resnest_backbones.cli import python_command
+from resnest_backbones.commands import python_command
 from resnest_backbones.data import read_image
 from resnest_backbones.detectron2 import add_resnest_config
 from visualization.detection import draw_annotations

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from reproduction.common import SPLITS, add_data_root, add_map_options, map_files, save_label_map
-from resnest_backbones.cli import print_next
+from resnest_backbones.commands import print_next
 from resnest_backbones.errors import DatasetError, one_line_errors
 
 DOWNLOAD = "https://cocodataset.org/#download, panoptic_annotations_trainval2017.zip and the two zip files inside it"

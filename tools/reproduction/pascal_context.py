@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from reproduction.common import SPLITS, add_data_root, add_map_options, map_files, save_label_map, write_text
-from resnest_backbones.cli import print_next
+from resnest_backbones.commands import print_next
 from resnest_backbones.errors import DatasetError, one_line_errors
 
 ANNOTATION_FILE, _LISTS = "trainval_merged.json", "ImageSets/SegmentationContext"
