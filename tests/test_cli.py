@@ -10,12 +10,15 @@ import pytest
 import torch
 
 from resnest_backbones import VARIANTS, build, cli, model_zoo
-from resnest_backbones.cli import EXAMPLES, main, print_next
+from resnest_backbones.cli import EXAMPLES, main
+from resnest_backbones.commands import COMMANDS, PROGRAM, print_next
 from resnest_backbones.model_zoo import RECIPES
 from resnest_backbones.weights import PUBLISHED, WEIGHTS
 from tests.helpers import environment, publishing
 
 TRAINED = "deeplabv3_resnest101-d8_4xb4-160k_ade20k-512x512"
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def said(capsys, *words):
@@ -158,3 +161,22 @@ def test_the_next_command_can_be_typed_as_it_is(tmp_path, monkeypatch, capsys):
     text, command = capsys.readouterr().out.splitlines()
     assert text == "Next, see:"
     assert command.endswith("tools/demo.py --model 'a model.onnx' IMAGE")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_commands_of_the_tools_are_those_of_a_checkout_under_another_name(name, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([name, "--help"])
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"usage: {PROGRAM} {name} ") and printed.count(f"{PROGRAM} {name} ") > 1  # its examples
+    script = (ROOT / "tools" / f"{name.replace('-', '_')}.py").read_text()
+    assert f"from resnest_backbones.commands.{name.replace('-', '_')} import" in script
+
+
+def test_an_installed_command_names_installed_ones_as_the_next(monkeypatch, capsys):
+    for program in (f"/usr/bin/{PROGRAM}", "/somewhere/resnest_backbones/__main__.py"):
+        monkeypatch.setattr("sys.argv", [program, "train-seg"])
+        print_next("test the trained model", "tools/test_seg.py", "config.py")
+        print_next("draw curves", "tools/curves.py", "output")
+        printed = capsys.readouterr().out
+        assert f"  {PROGRAM} test-seg config.py\n" in printed and "tools/curves.py output\n" in printed

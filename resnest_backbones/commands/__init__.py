@@ -53,7 +53,9 @@ def python_command(*words: str | Path) -> str:
     Where an installed command runs, so is the next one: there may be no ``tools/``.
     """
     script = re.fullmatch(r"tools/(\w+)\.py", str(words[0]))
-    if script and Path(sys.argv[0]).stem in (PROGRAM, "__main__") and script[1].replace("_", "-") in COMMANDS:
+    program = Path(sys.argv[0])
+    is_installed = program.name == PROGRAM or program.parts[-2:] == ("resnest_backbones", "__main__.py")
+    if script and is_installed and script[1].replace("_", "-") in COMMANDS:
         first = _installed(script[1]).split()
     else:
         first = [shorten(sys.executable), str(words[0])]

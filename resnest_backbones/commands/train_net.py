@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from datetime import timedelta
 from pathlib import Path
 
 from resnest_backbones.commands import named, print_next
 from resnest_backbones.errors import add_verbose, how_to_resume, one_line_errors
 from resnest_backbones.model_zoo import get_config_file
+from resnest_backbones.train import detectron2_output_dir, train_detector
 
 _CUSTOM_DATASET = ("train_json", "train_images", "val_json", "val_images")
 _EPILOG = """
@@ -79,34 +79,26 @@ def run(arguments: list[str] | None = None, *, command: str | None = None) -> No
         check_arguments(args)
     except ValueError as error:
         parser.error(str(error))
-    with one_line_errors(parser.prog, verbose=args.verbose):
-        args.config_file = get_config_file(args.config_file)
-    lazy, folder = args.config_file.endswith(".py"), Path("output")
+    folder = Path("output")
 
     def interrupted() -> str:
         return "" if args.eval_only else how_to_resume(folder)
 
     with one_line_errors(parser.prog, verbose=args.verbose, interrupted=interrupted):
-        from detectron2.engine import launch
-
-        from resnest_backbones.detectron2.engine.train import main
-        from resnest_backbones.detectron2.options import load_lazy_config, load_yaml_config
-
-        # Before the training, during which the config may change.
-        if lazy:
-            folder = Path(load_lazy_config(args.config_file, args.opts).train.output_dir)
-        else:
-            folder = Path(load_yaml_config(args.config_file, args.opts).OUTPUT_DIR)
-        launch(
-            main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            timeout=timedelta(seconds=args.dist_timeout),
-            args=(args,),
+        args.config_file = get_config_file(args.config_file)
+        folder = detectron2_output_dir(args.config_file, args.opts)
+        train_detector(
+            args.config_file,
+            train=(args.train_json, args.train_images) if args.train_json else None,
+            val=(args.val_json, args.val_images) if args.val_json else None,
+            opts=args.opts,
+            resume=args.resume,
+            eval_only=args.eval_only,
+            verbose=args.verbose,
+            timeout=args.dist_timeout,
+            **{name: getattr(args, name) for name in ("num_gpus", "num_machines", "machine_rank", "dist_url")},
         )
-    if not args.eval_only and not lazy and args.machine_rank == 0:
+    if not args.eval_only and not args.config_file.endswith(".py") and args.machine_rank == 0:
         print_next(
             "look at its predictions",
             *("tools/demo.py", "--config", folder / "config.yaml", "--checkpoint", folder / "model_final.pth"),

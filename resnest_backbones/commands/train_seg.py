@@ -7,7 +7,7 @@ from pathlib import Path
 
 from resnest_backbones.commands import named, print_next
 from resnest_backbones.errors import add_verbose, how_to_resume, one_line_errors
-from resnest_backbones.model_zoo import get_config_file
+from resnest_backbones.train import train_segmentor
 
 
 def build_argument_parser() -> argparse.ArgumentParser:
@@ -74,10 +74,7 @@ def run(arguments: list[str] | None = None, *, command: str | None = None) -> No
         return how_to_resume(args.work_dir or Path("work_dirs", Path(args.config).stem))
 
     with one_line_errors(parser.prog, verbose=args.verbose, interrupted=interrupted):
-        args.config = get_config_file(args.config)
-        from resnest_backbones.mmseg.engine.train import train
-
-        checkpoint = train(args)
-    if checkpoint is not None:
+        done = train_segmentor(**vars(args))
+    if done.model is not None:
         data = ("--data-root", args.data_root) if args.data_root else ()
-        print_next("test the trained model", "tools/test_seg.py", args.config, checkpoint, *data)
+        print_next("test the trained model", "tools/test_seg.py", args.config, done.model, *data)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from resnest_backbones.checkpoint.outputs import find_training
 from resnest_backbones.choices import SUFFIXES
 from resnest_backbones.errors import ConfigError, did_you_mean
 from resnest_backbones.model_zoo import list_trained
@@ -49,7 +50,7 @@ def load(
     if path.is_file() and path.name.endswith(tuple(SUFFIXES.values())):
         return Predictor.from_file(path)
     if path.is_dir():
-        config, found = find_training(path)
+        config, found = map(str, find_training(path))
     elif str(model) in list_trained():
         config, found = str(model), f"{SCHEME}{model}"
     else:
@@ -59,20 +60,4 @@ def load(
         )
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     checkpoint = str(checkpoint or found)
-    return Predictor.from_config(str(config), checkpoint, options=options, classes=classes, device=device)
-
-
-def find_training(folder: Path) -> tuple[str, str]:
-    """Return config and last checkpoint of the output folder of a training of either framework.
-
-    Raises:
-        ConfigError: there is none, or more than one config.
-    """
-    configs = [folder / "config.yaml"] if (folder / "config.yaml").is_file() else sorted(folder.glob("*.py"))
-    if len(configs) != 1:
-        raise ConfigError(f"{folder} must hold config.yaml or one config in Python, found {len(configs)}")
-    last = folder / "last_checkpoint"  # both frameworks write it: a name, or a path that may have moved since
-    checkpoint = folder / Path(last.read_text().strip()).name if last.is_file() else folder / "model_final.pth"
-    if not checkpoint.is_file():
-        raise ConfigError(f"{folder} holds no checkpoint: {checkpoint.name} is missing")
-    return str(configs[0]), str(checkpoint)
+    return Predictor.from_config(config, checkpoint, options=options, classes=classes, device=device)

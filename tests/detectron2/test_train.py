@@ -22,9 +22,11 @@ from torch._dynamo.utils import counters
 
 import train_net
 from resnest_backbones import build, model_zoo
+from resnest_backbones.commands import train_net as command
 from resnest_backbones.detectron2.engine import run_setup, train
 from resnest_backbones.detectron2.engine.data import build_evaluator
 from resnest_backbones.errors import ConfigError, DatasetError
+from resnest_backbones.train import Training, train_detector
 from tests.helpers import ROOT, TINY_DETECTOR, run_tool, subset_of_coco
 
 CONFIG = ROOT / "configs" / "detectron2" / "coco_detection" / "faster_rcnn_resnest50_fpn_1x.yaml"
@@ -98,6 +100,7 @@ class Trained(NamedTuple):
     folder: Path
     results: dict
     printed: str
+    done: Training
 
 
 EVERY = {"SOLVER.CHECKPOINT_PERIOD": 1}
@@ -109,14 +112,23 @@ def trained(coco_mini, tmp_path_factory) -> Trained:
     folder, results = tmp_path_factory.mktemp("trained"), {}
     (config := folder / "own.yaml").write_text(f"_BASE_: {CONFIG}\n")
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
-        main = train.main
-        patch.setattr(train, "main", lambda args: (results.update(main(args)), config.unlink()))
+        main, found = train.main, []
+
+        def main_and_unlink(args: argparse.Namespace) -> dict:
+            results.update(main(args))
+            config.unlink()
+            return results
+
+        patch.setattr(train, "main", main_and_unlink)
+        patch.setattr(command, "train_detector", lambda *args, **named: found.append(train_detector(*args, **named)))
         train_net.run(["--config-file", str(config), *map(str, [*coco_mini, *tiny(folder, 2, **EVERY)])])
-    return Trained(folder, results, printed.getvalue())
+    return Trained(folder, results, printed.getvalue(), *found)
 
 
 def test_a_training_leaves_its_files_and_says_what_is_next(trained, coco_mini):
-    folder, results, printed = trained
+    folder, results, printed, done = trained
+    assert (done.output_dir, done.model) == (folder, folder / "model_final.pth")
+    assert done.metrics["bbox/AP"] == pytest.approx(results["bbox"]["AP"], nan_ok=True)
     assert results["bbox"].keys() >= {"AP", "AP50", "AP-person"}
     assert torch.cuda.is_available() or "No GPU found: running on the CPU" in printed
     assert "Running precise-BN" in printed

@@ -17,8 +17,18 @@ import test_seg
 import train_seg
 from resnest_backbones.errors import ConfigError
 from resnest_backbones.mmseg.engine.train import setup_run
+from resnest_backbones.train import train_segmentor
 from tests.helpers import ROOT, Payload, environment
-from tests.mmseg.helpers import ade_layout, fails, last_metrics, load, logged, run_here, write_config
+from tests.mmseg.helpers import (
+    ade_layout,
+    as_in_a_new_process,
+    fails,
+    last_metrics,
+    load,
+    logged,
+    run_here,
+    write_config,
+)
 
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="what is different on a machine without a GPU")
 
@@ -52,8 +62,11 @@ def test_the_saved_checkpoint_tests_to_the_metrics_of_the_last_validation(
 
 def test_the_dumped_config_runs_by_itself_and_says_the_same(trained, tmp_path):
     dumped = next(trained.glob("*.py"))
-    one = ["--cfg-options", "train_cfg.max_iters=1"]
-    run_here(train_seg.run, dumped, "--work-dir", tmp_path, *one)
+    options = ["train_cfg.max_iters=1", "train_cfg.val_interval=1", "default_hooks.checkpoint.interval=1"]
+    with as_in_a_new_process():
+        done = train_segmentor(str(dumped), work_dir=str(tmp_path), cfg_options=options)
+    assert done.output_dir == tmp_path and done.model == tmp_path / "iter_1.pth"
+    assert done.metrics == pytest.approx(last_metrics(tmp_path), nan_ok=True)
     cfg = Config.fromfile(tmp_path / dumped.name)
     assert cfg.train_dataloader.dataset.dataset.type == "RepeatDataset"
     names = ["ResNeStCheckpoint", "SeedIterations", "StopAtInvalidLoss", "CheckBatch", "ValidateAfterResume"]

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from resnest_backbones.checkpoint.outputs import find_training
 from resnest_backbones.errors import ConfigError
 from resnest_backbones.predict import Predictor, load
-from resnest_backbones.predict.load import find_training
 
 NAMES = ["cat", "dog", "bird"]
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
@@ -55,5 +55,5 @@ def test_what_is_no_model_is_named_with_the_nearest_name(tmp_path):
     with pytest.raises(ConfigError, match="must hold config.yaml or one config in Python, found 0"):
         find_training(tmp_path)
     (tmp_path / "config.yaml").touch()
-    with pytest.raises(ConfigError, match="holds no checkpoint: model_final.pth is missing"):
+    with pytest.raises(ConfigError, match="holds no checkpoint of a training, such as model_final.pth"):
         find_training(tmp_path)

@@ -33,6 +33,7 @@ from torch import distributed
 from resnest_backbones import __name__ as PACKAGE
 from resnest_backbones.checkpoint import remove_unfinished, set_aside
 from resnest_backbones.checkpoint.contents import split_part
+from resnest_backbones.checkpoint.outputs import last_checkpoint
 from resnest_backbones.errors import (
     CheckpointError,
     ConfigError,
@@ -62,11 +63,11 @@ _UNREGISTERED = re.compile(r"(\S+) is not in the (\S+) registry")
 _SYNC_NORMS = ("SyncBN", "MMSyncBN")
 
 
-def train(args: argparse.Namespace) -> str | None:
+def train(args: argparse.Namespace) -> tuple[Path, dict[str, float], Path | None]:
     """Train as the options of ``tools/train_seg.py`` say.
 
     Returns:
-        The last checkpoint; None where none was saved, and in processes other than the main one.
+        Folder, metrics and last checkpoint; the latter two are empty in processes other than the main one.
 
     Raises:
         ResNeStError, OSError: something is missing, wrong, diverged or full; the message names it.
@@ -104,10 +105,13 @@ def train(args: argparse.Namespace) -> str | None:
     except (WeightsError, URLError) as error:
         without = f"model.backbone.init_cfg=None{' load_from=None' if cfg.get('load_from') else ''}"
         raise WeightsError(f"{error}; --cfg-options {without} starts without weights") from error
-    last = Path(cfg.work_dir, "last_checkpoint")
-    checkpoint = last.read_text().strip() if is_main_process() and last.is_file() else None
+    folder, in_main_process = Path(cfg.work_dir), is_main_process()
     _end_processes()
-    return checkpoint
+    if not in_main_process:
+        return folder, {}, None
+    scalars = {name.partition("val/")[2]: value for name, value in runner.message_hub.log_scalars.items()}
+    metrics = {name: value.current() for name, value in scalars.items() if name and not name.endswith("time")}
+    return folder, metrics, last_checkpoint(folder)
 
 
 def test(args: argparse.Namespace) -> dict[str, float]:
