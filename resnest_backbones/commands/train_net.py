@@ -16,12 +16,12 @@ Examples:
 
   Train a recipe on 8 GPUs, COCO in $DETECTRON2_DATASETS:
     python tools/train_net.py --num-gpus 8 \\
-        --config-file configs/detectron2/coco_detection/faster_rcnn_resnest50_fpn_1x.yaml
+        --config-file faster_rcnn_resnest50_fpn_1x
 
-  Train the same network on your own data, on whatever this machine has:
-    python tools/train_net.py --config-file configs/detectron2/coco_detection/faster_rcnn_resnest50_fpn_1x.yaml \\
+  Train the same network on a few thousand images of your own, on one GPU:
+    python tools/train_net.py --config-file faster_rcnn_resnest50_fpn_1x_1gpu \\
         --train-json train.json --train-images images/ --val-json val.json --val-images images/ \\
-        SOLVER.IMS_PER_BATCH 2 SOLVER.BASE_LR 0.0025
+        SOLVER.MAX_ITER 5000 SOLVER.STEPS "(3500,4500)" SOLVER.WARMUP_ITERS 500
 
   Resume after an interruption: the same command with --resume
   Evaluate: the same command with --eval-only MODEL.WEIGHTS output/model_final.pth
