@@ -53,8 +53,9 @@ def test_every_config_with_a_resnet_gets_the_network_that_was_meant(capsys):
         try:
             with torch.device("meta"):
                 model = MODELS.build(cfg.model)
-        except (ImportError, RuntimeError) as error:  # compiled operators, MMDetection
-            assert "Please install" in str(error), file
+        except Exception:  # nor can it be built as it was: compiled operators or MMDetection are missing
+            with pytest.raises(Exception), torch.device("meta"):  # noqa: B017
+                MODELS.build(Config.fromfile(file).model)
             cannot.append(file.stem)
             continue
         assert isinstance(model.backbone, ResNeStBackbone) and model.backbone.output_stride == stride, file
