@@ -31,6 +31,7 @@ from resnest_backbones.checkpoint.fit import Fit, compare, describe_networks, de
 from resnest_backbones.checkpoint.layouts import COUNTER, detect_layout, is_core_key, split_trunk
 from resnest_backbones.detectron2.roi_heads import keep_last_mask_head
 from resnest_backbones.errors import CheckpointError, WeightsError
+from resnest_backbones.models.blocks import Stage
 from resnest_backbones.models.resnest import ResNeSt
 from resnest_backbones.weights import SCHEME, default_cache_dir, fetch, fetch_url, get_record
 
@@ -209,9 +210,12 @@ class ResNeStCheckpointer(DetectionCheckpointer):
         made = for_detectron2(state)
         if len(prefixes := [*self._trunks()]) != 1:
             return made
-        # The trunk's place in the model may be another than in the file's: below a pyramid, or not.
+        # The trunk's place in the model may be another than in the file's: below a pyramid, or not; res5 in the heads.
         _, trunk, others = split_trunk(made["model"])
-        placed = {prefixes[0] + key: value for key, value in trunk.items() if not key.startswith("fc.")}
+        res5 = getattr(getattr(self.model, "roi_heads", None), "res5", None)
+        in_heads = "res5." if isinstance(res5, Stage) else "fc."  # of which nothing is left
+        kept = {key: value for key, value in trunk.items() if not key.startswith("fc.")}
+        placed = {("roi_heads." if k.startswith(in_heads) else prefixes[0]) + k: value for k, value in kept.items()}
         return {"model": {**placed, **others}, "__author__": made["__author__"]}
 
     def _check_classes(self, names: Sequence[str] | None, filename: str) -> None:
