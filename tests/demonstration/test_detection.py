@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import shlex
 import sys
@@ -42,8 +44,9 @@ def finished(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SimpleTrainer, "run_step", run_step)
-        with pytest.raises(SystemExit, match="the same command resumes from the last checkpoint"):
+        with pytest.raises(SystemExit, match="^130$"), contextlib.redirect_stderr(io.StringIO()) as said:
             make_demo.run([*DETECTION, "--output-dir", str(root)])
+        assert "the same command resumes from the last checkpoint" in said.getvalue()
         assert not (root / "detection" / "results.json").exists()
         make_demo.run([*DETECTION, "--output-dir", str(root)])
     return root, started

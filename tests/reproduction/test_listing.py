@@ -50,7 +50,7 @@ def test_json_has_all_of_it(capsys):
 
 
 def test_a_recipe_whose_framework_is_missing_is_listed_without_hours(monkeypatch):
-    monkeypatch.setitem(sys.modules, "detectron2.config", None)
+    monkeypatch.setitem(sys.modules, "resnest_backbones.detectron2.options", None)
     entry = as_dict(RECIPES["faster_rcnn_resnest50_fpn_1x"], DEVICE_RATE)
     assert entry["gpu_hours"] is None
     assert "detectron2 is missing" in as_text([entry], 10.0, 80)
