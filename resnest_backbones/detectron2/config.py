@@ -48,6 +48,8 @@ _BACKBONE: dict[str, Any] = {
     "COMPILE": False,
     "COMPILE_BACKEND": "inductor",
 }
+# Names of the classes, in order: a training writes them into its ``config.yaml``.
+_DATASETS: dict[str, Any] = {"CLASSES": []}
 # What only MMDetCascadeROIHeads reads, as MMDetection's Cascade R-CNNs have it.
 _CASCADE: dict[str, Any] = {
     # What of the stages is averaged at test: logits or probabilities of the classes.
@@ -65,7 +67,8 @@ def add_resnest_config(cfg: CfgNode) -> None:
     Keys that are there already keep their values, so calling it twice, or after another package that defines some of
     them, changes nothing.
     """
-    for node, defaults in ((cfg.MODEL.RESNETS, _BACKBONE), (cfg.MODEL.ROI_BOX_CASCADE_HEAD, _CASCADE)):
+    nodes = (cfg.MODEL.RESNETS, cfg.MODEL.ROI_BOX_CASCADE_HEAD, cfg.DATASETS)
+    for node, defaults in zip(nodes, (_BACKBONE, _CASCADE, _DATASETS), strict=True):
         for key, default in defaults.items():
             if key not in node:
                 node[key] = deepcopy(default)

@@ -138,7 +138,7 @@ def _from_yaml(file: str, options: Sequence[str], classes: Sequence[str] | None)
     merge_options(cfg, [word for option in options for word in option.split("=", 1)])
     cfg.MODEL.DEVICE = "cpu"
     facts = {
-        "classes": classes or _class_names(cfg.DATASETS.TEST),
+        "classes": classes or list(cfg.DATASETS.CLASSES) or _class_names(cfg.DATASETS.TEST),
         "channel_order": cfg.INPUT.FORMAT,
         "resize": {"shortest": cfg.INPUT.MIN_SIZE_TEST, "longest": cfg.INPUT.MAX_SIZE_TEST},
     }

@@ -25,6 +25,7 @@ from resnest_backbones import build, model_zoo
 from resnest_backbones.commands import train_net as command
 from resnest_backbones.detectron2.engine import run_setup, train
 from resnest_backbones.detectron2.engine.data import build_evaluator
+from resnest_backbones.detectron2.options import load_yaml_config
 from resnest_backbones.errors import ConfigError, DatasetError
 from resnest_backbones.train import Training, train_detector
 from tests.helpers import ROOT, TINY_DETECTOR, run_tool, subset_of_coco
@@ -132,6 +133,7 @@ def test_a_training_leaves_its_files_and_says_what_is_next(trained, coco_mini):
     assert results["bbox"].keys() >= {"AP", "AP50", "AP-person"}
     assert torch.cuda.is_available() or "No GPU found: running on the CPU" in printed
     assert "Running precise-BN" in printed
+    assert load_yaml_config(folder / "config.yaml").DATASETS.CLASSES[0] == "person"
     log = (folder / "log.txt").read_text()
     assert "Running with full config" in log and "Running with full config" not in printed and "\x1b" not in log
     assert (folder / "model_final.pth").is_file() and (folder / "config.yaml").is_file()

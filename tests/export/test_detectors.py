@@ -125,6 +125,9 @@ def test_a_yaml_config_and_its_checkpoint_give_a_network_and_what_it_needs(tmp_p
     for one, other in zip(again.module(image), built.exportable((64, 96)).module(image), strict=True):
         assert torch.equal(one, other)
     assert again.metadata["classes"] == ["cat", "dog"]
+    (tmp_path / "own.yaml").write_text(f"_BASE_: {file}\nDATASETS: {{CLASSES: [bird, fish]}}\n")
+    two = {"options": [*TINY_DETECTOR, "MODEL.ROI_HEADS.NUM_CLASSES=2"]}
+    assert build_model(str(tmp_path / "own.yaml"), None, **two).exportable().metadata["classes"] == ["bird", "fish"]
     assert again.metadata["resize"] == {"shortest": 96, "longest": 1333}
     assert again.metadata["channel_order"] == "RGB"
 

@@ -176,6 +176,7 @@ class YamlRun:
         if not args.eval_only:  # which takes images one by one
             check_batch(cfg)
             check_sizes(cfg)
+            cfg.DATASETS.CLASSES = class_names_of(cfg.DATASETS.TRAIN)
         for name in cfg.DATASETS.TEST:
             check_evaluator(name)
         if cfg.INPUT.CROP.ENABLED and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon" and not args.eval_only:
