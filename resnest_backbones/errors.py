@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import importlib
 import math
 import multiprocessing
 import re
@@ -109,6 +110,16 @@ def how_to_resume(folder: str | Path) -> str:
     if not named.is_file():
         return f"no checkpoint was saved in {folder} yet, and the same command starts again"
     return f"the last checkpoint is {Path(folder) / named.read_text().strip()}: go on by the same command with --resume"
+
+
+def require(package: str, remedy: str) -> None:
+    """Raise an ``ImportError`` that says how to install a framework that a plugin needs, unless it is installed."""
+    try:
+        importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        raise ModuleNotFoundError(f"{package} is not installed: {remedy}", name=package) from error
 
 
 def check_writable(folder: str | Path) -> None:

@@ -163,3 +163,10 @@ def test_the_trunk_needs_its_own_requirements_only(tmp_path):
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stdout.endswith("done\n"), done.stderr
+
+
+@pytest.mark.parametrize(("plugin", "framework"), [("detectron2", "detectron2"), ("mmseg", "mmengine")])
+def test_a_plugin_whose_framework_is_missing_says_how_to_install_it(plugin, framework):
+    program = f"import sys; sys.modules[{framework!r}] = None; import resnest_backbones.{plugin}"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1].startswith(f"ModuleNotFoundError: {framework} is not installed: pip install ")

@@ -12,6 +12,11 @@ have them; everything else is there where MMSegmentation is installed.
 
 from importlib.util import find_spec
 
+from resnest_backbones.errors import require
+
+for _package in ("mmengine", "mmcv"):
+    require(_package, "pip install 'resnest-backbones[mmseg]'")
+
 from resnest_backbones.mmseg.amp import CPUAmpOptimWrapper
 from resnest_backbones.mmseg.backbone import ResNeStBackbone
 from resnest_backbones.mmseg.checkpoint import ResNeStCheckpointHook, load_segmentor, use_safe_loading
