@@ -62,9 +62,9 @@ def check_recompute(value: object) -> None:
 
 
 def check_norm_layers(**norm_layers: object) -> None:
-    """Refuse values that are neither None nor callable, by the arguments' names."""
+    """Refuse values that are neither None nor callable, and modules, whose call computes, by the arguments' names."""
     for argument, value in norm_layers.items():
-        if value is not None and not callable(value):
+        if value is not None and (not callable(value) or isinstance(value, nn.Module)):
             raise ValueError(f"{argument} must be a callable from channels to a module, or None, got {value!r}")
 
 
