@@ -150,12 +150,15 @@ def interrupted_at(file: Path) -> Iterator[None]:
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
+    # A shell lets what it runs in the background ignore the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join()
+        signal.signal(signal.SIGINT, before)
 
 
 def run_tool(name: str, *arguments: object, timeout: float = 300) -> tuple[int, str]:
