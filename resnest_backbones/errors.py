@@ -104,14 +104,6 @@ def config_errors(explain: Callable[[str], str]) -> Iterator[None]:
         raise ConfigError(f"the config cannot be used: {explain(said)}") from error
 
 
-def how_to_resume(folder: str | Path) -> str:
-    """Return what to do after an interrupted training, by the checkpoint that its output folder names."""
-    named = Path(folder) / "last_checkpoint"
-    if not named.is_file():
-        return f"no checkpoint was saved in {folder} yet, and the same command starts again"
-    return f"the last checkpoint is {Path(folder) / named.read_text().strip()}: go on by the same command with --resume"
-
-
 def require(package: str, remedy: str) -> None:
     """Raise an ``ImportError`` that says how to install a framework that a plugin needs, unless it is installed."""
     try:

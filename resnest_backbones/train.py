@@ -7,30 +7,16 @@ called.
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from resnest_backbones.errors import ConfigError
 from resnest_backbones.model_zoo import get_config_file
+from resnest_backbones.outputs import Training, last_checkpoint, last_evaluation
 
 __all__ = ["Training", "detectron2_output_dir", "train_detector", "train_segmentor"]
-
-
-class Training(NamedTuple):
-    """What a training, or an evaluation, has left.
-
-    Attributes:
-        output_dir: its folder.
-        metrics: of the last evaluation, by name; in percent.
-        model: the last checkpoint; None where none was saved.
-    """
-
-    output_dir: Path
-    metrics: Mapping[str, float]
-    model: Path | None
 
 
 def train_detector(
@@ -74,8 +60,6 @@ def train_detector(
     from detectron2.engine import launch
     from detectron2.evaluation.testing import flatten_results_dict
 
-    from resnest_backbones.checkpoint.outputs import last_checkpoint
-
     if train and not val:
         raise ConfigError("data to train on need data to evaluate on: val=(json, folder of images)")
     (train_json, train_images), (val_json, val_images) = train or (None, None), val or (None, None)
@@ -94,7 +78,8 @@ def train_detector(
     folder = detectron2_output_dir(config, opts)  # before the training, during which the config file may change
     results: dict[str, Any] = {}
     launch(_detectron2_main, num_gpus, timeout=timedelta(seconds=timeout), args=(args, results), **processes)
-    metrics = flatten_results_dict(results) or _last_metrics(folder / "metrics.json")
+    # What other processes found is in their log.
+    metrics = flatten_results_dict(results) or {k: v for k, v in last_evaluation(folder).items() if "/" in k}
     return Training(folder, metrics, None if eval_only else last_checkpoint(folder))
 
 
@@ -113,13 +98,6 @@ def _detectron2_main(args: argparse.Namespace, results: dict[str, Any]) -> None:
     from resnest_backbones.detectron2.engine.train import main
 
     results.update(main(args))
-
-
-def _last_metrics(file: Path) -> dict[str, float]:
-    """Read the last evaluation that other processes wrote."""
-    records = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-    found: dict[str, float] = next((r for r in reversed(records) if any("/AP" in key for key in r)), {})
-    return {name: value for name, value in found.items() if "/" in name and not name.startswith("loss")}
 
 
 def train_segmentor(
@@ -164,4 +142,4 @@ def train_segmentor(
     options = argparse.Namespace(**{**locals(), "config": get_config_file(config), "cfg_options": [*cfg_options]})
     from resnest_backbones.mmseg.engine.train import train
 
-    return Training(*train(options))
+    return train(options)

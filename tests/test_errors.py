@@ -9,9 +9,9 @@ from resnest_backbones.errors import (
     WeightsError,
     config_errors,
     did_you_mean,
-    how_to_resume,
     one_line_errors,
 )
+from resnest_backbones.outputs import how_to_resume
 
 
 def test_an_error_is_one_line_and_a_traceback_is_behind_verbose(capsys):

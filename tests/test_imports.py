@@ -13,6 +13,7 @@ PACKAGE = ROOT / "resnest_backbones"
 # Low to high; rooms of one line do not import each other.
 ORDER = (
     ("errors", "choices"),
+    ("outputs",),
     ("data", "faults"),
     ("models",),
     ("acceleration", "weights"),

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from matplotlib.figure import Figure
 
-from reproduction.metrics import Curve
+from resnest_backbones.outputs import Curve
 
 
 def draw_curves(

@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 
 from resnest_backbones.commands import named, print_next
-from resnest_backbones.errors import add_verbose, how_to_resume, one_line_errors
+from resnest_backbones.errors import add_verbose, one_line_errors
 from resnest_backbones.model_zoo import get_config_file
+from resnest_backbones.outputs import how_to_resume
 from resnest_backbones.train import detectron2_output_dir, train_detector
 
 _CUSTOM_DATASET = ("train_json", "train_images", "val_json", "val_images")

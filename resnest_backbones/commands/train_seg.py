@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from resnest_backbones.commands import named, print_next
-from resnest_backbones.errors import add_verbose, how_to_resume, one_line_errors
+from resnest_backbones.errors import add_verbose, one_line_errors
+from resnest_backbones.outputs import how_to_resume
 from resnest_backbones.train import train_segmentor
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from resnest_backbones.checkpoint.outputs import find_training
 from resnest_backbones.choices import SUFFIXES
 from resnest_backbones.errors import ConfigError, did_you_mean
 from resnest_backbones.model_zoo import list_trained
+from resnest_backbones.outputs import find_training
 from resnest_backbones.predict.predictor import Predictor
 from resnest_backbones.weights import SCHEME
 

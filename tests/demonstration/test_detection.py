@@ -24,7 +24,7 @@ from demonstration import common
 from demonstration.common import write_results
 from demonstration.detection import draw_predictions, train_detector
 from demonstration.digits import make_demo_dataset
-from reproduction.metrics import read_metrics
+from resnest_backbones.outputs import read_metrics
 from tests.demonstration.helpers import TINY, check_pictures, file_times, has_content, pixels, unchanged
 
 DETECTION = ["--only", "detection", *TINY]

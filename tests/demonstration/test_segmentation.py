@@ -21,8 +21,8 @@ import infer_seg
 import make_demo
 import test_seg
 from demonstration.segmentation import CLASS_NAMES, SEGMENTATION_CONFIG, compare_label_maps, draw_label_maps
-from reproduction.metrics import read_metrics
 from resnest_backbones.data import make_palette
+from resnest_backbones.outputs import read_metrics
 from tests.demonstration.helpers import TINY, check_pictures, file_times, has_content, pixels, unchanged
 from tests.mmseg.helpers import last_metrics, run_here
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from resnest_backbones.checkpoint.outputs import find_training
 from resnest_backbones.errors import ConfigError
+from resnest_backbones.outputs import find_training
 from resnest_backbones.predict import Predictor, load
 
 NAMES = ["cat", "dog", "bird"]

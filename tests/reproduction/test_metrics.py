@@ -9,9 +9,10 @@ pytest.importorskip("detectron2")
 pytest.importorskip("mmengine")
 
 
-from reproduction.metrics import final_metrics, read_curves, read_metrics, training_files
+from reproduction.metrics import final_metrics, read_curves, training_files
 from resnest_backbones.errors import ConfigError
 from resnest_backbones.model_zoo import RECIPES
+from resnest_backbones.outputs import read_metrics
 from tests.reproduction.report_sample import write_detectron2, write_mmengine
 
 NAME = "any_recipe"

@@ -13,8 +13,8 @@ from pathlib import Path
 from benchmarks.small_records import DATASETS, SmallRun
 from checkout import ROOT, TOOLS, environment_with_package
 from demonstration.common import make_dataset
-from reproduction.metrics import last_evaluation
 from resnest_backbones.errors import DatasetError, ResNeStError
+from resnest_backbones.outputs import last_evaluation
 
 
 def config_file(method: str, network: str, dataset: str, recipe: str) -> Path:
@@ -83,7 +83,7 @@ def train(folder: Path, config: Path, options: Sequence[str]) -> dict[str, float
         )  # fmt: skip
     if done.returncode:
         raise ResNeStError(f"{config.stem} failed with status {done.returncode}; its log is {log}")
-    metrics = last_evaluation(folder / "metrics.json")
+    metrics = last_evaluation(folder)
     if not metrics:
         raise ResNeStError(f"{folder / 'metrics.json'} holds no metrics of an evaluation")
     return metrics

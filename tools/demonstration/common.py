@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from demonstration.digits import DemoDataset, make_demo_dataset
-from resnest_backbones.cli import shorten
+from resnest_backbones.commands import shorten
+from resnest_backbones.outputs import named_checkpoint
 from visualization.page import visualize
 from visualization.panels import Panel, draw_panels
 from visualize import build_argument_parser
@@ -71,7 +72,7 @@ def is_finished(folder: Path, model: Path) -> bool:
     if (folder / "results.json").is_file() and model.is_file():
         print(f"{folder} holds a finished training, which is reused; remove it to train again", flush=True)
         return True
-    if (folder / "last_checkpoint").is_file():
+    if named_checkpoint(folder) is not None:
         print(f"{folder} holds an interrupted training, which resumes from its last checkpoint", flush=True)
     return False
 

@@ -29,10 +29,10 @@ from curves import draw_curves
 from demonstration import common
 from demonstration.common import Demonstration
 from demonstration.digits import DemoDataset
-from reproduction.metrics import read_metrics
 from resnest_backbones.commands import python_command
 from resnest_backbones.data import read_image
 from resnest_backbones.detectron2 import add_resnest_config
+from resnest_backbones.outputs import read_metrics
 from visualization.detection import draw_annotations
 
 DETECTION_CONFIG = common.ROOT / "configs" / "detectron2" / "demo" / "faster_rcnn_resnest14_fpn_demo.yaml"

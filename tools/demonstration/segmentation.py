@@ -34,9 +34,9 @@ from curves import draw_curves
 from demonstration import common
 from demonstration.common import Demonstration
 from demonstration.digits import DemoDataset
-from reproduction.metrics import read_metrics
 from resnest_backbones.commands import python_command
 from resnest_backbones.data import palette_of, read_image, read_label_map
+from resnest_backbones.outputs import read_metrics
 from resnest_backbones.predict.evaluate import confusion_of, metrics_of
 from visualization.panels import paint_labels
 

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from checkout import TOOLS
 from resnest_backbones.errors import ConfigError
 from resnest_backbones.model_zoo import Recipe, get_config_file
+from resnest_backbones.outputs import named_checkpoint
 
 _LAST_CHECKPOINT = "LAST_CHECKPOINT"  # in a command: of the training, known when that has ended
 _DATASETS = {
@@ -41,11 +42,11 @@ class Command:
         """Return the words with the checkpoint of the training."""
         if _LAST_CHECKPOINT not in self.words:
             return [sys.executable, *self.words]
-        pointer = self.folder.parent / "train" / "last_checkpoint"
-        if not pointer.is_file():
-            raise ConfigError(f"{pointer} does not exist: the training left no checkpoint")
-        name = Path(pointer.read_text(encoding="utf-8").strip()).name  # the folder may have been moved
-        return [sys.executable, *(str(pointer.parent / name) if w == _LAST_CHECKPOINT else w for w in self.words)]
+        training = self.folder.parent / "train"
+        checkpoint = named_checkpoint(training)
+        if checkpoint is None:
+            raise ConfigError(f"{training / 'last_checkpoint'} does not exist: the training left no checkpoint")
+        return [sys.executable, *(str(checkpoint) if word == _LAST_CHECKPOINT else word for word in self.words)]
 
     def as_typed(self) -> str:
         """Return the command for a shell."""

@@ -1,4 +1,4 @@
-"""What trainings and evaluations wrote about themselves: one reader of metrics, for curves and for final values.
+"""What the run of a recipe wrote about itself: its curves, and its final values.
 
 ::
 
@@ -10,17 +10,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from resnest_backbones.errors import ConfigError
 from resnest_backbones.model_zoo import Recipe
-
-Curve = tuple[list[int], list[float]]  # iterations in growing order, and a value for each
+from resnest_backbones.outputs import Curve, last_evaluation, read_metrics, read_records
 
 # Metric of a recipe -> its name in Detectron2: task and metric.
 _DETECTRON2 = {"box_ap": ("bbox", "AP"), "mask_ap": ("segm", "AP"), "pq": ("panoptic_seg", "PQ")}
@@ -39,56 +37,6 @@ _CURVES: Mapping[str, Mapping[str, str]] = {
 # Detectron2 logs the first when it starts. Our tool logs the second before metrics of several scales, which have the
 # same names as those of one scale that recipes publish.
 _START, _SEVERAL_SCALES = "Rank of current process: ", "Evaluating with test-time augmentation"
-
-
-def read_metrics(*files: str | Path, key: str = "iteration") -> dict[str, Curve]:
-    """Read the curves in logs of one JSON object per line.
-
-    A resumed training repeats iterations: what it logged last counts. Lines that are cut off or not an object with an
-    iteration are left out, and so are values that are not numbers. NaN and infinite values are kept.
-
-    Args:
-        files: of one training, in the order of time: Detectron2's ``metrics.json``, MMEngine's ``scalars.json``.
-        key: name of the iteration in a line: "iteration" in Detectron2, "step" in MMEngine.
-    """
-    curves: dict[str, Curve] = {}
-    for file in files:
-        trained, by_epoch = 0, False
-        for record in _records(Path(file)):
-            iteration = record.pop(key, None)
-            if not isinstance(iteration, int):
-                continue
-            if "iter" in record:  # MMEngine, of the training
-                trained, by_epoch = iteration, "epoch" in record
-            elif by_epoch:  # the "step" of a validation is an epoch there
-                iteration = trained
-            for name, value in record.items():
-                if isinstance(value, (int, float)) and not isinstance(value, bool):
-                    _add(curves.setdefault(name, ([], [])), iteration, value)
-    return curves
-
-
-def _add(curve: Curve, iteration: int, value: float) -> None:
-    iterations, values = curve
-    while iterations and iterations[-1] >= iteration:
-        iterations.pop()
-        values.pop()
-    iterations.append(iteration)
-    try:
-        values.append(float(value))
-    except OverflowError:  # an integer of JSON may be beyond every float
-        values.append(math.inf if value > 0 else -math.inf)
-
-
-def _records(file: Path) -> Iterator[dict[str, Any]]:
-    with open(file, "rb") as lines:
-        for line in lines:
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(record, dict):
-                yield record
 
 
 def training_files(folder: Path, framework: str) -> list[Path]:
@@ -124,15 +72,10 @@ def final_metrics(recipe: Recipe, folder: Path) -> dict[str, float | None]:
     return {metric: value if value is None else round(value, 4) for metric, value in metrics.items()}
 
 
-def last_evaluation(file: Path) -> dict[str, Any]:
-    """Return the last record of Detectron2's ``metrics.json`` that has metrics of an evaluation; {} where none has."""
-    return next((record for record in reversed([*_records(file)]) if any("/AP" in name for name in record)), {})
-
-
 def _of_detectron2(folder: Path) -> dict[str, Any]:
     """Read the last evaluation of a training, or an evaluation alone."""
     if (folder / "train" / "metrics.json").is_file():
-        last = last_evaluation(folder / "train" / "metrics.json")
+        last = last_evaluation(folder / "train")
         return {metric: last[name] for name, metric in _CURVES["detectron2"].items() if name in last}
     log = folder / "evaluate" / "log.txt"
     tasks = _read_copypaste(log) if log.is_file() else {}
@@ -155,7 +98,7 @@ def _of_mmseg(folder: Path) -> dict[str, Any]:
     """Read the last test in the folder of each step."""
     found = {}
     for metric, (step, name) in _MMSEG.items():
-        values = [r[name] for file in sorted((folder / step).glob("*/*.json")) for r in _records(file) if name in r]
+        values = [r[name] for file in sorted((folder / step).glob("*/*.json")) for r in read_records(file) if name in r]
         if values:
             found[metric] = values[-1]
     return found

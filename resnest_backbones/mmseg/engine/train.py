@@ -33,7 +33,6 @@ from torch import distributed
 from resnest_backbones import __name__ as PACKAGE
 from resnest_backbones.checkpoint import remove_unfinished, set_aside
 from resnest_backbones.checkpoint.contents import split_part
-from resnest_backbones.checkpoint.outputs import last_checkpoint
 from resnest_backbones.errors import (
     CheckpointError,
     ConfigError,
@@ -56,6 +55,7 @@ from resnest_backbones.mmseg.config import (
 )
 from resnest_backbones.mmseg.datasets import LabelMapDataset, check_custom_dataset
 from resnest_backbones.mmseg.engine.resumable import make_resumable, repair_last_checkpoint
+from resnest_backbones.outputs import Training, last_checkpoint
 from resnest_backbones.weights import SCHEME, get_record
 
 _LONG_MESSAGES = ("Config:\n", "Hooks will be executed")  # how they begin
@@ -63,7 +63,7 @@ _UNREGISTERED = re.compile(r"(\S+) is not in the (\S+) registry")
 _SYNC_NORMS = ("SyncBN", "MMSyncBN")
 
 
-def train(args: argparse.Namespace) -> tuple[Path, dict[str, float], Path | None]:
+def train(args: argparse.Namespace) -> Training:
     """Train as the options of ``tools/train_seg.py`` say.
 
     Returns:
@@ -108,10 +108,10 @@ def train(args: argparse.Namespace) -> tuple[Path, dict[str, float], Path | None
     folder, in_main_process = Path(cfg.work_dir), is_main_process()
     _end_processes()
     if not in_main_process:
-        return folder, {}, None
+        return Training(folder, {}, None)
     scalars = {name.partition("val/")[2]: value for name, value in runner.message_hub.log_scalars.items()}
     metrics = {name: value.current() for name, value in scalars.items() if name and not name.endswith("time")}
-    return folder, metrics, last_checkpoint(folder)
+    return Training(folder, metrics, last_checkpoint(folder))
 
 
 def test(args: argparse.Namespace) -> dict[str, float]:
