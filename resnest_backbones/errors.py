@@ -15,8 +15,9 @@ import multiprocessing
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 # An error in the traceback that a worker or another process sent.
 _RAISED = re.compile(r"^((?:\w+\.)*\w*(?:Error|Exception|Exit|Expired|Interrupt))(?::|$)", re.MULTILINE)
@@ -72,12 +73,17 @@ def check_finite(losses: Mapping[str, float], *, iteration: int, images: Iterabl
 def diverged(reason: str, *, iteration: int, images: Iterable[str], rates: Iterable[float]) -> DivergedError:
     """Return an error that says where a training diverged; the arguments are those of ``check_finite``."""
     images = list(images)
-    more = f" and {len(images) - _MAX_IMAGES} more" if len(images) > _MAX_IMAGES else ""
     return DivergedError(
         f"the training diverged in iteration {iteration}, at learning rate "
         f"{', '.join(f'{rate:.6g}' for rate in sorted(set(rates)))}, with the images "
-        f"{', '.join(images[:_MAX_IMAGES])}{more}: {' '.join(reason.split())}"
+        f"{name_first(images, _MAX_IMAGES)}: {' '.join(reason.split())}"
     )
+
+
+def name_first(values: Sequence[Any], number: int = 3) -> str:
+    """Return the first of many values, and how many more there are, for a message."""
+    more = f" and {len(values) - number} more" if len(values) > number else ""
+    return ", ".join(map(str, values[:number])) + more
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:

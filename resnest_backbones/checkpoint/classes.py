@@ -21,7 +21,7 @@ def match_classes(of_model: Sequence[str] | None, of_data: Sequence[str] | None)
         DatasetError: there are more classes or fewer, or some are at other places and others have other names; the
             message has both lists.
     """
-    of_model, of_data = _as_list(of_model), _as_list(of_data)
+    of_model, of_data = as_list(of_model), as_list(of_data)
     if not of_model or not of_data or of_model == of_data:
         return None
     lists = f"{_listed(of_model)} in the model, {_listed(of_data)} in the data"
@@ -46,7 +46,7 @@ def check_resumed_classes(of_run: Sequence[str] | None, of_data: Sequence[str] |
     Raises:
         DatasetError: their number, names or order differ; the message has both lists.
     """
-    of_run, of_data = _as_list(of_run), _as_list(of_data)
+    of_run, of_data = as_list(of_run), as_list(of_data)
     if of_run and of_data and of_run != of_data:
         raise DatasetError(
             f"--resume goes on with {file}, whose classes are not those of the training data: {_listed(of_run)} there, "
@@ -54,7 +54,7 @@ def check_resumed_classes(of_run: Sequence[str] | None, of_data: Sequence[str] |
         )
 
 
-def _as_list(names: Sequence[str] | None) -> list[str]:
+def as_list(names: Sequence[str] | None) -> list[str]:
     """Return names as a list: some projects write a single one as a string."""
     return [names] if isinstance(names, str) else list(names or [])
 

@@ -16,7 +16,7 @@ from resnest_backbones.checkpoint.layouts import is_average, split_networks, sum
 
 logger = logging.getLogger(__name__)
 
-Path = tuple[str, ...]  # of keys
+KeyPath = tuple[str, ...]
 
 _MARK = "#"  # FILE#PART names one of several networks in a file
 # What a state dict lies under, in the files of trainings; the first that a file has is taken.
@@ -75,7 +75,7 @@ def choose_weights(content: Mapping[str, Any], part: str, file: str) -> tuple[st
     return chosen, networks[chosen]
 
 
-def _inner_dicts(path: Path, content: Mapping[Any, Any]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+def _inner_dicts(path: KeyPath, content: Mapping[Any, Any]) -> Iterator[tuple[KeyPath, Mapping[str, Any]]]:
     """Yield the dicts in a dict with string keys, itself included, and their paths; none of an optimizer."""
     if content and all(isinstance(key, str) for key in content):
         yield path, content

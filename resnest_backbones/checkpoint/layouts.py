@@ -29,6 +29,7 @@ from torch import Tensor
 
 from resnest_backbones.checkpoint.mmdet import detectron2_names
 from resnest_backbones.choices import TARGETS
+from resnest_backbones.errors import name_first
 
 logger = logging.getLogger(__name__)
 
@@ -369,5 +370,4 @@ def _split_trunk(found: _Found) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 def summarize_keys(keys: Iterable[str], most: int = 5) -> str:
     """Join the first few of many keys, for messages."""
-    names = [str(key) for key in keys]
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "none"
+    return name_first([*keys], most) or "none"

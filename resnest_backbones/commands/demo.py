@@ -13,8 +13,6 @@ from pathlib import Path
 from resnest_backbones.choices import SUFFIXES
 from resnest_backbones.commands import named
 from resnest_backbones.errors import add_verbose, one_line_errors
-from resnest_backbones.model_zoo import RECIPES
-from resnest_backbones.weights import SCHEME
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -36,8 +34,9 @@ is the n-th class, as in ADE20K's annotations), and OUTPUT_DIR/predictions.json.
     )
     add = parser.add_argument
     add("inputs", nargs="*", metavar="FILE_OR_FOLDER", help="images and videos")
-    text = "a recipe that `resnest-backbones list --trained` prints, whose weights are downloaded; or a file that "
-    add("--model", metavar="NAME", help=f"{text}tools/export.py wrote ({', '.join(SUFFIXES.values())})")
+    text = "a recipe that `resnest-backbones list --trained` prints, whose weights are downloaded; the output folder "
+    text += f"of a training; or a file that tools/export.py wrote ({', '.join(SUFFIXES.values())})"
+    add("--model", metavar="NAME", help=text)
     add("--config", metavar="CONFIG", help="instead of --model: a config of Detectron2 or MMSegmentation")
     add("--checkpoint", metavar="FILE", help="checkpoint of --config")
     add("--framework", choices=("detectron2", "mmseg"), help="framework of the config (default: detected)")
@@ -60,8 +59,8 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error("either --model or --config must be given")
     if args.config and not args.checkpoint:
         parser.error("--config needs --checkpoint")
-    of_configs = [name for name in ("checkpoint", "framework", "classes", "opts") if args.model and getattr(args, name)]
-    if of_configs:
+    of_configs = [name for name in ("checkpoint", "framework", "classes", "opts") if getattr(args, name)]
+    if of_configs and args.model and args.model.endswith(tuple(SUFFIXES.values())):
         parser.error(f"--{of_configs[0]} goes with --config: an exported file contains it")
     if args.model and args.device not in (None, "cpu"):
         parser.error(f"--device goes with --config: exported files run on the CPU, got {args.device}")
@@ -78,8 +77,6 @@ def run(arguments: list[str] | None = None, *, command: str | None = None) -> No
     """Parse the command line and predict; the status is 1 if a file could not be read."""
     parser = named(build_parser(), command)
     args = parser.parse_args(arguments)
-    if args.model in RECIPES and not args.config and not Path(args.model).exists():
-        args.config, args.checkpoint, args.model = args.model, args.checkpoint or f"{SCHEME}{args.model}", None
     check_arguments(parser, args)
 
     def interrupted() -> str:

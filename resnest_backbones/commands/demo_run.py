@@ -15,12 +15,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from resnest_backbones.checkpoint import write_atomically
+from resnest_backbones.choices import SUFFIXES
 from resnest_backbones.commands import print_next
 from resnest_backbones.data import read_image
-from resnest_backbones.errors import ConfigError, DatasetError, did_you_mean
-from resnest_backbones.model_zoo import list_trained
+from resnest_backbones.errors import DatasetError
 from resnest_backbones.predict.draw import draw_detections, draw_label_map
 from resnest_backbones.predict.evaluate import describe
+from resnest_backbones.predict.load import find_model
 from resnest_backbones.predict.predictor import Detections, LabelMap, Predictor
 from resnest_backbones.predict.sources import Video, Window, find_files, video_writer
 
@@ -29,10 +30,10 @@ def predict(args: argparse.Namespace) -> list[str]:
     """Predict, draw and write; return what went wrong with single files, one message each. All others are done."""
     images, videos = find_files(args.inputs) if args.inputs else ({}, {})
     window = Window("resnest_backbones") if args.show else None
+    if args.model and not args.model.endswith(tuple(SUFFIXES.values())):
+        args.config, args.checkpoint = find_model(args.model, args.checkpoint)
+        args.model = None
     if args.model:
-        if not Path(args.model).suffix and not Path(args.model).exists():
-            hint = did_you_mean(args.model, list_trained(), "`resnest-backbones list --trained` prints the names")
-            raise ConfigError(f"--model must be an exported file or a trained recipe, got {args.model}; {hint}")
         predictor = Predictor.from_file(args.model)
     else:
         given = {"framework": args.framework, "options": args.opts, "classes": args.classes, "device": args.device}

@@ -14,8 +14,7 @@ from typing import Any
 
 from resnest_backbones.data.coco_masks import area_of, is_number, lies_in_box, usable_mask
 from resnest_backbones.data.images import read_size
-from resnest_backbones.data.label_maps import name_first
-from resnest_backbones.errors import DatasetError
+from resnest_backbones.errors import DatasetError, name_first
 
 _MARGIN = 1.0  # pixels that a box may reach beyond its image by rounding
 _LARGEST_AREA = 1e10  # that COCO's evaluation takes into account

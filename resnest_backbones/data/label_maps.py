@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from resnest_backbones.data.images import IMAGE_SUFFIXES, files_below, open_image, read_size
-from resnest_backbones.errors import DatasetError
+from resnest_backbones.errors import DatasetError, name_first
 
 IGNORED = 255  # in label maps
 CHECKED_LABEL_MAPS = 200  # read before a training
@@ -185,9 +185,3 @@ def check_label_maps(pairs: Sequence[tuple[Path, Path]], classes: Sequence[str])
     if pixels[0] and len(classes) not in pixels:
         line += "; if label 0 is the first class there, add 1 to all labels, for 0 is not labelled"
     return [line]
-
-
-def name_first(values: Sequence[Any], number: int = 3) -> str:
-    """Return the first values, and how many more there are."""
-    more = f" and {len(values) - number} more" if len(values) > number else ""
-    return ", ".join(map(str, values[:number])) + more

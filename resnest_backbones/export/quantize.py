@@ -47,8 +47,6 @@ def quantize(
         ImportError: a package of the extra ``export`` is missing.
     """
     import onnx
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     if method not in CALIBRATIONS:
         raise ExportError(f"method must be one of {', '.join(CALIBRATIONS)}, got {method}")
@@ -61,13 +59,43 @@ def quantize(
         raise ExportError("calibration needs at least one image")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".quantize_") as folder:
-        prepared, written = Path(folder, "prepared.onnx"), Path(folder, "written.onnx")
+        written = Path(folder, "written.onnx")
+        quantize_file(source, written, _read(images, metadata), method=method, keep=keep)
+        model = onnx.load(written)
+        facts = {**metadata, "int8": {"method": method, "images": len(images), "kept": list(keep)}}
+        onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(facts)})
+        onnx.save(model, written)
+        os.replace(written, target)
+    dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    return sum(node.op_type in _OPERATORS and node.input[1] in dequantized for node in model.graph.node)
+
+
+def quantize_file(
+    source: Path, target: Path, inputs: Iterator[dict[str, np.ndarray]], *, method: str, keep: Sequence[str] = ()
+) -> None:
+    """Quantise any ONNX file, a trunk's too, calibrated on inputs by name; other arguments as in ``quantize``."""
+    import onnx
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(inputs, None)
+
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".quantize_") as folder:
+        prepared = Path(folder, "prepared.onnx")
         # ONNX Runtime's symbolic shape inference fails on sizes that depend on the number of detections.
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared,
-            written,
-            _reader(images, metadata),
+            target,
+            Reader(),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(_OPERATORS),
             per_channel=True,
@@ -82,13 +110,6 @@ def quantize(
                 "percentile": CalibrationMethod.Percentile,
             }[method],
         )
-        model = onnx.load(written)
-        facts = {**metadata, "int8": {"method": method, "images": len(images), "kept": list(keep)}}
-        onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(facts)})
-        onnx.save(model, written)
-        os.replace(written, target)
-    dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    return sum(node.op_type in _OPERATORS and node.input[1] in dequantized for node in model.graph.node)
 
 
 def _named(model: Any, keep: Sequence[str]) -> list[str]:
@@ -99,20 +120,7 @@ def _named(model: Any, keep: Sequence[str]) -> list[str]:
     return [name for name in names if any(part in name for part in keep)]
 
 
-def _reader(images: Sequence[Path], metadata: Any) -> Any:
-    """Return the inputs for ONNX Runtime, which asks for the next one until it is None."""
-    from onnxruntime.quantization import CalibrationDataReader
-
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.inputs = self._read()
-
-        def _read(self) -> Iterator[dict[str, np.ndarray]]:
-            for file in tqdm(images, desc="calibrating"):
-                x, _ = prepare_image(read_image(file), metadata)
-                yield {metadata["inputs"][0]: x.numpy()}
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            return next(self.inputs, None)
-
-    return Reader()
+def _read(images: Sequence[Path], metadata: Any) -> Iterator[dict[str, np.ndarray]]:
+    for file in tqdm(images, desc="calibrating"):
+        x, _ = prepare_image(read_image(file), metadata)
+        yield {metadata["inputs"][0]: x.numpy()}

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from resnest_backbones.choices import SUFFIXES
 from resnest_backbones.errors import ConfigError, did_you_mean
-from resnest_backbones.model_zoo import list_trained
+from resnest_backbones.model_zoo import RECIPES, list_trained
 from resnest_backbones.outputs import find_training
 from resnest_backbones.predict.predictor import Predictor
 from resnest_backbones.weights import SCHEME
@@ -28,7 +26,7 @@ def load(
     Args:
         model: a recipe that ``model_zoo.list_trained`` names, whose weights are downloaded; the output folder of a
             training (``OUTPUT_DIR`` of Detectron2, ``work_dir`` of MMSegmentation); or a file of ``tools/export.py``.
-        checkpoint: of a folder's; by default the final one, or the last that was written.
+        checkpoint: another one than the recipe's published file, or than the last in the folder.
         options: config overrides, in the framework's syntax; not for an exported file.
         classes: a file with the classes' names, where the model does not hold them; not for an exported file.
         device: ``cpu``, ``cuda:1``; by default a GPU if there is one. An exported file runs on the CPU.
@@ -46,18 +44,21 @@ def load(
         >>> predictor(image).names  # doctest: +SKIP
         ['cat', 'dog']
     """
-    path = Path(model)
-    if path.is_file() and path.name.endswith(tuple(SUFFIXES.values())):
-        return Predictor.from_file(path)
-    if path.is_dir():
-        config, found = map(str, find_training(path))
-    elif str(model) in list_trained():
+    if str(model).endswith(tuple(SUFFIXES.values())):
+        return Predictor.from_file(model)
+    config, checkpoint = find_model(model, checkpoint)
+    return Predictor.from_config(config, checkpoint, options=options, classes=classes, device=device)
+
+
+def find_model(model: str | Path, checkpoint: str | Path | None = None) -> tuple[str, str]:
+    """Return config and checkpoint of a recipe, or of the output folder of a training; arguments as in ``load``."""
+    if Path(model).is_dir():
+        config, found = map(str, find_training(Path(model)))
+    elif str(model) in RECIPES:
         config, found = str(model), f"{SCHEME}{model}"
     else:
         hint = did_you_mean(str(model), list_trained(), "`resnest-backbones list --trained` prints the names")
         raise ConfigError(
             f"a model must be a trained recipe, an output folder or an exported file, got {model}; {hint}"
         )
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    checkpoint = str(checkpoint or found)
-    return Predictor.from_config(config, checkpoint, options=options, classes=classes, device=device)
+    return config, str(checkpoint or found)

@@ -27,6 +27,7 @@ def test_the_output_folder_of_detectron2_gives_boxes_with_names(tmp_path):
 
 def test_the_work_dir_of_mmsegmentation_gives_a_label_map_of_its_last_checkpoint(tmp_path):
     pytest.importorskip("mmseg")
+    import resnest_backbones.mmseg  # noqa: F401  (what it registers is to outlast the test)
     from resnest_backbones.export.models import build_model
     from tests.mmseg.helpers import as_in_a_new_process, write_config
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from benchmarks.cases import Contender
 from resnest_backbones import build
 from resnest_backbones.export import export_backbone, save
+from resnest_backbones.export.quantize import quantize_file
 
 _CALIBRATION = (2, 224)  # random images, and their side: the ranges that they give change no time
 
@@ -61,17 +62,8 @@ def _float32(network: str) -> Path:
 
 @cache
 def _int8(network: str) -> Path:
-    quantization = importlib.import_module("onnxruntime.quantization")
     number, side = _CALIBRATION
-    inputs = iter([{"images": torch.randn(1, 3, side, side).numpy()} for _ in range(number)])
-
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[name-defined, misc]
-        def get_next(self) -> Any:
-            return next(inputs, None)
-
+    inputs = ({"images": torch.randn(1, 3, side, side).numpy()} for _ in range(number))
     file = _float32(network).with_suffix(".int8.onnx")
-    # As `tools/quantize.py` does for whole models.
-    quantization.quantize_static(
-        _float32(network), file, Reader(), op_types_to_quantize=["Conv"], per_channel=True, reduce_range=True
-    )
+    quantize_file(_float32(network), file, inputs, method="minmax")
     return file

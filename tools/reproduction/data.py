@@ -20,11 +20,10 @@ from tqdm.contrib.concurrent import thread_map
 
 from reproduction import panoptic_coco, pascal_context
 from reproduction.common import DEFAULT_WORKERS, SPLITS, Item, add_data_root, select_recipes
-from resnest_backbones.errors import ConfigError
+from resnest_backbones.errors import ConfigError, name_first
 from resnest_backbones.model_zoo import Recipe
 
 _QUICK = 100  # label maps of a folder that a quick check reads
-_SHOWN = 3  # names in a message
 _SHOWN_FILES = 5  # wrong label maps that get a message each
 _IGNORED = 255  # the label that every loader of the recipes ignores
 
@@ -174,13 +173,13 @@ def _check_dataset(dataset: str, data_root: Path, extent: Extent, *, masks: bool
                 yield f"{data_root / split.index}: {error}; {split.index_source}"
             both = [name for name in names if seen.setdefault(name, split.name) != split.name]
             if both and split.folders[0].shared:
-                yield f"{data_root / split.index}: {len(both)} images are in the other split, too: {_some(both)}"
+                yield f"{data_root / split.index}: {len(both)} images are in the other split, too: {name_first(both)}"
         else:
             names = sorted({name for files in found.values() for name in files or ()})
         images = found[split.folders[0]] or {}
         for folder, files in found.items():
             if files and (missing := [f"{name}{folder.suffix}" for name in names if name not in files]):
-                text = f"{len(missing)} of {len(names)} files are missing: {_some(missing)}"
+                text = f"{len(missing)} of {len(names)} files are missing: {name_first(missing)}"
                 yield f"{data_root / folder.path}: {text}; {folder.source}"
             if files and folder.last_label is not None:
                 pairs = [(files[name], images[name]) for name in names if name in files and name in images]
@@ -193,11 +192,6 @@ def _find(folder: Path, suffix: str) -> dict[str, Path] | None:
         return None
     files = (file for file in folder.rglob(f"*{suffix}") if not file.name.startswith("."))
     return {str(file.relative_to(folder)).removesuffix(suffix): file for file in sorted(files)}
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def _read_index(file: Path, *, masks: bool) -> list[str]:
@@ -225,11 +219,11 @@ def _read_index(file: Path, *, masks: bool) -> list[str]:
     needed |= {"segmentation"} if masks else set()
     wrong = [a for a in annotations if not needed <= a.keys() or (masks and not a["segmentation"])]
     if wrong or not annotations:
-        which = f"{len(wrong)} of {len(annotations)} lack some: id {_some([str(a.get('id')) for a in wrong])}"
+        which = f"{len(wrong)} of {len(annotations)} lack some: id {name_first([a.get('id') for a in wrong])}"
         raise ConfigError(f"must have annotations with {', '.join(sorted(needed))}; {which if wrong else 'got none'}")
     unknown = {annotation["image_id"] for annotation in annotations} - {image.get("id") for image in images}
     if unknown and not panoptic:
-        raise ConfigError(f"annotates images missing from its 'images' list: {_some([*map(str, sorted(unknown))])}")
+        raise ConfigError(f"annotates images missing from its 'images' list: {name_first(sorted(unknown))}")
     return [Path(str(item.get("file_name"))).stem for item in (annotations if panoptic else images)]
 
 
@@ -261,7 +255,7 @@ def _label_map_problem(folder: Folder, pair: tuple[Path, Path]) -> str:
     except (OSError, SyntaxError, ValueError) as error:  # PIL raises each of them for a broken file
         return f"{file} or {image_file.name}: cannot be read as an image: {error}"
     if wrong := [str(value) for value in values if value > folder.last_label and value != _IGNORED]:
-        return f"{file}: labels must be 0 to {folder.last_label} or {_IGNORED}, got {_some(wrong)}"
+        return f"{file}: labels must be 0 to {folder.last_label} or {_IGNORED}, got {name_first(wrong)}"
     return ""
 
 
