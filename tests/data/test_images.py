@@ -165,7 +165,7 @@ def test_tools_predict_and_calibrate_on_these_pixels(record_property, odd, tmp_p
     record_property("times", len(odd))
     pytest.importorskip("onnxruntime")
     from resnest_backbones.commands.demo_run import Demo
-    from resnest_backbones.export.quantize import _reader
+    from resnest_backbones.export.quantize import _read
     from resnest_backbones.predict import Predictor
 
     seen: list[torch.Tensor] = []
@@ -179,7 +179,7 @@ def test_tools_predict_and_calibrate_on_these_pixels(record_property, odd, tmp_p
     demo = Demo(predictor, argparse.Namespace(output_dir=tmp_path, min_score=0.5, opacity=0.5), None)
     for file, _, _ in odd:
         demo.predict_image(file, file.stem)
-    calibrated = [_reader([file], facts).get_next()["image"] for file, _, _ in odd]
+    calibrated = [next(_read([file], facts))["image"] for file, _, _ in odd]
     for (file, _, _), of_demo, of_quantize in zip(odd, seen, calibrated, strict=True):
         np.testing.assert_array_equal(of_demo.numpy().transpose(1, 2, 0), read_image(file))
         np.testing.assert_array_equal(of_quantize.transpose(1, 2, 0), read_image(file))
