@@ -34,7 +34,7 @@ CORE = [
 
 EXTRAS = {
     # What Detectron2 needs at run time. Detectron2 itself is not here, because no wheel of it is published for every
-    # Python: `python tools/install_detectron2.py` installs it.
+    # Python: `resnest-backbones install-detectron2` installs it.
     "detectron2": [
         "cloudpickle>=2.2",
         "fvcore>=0.1.5.post20221221",

@@ -25,8 +25,8 @@ from typing import Any
 import resnest_backbones
 from resnest_backbones import model_zoo
 from resnest_backbones.choices import TARGETS
-from resnest_backbones.commands import COMMANDS, PROGRAM, print_next, python_command, run_command, shorten
-from resnest_backbones.errors import add_verbose, did_you_mean, one_line_errors
+from resnest_backbones.commands import COMMANDS, ELSEWHERE, PROGRAM, print_next, python_command, run_command, shorten
+from resnest_backbones.errors import INSTALL, add_verbose, did_you_mean, one_line_errors
 from resnest_backbones.model_zoo import NUM_CLASSES, RECIPES
 from resnest_backbones.weights import MIRROR_VARIABLE, SCHEME, WEIGHTS, Record, default_cache_dir, fetch, get_record
 
@@ -54,6 +54,7 @@ _PACKAGES = (
     *(name for rivals in _RIVALS for name in rivals),
 )
 PLUGINS = {"detectron2": "resnest_backbones.detectron2", "mmseg": "resnest_backbones.mmseg"}
+_EXTRAS = (*PLUGINS, "demo", "export", "hub")  # others are for a checkout
 _OPERATORS = {
     "detectron2": ("detectron2._C", "rotated boxes and Detectron2's own deformable convolution"),
     "mmseg": ("mmcv._ext", "heads that use mmcv.ops"),
@@ -108,6 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = [*(sys.argv[1:] if arguments is None else arguments)]
     if words and words[0] in COMMANDS:
         return run_command(words[0], words[1:])
+    if words and words[0] in ELSEWHERE:
+        sys.exit(f"{PROGRAM} {words[0]}: error: {ELSEWHERE[words[0]]}")
     args = build_argument_parser().parse_args(words)
     command = {"list": print_list, "info": print_info, "download": download, "convert": convert, "doctor": doctor}
     with one_line_errors(PROGRAM, ValueError, verbose=args.verbose):
@@ -286,9 +289,10 @@ def doctor(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(report, indent=1))
         return bool(problems)
-    for part in ("machine", "packages", "plugins"):
-        _print_facts(report[part])
-        print()
+    for part in ("machine", "packages", "plugins", "missing"):
+        if report[part]:
+            _print_facts(report[part])
+            print()
     for problem in problems:
         print(f"PROBLEM: {problem}")
     print(f"{len(problems)} problems" if problems else "no problems found")
@@ -296,19 +300,33 @@ def doctor(args: argparse.Namespace) -> int:
 
 
 def diagnose() -> dict[str, Any]:
-    """Return ``machine``, ``packages``, ``plugins`` (how importing each went) and ``problems``."""
-    packages = {}
+    """Return ``machine``, ``packages``, ``plugins`` (how importing each went), ``missing`` and ``problems``."""
+    packages, folder = {}, default_cache_dir()
     for name in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             packages[name] = metadata.version(name)
     plugins = {framework: _import_plugin(framework) for framework in PLUGINS}
     failed = [f"{name}: {said}" for name, said in plugins.items() if said.startswith("fails")]
+    if not os.access(next(path for path in (folder, *folder.parents) if path.exists()), os.W_OK):
+        failed.append(f"the folder of weights {folder} cannot be written: export TORCH_HOME=FOLDER takes another")
     return {
         "machine": _describe_machine(),
         "packages": packages,
         "plugins": plugins,
+        "missing": find_missing(),
         "problems": find_clashes(packages) + failed,
     }
+
+
+def find_missing() -> dict[str, str]:
+    """Return the extras of which packages are missing: which ones, and the command that installs them."""
+    missing: dict[str, list[str]] = {}
+    with contextlib.suppress(metadata.PackageNotFoundError):  # a checkout that is not installed
+        for line in metadata.requires("resnest-backbones") or ():
+            name, *extra = re.findall(r"^[\w.-]+|(?<=extra == .)[\w-]+", line)
+            if extra and extra[0] in _EXTRAS and not [*metadata.distributions(name=name)]:
+                missing.setdefault(extra[0], []).append(name)
+    return {e: f"{', '.join(names)}: pip install 'resnest-backbones[{e}]'" for e, names in missing.items()}
 
 
 def find_clashes(packages: Mapping[str, str], python: tuple[int, int] | None = None) -> list[str]:
@@ -325,7 +343,7 @@ def find_clashes(packages: Mapping[str, str], python: tuple[int, int] | None = N
     for rivals in _RIVALS:
         found = [name for name in rivals if name in packages]
         if len(found) > 1:
-            remedy = f"pip uninstall {' '.join(found)}, then install one of them"
+            remedy = f"pip uninstall -y {' '.join(found)} && {INSTALL.get(found[0], f'pip install {found[0]}')}"
             problems.append(f"{' and '.join(found)} install the same files: {remedy}")
     if _version(packages.get("numpy")) < (2,) and "onedl-mmcv" in packages:
         problems.append(f"onedl-mmcv needs numpy 2, got {packages.get('numpy', 'none')}: pip install 'numpy>=2'")
@@ -351,7 +369,7 @@ def _version(text: str | None) -> tuple[int, ...]:
 def _import_plugin(framework: str) -> str:
     try:
         if importlib.util.find_spec(framework) is None:
-            return "not installed"
+            return f"not installed: {INSTALL[framework]}"
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             importlib.import_module(PLUGINS[framework])

@@ -22,6 +22,11 @@ from typing import Any
 # An error in the traceback that a worker or another process sent.
 _RAISED = re.compile(r"^((?:\w+\.)*\w*(?:Error|Exception|Exit|Expired|Interrupt))(?::|$)", re.MULTILINE)
 _MAX_IMAGES = 16  # named in a message
+# Framework -> the command that installs it.
+INSTALL = {
+    "detectron2": "pip install 'resnest-backbones[detectron2]' && resnest-backbones install-detectron2",
+    "mmseg": "pip install 'resnest-backbones[mmseg]'",
+}
 
 
 class ResNeStError(Exception):
@@ -110,14 +115,14 @@ def config_errors(explain: Callable[[str], str]) -> Iterator[None]:
         raise ConfigError(f"the config cannot be used: {explain(said)}") from error
 
 
-def require(package: str, remedy: str) -> None:
+def require(package: str, framework: str) -> None:
     """Raise an ``ImportError`` that says how to install a framework that a plugin needs, unless it is installed."""
     try:
         importlib.import_module(package)
     except ModuleNotFoundError as error:
         if error.name != package:
             raise
-        raise ModuleNotFoundError(f"{package} is not installed: {remedy}", name=package) from error
+        raise ModuleNotFoundError(f"{package} is not installed: {INSTALL[framework]}", name=package) from error
 
 
 def check_writable(folder: str | Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib import metadata
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from resnest_backbones import VARIANTS, build, cli, model_zoo
 from resnest_backbones.cli import EXAMPLES, main
 from resnest_backbones.commands import COMMANDS, PROGRAM, print_next
+from resnest_backbones.errors import INSTALL
 from resnest_backbones.model_zoo import RECIPES
 from resnest_backbones.weights import PUBLISHED, WEIGHTS
 from tests.helpers import environment, publishing
@@ -111,16 +113,30 @@ def test_doctor_reports_this_environment(capsys):
         try:
             __import__(framework)
         except ImportError:
-            assert report["plugins"][framework] == "not installed"
+            assert report["plugins"][framework] == f"not installed: {INSTALL[framework]}"
         else:
             assert report["plugins"][framework].startswith("works"), module
     assert "no problems found" in said(capsys, "doctor")
 
 
+def test_doctor_names_the_command_for_what_is_missing(monkeypatch, tmp_path):
+    distributions = metadata.distributions
+    monkeypatch.setattr(metadata, "distributions", lambda name: [] if "onnx" in name else distributions(name=name))
+    command = "pip install 'resnest-backbones[export]'"
+    assert cli.find_missing().get("export") == f"onnx, onnxruntime, onnxscript: {command}"
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "no"))
+    (problem,) = cli.diagnose()["problems"]
+    assert str(tmp_path) in problem and problem.endswith("cannot be written: export TORCH_HOME=FOLDER takes another")
+
+
 @pytest.mark.parametrize(
     ("packages", "problem"),
     [
-        ({"opencv-python": "5", "opencv-python-headless": "5"}, "opencv-python and opencv-python-headless install"),
+        (
+            {"opencv-python": "5", "opencv-python-headless": "5"},
+            "pip uninstall -y opencv-python opencv-python-headless &&",
+        ),
         ({"onedl-mmsegmentation": "1", "mmsegmentation": "1"}, "onedl-mmsegmentation and mmsegmentation install the"),
         ({"onedl-mmcv": "2", "mmcv-lite": "2", "numpy": "2.1"}, "onedl-mmcv and mmcv-lite install the same"),
         ({"onedl-mmcv": "2", "numpy": "1.26.4"}, "onedl-mmcv needs numpy 2, got 1.26.4"),
@@ -171,6 +187,14 @@ def test_the_commands_of_the_tools_are_those_of_a_checkout_under_another_name(na
     assert printed.startswith(f"usage: {PROGRAM} {name} ") and printed.count(f"{PROGRAM} {name} ") > 1  # its examples
     script = (ROOT / "tools" / f"{name.replace('-', '_')}.py").read_text()
     assert f"from resnest_backbones.commands.{name.replace('-', '_')} import" in script
+
+
+@pytest.mark.parametrize(
+    ("name", "where"), [("evaluate", "train-net --eval-only"), ("visualize", "tools/visualize.py")]
+)
+def test_what_is_no_command_is_answered_with_where_it_is(name, where):
+    with pytest.raises(SystemExit, match=f"^resnest-backbones {name}: error: .*{where}"):
+        main([name, "--help"])
 
 
 def test_an_installed_command_names_installed_ones_as_the_next(monkeypatch, capsys):

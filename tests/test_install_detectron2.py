@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-import install_detectron2 as installer
+from resnest_backbones.commands import install_detectron2 as installer
+from resnest_backbones.errors import ConfigError, ResNeStError
 
 DIST_INFO = "sal_detectron2-0.7.2.dist-info"
 WANTED = {
@@ -61,10 +62,11 @@ def test_sources_are_accepted(tmp_path):
 
 
 @pytest.mark.parametrize("source", ["", "regsitry", "torch", "-r detectron2.txt", "/no/x"])
-def test_a_bad_source_is_refused_with_what_is_allowed(source, capsys):
-    assert installer.main([f"--source={source}"]) == 1
-    printed = capsys.readouterr().err
-    assert "source must be 'registry' or a pip requirement of Detectron2" in printed and f"got {source!r}" in printed
+def test_a_bad_source_is_refused_with_what_is_allowed(source):
+    with pytest.raises(SystemExit) as error:
+        installer.run([f"--source={source}"], command="resnest-backbones install-detectron2")
+    start = "resnest-backbones install-detectron2: error: source must be 'registry' or a pip requirement of Detectron2"
+    assert str(error.value).startswith(start) and str(error.value).endswith(f"got {source!r}")
 
 
 def test_the_registry_gives_the_package_alone_and_a_second_run_nothing(site_packages, pip_calls):
@@ -81,7 +83,7 @@ def test_another_detectron2_is_replaced_by_force_alone_and_once_there_is_another
     (site_packages / "detectron2-0.6.dist-info").mkdir()
     about = site_packages / "detectron2-0.6.dist-info" / "METADATA"
     about.write_text("Metadata-Version: 2.1\nName: detectron2\nVersion: 0.6\n")
-    with pytest.raises(RuntimeError, match=r"detectron2 0\.6 is in .*--force"):
+    with pytest.raises(ConfigError, match=r"detectron2 0\.6 is in .*--force"):
         installer.install("registry")
     assert pip_calls == []
     installer.install("registry", force=True)
@@ -95,15 +97,15 @@ def test_a_requirement_of_another_package_is_refused_before_anything_is_removed(
         write_wheel(Path(arguments[arguments.index("--wheel-dir") + 1]) / "torch-2.0-py3-none-any.whl", {})
 
     monkeypatch.setattr(installer, "run_pip", run_pip)
-    with pytest.raises(RuntimeError, match=r"must be a distribution of Detectron2, and pip made torch-2\.0"):
+    with pytest.raises(ConfigError, match=r"must be a distribution of Detectron2, and pip made torch-2\.0"):
         installer.install("git+https://example.org/x.git")
 
 
 def test_a_failing_pip_and_a_package_that_does_not_import_are_errors(monkeypatch):
     monkeypatch.setattr(installer.sys, "executable", "false")
-    with pytest.raises(RuntimeError, match="the command was: false -m pip install x"):
+    with pytest.raises(ResNeStError, match="the command was: false -m pip install x"):
         installer.run_pip("install", "x")
-    with pytest.raises(RuntimeError, match=r"does not import.*resnest-backbones\[detectron2\]"):
+    with pytest.raises(ResNeStError, match=r"does not import.*resnest-backbones\[detectron2\]"):
         installer.verify()
 
 
@@ -111,9 +113,9 @@ def test_the_environment_is_the_default_source(monkeypatch):
     seen = []
     monkeypatch.setattr(installer, "install", lambda source, force: seen.append(source))
     monkeypatch.setenv("DETECTRON2", "detectron2==0.6")
-    installer.main([])
+    installer.run([])
     monkeypatch.delenv("DETECTRON2")
-    installer.main([])
+    installer.run([])
     assert seen == ["detectron2==0.6", "registry"]
 
 

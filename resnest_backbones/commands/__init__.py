@@ -24,6 +24,12 @@ COMMANDS = {
     "demo": "predict on images, folders, videos or a camera with a trained model",
     "export": "export a trained model to ONNX, TorchScript, torch.export or AOTInductor",
     "quantize": "quantise an exported ONNX file to int8",
+    "install-detectron2": "install Detectron2, of which no wheel is published under its own name",
+}
+# What one might look for here, and where it is. The pages of visualize need more packages than the wheel asks for.
+ELSEWHERE = {
+    "evaluate": "a detector is evaluated by train-net --eval-only, a segmentor by test-seg",
+    "visualize": "it needs a checkout of the repository: python tools/visualize.py",
 }
 
 

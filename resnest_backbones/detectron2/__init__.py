@@ -7,7 +7,7 @@ cfg = get_cfg(); add_resnest_config(cfg)
 
 from resnest_backbones.errors import require
 
-require("detectron2", "pip install 'resnest-backbones[detectron2]' && python tools/install_detectron2.py")
+require("detectron2", "detectron2")
 
 from resnest_backbones.detectron2.backbone import ResNeSt
 from resnest_backbones.detectron2.builders import (

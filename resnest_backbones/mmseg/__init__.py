@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from resnest_backbones.errors import require
 
 for _package in ("mmengine", "mmcv"):
-    require(_package, "pip install 'resnest-backbones[mmseg]'")
+    require(_package, "mmseg")
 
 from resnest_backbones.mmseg.amp import CPUAmpOptimWrapper
 from resnest_backbones.mmseg.backbone import ResNeStBackbone
