@@ -97,6 +97,15 @@ def fused_calls(monkeypatch) -> list[str]:
     return calls
 
 
+def test_autocast_around_an_optimised_trunk_changes_no_more_than_its_rounding():
+    net = trained(build("resnest14"))
+    x = images(torch.float32)
+    with torch.no_grad():
+        wanted = net(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert_close(optimize_for_inference(net)(x), wanted, 2e-2)
+
+
 def test_features_kept_by_a_hook_are_not_written_over():
     net = trained(build("resnest26"))
     x = images(torch.float32)
