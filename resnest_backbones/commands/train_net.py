@@ -24,6 +24,9 @@ Examples:
         --train-json train.json --train-images images/ --val-json val.json --val-images images/ \\
         SOLVER.MAX_ITER 5000 SOLVER.STEPS "(3500,4500)" SOLVER.WARMUP_ITERS 500
 
+  Without a GPU, a small network from random weights, in ten minutes: the same with
+    --config-file faster_rcnn_resnest14_fpn_cpu
+
   Resume after an interruption: the same command with --resume
   Evaluate: the same command with --eval-only MODEL.WEIGHTS output/model_final.pth
 """

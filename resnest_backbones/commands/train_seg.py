@@ -18,6 +18,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
         "python tools/train_seg.py configs/mmseg/ade20k/deeplabv3_resnest50-d8_4xb4-paper_ade20k-480x480.py",
         "torchrun --nproc-per-node 4 tools/train_seg.py CONFIG --launcher pytorch",
         "python tools/train_seg.py CONFIG --data-root my_data --cfg-options train_dataloader.batch_size=2",
+        "Without a GPU, a small network: the CONFIG deeplabv3_resnest14-d8_1xb8-cpu_custom-128x128",
         "Resume after an interruption: the same command with --resume",
     )
     add = parser.add_argument

@@ -31,12 +31,13 @@ from PIL import Image
 
 from resnest_backbones import get_variant, model_zoo
 from resnest_backbones.errors import DatasetError
+from resnest_backbones.mmseg.config import load_config
 
 ROOT = model_zoo.config_root() / "mmseg"
 LEAVES = {file.stem: file for file in sorted(ROOT.rglob("*.py")) if "_base_" not in file.relative_to(ROOT).parts}
 NAME = re.compile(
     r"(?P<method>[a-z0-9]+)_(?P<backbone>resnes?t\d+)(?P<dilated>-d8)?_(?P<gpus>\d+)xb(?P<batch>\d+)"
-    r"-(?P<recipe>paper|160k|80k|20k|demo)_(?P<dataset>\w+)-(?P<height>\d+)x(?P<width>\d+)"
+    r"-(?P<recipe>paper|160k|80k|20k|cpu|demo)_(?P<dataset>\w+)-(?P<height>\d+)x(?P<width>\d+)"
 )
 PAPER = [name for name in LEAVES if "-paper_" in name]
 CONVENTION = [name for name in LEAVES if "-160k_" in name or "-80k_" in name]
@@ -53,6 +54,7 @@ DATA = {
     "ade20k/160k": "deeplabv3_resnest50-d8_4xb4-160k_ade20k-512x512",
     "cityscapes/80k": "deeplabv3_resnest50-d8_4xb2-80k_cityscapes-512x1024",
     "custom/20k": "deeplabv3_resnest50-d8_1xb4-20k_custom-512x512",
+    "custom/cpu": "deeplabv3_resnest14-d8_1xb8-cpu_custom-128x128",
 }
 
 # What differs from MMSegmentation's own config, and why.
@@ -136,8 +138,8 @@ def test_a_leaf_does_what_its_name_says_and_builds(name):
     # The weights and the normalisation are of that network.
     if backbone.type == "ResNetV1c":
         assert backbone.init_cfg.checkpoint == f"open-mmlab://resnet{backbone.depth}_v1c"
-    elif "-demo_" in name:  # from scratch: no weights were published of so small a network
-        assert backbone.init_cfg is None
+    elif parts["recipe"] in ("cpu", "demo"):  # from scratch
+        assert backbone.init_cfg == {}
     else:
         preprocessor = cfg.model.data_preprocessor
         assert (preprocessor.type, preprocessor.weights) == ("ResNeStDataPreProcessor", backbone.name)
@@ -165,6 +167,17 @@ def test_a_leaf_does_what_its_name_says_and_builds(name):
         blocks = [len(stage) for name, stage in model.backbone.named_children() if name.startswith("res")]
         assert blocks == list(get_variant(backbone.name).depths)[: len(blocks)]
         assert len(blocks) == max(backbone.get("out_indices", [3])) + 1
+
+
+def test_a_variable_sets_the_sizes_of_the_recipe_for_a_cpu_and_settings_its_weights(monkeypatch):
+    monkeypatch.setenv("SHORT_SIDE", "96")
+    weights = {"type": "Pretrained", "checkpoint": "resnest://resnest14"}
+    options = [f"model.backbone.init_cfg.{key}={value}" for key, value in weights.items()]
+    cfg = load_config(LEAVES["deeplabv3_resnest14-d8_1xb8-cpu_custom-128x128"], options)
+    assert cfg.model.backbone.init_cfg == weights
+    train, test = (cfg[f"{split}_dataloader"].dataset.pipeline for split in ("train", "test"))
+    assert train[2].scale == test[1].scale == (384, 96)
+    assert train[3].crop_size == cfg.model.data_preprocessor.size == (96, 96)
 
 
 @pytest.mark.parametrize("name", LEAVES)
