@@ -56,6 +56,46 @@ _TINY_KEYS = {
 TINY_DETECTOR = [str(word) for pair in _TINY_KEYS.items() for word in pair]
 
 
+class Tally:
+    """What went right of the configs of a zoo, by family; printed, a Markdown table.
+
+    Attributes:
+        rows: family -> how many configs, and what of them went right.
+        failed: the others, with what went wrong.
+        others: configs that are none of the question.
+    """
+
+    def __init__(self, *columns: str) -> None:
+        self.columns, self.rows = columns, {}
+        self.failed: list[str] = []
+        self.others: list[str] = []
+
+    def add(self, family: str, column: str, config: str, is_right: bool) -> bool:
+        """Count a config in a column; return whether it is the first of its family in the first column."""
+        row = self.rows.setdefault(family, dict.fromkeys(("configs", *self.columns), 0))
+        row["configs"] += column == self.columns[0]
+        row[column] += is_right
+        if not is_right:
+            self.failed.append(f"{config}: {column}")
+        return row["configs"] == 1
+
+    @contextmanager
+    def expecting(self, config: str) -> Iterator[None]:
+        """Count an error inside as what went wrong."""
+        try:
+            yield
+        except Exception as error:
+            self.failed.append(f"{config}: {type(error).__name__}: {str(error)[:200]}")
+
+    def __str__(self) -> str:
+        names = ("configs", *self.columns)
+        total = {name: sum(row[name] for row in self.rows.values()) for name in names}
+        lines = ["| family | " + " | ".join(names) + " |", "|" + " --- |" * (len(names) + 1)]
+        for family, row in [*self.rows.items(), ("all", total)]:
+            lines.append(f"| {family} | " + " | ".join(str(row[name]) for name in names) + " |")
+        return "\n".join([*lines, f"{len(self.others)} without a ResNet or not possible: {', '.join(self.others)}"])
+
+
 def recorded(function: Callable, names: list[str]) -> Callable:
     """The function, whose name each call adds to ``names``."""
 

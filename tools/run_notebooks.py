@@ -49,12 +49,14 @@ def run(notebook: Path, folder: Path, parameters: Mapping[str, Any] | None = Non
 
 
 def strip(content: NotebookNode) -> None:
-    """Remove logs, warnings, and the times of cells."""
+    """Remove logs, warnings, the times of cells, and the larger of two copies of a picture."""
     for cell in content.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
             kept = () if "log" in cell.metadata.get("tags", []) else ("stdout",)
             cell.outputs = [o for o in cell.outputs if o.output_type != "stream" or o.name in kept]
+            for data in (output.data for output in cell.outputs if "image/jpeg" in output.get("data", {})):
+                data.pop("image/png", None)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

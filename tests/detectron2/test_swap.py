@@ -4,7 +4,6 @@ import pytest
 
 pytest.importorskip("detectron2")
 
-from pathlib import Path
 
 import torch
 from detectron2 import model_zoo
@@ -248,46 +247,3 @@ def test_a_project_whose_builder_names_the_resnet_in_its_code_is_given_ours(monk
     cfg.MODEL.BACKBONE.NAME = name
     model = on_meta(cfg)
     assert isinstance(trunk_of(model), ResNeSt) and model.backbone.top_block.in_feature == "res5"
-
-
-def zoo_files(suffix: str) -> list[str]:
-    root = Path(model_zoo.__file__).parent / "configs"
-    return sorted(str(file.relative_to(root)) for file in root.rglob(f"*.{suffix}") if "common" not in file.parts)
-
-
-@pytest.mark.slow
-def test_every_config_of_the_zoo_with_a_resnet_gets_the_network_that_was_meant(capsys):
-    done, others = [], []
-    for file in zoo_files("yaml"):
-        cfg = zoo_yaml(file)
-        if not cfg.MODEL.BACKBONE.NAME.startswith("build_re"):
-            others.append(file)
-            continue
-        dilations = {"": [1, 1, 1], "DC5": [1, 2, 2]}["DC5" if cfg.MODEL.RESNETS.RES5_DILATION == 2 else ""]
-        use_resnest(cfg, "resnest50")
-        model = on_meta(cfg)
-        assert_meant(file, model, dilations)
-        done.append(file)
-    for file in zoo_files("py"):
-        cfg = model_zoo.get_config(file)
-        try:
-            use_resnest(cfg, "resnest50")
-        except ConfigError:
-            assert "regnet" in file or "backbone" not in cfg.model, file
-            others.append(file)
-            continue
-        with torch.device("meta"):
-            model = instantiate(cfg.model)
-        assert_meant(file, model, [1, 1, 1])
-        done.append(file)
-    with capsys.disabled():
-        print(f"\n{len(done)} configs got a ResNeSt; without a ResNet: {', '.join(others)}")
-    assert len(done) > 90
-
-
-def assert_meant(file: str, model: nn.Module, dilations: list[int]) -> None:
-    trunk = trunk_of(model)
-    assert isinstance(trunk, ResNeSt) and trunk.spec.name == "resnest50", file
-    res5 = getattr(getattr(model, "roi_heads", None), "res5", getattr(trunk, "res5", None))
-    if res5 is not None:  # an RPN alone looks at res4
-        assert [block.conv2.conv.dilation[0] for block in res5] == dilations, file
