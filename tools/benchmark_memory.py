@@ -58,7 +58,7 @@ def _measure(rank: int, recipe: str, args: argparse.Namespace, folder: Path) -> 
     from benchmarks.detectors import detector_inputs
     from benchmarks.measure import kept_for_backward
     from resnest_backbones.model_zoo import get_config
-    from resnest_backbones.models.sync_batch_norm import synchronise_on_cpu
+    from resnest_backbones.models.norms import synchronise_on_cpu
 
     meeting = (folder / "meeting").as_uri()
     torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=args.processes)

@@ -38,21 +38,22 @@ def accelerate(trunk: ResNeSt, *, channels_last: bool = False, compile: bool | s
     if channels_last or with_inductor:
         trunk.to(memory_format=torch.channels_last)
         # Not before the trunk: there the compiler would make a graph of its own of it.
-        trunk.stem.register_forward_pre_hook(_ChannelsLastImages())
+        trunk.stem.register_forward_pre_hook(lay_channels_last)
     if options is not None:
         # In place and not ``torch.compile(trunk)``, which would put ``_orig_mod.`` before each name in a checkpoint.
         trunk.compile(**options)
 
 
-class _ChannelsLastImages:
-    """A hook; a function of a function could not be pickled."""
-
-    def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (args[0].contiguous(memory_format=torch.channels_last), *args[1:])
+def lay_channels_last(
+    module: nn.Module, args: tuple[Tensor, ...], dtype: torch.dtype | None = None
+) -> tuple[Tensor, ...]:
+    """Give a trunk's images to it with their channels side by side, and of another type: a hook before ``forward``."""
+    images = args[0] if dtype is None else args[0].to(dtype)
+    return (images.contiguous(memory_format=torch.channels_last), *args[1:])
 
 
 def _compile_options(compile: bool | str | Mapping[str, Any]) -> dict[str, Any] | None:
-    """Keyword arguments for ``nn.Module.compile``; None where nothing is compiled."""
+    """Return keyword arguments for ``nn.Module.compile``; None where nothing is compiled."""
     if compile is False:
         return None
     options = {} if compile is True else {"backend": compile} if isinstance(compile, str) else compile

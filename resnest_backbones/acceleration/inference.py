@@ -12,12 +12,14 @@ import importlib
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from resnest_backbones.acceleration.compilation import lay_channels_last
 from resnest_backbones.acceleration.fused import fuse, norms_of
 from resnest_backbones.errors import ExportError
 from resnest_backbones.models.layers import ConvNorm
@@ -67,14 +69,14 @@ def optimize_for_inference(
     for name in names:
         trunk: Any = fast.get_submodule(name)
         if dtype is not None:
-            trunk.register_forward_hook(_CastOutput(next(trunk.parameters()).dtype))
+            trunk.register_forward_hook(partial(_cast_features, dtype=next(trunk.parameters()).dtype))
             trunk.to(dtype)
         if compile:  # the compiler joins what follows a convolution to it by itself
             trunk.compile(**({"options": {"freezing": True}} if compile is True else compile))
         else:
             fuse(trunk)
         # Not before the trunk: there the compiler would make a graph of its own of it.
-        trunk.stem.register_forward_pre_hook(_PrepareInput(dtype))
+        trunk.stem.register_forward_pre_hook(partial(lay_channels_last, dtype=dtype))
     return fast
 
 
@@ -118,24 +120,8 @@ def _fold_all_norms(model: nn.Module) -> None:
         importlib.import_module("mmcv.cnn.utils").fuse_conv_bn(model)
 
 
-class _PrepareInput:
-    """A hook that makes a trunk's images what its convolutions are fastest with."""
-
-    def __init__(self, dtype: torch.dtype | None) -> None:
-        self.dtype = dtype
-
-    def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        images = args[0] if self.dtype is None else args[0].to(self.dtype)
-        return (images.contiguous(memory_format=torch.channels_last), *args[1:])
-
-
-class _CastOutput:
-    """A hook that gives a trunk's features the type that comes after it."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-
-    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Any) -> Any:
-        if isinstance(output, dict):
-            return {name: feature.to(self.dtype) for name, feature in output.items()}
-        return tuple(feature.to(self.dtype) for feature in output)
+def _cast_features(module: nn.Module, args: tuple[Tensor, ...], output: Any, *, dtype: torch.dtype) -> Any:
+    """Give a trunk's features the type that comes after it."""
+    if isinstance(output, dict):
+        return {name: feature.to(dtype) for name, feature in output.items()}
+    return tuple(feature.to(dtype) for feature in output)

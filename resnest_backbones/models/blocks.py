@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
 from resnest_backbones.models import recompute
 from resnest_backbones.models.arguments import NormLayer, check_choice, check_positive
-from resnest_backbones.models.checkpointing import checkpointed
 from resnest_backbones.models.layers import ConvNorm, ShortcutPool
 from resnest_backbones.models.split_attention import SplitAttentionConv2d
 
@@ -67,8 +69,31 @@ class Stage(nn.Sequential):
         if not (self.gradient_checkpointing and self.training and torch.is_grad_enabled()):
             return super().forward(x)
         for block in self:
-            x = checkpointed(block, x)
+            x = _checkpointed(block, x)
         return x
+
+
+def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
+    """Compute a block of which only ``x`` is kept for backward."""
+    if torch.compiler.is_compiling():  # the compiler recomputes without side effects, and takes no context_fn
+        return checkpoint(block, x, use_reentrant=False)
+    return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _scratch_buffers(block)))
+
+
+@contextmanager
+def _scratch_buffers(module: nn.Module) -> Iterator[None]:
+    """Let batch norms write into copies while a checkpointed block is recomputed, so that no batch counts twice.
+
+    The recomputation must save as many tensors for backward as the first pass did, so the statistics stay in place.
+    """
+    buffers = [(m, name, buffer) for m in module.modules() for name, buffer in m.named_buffers(recurse=False)]
+    for owner, name, buffer in buffers:
+        setattr(owner, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for owner, name, buffer in buffers:
+            setattr(owner, name, buffer)
 
 
 class Bottleneck(nn.Module):

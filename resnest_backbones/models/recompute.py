@@ -4,15 +4,15 @@ Between two convolutions of the trunk lie a batch norm, a ReLU, and in the middl
 here take such a chain with the convolution after it, keep the chain's input with the batch's mean and variance, and
 compute the cheap part again in backward. Of the convolutions only two cheap ones are computed twice: the stem's first,
 and that of the first shortcut. Results and gradients are those of the plain chain, to rounding; ``applies`` says where.
-Gradient checkpointing, of whole blocks, is in ``checkpointing.py``.
+Gradient checkpointing, of whole blocks, is ``Stage``'s.
 
 Shapes: N batch, C channels of the block, R radix, H, W height and width; ``c`` is the output of a convolution.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,9 @@ from resnest_backbones.models.norms import (
 
 if TYPE_CHECKING:
     from resnest_backbones.models.blocks import Bottleneck, DeepStem
+
+Kept = Sequence[Tensor]  # what backward needs beside its input
+Wanted = Sequence[bool]  # which gradients are needed
 
 _aten = torch.ops.aten
 _CHEAP_CHANNELS = 128  # a 1x1 convolution of so few is about as quick as reading what it gives from memory
@@ -59,17 +62,15 @@ def _pool_backward(grad: Tensor, x: Tensor, pool: nn.Module) -> Tensor:
     return _aten.avg_pool2d_backward(grad, x, *sides, pool.ceil_mode, pool.count_include_pad, None)
 
 
-def _convolve(x: Tensor, weight: Tensor, conv: nn.Conv2d) -> Tensor:
+def _convolve(x: Tensor, weight: Tensor, conv: nn.Conv2d, dtype: torch.dtype | None = None) -> Tensor:
+    """Convolve; in backward, where autocast does not choose the type, in ``dtype``."""
+    if dtype is not None:
+        x, weight = x.to(dtype), weight.to(dtype)
     return F.conv2d(x, weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
-def _convolve_again(x: Tensor, weight: Tensor, conv: nn.Conv2d, dtype: torch.dtype) -> Tensor:
-    """Convolve in backward, where autocast does not choose the type."""
-    return _convolve(x.to(dtype), weight.to(dtype), conv)
-
-
 def _convolve_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, conv: nn.Conv2d, wanted: tuple[bool, bool]
+    grad: Tensor, x: Tensor, weight: Tensor, conv: nn.Conv2d, wanted: Wanted
 ) -> tuple[Tensor | None, Tensor | None]:
     """Compute gradients of input and weight, in the type of ``grad``, which autocast had chosen."""
     given = (x.to(grad.dtype), weight.to(grad.dtype), None)
@@ -78,105 +79,159 @@ def _convolve_backward(
     return of_x, None if of_weight is None else of_weight.to(weight.dtype)
 
 
-class _NormReluConv(torch.autograd.Function):
-    """A convolution or none, norm, ReLU, average pool or none, convolution."""
+class _NormRelu(torch.autograd.Function):
+    """A convolution or none, norm, ReLU, and what ``rest``, one of the classes below, computes of these."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, first_weight: Tensor | None, scale: Tensor, shift: Tensor, weight: Tensor, *modules: Any
+        ctx: Any, x: Tensor, first_weight: Tensor | None, scale: Tensor, shift: Tensor, modules: Any, *weights: Tensor
     ) -> Tensor:
-        first, norm, pool, conv = modules
+        first, norm, rest = modules
         c = x if first_weight is None else _convolve(x, first_weight, first)
         y, statistics = normalise(c, norm)
-        ctx.save_for_backward(x, first_weight, scale, shift, weight, *statistics)
+        out, kept = rest.forward(y, *weights)
+        ctx.save_for_backward(x, first_weight, scale, shift, *statistics, *kept)
         ctx.modules = modules
-        return _convolve(pool(y), weight, conv)
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, first_weight, scale, shift, weight, *values = ctx.saved_tensors
-        first, norm, pool, conv = ctx.modules
-        statistics = Statistics(*values)
-        of_image, of_first, *of_norm, of_weight = ctx.needs_input_grad[:5]
+        x, first_weight, scale, shift, mean, variance, inverse_deviation, share, *kept = ctx.saved_tensors
+        first, norm, rest = ctx.modules
+        statistics = Statistics(mean, variance, inverse_deviation, share)
+        of_image, of_first, *of_norm, _ = ctx.needs_input_grad[:5]
         of_c = of_image or of_first
-        c = x if first_weight is None else _convolve_again(x, first_weight, first, grad.dtype)
+        c = x if first_weight is None else _convolve(x, first_weight, first, grad.dtype)
         y = normalise_again(c, scale, shift, statistics, norm.eps)
-        grad_x, grad_weight = _convolve_backward(grad, pool(y), weight, conv, (of_c or any(of_norm), of_weight))
-        gradients: tuple[Tensor | None, ...] = (None, None, None)
-        if grad_x is not None:
-            grad_y = _pool_backward(grad_x, y, pool)
-            gradients = normalise_backward(grad_y, y, c, scale, statistics, norm, (of_c, *of_norm))
-        grad_c, *grad_norm = gradients
-        grad_first = None
+        grad_y, *grad_weights = rest.backward(grad, y, kept, (of_c or any(of_norm), *ctx.needs_input_grad[5:]))
+        grad_c = grad_first = None
+        grad_norm: Sequence[Tensor | None] = (None, None)
+        if grad_y is not None:
+            grad_c, *grad_norm = normalise_backward(grad_y, y, c, scale, statistics, norm, (of_c, *of_norm))
         if first_weight is not None and grad_c is not None:
             grad_c, grad_first = _convolve_backward(grad_c, x, first_weight, first, (of_image, of_first))
-        return (grad_c, grad_first, *grad_norm, grad_weight, None, None, None, None)
+        return (grad_c, grad_first, *grad_norm, None, *grad_weights)
 
 
-class _NormReluDeformConv(torch.autograd.Function):
-    """Norm, ReLU, average pool or none, deformable convolution; its offsets, and its mask's logits, are kept.
+class _PoolConv(NamedTuple):
+    """Average pool or none, convolution.
+
+    ``forward`` gives what it computes, and what it keeps for ``backward``; that yields the gradients of its arguments.
+    """
+
+    pool: nn.Module
+    conv: nn.Conv2d
+
+    def forward(self, y: Tensor, weight: Tensor) -> tuple[Tensor, Kept]:
+        return _convolve(self.pool(y), weight, self.conv), (weight,)
+
+    def backward(self, grad: Tensor, y: Tensor, kept: Kept, wanted: Wanted) -> Iterator[Tensor | None]:
+        of_x, of_weight = _convolve_backward(grad, self.pool(y), kept[0], self.conv, wanted)
+        yield None if of_x is None else _pool_backward(of_x, y, self.pool)
+        yield of_weight
+
+
+class _MaxPool(NamedTuple):
+    """Max pool."""
+
+    pool: Any
+
+    def forward(self, y: Tensor) -> tuple[Tensor, Kept]:
+        return self.pool(y), ()
+
+    def backward(self, grad: Tensor, y: Tensor, kept: Kept, wanted: Wanted) -> Iterator[Tensor | None]:
+        pool = self.pool
+        sides = [[side, side] for side in (pool.kernel_size, pool.stride, pool.padding, pool.dilation)]
+        _, indices = _aten.max_pool2d_with_indices(y, *sides, pool.ceil_mode)
+        yield _aten.max_pool2d_with_indices_backward(grad, y, *sides, pool.ceil_mode, indices)
+
+
+class _PoolDeformConv(NamedTuple):
+    """Average pool or none, deformable convolution; its offsets, and its mask's logits, are kept.
 
     What is sampled is not sampled again: the convolution's backward needs no more than its inputs.
     """
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        c: Tensor,
-        scale: Tensor,
-        shift: Tensor,
-        offset_weight: Tensor,
-        offset_bias: Tensor,
-        weight: Tensor,
-        block: Any,
-    ) -> Tensor:
-        y, statistics = normalise(c, block.conv1.norm)
-        y = block.pool_before(y)
-        offsets = block.conv2_offset(y)
-        ctx.save_for_backward(c, scale, shift, offset_weight, weight, offsets, *statistics)
-        ctx.block = block
-        return block.conv2.conv(y, *block.split_offsets(offsets))
+    block: Any
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        c, scale, shift, offset_weight, weight, offsets, *values = ctx.saved_tensors
-        block, statistics = ctx.block, Statistics(*values)
-        norm, pool, conv = block.conv1.norm, block.pool_before, block.conv2.conv
-        y = normalise_again(c, scale, shift, statistics, norm.eps)
-        pooled = pool(y)
+    def forward(self, y: Tensor, offset_weight: Tensor, bias: Tensor, weight: Tensor) -> tuple[Tensor, Kept]:
+        block, pooled = self.block, self.block.pool_before(y)
+        offsets = block.conv2_offset(pooled)
+        return block.conv2.conv(pooled, *block.split_offsets(offsets)), (offset_weight, weight, offsets)
+
+    def backward(self, grad: Tensor, y: Tensor, kept: Kept, wanted: Wanted) -> Iterator[Tensor | None]:
+        block, (offset_weight, weight, offsets) = self.block, kept
+        conv, to_offsets, pooled = block.conv2.conv, block.conv2_offset, block.pool_before(y)
         offset, mask = block.split_offsets(offsets)
         # In float32 under autocast, where torchvision computes forward so too.
         dtype = torch.promote_types(grad.dtype, torch.float32)
-        given = (
-            pooled,
-            weight,
-            offset,
-            grad.new_zeros(len(c), 1) if mask is None else mask,
-            grad.new_zeros(len(weight)),
-        )
+        no_mask, no_bias = grad.new_zeros(len(y), 1), grad.new_zeros(len(weight))
+        given = (grad, pooled, weight, offset, no_mask if mask is None else mask, no_bias)
         places = (
             *conv.stride,
             *conv.padding,
             *conv.dilation,
             conv.groups,
-            offset.shape[1] // (2 * weight[0, 0].numel()),
+            offset.shape[1] // weight[0, 0].numel() // 2,
         )
         of_pooled, of_weight, of_offset, of_mask, _ = torch.ops.torchvision._deform_conv2d_backward(
-            grad.to(dtype), *(value.to(dtype) for value in given), *places, mask is not None
+            *(value.to(dtype) for value in given), *places, mask is not None
         )
         if mask is not None:
             of_offset = torch.cat([of_offset, _aten.sigmoid_backward(of_mask, mask.to(dtype))], dim=1)
         of_offset = of_offset.to(offsets.dtype)
-        by_offsets, of_offset_weight = _convolve_backward(
-            of_offset, pooled, offset_weight, block.conv2_offset, (True, True)
-        )
+        by_offsets, of_offset_weight = _convolve_backward(of_offset, pooled, offset_weight, to_offsets, (True, True))
         assert by_offsets is not None
-        of_y = _pool_backward((of_pooled + by_offsets).to(y.dtype), y, pool)
-        gradients = normalise_backward(of_y, y, c, scale, statistics, norm, ctx.needs_input_grad[:3])
-        of_offset_bias = of_offset.sum((0, 2, 3), dtype=offset_weight.dtype)
-        return (*gradients, of_offset_weight, of_offset_bias, of_weight.to(weight.dtype), None)
+        yield _pool_backward((of_pooled + by_offsets).to(y.dtype), y, block.pool_before)
+        yield of_offset_weight
+        yield of_offset.sum((0, 2, 3), dtype=offset_weight.dtype)
+        yield of_weight.to(weight.dtype)
+
+
+class _AttentionPoolConv:
+    """Attention over the splits, average pool or none, convolution.
+
+    The attention's own layers see one value per image and channel: they are left to PyTorch, whose small graph is kept.
+    """
+
+    def __init__(self, attention: Any, pool: nn.Module, conv: nn.Conv2d) -> None:
+        self.attention, self.pool, self.conv = attention, pool, conv
+
+    def forward(self, y: Tensor, weight: Tensor, *parameters: Tensor) -> tuple[Tensor, Kept]:
+        # A hook that packs saved tensors, such as a checkpoint around this, must leave the small graph alone.
+        with torch.enable_grad(), saved_tensors_hooks(_as_it_is, _as_it_is):
+            pooled = self.attention.pool(y.detach()).requires_grad_()
+            weights = self.attention.attention(pooled).to(y.dtype)
+        self.graph = pooled, weights, parameters
+        return _convolve(self.pool(self.attention.weigh(y, weights.detach())), weight, self.conv), (weight,)
+
+    def backward(self, grad: Tensor, y: Tensor, kept: Kept, wanted: Wanted) -> Iterator[Tensor | None]:
+        pooled, weights, parameters = self.graph
+        shares = weights.detach().unbind(1)
+        mixed = self.attention.weigh(y, weights.detach())
+        of_x, of_weight = _convolve_backward(grad, self.pool(mixed), kept[0], self.conv, (True, wanted[1]))
+        assert of_x is not None
+        of_mixed = _pool_backward(of_x, mixed, self.pool)
+        products = (torch.mul(of_mixed, s, out=mixed).sum((2, 3), keepdim=True) for s in y.chunk(len(shares), dim=1))
+        of_weights = torch.stack([*products], dim=1)
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        of_pooled, *found = torch.autograd.grad(weights, [pooled, *trained], of_weights, retain_graph=True)
+        if not wanted[0]:
+            yield None
+        else:
+            of_y, of_pooled = torch.empty_like(y), of_pooled.to(y.dtype) / (y.shape[2] * y.shape[3])
+            for part, share in zip(of_y.chunk(len(shares), dim=1), shares, strict=True):
+                torch.addcmul(of_pooled, share, of_mixed, out=part)
+            yield of_y
+        yield of_weight
+        gradients = iter(found)
+        for parameter in parameters:
+            yield next(gradients) if parameter.requires_grad else None
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 class _PoolConvNorm(torch.autograd.Function):
@@ -203,7 +258,7 @@ class _PoolConvNorm(torch.autograd.Function):
         grad_norm: Sequence[Tensor | None] = (None, None)
         if is_trained(norm) or any(of_norm):
             if c is None:
-                c = _convolve_again(pooled, weight, conv, grad.dtype)
+                c = _convolve(pooled, weight, conv, grad.dtype)
             grad_c, *grad_norm = normalise_backward(grad, None, c, scale, statistics, norm, (True, *of_norm))
             assert grad_c is not None
         else:
@@ -211,89 +266,6 @@ class _PoolConvNorm(torch.autograd.Function):
         grad_pooled, grad_weight = _convolve_backward(grad_c, pooled, weight, conv, (of_x, of_weight))
         grad_x = None if grad_pooled is None else _pool_backward(grad_pooled, x, pool)
         return (grad_x, grad_weight, *grad_norm, None, None, None)
-
-
-class _NormReluMaxPool(torch.autograd.Function):
-    """Norm, ReLU, max pool."""
-
-    @staticmethod
-    def forward(ctx: Any, c: Tensor, scale: Tensor, shift: Tensor, norm: Any, pool: nn.MaxPool2d) -> Tensor:
-        y, statistics = normalise(c, norm)
-        ctx.save_for_backward(c, scale, shift, *statistics)
-        ctx.modules = norm, pool
-        return pool(y)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        c, scale, shift, *values = ctx.saved_tensors
-        norm, pool = ctx.modules
-        statistics = Statistics(*values)
-        y = normalise_again(c, scale, shift, statistics, norm.eps)
-        sides = [[side, side] for side in (pool.kernel_size, pool.stride, pool.padding, pool.dilation)]
-        _, indices = _aten.max_pool2d_with_indices(y, *sides, pool.ceil_mode)
-        of_y = _aten.max_pool2d_with_indices_backward(grad, y, *sides, pool.ceil_mode, indices)
-        gradients = normalise_backward(of_y, y, c, scale, statistics, norm, ctx.needs_input_grad[:3])
-        return (*gradients, None, None)
-
-
-class _AttentionConv(torch.autograd.Function):
-    """Norm, ReLU, attention over the splits, average pool or none, convolution.
-
-    The attention's own layers see one value per image and channel: they are left to PyTorch, whose small graph is kept.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, c: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, modules: Any, *parameters: Tensor
-    ) -> Tensor:
-        norm, attention, pool, conv = modules
-        y, statistics = normalise(c, norm)
-        # A hook that packs saved tensors, such as a checkpoint around this, must leave the small graph alone.
-        with torch.enable_grad(), saved_tensors_hooks(_as_it_is, _as_it_is):
-            pooled = attention.pool(y.detach()).requires_grad_()
-            weights = attention.attention(pooled).to(y.dtype)
-        ctx.save_for_backward(c, scale, shift, weight, *statistics)
-        ctx.modules, ctx.graph, ctx.parameters = modules, (pooled, weights), parameters
-        return _convolve(pool(attention.weigh(y, weights.detach())), weight, conv)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        c, scale, shift, weight, *values = ctx.saved_tensors
-        norm, attention, pool, conv = ctx.modules
-        pooled, weights = ctx.graph
-        statistics = Statistics(*values)
-        wanted = ctx.needs_input_grad[:3]
-        y = normalise_again(c, scale, shift, statistics, norm.eps)
-        mixed = attention.weigh(y, weights.detach())
-        of_x, of_weight = _convolve_backward(grad, pool(mixed), weight, conv, (True, ctx.needs_input_grad[3]))
-        assert of_x is not None
-        of_mixed = _pool_backward(of_x, mixed, pool)
-        of_pooled, of_parameters = _attention_backward(ctx, of_mixed, y, scratch=mixed)
-        gradients: tuple[Tensor | None, ...] = (None, None, None)
-        if any(wanted):
-            of_y = torch.empty_like(y)
-            for part, share in zip(of_y.split(attention.channels, 1), weights.detach().unbind(1), strict=True):
-                torch.addcmul(of_pooled, share, of_mixed, out=part)
-            gradients = normalise_backward(of_y, y, c, scale, statistics, norm, wanted)
-        return (*gradients, of_weight, None, *of_parameters)
-
-
-def _as_it_is(tensor: Tensor) -> Tensor:
-    return tensor
-
-
-def _attention_backward(ctx: Any, of_mixed: Tensor, y: Tensor, scratch: Tensor) -> tuple[Tensor, list[Tensor | None]]:
-    """Compute the gradients of ``y`` by way of the pooling, (N, C, 1, 1), and of the attention's parameters."""
-    pooled, weights = ctx.graph
-    splits = y.split(weights.shape[2], dim=1)
-    of_weights = torch.stack([torch.mul(of_mixed, s, out=scratch).sum((2, 3), keepdim=True) for s in splits], dim=1)
-    trained = [parameter for parameter in ctx.parameters if parameter.requires_grad]
-    of_pooled, *found = torch.autograd.grad(weights, [pooled, *trained], of_weights, retain_graph=True)
-    gradients = iter(found)
-    of_parameters = [next(gradients) if parameter.requires_grad else None for parameter in ctx.parameters]
-    return of_pooled.to(y.dtype) / (y.shape[2] * y.shape[3]), of_parameters
 
 
 def applies(module: DeepStem | Bottleneck, x: Tensor) -> bool:
@@ -343,9 +315,9 @@ def _parts(module: Any) -> tuple[list[nn.Conv2d], list[nn.Module], list[nn.Modul
 def stem(module: DeepStem, x: Tensor) -> Tensor:
     """Compute a stem: (N, in_channels, H, W) -> (N, 2 x width, H / 4, W / 4)."""
     first, second, third = module.conv1_1, module.conv1_2, module.conv1_3
-    c = _norm_relu_conv(x, first.norm, second, first=first)
-    c = _norm_relu_conv(c, second.norm, third)
-    return _NormReluMaxPool.apply(c, third.norm.weight, third.norm.bias, third.norm, module.maxpool)
+    c = _norm_relu(x, first.norm, _PoolConv(nn.Identity(), second), second.weight, first=first)
+    c = _norm_relu(c, second.norm, _PoolConv(nn.Identity(), third), third.weight)
+    return _norm_relu(c, third.norm, _MaxPool(module.maxpool))
 
 
 def bottleneck(module: Bottleneck, x: Tensor) -> Tensor:
@@ -353,14 +325,12 @@ def bottleneck(module: Bottleneck, x: Tensor) -> Tensor:
     attention, last, shortcut = module.conv2, module.conv3, module.shortcut
     c, norm, offset = module.conv1.convolve(x), module.conv1.norm, module.conv2_offset
     if offset is None:
-        c = _norm_relu_conv(c, norm, attention.conv, pool=module.pool_before)
+        c = _norm_relu(c, norm, _PoolConv(module.pool_before, attention.conv), attention.conv.weight)
     else:
-        weights = (offset.weight, offset.bias, attention.conv.weight)
-        c = _NormReluDeformConv.apply(c, norm.weight, norm.bias, *weights, module)
+        c = _norm_relu(c, norm, _PoolDeformConv(module), offset.weight, offset.bias, attention.conv.weight)
     parameters = [p for m in (attention.fc1, attention.bn1, attention.fc2) for p in m.parameters()]
-    norm = attention.bn0
-    modules = (norm, attention, module.pool_after, last)
-    out = last.norm(_AttentionConv.apply(c, norm.weight, norm.bias, last.weight, modules, *parameters))
+    rest = _AttentionPoolConv(attention, module.pool_after, last)
+    out = last.norm(_norm_relu(c, attention.bn0, rest, last.weight, *parameters))
     if isinstance(shortcut, ConvNorm):
         norm, pool = shortcut.norm, module.shortcut_pool
         x = _PoolConvNorm.apply(x, shortcut.weight, norm.weight, norm.bias, pool, shortcut, norm)
@@ -369,10 +339,7 @@ def bottleneck(module: Bottleneck, x: Tensor) -> Tensor:
     return module.relu(module.drop_path(out).add_(x))
 
 
-def _norm_relu_conv(
-    x: Tensor, norm: Any, conv: nn.Conv2d, *, pool: nn.Module | None = None, first: nn.Conv2d | None = None
-) -> Tensor:
-    """Compute ``conv(pool(relu(norm(first(x)))))``, of which ``x`` alone is kept."""
-    modules = (first, norm, nn.Identity() if pool is None else pool, conv)
+def _norm_relu(x: Tensor, norm: Any, rest: Any, *weights: Any, first: nn.Conv2d | None = None) -> Tensor:
+    """Compute ``rest`` of ``relu(norm(first(x)))``, of which ``x`` alone is kept."""
     first_weight = None if first is None else first.weight
-    return _NormReluConv.apply(x, first_weight, norm.weight, norm.bias, conv.weight, *modules)
+    return _NormRelu.apply(x, first_weight, norm.weight, norm.bias, (first, norm, rest), *weights)

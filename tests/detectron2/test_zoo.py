@@ -21,7 +21,7 @@ from torch import nn
 
 from resnest_backbones.detectron2 import ResNeSt, use_resnest
 from resnest_backbones.errors import ConfigError
-from resnest_backbones.models.sync_batch_norm import synchronise_on_cpu
+from resnest_backbones.models.norms import synchronise_on_cpu
 from tests.detectron2.helpers import images, training_losses
 from tests.detectron2.test_swap import on_meta, trunk_of, zoo_yaml
 from tests.helpers import Tally

@@ -14,11 +14,11 @@ from torch import Tensor, distributed, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from resnest_backbones import ResNeSt, build, list_variants, optimize_for_inference
-from resnest_backbones.models.sync_batch_norm import synchronise_on_cpu
+from resnest_backbones.models.norms import synchronise_on_cpu
 from tests.acceleration.test_inference import trained
 from tests.models.process_group import run_processes
+from tests.models.test_norms import SPEC
 from tests.models.test_recompute import assert_same_step, set_recompute, step, with_offsets
-from tests.models.test_sync_batch_norm import SPEC
 
 DEVICE = torch.device(os.environ.get("RESNEST_TEST_DEVICE", "cuda"))
 QUICK = os.environ.get("RESNEST_TEST_QUICK") == "1"

@@ -15,7 +15,7 @@ from mmseg.registry import MODELS
 
 from resnest_backbones.mmseg import ResNeStBackbone
 from resnest_backbones.mmseg.config import describe_output_stride
-from resnest_backbones.models.sync_batch_norm import synchronise_on_cpu
+from resnest_backbones.models.norms import synchronise_on_cpu
 from tests.helpers import Tally
 from tests.mmseg.test_configs import batch
 

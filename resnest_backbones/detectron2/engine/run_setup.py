@@ -23,7 +23,7 @@ from resnest_backbones import __name__ as PACKAGE
 from resnest_backbones.acceleration import resolve_device
 from resnest_backbones.checkpoint import remove_unfinished, set_aside, write_atomically
 from resnest_backbones.errors import ConfigError, check_writable
-from resnest_backbones.models.sync_batch_norm import synchronise_on_cpu
+from resnest_backbones.models.norms import synchronise_on_cpu
 from resnest_backbones.weights import SCHEME, get_record
 
 logger = logging.getLogger(__name__)
