@@ -96,7 +96,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
 
 
 def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``convert`` here and in ``tools/convert_checkpoint.py``."""
+    """Add the arguments of ``convert``."""
     parser.add_argument(
         "source", metavar="IN", help="a checkpoint file, or resnest://NAME; FILE#ema for a file's averaged weights"
     )

@@ -1,25 +1,15 @@
 #!/usr/bin/env python
-"""Convert a ResNeSt checkpoint from any published layout to another, as ``resnest-backbones convert`` does."""
+"""Convert a ResNeSt checkpoint from any published layout to another: ``resnest-backbones convert`` in a checkout."""
 
 from __future__ import annotations
 
-import argparse
+import sys
 
-from resnest_backbones.cli import add_convert_arguments, convert
-from resnest_backbones.errors import add_verbose, one_line_errors
+from resnest_backbones.cli import main
 
 
 def run(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="Example: python tools/convert_checkpoint.py resnest50-528c19ca.pth resnest50_d2.pth --to detectron2",
-    )
-    add_convert_arguments(parser)
-    add_verbose(parser)
-    parser.set_defaults(json=False)
-    args = parser.parse_args(arguments)
-    with one_line_errors(parser.prog, ValueError, verbose=args.verbose):
-        convert(args)
+    main(["convert", *(sys.argv[1:] if arguments is None else arguments)])
 
 
 if __name__ == "__main__":

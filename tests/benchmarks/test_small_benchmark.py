@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import pytest
 
 import small_benchmark
-from benchmarks import small_records, small_training
+from benchmarks import small_records
 from benchmarks.small_records import DATASETS, NETWORKS, STARTS, SmallRecord, SmallRun, read_records, write_record
-from benchmarks.small_training import config_file, train
 from resnest_backbones.errors import ResNeStError
+from small_benchmark import config_file, train
 from tests.documents.pages import table_rows
 from tests.helpers import flat, run_tool, subset_of_coco
 
@@ -112,12 +112,12 @@ def test_wrong_arguments_are_named(tmp_path, capsys):
 
 
 def test_metrics_of_a_detector_that_finds_nothing_are_zero():
-    assert [small_training._percent({"bbox/AP": float("nan")}, name) for name in ("bbox/AP", "segm/AP")] == [0.0, 0.0]
+    assert [small_benchmark._percent({"bbox/AP": float("nan")}, name) for name in ("bbox/AP", "segm/AP")] == [0.0, 0.0]
 
 
 def test_a_training_leaves_its_metrics_and_a_failed_one_names_its_log(tmp_path, monkeypatch):
     tool, log = tmp_path / "train_net.py", tmp_path / "out" / "console.txt"
-    monkeypatch.setattr(small_training, "TOOLS", tmp_path)
+    monkeypatch.setattr(small_benchmark, "TOOLS", tmp_path)
     arguments = (tmp_path / "out", config_file("mask_rcnn", "resnet50", "digits", "cpu"), ["SEED", "1"])
     tool.write_text("import sys\nprint('trains')\nsys.exit(3)\n")
     with pytest.raises(ResNeStError, match=f"digits_cpu failed with status 3; its log is {log}"):

@@ -2,6 +2,5 @@
 
 ``cases.py`` says what is measured; ``peers.py`` builds the other networks;
 ``trunks.py`` and ``detectors.py`` turn a case into contenders, functions that ``measure.py`` runs in turns;
-``report.py`` writes the results. ``small_training.py`` and ``small_records.py`` belong to
-``tools/small_benchmark.py``.
+``report.py`` writes the results. ``small_records.py`` belongs to ``tools/small_benchmark.py``.
 """
