@@ -22,7 +22,7 @@ from resnest_backbones.checkpoint.layouts import COUNTER, split_trunk, summarize
 from resnest_backbones.errors import CheckpointError, ConfigError, did_you_mean
 from resnest_backbones.models import resnest
 from resnest_backbones.models.arguments import STAGES, NormLayer, check_choice, check_flags
-from resnest_backbones.models.sync_batch_norm import CpuSyncBatchNorm
+from resnest_backbones.models.norms import CpuSyncBatchNorm
 from resnest_backbones.models.variants import ResNeStSpec
 
 MODELS.register_module("CpuSyncBN", module=CpuSyncBatchNorm)

@@ -52,9 +52,6 @@ def load_from_file(filename: str, map_location: Any = None) -> dict[str, Any]:
 
     The weights of a ResNeSt are under ``state_dict``, wherever they lie in the file; of several weights those that
     ``FILE#PART`` asks for, or else the first, with a line about it.
-
-    Raises:
-        CheckpointError: the file does not exist, is not a checkpoint, or holds objects that could run code.
     """
     file, part = split_part(os.path.expanduser(filename))
     return _with_weights(read_checkpoint(file), file, part)
@@ -76,11 +73,7 @@ def _with_weights(content: dict[str, Any], file: str, part: str = "") -> dict[st
 
 
 def load_from_url(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Return a checkpoint at a URL, downloaded into PyTorch Hub's cache unless it is there, read as ``load_from_file``.
-
-    Raises:
-        WeightsError: it could not be downloaded.
-    """
+    """Return a checkpoint at a URL, downloaded into PyTorch Hub's cache unless it is there, as ``load_from_file``."""
     url, part = split_part(filename)
     file = str(fetch_url(url))
     return _with_weights(read_checkpoint(file), file, part)
@@ -211,15 +204,9 @@ def known_classes(content: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def reorder_classes(state: dict[str, Any], places: Sequence[int], file: str) -> dict[str, Any]:
-    """Return a segmentor's state with its classes at other places.
+    """Return a segmentor's state, under MMSegmentation's names, with its classes at other places (``match_classes``).
 
-    Args:
-        state: under MMSegmentation's names.
-        places: the new place of each class (``match_classes``).
-        file: the checkpoint.
-
-    Raises:
-        CheckpointError: its head does not classify by the ``conv_seg`` of MMSegmentation's.
+    A head that does not classify by the ``conv_seg`` of MMSegmentation's is refused.
     """
     rows = [places.index(place) for place in range(len(places))]
     found = {key: value for key, value in state.items() if _CLASSIFIER.fullmatch(key) and len(value) == len(rows)}
@@ -253,11 +240,7 @@ class RequireWholeCheckpointHook(Hook):
 
 
 def check_fills(model: nn.Module, state_dict: Any, file: str) -> None:
-    """Check that a state dict has all that a segmentor needs for testing; a ``ResNeStBackbone`` checks its own part.
-
-    Raises:
-        CheckpointError: tensors are missing or have another shape; the message names the file.
-    """
+    """Refuse a state dict without all that a segmentor needs for testing; a ``ResNeStBackbone`` checks its own part."""
     is_ours = isinstance(getattr(model, "backbone", None), ResNeStBackbone)
     left_out = ("auxiliary_head.", _OWN) if is_ours else ("auxiliary_head.",)
     wanted = {key: value for key, value in model.state_dict().items() if not key.startswith(left_out)}

@@ -1,19 +1,27 @@
-"""Reading and changing MMSegmentation's configs: another dataset, test-time augmentation, more hooks."""
+"""Reading MMSegmentation's configs, with settings that take effect, and changing them: data, augmentation, hooks."""
 
 from __future__ import annotations
 
+import argparse
+import inspect
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
+import mmseg.registry
+from mmengine.config import Config, DictAction
+from mmengine.registry import Registry
+from mmengine.runner import Runner
 
 from resnest_backbones.data import find_class_file, read_classes
-from resnest_backbones.errors import ConfigError
-from resnest_backbones.mmseg.options import check_options, parse_options
+from resnest_backbones.errors import ConfigError, did_you_mean
 
+# What MMEngine's runner, its training tool and this package read at the top of a config.
+_READ = {*inspect.signature(Runner.__init__).parameters} - {"self", "cfg"}
+_READ |= {"custom_imports", "tta_model", "tta_pipeline", "runner_type", "compile", "find_unused_parameters"}
+_READ |= {"model_wrapper_cfg", "sync_bn", "env"}
 _ASPP_DILATIONS = {8: (1, 12, 24, 36), 16: (1, 6, 12, 18)}  # by output stride
 _SPLITS = {"train": "training", "val": "validation", "test": "validation"}
 
@@ -31,9 +39,97 @@ def load_config(file: str | Path, options: Sequence[str] = ()) -> Config:
     except Exception as error:  # a config is a program
         raise ConfigError(f"{file} cannot be read as a config: {str(error) or type(error).__name__}") from error
     if settings := parse_options(options):
-        check_options(cfg, settings)
+        for key in settings:
+            _check_effect(cfg, key)
         cfg.merge_from_dict(settings)
     return cfg
+
+
+def parse_options(words: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of ``KEY=VALUE`` words, as MMEngine's command lines read them."""
+    for word in words:
+        if not word.partition("=")[0].strip() or "=" not in word:
+            raise ConfigError(f"a setting must be KEY=VALUE, without spaces, got {word!r}")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("words", nargs="*", action=DictAction)
+    try:
+        return dict(parser.parse_args(["--", *words]).words) if words else {}
+    except (AssertionError, ValueError) as error:
+        raise ConfigError(f"the settings {' '.join(words)} cannot be read: {error}") from error
+
+
+def _check_effect(cfg: Config, key: str) -> None:
+    """Refuse a setting that would change nothing: MMEngine takes any key, and a mistyped one has no effect.
+
+    A key that neither the config nor what it configures has is refused with the nearest one; a variable of the config
+    file, which was read before, with the keys that have its value.
+    """
+    first = key.partition(".")[0]
+    if first == "data_preprocessor" and first in cfg.get("model", {}):  # which comes before the one at the top
+        where = [f"model.{key}"]
+    elif first in cfg and first not in _READ:
+        paths = (path for path in _paths_of(cfg, cfg[first]) if path.partition(".")[0] in _READ)
+        where = [f"{path}{key[len(first) :]}" for path in paths]
+    else:
+        return _check_key(cfg, key)
+    remedy = f"; set {', '.join(where)} instead" if where else ""
+    reason = f"{first} is a variable of the config file, which is read before"
+    raise ConfigError(f"the setting {key} changes nothing: {reason}{remedy}")
+
+
+def _check_key(cfg: Config, key: str) -> None:
+    node: Any = cfg
+    parts = key.split(".")
+    for number, part in enumerate(parts):
+        parent = ".".join(parts[:number]) or "a config"
+        if isinstance(node, (list, tuple)):
+            if not part.isdigit() or int(part) >= len(node):
+                raise ConfigError(f"the setting {key}: {parent} has {len(node)} entries, got {part!r}")
+            node = node[int(part)]
+        elif not isinstance(node, (Mapping, Config)):
+            return  # a value becomes a dict
+        elif part in node:
+            node = node[part]
+        else:
+            known, complete = (_READ, True) if node is cfg else _parameters(node)
+            known = known | set(node)
+            near = did_you_mean(part, known, "")
+            if part not in known and (complete or near):
+                all_of_it = f"it may have {', '.join(sorted(known))}" if node is not cfg else "nothing reads it"
+                raise ConfigError(f"the setting {key}: {parent} has no {part!r}; {near or all_of_it}")
+            return
+
+
+def _parameters(settings: Mapping[str, Any]) -> tuple[set[str], bool]:
+    """Return the arguments of what settings build, and whether there are no others."""
+    kind = settings.get("type")
+    if isinstance(kind, str):
+        kind = next(filter(None, (registry.get(kind) for registry in registries())), None)
+    found: set[str] = set()
+    for cls in inspect.getmro(kind) if inspect.isclass(kind) else ():
+        constructor = vars(cls).get("__init__")
+        parameters = inspect.signature(constructor).parameters.values() if constructor else ()
+        found |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - {"self"}
+        if parameters and all(p.kind != p.VAR_KEYWORD for p in parameters):
+            return found, True
+    return found, False
+
+
+def registries() -> list[Registry]:
+    """Return the registries of MMSegmentation."""
+    return [value for value in vars(mmseg.registry).values() if isinstance(value, Registry)]
+
+
+def _paths_of(node: Any, value: Any, path: str = "") -> Iterator[str]:
+    """Find the keys in a config that have a value."""
+    if path and type(node) is type(value) and node == value:
+        yield path
+    elif isinstance(node, (Mapping, Config)):
+        for key, inner in node.items():
+            yield from _paths_of(inner, value, f"{path}.{key}" if path else key)
+    elif isinstance(node, (list, tuple)):
+        for number, inner in enumerate(node):
+            yield from _paths_of(inner, value, f"{path}.{number}")
 
 
 def type_name(settings: Any) -> str:
@@ -88,11 +184,7 @@ def describe_output_stride(cfg: Config) -> list[str]:
 
 
 def use_test_time_augmentation(cfg: Config) -> None:
-    """Replace the model and the test pipeline of a config by its ``tta_model`` and ``tta_pipeline``.
-
-    Raises:
-        ConfigError: it has none.
-    """
+    """Replace the model and the test pipeline of a config by its ``tta_model`` and ``tta_pipeline``."""
     missing = [name for name in ("tta_model", "tta_pipeline") if not cfg.get(name)]
     if missing:
         raise ConfigError(f"--tta needs {' and '.join(missing)} in the config")
@@ -107,9 +199,6 @@ def use_custom_dataset(cfg: Config, data_root: str | Path, class_file: str | Pat
 
     Pipelines and wrappers of the datasets stay; only the loading of labels becomes one that checks them. The class file
     is the one in ``data_root`` where None.
-
-    Raises:
-        DatasetError: the class file is missing or wrong.
     """
     found = find_class_file(data_root) if class_file is None else class_file
     fit_heads(cfg, len(read_classes(found)))

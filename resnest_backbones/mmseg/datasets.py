@@ -81,11 +81,7 @@ class LabelMapDataset(BaseSegDataset):
         self.METAINFO = dict(self.metainfo)  # where some tools of MMSegmentation look for classes and colours
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """Pair images and annotations, sorted by name.
-
-        Raises:
-            DatasetError: a folder is missing or empty, or an image has no annotation, or shares it with another.
-        """
+        """Pair images and annotations, sorted by name."""
         pairs, _ = pair_label_maps(Path(self.data_prefix["img_path"]), Path(self.data_prefix["seg_map_path"]))
         return [
             {
@@ -108,11 +104,7 @@ class LabelMapDataset(BaseSegDataset):
 def check_custom_dataset(settings: Any) -> tuple[list[Path], list[str]]:
     """Compare the label maps of a ``LabelMapDataset``, given by its config, with its classes, before any work.
 
-    Returns:
-        The images, and a line for each thing that looks wrong or is left out.
-
-    Raises:
-        DatasetError: as ``LabelMapDataset``, ``pair_label_maps`` and ``check_label_maps``.
+    Return the images, and a line for each thing that looks wrong or is left out. What cannot be used is an error.
     """
     dataset = DATASETS.build({**settings, "pipeline": [], "lazy_init": True})
     pairs, lines = pair_label_maps(*(Path(dataset.data_prefix[key]) for key in ("img_path", "seg_map_path")))

@@ -27,23 +27,34 @@ class _PaperHead(BaseDecodeHead):
     """What both heads share: their checks, batch norm by default, plain dropout, PyTorch's initialisation."""
 
     dropout: nn.Module | None
+    divisor: int  # of the stage's channels, for those of the head
 
     def __init__(
         self,
-        *,
         in_channels: int,
-        channels: int | None,
-        divisor: int,
-        dropout_ratio: float,
-        norm_cfg: Mapping[str, Any] | None,
+        channels: int | None = None,
+        *,
+        num_classes: int,
+        dropout_ratio: float = 0.1,
+        norm_cfg: Mapping[str, Any] | None = None,
+        align_corners: bool = True,
+        init_cfg: Any = None,
         **kwargs: Any,
     ) -> None:
         check_positive("in_channels", in_channels)
-        width = max(in_channels // divisor, 1) if channels is None else channels
+        width = max(in_channels // self.divisor, 1) if channels is None else channels
         check_positive("channels", width)
         _check_share("dropout_ratio", dropout_ratio)
-        norm = {"type": "BN"} if norm_cfg is None else dict(norm_cfg)
-        super().__init__(in_channels=in_channels, channels=width, dropout_ratio=dropout_ratio, norm_cfg=norm, **kwargs)
+        super().__init__(
+            in_channels=in_channels,
+            channels=width,
+            num_classes=num_classes,
+            dropout_ratio=dropout_ratio,
+            norm_cfg={"type": "BN"} if norm_cfg is None else dict(norm_cfg),
+            align_corners=align_corners,
+            init_cfg=init_cfg,
+            **kwargs,
+        )
         if self.dropout is not None:  # drops single values, where MMSegmentation drops whole channels
             self.dropout = nn.Dropout(dropout_ratio)
 
@@ -69,45 +80,29 @@ class PaperASPPHead(_PaperHead):
     Args:
         in_channels: channels C of the stage.
         channels: channels of each branch and of what follows; C/8 by default, which is 256 for res5.
-        num_classes: number of classes.
         dilations: of the branches; 1 stands for the 1x1 convolution.
         project_dropout: share of the channels dropped after the projection.
-        dropout_ratio: share of the values dropped before the classifier.
-        norm_cfg: normalisation layers as MMEngine's registry builds them.
-        align_corners: how maps are resized.
-        init_cfg: MMEngine's initialisation.
-        **kwargs: other arguments of MMSegmentation's ``BaseDecodeHead``, which refuses unknown ones.
+        **kwargs: other arguments of MMSegmentation's ``BaseDecodeHead``, which refuses unknown ones: ``num_classes``;
+            ``dropout_ratio``, here the share of the values dropped before the classifier, 0.1 by default; ``norm_cfg``,
+            BN by default; ``align_corners``, True by default.
 
     Raises:
         ValueError: an argument is outside what is allowed; the message names it.
     """
+
+    divisor = 8
 
     def __init__(
         self,
         in_channels: int,
         channels: int | None = None,
         *,
-        num_classes: int,
         dilations: Sequence[int] = (1, 12, 24, 36),
         project_dropout: float = 0.5,
-        dropout_ratio: float = 0.1,
-        norm_cfg: Mapping[str, Any] | None = None,
-        align_corners: bool = True,
-        init_cfg: Any = None,
         **kwargs: Any,
     ) -> None:
         _check_share("project_dropout", project_dropout)
-        super().__init__(
-            in_channels=in_channels,
-            channels=channels,
-            divisor=8,
-            num_classes=num_classes,
-            dropout_ratio=dropout_ratio,
-            norm_cfg=norm_cfg,
-            align_corners=align_corners,
-            init_cfg=init_cfg,
-            **kwargs,
-        )
+        super().__init__(in_channels, channels, **kwargs)
         self.dilations = _check_dilations(dilations)
         layers = {"conv_cfg": self.conv_cfg, "norm_cfg": self.norm_cfg, "act_cfg": self.act_cfg}
         self.aspp_modules = ASPPModule(self.dilations, self.in_channels, self.channels, **layers)
@@ -134,48 +129,13 @@ class PaperASPPHead(_PaperHead):
 class PaperFCNHead(_PaperHead, FCNHead):
     """The paper's FCN head and auxiliary head: a 3x3 convolution, plain dropout and the classifier.
 
-    Without an ``init_cfg``, ``init_weights()`` draws as PyTorch's layers do, as in ``PaperASPPHead``.
-
-    Args:
-        in_channels: channels C of the stage.
-        channels: channels between the two convolutions; C/4 by default.
-        num_classes: number of classes.
-        dropout_ratio: share of the values dropped before the classifier.
-        norm_cfg: normalisation layers as MMEngine's registry builds them.
-        align_corners: how maps are resized.
-        init_cfg: MMEngine's initialisation.
-        **kwargs: other arguments of MMSegmentation's ``BaseDecodeHead``, which refuses unknown ones.
-
-    Raises:
-        ValueError: an argument is outside what is allowed; the message names it.
+    Arguments and initialisation are those of ``PaperASPPHead``, without its own two; ``channels`` are C/4 by default.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int | None = None,
-        *,
-        num_classes: int,
-        dropout_ratio: float = 0.1,
-        norm_cfg: Mapping[str, Any] | None = None,
-        align_corners: bool = True,
-        init_cfg: Any = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            num_convs=1,
-            kernel_size=3,
-            concat_input=False,
-            in_channels=in_channels,
-            channels=channels,
-            divisor=4,
-            num_classes=num_classes,
-            dropout_ratio=dropout_ratio,
-            norm_cfg=norm_cfg,
-            align_corners=align_corners,
-            init_cfg=init_cfg,
-            **kwargs,
-        )
+    divisor = 4
+
+    def __init__(self, in_channels: int, channels: int | None = None, **kwargs: Any) -> None:
+        super().__init__(in_channels, channels, num_convs=1, kernel_size=3, concat_input=False, **kwargs)
 
 
 def _check_share(argument: str, value: object) -> None:

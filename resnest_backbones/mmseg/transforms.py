@@ -39,14 +39,7 @@ class LoadImage(LoadImageFromFile):
     """MMCV's ``LoadImageFromFile`` with the reader that also predicts with the trained model.
 
     They differ in images of CMYK, and in which kinds of files they refuse.
-
-    Args:
-        to_float32: give the pixels as float32.
-        backend_args: MMEngine's file backend.
     """
-
-    def __init__(self, *, to_float32: bool = False, backend_args: Mapping[str, Any] | None = None) -> None:
-        super().__init__(to_float32=to_float32, backend_args=None if backend_args is None else dict(backend_args))
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Add ``img``, (H, W, 3) in BGR, ``img_shape`` and ``ori_shape`` to a data info that has ``img_path``.
@@ -91,8 +84,7 @@ class LoadCheckedAnnotations(LoadAnnotations):
         MMSegmentation's inference removes its own ``LoadAnnotations`` from a test pipeline, by name.
 
         Raises:
-            DatasetError: the file is missing or cannot be read, has several channels, has another size than the image,
-                or holds labels that no class has; the message names it.
+            DatasetError: the file is missing, cannot be read, or is no label map of these classes; the message says so.
             ValueError: neither the data info nor the transform says how many classes there are.
         """
         of_a_dataset = "seg_fields" in results or "seg_map_path" in results

@@ -80,7 +80,7 @@ def test_a_detector_trains_and_evaluates_in_one_command(name):
 def test_a_segmentor_trains_and_is_tested_as_its_metrics_were(name):
     from mmengine.config import Config
 
-    from resnest_backbones.mmseg.options import parse_options
+    from resnest_backbones.mmseg.config import parse_options
 
     metrics, each = RECIPES[name].metrics.keys(), commands(name)
     tests = ["test"] * bool({"miou", "miou_scales_not_stated"} & metrics) + ["test_tta"] * (

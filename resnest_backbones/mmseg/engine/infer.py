@@ -24,17 +24,11 @@ from resnest_backbones.mmseg.transforms import with_image_reader
 
 
 class Predictor:
-    """A segmentor with its test pipeline, and the names and colours of its classes.
-
-    Args:
-        cfg: the config.
-        checkpoint: a path, a URL, or ``resnest://NAME``.
-        class_file: names of the classes; those of the checkpoint, or of the config's dataset, where None.
-        tta: use the config's test-time augmentation.
-        device: such as cpu or cuda:1; a GPU if there is one where None.
+    """A segmentor with its test pipeline, on a GPU if there is one and no other ``device`` is named.
 
     Attributes:
-        classes: names; index n is label n + 1 of annotation files.
+        classes: names, of the class file, else of the checkpoint, else of the config's dataset; index n is label n + 1
+            of annotation files.
         palette: their colours, [R, G, B] in 0..255.
 
     Raises:

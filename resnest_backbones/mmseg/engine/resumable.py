@@ -6,9 +6,11 @@ and runs in MMSegmentation's own tools too.
 
 from __future__ import annotations
 
+import copy
 import random
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler, InfiniteSampler
-from mmengine.dist import get_rank, get_world_size, is_main_process
+from mmengine.dist import get_rank, get_world_size
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS
@@ -29,8 +31,8 @@ from resnest_backbones.data import derive_seed
 from resnest_backbones.errors import CheckpointError, ConfigError, check_finite
 from resnest_backbones.mmseg.config import add_hook, type_name
 from resnest_backbones.mmseg.datasets import errors_that_name
+from resnest_backbones.models.norms import CpuSyncBatchNorm
 from resnest_backbones.models.split_attention import SplitAttentionConv2d
-from resnest_backbones.models.sync_batch_norm import CpuSyncBatchNorm
 
 WHOLE_FILES = "resnest_whole_files"  # the name of the file backend, in configs too
 
@@ -53,49 +55,35 @@ class WholeFileBackend(LocalBackend):
 class WholeCheckpointHook(CheckpointHook):
     """MMEngine's hook, but outdated checkpoints are removed after the new one is written, not before."""
 
-    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
-        outdated = None
-        if 0 < self.max_keep_ckpts == len(kept := self.keep_ckpt_ids) and kept[-1] != step:
-            outdated = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(kept.popleft()))
-        super()._save_checkpoint_with_step(runner, step, meta)
-        if outdated is not None and is_main_process() and self.file_backend.isfile(outdated):
-            self.file_backend.remove(outdated)
+    def _save_checkpoint_with_step(self, *args: Any, **kwargs: Any) -> None:
+        with self._removing_later():
+            super()._save_checkpoint_with_step(*args, **kwargs)
 
-    def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
+    def _save_best_checkpoint(self, *args: Any) -> None:
+        with self._removing_later():
+            super()._save_best_checkpoint(*args)
+
+    @contextmanager
+    def _removing_later(self) -> Iterator[None]:
         backend: Any = vars(self)["file_backend"]
-        later = self.file_backend = _RemovesLater(backend)
+        outdated: list[str] = []
+        later = self.file_backend = copy.copy(backend)
+        later.remove = outdated.append
         try:
-            super()._save_best_checkpoint(runner, metrics)
+            yield
         finally:
             self.file_backend = backend
         state = vars(self)  # which of the two there is depends on save_best
         best = (state.get("best_ckpt_path"), *state.get("best_ckpt_path_dict", {}).values())
-        for path in later.paths:
+        for path in outdated:
             if path not in best:
                 backend.remove(path)
-
-
-class _RemovesLater:
-    """A file backend that only records which files to remove."""
-
-    def __init__(self, backend: Any) -> None:
-        self._backend = backend
-        self.paths: list[str] = []
-
-    def remove(self, path: str) -> None:
-        self.paths.append(path)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
 
 
 def repair_last_checkpoint(work_dir: str | Path) -> Path | None:
     """Make ``last_checkpoint`` name an existing file, and return it: the one that ``--resume`` will take, or None.
 
     It may name none after the folder was moved, or when the writing of its one line was interrupted.
-
-    Raises:
-        CheckpointError: it names a file that does not exist, and there is no other checkpoint.
     """
     folder = Path(work_dir).absolute()
     pointer = folder / "last_checkpoint"
@@ -117,32 +105,17 @@ def _seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-class SeededIndex(int):
-    """The index of a sample, and the seed of its augmentation."""
-
-    seed: int
-
-    def __new__(cls, index: int, seed: int) -> SeededIndex:
-        """Return the index with its seed."""
-        self = super().__new__(cls, index)
-        self.seed = seed
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return SeededIndex, (int(self), self.seed)
-
-
 @DATA_SAMPLERS.register_module()
 class SeededInfiniteSampler(InfiniteSampler):
-    """MMEngine's endless sampler, with a seed for each position of its stream, whichever worker loads it."""
+    """MMEngine's endless sampler of indices, each with a seed for its position in the stream, whoever loads it."""
 
     _place = 0
 
-    def __iter__(self) -> Iterator[SeededIndex]:
+    def __iter__(self) -> Iterator[tuple[int, int]]:
         for index in self.indices:
             seed = derive_seed(self.seed, self.rank, self._place)
             self._place += 1
-            yield SeededIndex(index, seed)
+            yield index, seed
 
     def skip(self, num_samples: int) -> None:
         """Go to that position of this process's stream, counted from its start."""
@@ -156,14 +129,14 @@ class SeededInfiniteSampler(InfiniteSampler):
 class SeededDefaultSampler(DefaultSampler):
     """MMEngine's sampler of epochs, with a seed for each position of each epoch, as above."""
 
-    def __iter__(self) -> Iterator[SeededIndex]:
+    def __iter__(self) -> Iterator[tuple[int, int]]:
         for place, index in enumerate(super().__iter__()):
-            yield SeededIndex(index, derive_seed(self.seed, self.rank, self.epoch, place))
+            yield index, derive_seed(self.seed, self.rank, self.epoch, place)
 
 
 @DATASETS.register_module()
 class SeededDataset:
-    """Seed the random numbers of Python, NumPy and PyTorch before a sample is loaded, by the seed in its index."""
+    """Seed the random numbers of Python, NumPy and PyTorch before a sample is loaded, by the seed beside its index."""
 
     def __init__(self, *, dataset: Any) -> None:
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
@@ -182,11 +155,12 @@ class SeededDataset:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> Any:
-        if isinstance(index, SeededIndex):
-            _seed_all(index.seed)
-        with errors_that_name(self.dataset, int(index)):
-            return self.dataset[int(index)]
+    def __getitem__(self, place: int | tuple[int, int]) -> Any:
+        index, seed = place if isinstance(place, tuple) else (place, None)
+        if seed is not None:
+            _seed_all(seed)
+        with errors_that_name(self.dataset, index):
+            return self.dataset[index]
 
 
 @HOOKS.register_module()
@@ -264,10 +238,7 @@ class ValidateAfterResumeHook(Hook):
 def make_resumable(cfg: Config) -> list[str]:
     """Change a config so that an interrupted training resumes exactly, and leaves only whole checkpoints.
 
-    Idempotent: the config that a run dumps has all of it.
-
-    Returns:
-        Messages for the user about what cannot be made so.
+    Idempotent: the config that a run dumps has all of it. Return messages for the user about what cannot be made so.
     """
     hook = cfg.get("default_hooks", {}).get("checkpoint")
     if hook and type_name(hook) == "CheckpointHook":
