@@ -7,10 +7,12 @@ written as one flat list or as pairs. What remains wrong is a problem, or is lef
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from resnest_backbones.data.coco_masks import area_of, is_number, lies_in_box, usable_mask
 from resnest_backbones.data.images import read_size
@@ -20,6 +22,7 @@ _MARGIN = 1.0  # pixels that a box may reach beyond its image by rounding
 _LARGEST_AREA = 1e10  # that COCO's evaluation takes into account
 
 Record = dict[str, Any]
+Sizes = dict[Any, tuple[int, int]]  # id of an image -> its width and height
 
 
 def read_coco_json(json_file: Path, image_root: Path) -> tuple[Record, list[str], bool]:
@@ -35,9 +38,18 @@ def read_coco_json(json_file: Path, image_root: Path) -> tuple[Record, list[str]
     content, is_utf_8 = _read_json(json_file, ("images", "annotations", "categories"))
     if not image_root.is_dir():
         raise DatasetError(f"{image_root} is not a folder of images (for {json_file})")
-    check = _Check()
-    check.everything(content, image_root)
-    check.end(json_file)
+    check = _Check(json_file)
+    check.categories(content)
+    check.images(content["images"], image_root)
+    check.end()
+    check.ids(content)
+    check.end()
+    annotations = content["annotations"]
+    sizes: Sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
+    if annotations:
+        unusable = check.boxes(annotations, sizes)
+        check.masks(annotations, sizes, unusable)
+        check.crowds_and_areas(annotations, sizes)
     return content, check.notes, check.changed or not is_utf_8
 
 
@@ -48,9 +60,9 @@ def read_category_names(json_file: Path) -> list[str]:
         DatasetError: the file cannot be read, or its categories lack ids or names.
     """
     content, _ = _read_json(json_file, ("categories",))
-    check = _Check()
+    check = _Check(json_file)
     check.categories(content)
-    check.end(json_file)
+    check.end()
     return [category["name"] for category in sorted(content["categories"], key=lambda category: category["id"])]
 
 
@@ -63,19 +75,16 @@ def _read_json(file: Path, keys: Sequence[str]) -> tuple[Record, bool]:
         raise DatasetError(f"{file} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # of json, and of the decoding
         raise DatasetError(f"{file} is not json: {error}") from error
-    if wrong := [key for key in keys if not _is_list_of_dicts(content, key)]:
-        raise DatasetError(
-            f"{file} is not a COCO instances file: it has no list of objects {' and '.join(map(repr, wrong))}"
-        )
-    for key in keys:
-        if not content[key] and key != "annotations":
-            raise DatasetError(f"{file} has no {key}")
+    lists = content if isinstance(content, dict) else {}
+    if wrong := [
+        repr(key)
+        for key in keys
+        if not isinstance(lists.get(key), list) or not all(isinstance(value, dict) for value in lists[key])
+    ]:
+        raise DatasetError(f"{file} is not a COCO instances file: it has no list of objects {' and '.join(wrong)}")
+    if empty := [key for key in keys if not content[key] and key != "annotations"]:
+        raise DatasetError(f"{file} has no {empty[0]}")
     return content, json.detect_encoding(text) == "utf-8"
-
-
-def _is_list_of_dicts(content: Any, key: str) -> bool:
-    values = content.get(key) if isinstance(content, dict) else None
-    return isinstance(values, list) and all(isinstance(value, dict) for value in values)
 
 
 def _as_id(value: Any) -> Any:
@@ -86,230 +95,194 @@ def _as_id(value: Any) -> Any:
 
 
 class _Check:
-    """Goes through a content once, and changes it in place."""
+    """The checks of a file's parts, which change its content in place: each may rely on those before it."""
 
-    def __init__(self) -> None:
+    def __init__(self, file: Path) -> None:
+        self.file = file
         self.problems: list[str] = []
         self.notes: list[str] = []
         self.changed = False
-        self._unusable_boxes: set[int] = set()
 
-    def end(self, file: Path) -> None:
+    def end(self) -> None:
         """Raise a ``DatasetError`` with the problems, where there are any."""
         if self.problems:
-            raise DatasetError(f"{file} cannot be used:\n  " + "\n  ".join(self.problems))
+            raise DatasetError(f"{self.file} cannot be used:\n  " + "\n  ".join(self.problems))
 
-    def everything(self, content: Record, root: Path) -> None:
-        self.categories(content)
-        self._images(content["images"], root)
-        if not self.problems:
-            self._ids(content)
-        if not self.problems:
-            sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
-            self._boxes(content["annotations"], sizes)
-        if not self.problems:
-            self._masks(content["annotations"], sizes)
-            self._crowds_and_areas(content["annotations"], sizes)
-
-    def _problem(self, what: str, which: Sequence[Any]) -> None:
+    def problem(self, what: str, which: Sequence[Any]) -> None:
         self.problems += count_and_name(what, which)
 
-    def _note(self, what: str, which: Sequence[Any]) -> None:
+    def note(self, what: str, which: Sequence[Any]) -> None:
         self.notes += count_and_name(what, which)
 
-    def _set(self, record: Record, key: str, value: Any) -> None:
+    def set(self, record: Record, key: str, value: Any) -> None:
         if record.get(key) != value or type(record.get(key)) is not type(value):
             record[key] = value
             self.changed = True
 
+    def tidy_ids(self, records: Iterable[Record], *keys: str) -> None:
+        """Write 3 for 3.0."""
+        for record in records:
+            for key in keys:
+                if (value := _as_id(record.get(key))) is not None:
+                    self.set(record, key, value)
+
     def categories(self, content: Record) -> None:
         categories = content["categories"]
-        for category in categories:
-            self._set(category, "id", _as_id(category.get("id")))
-        self._problem(
+        self.tidy_ids(categories, "id")
+        named = [isinstance(c.get("name"), str) and c["name"] != "" for c in categories]
+        self.problem(
             "categories lack an integer id or a name",
-            [c.get("name") or c["id"] for c in categories if not isinstance(c["id"], int) or not c.get("name")
-             or not isinstance(c["name"], str)],
+            [c.get("name") or c.get("id") for c, has_name in zip(categories, named, strict=True)
+             if not has_name or not isinstance(_as_id(c.get("id")), int)],
         )  # fmt: skip
         if self.problems:
             return
-        self._problem("category ids are not unique", _repeated(c["id"] for c in categories))
+        self.problem("category ids are not unique", _repeated(c["id"] for c in categories))
         # Roboflow lists its super-category beside the classes, at times under the name of one.
         used = {_as_id(annotation.get("category_id")) for annotation in content.get("annotations", [])}
         repeated = set(_repeated(c["name"] for c in categories))
         spare = [c for c in categories if c["name"] in repeated and c["id"] not in used]
         if repeated and len(categories) - len(spare) == len({c["name"] for c in categories}):
-            self._note("categories have the name of another and no annotations: left out", [c["id"] for c in spare])
+            self.note("categories have the name of another and no annotations: left out", [c["id"] for c in spare])
             content["categories"] = [c for c in categories if c not in spare]
             self.changed = True
         else:
-            self._problem("category names are not unique", sorted(repeated))
+            self.problem("category names are not unique", sorted(repeated))
 
-    def _images(self, images: list[Record], root: Path) -> None:
-        for image in images:
-            for key in ("id", "width", "height"):
-                if (value := _as_id(image.get(key))) is not None:
-                    self._set(image, key, value)
-        self._problem(
-            "images have no id, which is an integer or a string",
-            [i.get("file_name") for i in images if not isinstance(_as_id(i.get("id")), (int, str))],
-        )
-        self._problem(
+    def images(self, images: list[Record], root: Path) -> None:
+        self.tidy_ids(images, "id", "width", "height")
+        nameless = [i.get("file_name") for i in images if _as_id(i.get("id")) is None]
+        self.problem("images have no id, which is an integer or a string", nameless)
+        self.problem(
             "images have no file_name", [i.get("id") for i in images if not isinstance(i.get("file_name"), str)]
         )
-        self._problem(
+        self.problem(
             "images have a width or height that is no positive integer",
             [f"{i.get('id')} ({i.get('width')!r} x {i.get('height')!r})" for i in images
              if not all(isinstance(i.get(key), int) and i[key] > 0 for key in ("width", "height"))],
         )  # fmt: skip
-        if self.problems:
-            return
+        self.end()
         if len({type(image["id"]) for image in images}) > 1:
-            self._problem(
-                "image ids are strings, and the others numbers", _where(images, lambda i: isinstance(i["id"], str))
-            )
-        self._problem("image ids are not unique", _repeated(image["id"] for image in images))
-        self._note("image files are listed more than once", _repeated(image["file_name"] for image in images))
+            strings = [image["id"] for image in images if isinstance(image["id"], str)]
+            self.problem("image ids are strings, and the others numbers", strings)
+        self.problem("image ids are not unique", _repeated(image["id"] for image in images))
+        self.note("image files are listed more than once", _repeated(image["file_name"] for image in images))
         if absent := [image["file_name"] for image in images if not (root / image["file_name"]).is_file()]:
-            self._problem(f"of {len(images)} images are not in {root}", absent)
+            self.problem(f"of {len(images)} images are not in {root}", absent)
         else:
             resized = [text for image in images if (text := _other_size(image, root))]
-            self._problem("images have another size, or cannot be read", resized)
+            self.problem("images have another size, or cannot be read", resized)
 
-    def _ids(self, content: Record) -> None:
+    def ids(self, content: Record) -> None:
         annotations = content["annotations"]
         ids = [_as_id(annotation.get("id")) for annotation in annotations]
-        self._problem("annotation ids are not unique", _repeated(i for i in ids if i is not None))
+        self.problem("annotation ids are not unique", _repeated(i for i in ids if i is not None))
         # pycocotools takes the id of a match for a truth value: with an id of 0, a found object counts as missed.
-        if unfit := [
-            a.get("id") for a, key in zip(annotations, ids, strict=True) if not isinstance(key, int) or key < 1
-        ]:
-            self._note("annotation ids are not positive integers: all were numbered anew", unfit)
+        if any(not isinstance(key, int) or key < 1 for key in ids):
+            unfit = [a.get("id") for a, i in zip(annotations, ids, strict=True) if not isinstance(i, int) or i < 1]
+            self.note("annotation ids are not positive integers: all were numbered anew", unfit)
             ids = list(range(1, len(annotations) + 1))
         for annotation, key in zip(annotations, ids, strict=True):
-            self._set(annotation, "id", key)
+            self.set(annotation, "id", key)
+        self.tidy_ids(annotations, "image_id", "category_id")
         for key, owners in (("image_id", "images"), ("category_id", "categories")):
             known = {item["id"] for item in content[owners]}
-            for annotation in annotations:
-                if (value := _as_id(annotation.get(key))) is not None:
-                    self._set(annotation, key, value)
             lost = [a for a in annotations if _as_id(a.get(key)) is None or a[key] not in known]
             which = [f"{a['id']} ({key} {a.get(key)!r})" for a in lost]
-            self._problem(f"annotations have a {key} that is not in the file", which)
+            self.problem(f"annotations have a {key} that is not in the file", which)
 
-    def _boxes(self, annotations: list[Record], sizes: dict[Any, tuple[int, int]]) -> None:
-        self._problem(
-            "annotations have no bbox of four numbers [x, y, width, height]",
-            _where(annotations, lambda a: not _are_numbers(a.get("bbox")) or len(a["bbox"]) != 4),
-        )
-        if not self.problems:
-            self._problem(
-                "boxes have a negative width or height", _where(annotations, lambda a: min(a["bbox"][2:]) < 0)
-            )
-        if self.problems or not annotations:
-            return
-        empty, outside, beyond, fractions, corners = [], [], [], [], 0
-        for annotation in annotations:
-            (x, y, w, h), (width, height) = annotation["bbox"], sizes[annotation["image_id"]]
-            if w == 0 or h == 0:
-                empty.append(annotation["id"])
-            elif x >= width or y >= height or x + w <= 0 or y + h <= 0:
-                outside.append(annotation["id"])
-            elif x + w > width + _MARGIN or y + h > height + _MARGIN or min(x, y) < -_MARGIN:
-                beyond.append(annotation["id"])
-            elif max(x, y, w, h) <= 1.01:
-                fractions.append(annotation["id"])
-            corners += x < w <= width + _MARGIN and y < h <= height + _MARGIN
-        self._unusable_boxes = {*empty, *outside}
-        as_corners = corners >= 0.95 * len(annotations)
+    def boxes(self, annotations: list[Record], sizes: Sizes) -> set[int]:
+        """Return the ids of annotations whose boxes cannot be trained on."""
+        ids = np.array([annotation["id"] for annotation in annotations], dtype=object)
+        unsound = [a["id"] for a in annotations if not _are_numbers(a.get("bbox")) or len(a["bbox"]) != 4]
+        self.problem("annotations have no bbox of four numbers [x, y, width, height]", unsound)
+        self.end()
+        x, y, w, h = np.array([a["bbox"] for a in annotations], dtype=np.float64).T
+        width, height = np.array([sizes[a["image_id"]] for a in annotations], dtype=np.float64).T
+        self.problem("boxes have a negative width or height", ids[(w < 0) | (h < 0)])
+        self.end()
+        is_empty = (w == 0) | (h == 0)
+        is_outside = ~is_empty & ((x >= width) | (y >= height) | (x + w <= 0) | (y + h <= 0))
+        overlaps = (x + w > width + _MARGIN) | (y + h > height + _MARGIN) | (np.minimum(x, y) < -_MARGIN)
+        is_beyond = ~is_empty & ~is_outside & overlaps
+        is_fraction = ~is_empty & ~is_outside & ~is_beyond & (np.maximum.reduce([x, y, w, h]) <= 1.01)
+        empty, outside, beyond, fractions = (ids[mask] for mask in (is_empty, is_outside, is_beyond, is_fraction))
+        corners = (x < w) & (w <= width + _MARGIN) & (y < h) & (h <= height + _MARGIN)
+        as_corners = corners.mean() >= 0.95
         as_fractions = "lie between 0 and 1, as fractions of the image"
-        if len(fractions) + len(empty) >= len(annotations) / 2 and fractions:
-            self._problem(f"boxes {as_fractions}: multiply them by width and height", fractions)
-        elif as_corners and len(beyond) + len(outside) >= len(annotations) / 4:
-            self._problem(
-                "boxes reach beyond their images, and would fit as x0, y0, x1, y1: write x, y, width, height",
-                beyond + outside,
-            )
-        elif len(empty) + len(outside) == len(annotations):
-            self._problem("boxes have no width or no height", empty)
-            self._problem("boxes lie outside their images", outside)
-        else:
-            likely = ", as x0, y0, x1, y1 would" if as_corners else ""
-            self._note(f"boxes {as_fractions} would", fractions)
-            self._note("boxes have no width or no height and are not trained on", empty)
-            self._note("boxes lie outside their images and are not trained on", outside)
-            self._note(f"boxes reach beyond their images{likely}: they are cut off", beyond)
+        if len(fractions) + len(empty) >= len(ids) / 2 and len(fractions):
+            self.problem(f"boxes {as_fractions}: multiply them by width and height", fractions)
+        elif as_corners and len(beyond) + len(outside) >= len(ids) / 4:
+            text = "boxes reach beyond their images, and would fit as x0, y0, x1, y1: write x, y, width, height"
+            self.problem(text, [*beyond, *outside])
+        elif len(empty) + len(outside) == len(ids):
+            self.problem("boxes have no width or no height", empty)
+            self.problem("boxes lie outside their images", outside)
+        self.end()
+        likely = ", as x0, y0, x1, y1 would" if as_corners else ""
+        self.note(f"boxes {as_fractions} would", fractions)
+        self.note("boxes have no width or no height and are not trained on", empty)
+        self.note("boxes lie outside their images and are not trained on", outside)
+        self.note(f"boxes reach beyond their images{likely}: they are cut off", beyond)
+        return {*empty, *outside}
 
-    def _masks(self, annotations: list[Record], sizes: dict[Any, tuple[int, int]]) -> None:
+    def masks(self, annotations: list[Record], sizes: Sizes, unusable_boxes: set[int]) -> None:
         rewritten: list[int] = []
         dropped: list[int] = []
         apart: list[Record] = []
-        first: dict[str, list[Any]] = {}
-        for annotation in annotations:
-            given = annotation.get("segmentation")
-            if not given:
-                continue
+        unusable: defaultdict[str, list[Any]] = defaultdict(list)
+        masked = [annotation for annotation in annotations if annotation.get("segmentation")]
+        for annotation in masked:
+            given = annotation["segmentation"]
             mask, reason = usable_mask(given, *sizes[annotation["image_id"]])
             if mask is None:
-                first.setdefault(reason, []).append(annotation["id"])
+                unusable[reason].append(annotation["id"])
                 annotation["segmentation"] = []
-                self.changed = True
-                continue
-            if mask is not given:
+            elif annotation["id"] not in unusable_boxes and not lies_in_box(mask, annotation["bbox"]):
+                apart.append(annotation)
+            if mask is not None and mask is not given:
+                annotation["segmentation"] = mask
                 if isinstance(mask, list):
                     (dropped if reason else rewritten).append(annotation["id"])
-                annotation["segmentation"] = mask
-                self.changed = True
-            if annotation["id"] not in self._unusable_boxes and not lies_in_box(mask, annotation["bbox"]):
-                apart.append(annotation)
-        if apart and len(apart) == sum(bool(a.get("segmentation")) for a in annotations):
-            first["none has an area in its box"] = [a["id"] for a in apart]
+            self.changed = self.changed or mask is not given
+        if apart and len(apart) == sum(bool(annotation["segmentation"]) for annotation in masked):
+            unusable["none has an area in its box"] = [annotation["id"] for annotation in apart]
             for annotation in apart:
                 annotation["segmentation"] = []
             self.changed = True
         else:
-            self._note("segmentations have no area in their boxes, and give no mask", [a["id"] for a in apart])
-        self._note("segmentations are written as one flat list or as pairs: read as polygons", rewritten)
-        self._note("segmentations have a polygon that cannot be used beside others: it is left out", dropped)
-        for reason, ids in first.items():
-            self._note(f"segmentations cannot be used: {reason}", ids)
+            self.note("segmentations have no area in their boxes, and give no mask", [a["id"] for a in apart])
+        self.note("segmentations are written as one flat list or as pairs: read as polygons", rewritten)
+        self.note("segmentations have a polygon that cannot be used beside others: it is left out", dropped)
+        for reason, ids in unusable.items():
+            self.note(f"segmentations cannot be used: {reason}", ids)
 
-    def _crowds_and_areas(self, annotations: list[Record], sizes: dict[Any, tuple[int, int]]) -> None:
+    def crowds_and_areas(self, annotations: list[Record], sizes: Sizes) -> None:
         for key in ("iscrowd", "ignore"):
-            self._problem(
-                f"annotations have an {key} that is not 0 or 1",
-                [f"{a['id']} ({a[key]!r})" for a in annotations if a.get(key) not in (None, 0, 1)],
-            )
-        self._problem(
+            wrong = [f"{a['id']} ({a[key]!r})" for a in annotations if a.get(key) not in (None, 0, 1)]
+            self.problem(f"annotations have an {key} that is not 0 or 1", wrong)
+        self.problem(
             f"annotations have an area that is not a number from 0 to {_LARGEST_AREA:g}",
             [f"{a['id']} ({a['area']!r})" for a in annotations
              if a.get("area") is not None and not (is_number(a["area"]) and 0 <= a["area"] <= _LARGEST_AREA)],
         )  # fmt: skip
-        if self.problems:
-            return
+        self.end()
         unsound = [a for a in annotations if a.get("keypoints") and not _are_numbers(a["keypoints"])]
-        self._note("keypoints are not a list of numbers: left out", [a["id"] for a in unsound])
+        self.note("keypoints are not a list of numbers: left out", [a["id"] for a in unsound])
         for annotation in unsound:
             del annotation["keypoints"]
         self.changed = self.changed or bool(unsound) or any(a.get("ignore", 0) != 0 for a in annotations)
         ignored = [a["id"] for a in annotations if a.pop("ignore", 0)]
-        self._note('annotations are to be ignored ("ignore"): taken as crowds', ignored)
+        self.note('annotations are to be ignored ("ignore"): taken as crowds', ignored)
         flags = set(ignored)
-        self._note("annotations lack iscrowd: taken as 0", _where(annotations, lambda a: a.get("iscrowd") is None))
-        self._note(
-            "annotations lack area: computed from the mask or the box",
-            _where(annotations, lambda a: a.get("area") is None),
-        )
+        lacking = {key: [a["id"] for a in annotations if a.get(key) is None] for key in ("iscrowd", "area")}
+        self.note("annotations lack iscrowd: taken as 0", lacking["iscrowd"])
+        self.note("annotations lack area: computed from the mask or the box", lacking["area"])
         for annotation in annotations:
-            self._set(annotation, "iscrowd", int(annotation["id"] in flags or annotation.get("iscrowd") or 0))
+            self.set(annotation, "iscrowd", int(annotation["id"] in flags or annotation.get("iscrowd") or 0))
             if annotation.get("area") is None:
                 size = sizes[annotation["image_id"]]
-                area = area_of(annotation.get("segmentation"), annotation["bbox"], *size)
-                self._set(annotation, "area", area)
-
-
-def _where(records: Iterable[Record], wrong: Callable[[Record], bool]) -> list[Any]:
-    return [record["id"] for record in records if wrong(record)]
+                self.set(annotation, "area", area_of(annotation.get("segmentation"), annotation["bbox"], *size))
 
 
 def _are_numbers(values: Any) -> bool:
@@ -336,4 +309,4 @@ def _repeated(ids: Iterable[Any]) -> list[Any]:
 
 def count_and_name(what: str, which: Sequence[Any]) -> list[str]:
     """Return a line that counts and names what is wrong, or no line where nothing is."""
-    return [f"{len(which)} {what}: {name_first(which)}"] if which else []
+    return [f"{len(which)} {what}: {name_first(which)}"] if len(which) else []

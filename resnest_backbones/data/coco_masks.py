@@ -66,13 +66,8 @@ def _wrong_with_polygon(polygon: Any, width: int, height: int) -> str:
 def _outlines_are_longer(polygons: list[list[float]], limit: int, longest_edge: int) -> bool:
     if sum(map(len, polygons)) // 2 * longest_edge <= limit:  # of nearly all objects
         return False
-    total = 0.0
-    for polygon in polygons:
-        points = np.array(polygon).reshape(-1, 2)
-        total += float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
-        if total > limit:
-            return True
-    return False
+    outlines = (np.array(polygon).reshape(-1, 2) for polygon in polygons)
+    return sum(float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()) for points in outlines) > limit
 
 
 def _usable_rle(given: dict[str, Any], width: int, height: int) -> tuple[Any, str]:
