@@ -1,7 +1,7 @@
 """The command lines of trainings, tests, predictions and exports: ``resnest-backbones NAME``, ``tools/NAME.py``.
 
 Each module parses its options before PyTorch is imported, which takes seconds that ``--help`` and a mistyped option
-need not wait; ``NAME_run.py`` does the work where no other part of the package does.
+need not wait; what does the work is imported by the function that does it.
 """
 
 from __future__ import annotations

@@ -7,15 +7,17 @@ python tools/demo.py --model exported/model.onnx photos/ video.mp4 --output-dir 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from resnest_backbones.choices import SUFFIXES
-from resnest_backbones.commands import named
-from resnest_backbones.errors import add_verbose, one_line_errors
+from resnest_backbones.commands import named, print_next
+from resnest_backbones.errors import DatasetError, add_verbose, one_line_errors
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_argument_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = argparse.ArgumentParser(
         description="Predict on images, folders, videos or a camera with a trained model, and draw the predictions.",
@@ -75,7 +77,7 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
 
 def run(arguments: list[str] | None = None, *, command: str | None = None) -> None:
     """Parse the command line and predict; the status is 1 if a file could not be read."""
-    parser = named(build_parser(), command)
+    parser = named(build_argument_parser(), command)
     args = parser.parse_args(arguments)
     check_arguments(parser, args)
 
@@ -83,8 +85,55 @@ def run(arguments: list[str] | None = None, *, command: str | None = None) -> No
         return f"the predictions so far are in {args.output_dir}" if args.output_dir.is_dir() else ""
 
     with one_line_errors(parser.prog, ImportError, verbose=args.verbose, interrupted=interrupted):
-        from resnest_backbones.commands.demo_run import predict
-
         problems = predict(args)
     if problems:
         sys.exit("\n".join(f"{parser.prog}: error: {problem}" for problem in problems))
+
+
+def predict(args: argparse.Namespace) -> list[str]:
+    """Predict, draw and write; return what went wrong with single files, one message each. All others are done."""
+    from tqdm import tqdm
+
+    from resnest_backbones.predict.predictor import Predictor, find_model
+    from resnest_backbones.predict.results import ResultWriter
+    from resnest_backbones.predict.sources import Window, find_files
+
+    images, videos = find_files(args.inputs) if args.inputs else ({}, {})
+    window = Window("resnest_backbones") if args.show else None
+    model, config, checkpoint = args.model, args.config, args.checkpoint
+    if model and not model.endswith(tuple(SUFFIXES.values())):
+        (config, checkpoint), model = find_model(model, checkpoint), None
+    if model:
+        predictor = Predictor.from_file(model)
+    else:
+        given = {"framework": args.framework, "options": args.opts, "classes": args.classes, "device": args.device}
+        predictor = Predictor.from_config(config, checkpoint, **given)
+    (args.output_dir / "drawn").mkdir(parents=True, exist_ok=True)
+    writer = ResultWriter(predictor, args.output_dir, min_score=args.min_score, opacity=args.opacity)
+    sources = [(str(file), name) for name, file in videos.items()]
+    sources += [(args.camera, "camera")] if args.camera is not None else []
+    problems: list[str] = []
+    try:
+        for name, file in tqdm(images.items(), desc="images", disable=not images):
+            with _collected(problems):
+                writer.predict_image(file, name)
+        for source, name in sources:
+            with _collected(problems):
+                writer.predict_video(source, name, max_frames=args.max_frames, window=window)
+    finally:  # after Ctrl-C, too
+        writer.write_json(model or config, checkpoint)
+    print(f"written: {args.output_dir / 'drawn'}, {args.output_dir / 'predictions.json'}")
+    if config:
+        print_next("export the model", "tools/export.py", config, checkpoint)
+    elif model.endswith(".onnx"):
+        print_next("quantize it to int8", "tools/quantize.py", model, "FOLDER_OF_IMAGES")
+    return problems
+
+
+@contextlib.contextmanager
+def _collected(problems: list[str]) -> Iterator[None]:
+    """Add the message of an error in the data to the problems."""
+    try:
+        yield
+    except DatasetError as error:
+        problems.append(str(error))

@@ -8,11 +8,18 @@ For example:
 from __future__ import annotations
 
 import argparse
+import statistics
+import textwrap
+import time
 from pathlib import Path
+from typing import Any
 
 from resnest_backbones.choices import CALIBRATIONS
-from resnest_backbones.commands import named
-from resnest_backbones.errors import add_verbose, one_line_errors
+from resnest_backbones.commands import named, print_next
+from resnest_backbones.data import read_image
+from resnest_backbones.errors import ExportError, add_verbose, one_line_errors
+
+_TIMED = 20  # images
 
 
 def build_argument_parser() -> argparse.ArgumentParser:
@@ -54,6 +61,47 @@ def run(arguments: list[str] | None = None, *, command: str | None = None) -> No
     args = parser.parse_args(arguments)
     check_arguments(parser, args)
     with one_line_errors(parser.prog, ImportError, verbose=args.verbose):
-        from resnest_backbones.commands.quantize_run import convert
-
         convert(args)
+
+
+def convert(args: argparse.Namespace) -> None:
+    """Quantise, and compare metrics and times of both files."""
+    from tabulate import tabulate
+
+    from resnest_backbones.export.quantize import quantize
+    from resnest_backbones.predict import Predictor
+    from resnest_backbones.predict.evaluate import average_precision, mean_iou
+    from resnest_backbones.predict.sources import find_files
+
+    images = list(find_files(args.images, allow_videos=False)[0].values())[: args.max_images]
+    output = args.output or args.model.with_name(f"{args.model.stem}_int8.onnx")
+    if output.resolve() == args.model.resolve():
+        raise ExportError(f"--output must not be {args.model} itself")
+    number = quantize(args.model, output, images, method=args.method, keep=args.keep)
+    print(f"{output}: {number} operators in int8, calibrated on {len(images)} images")
+    predictors = []
+    for name, file in (("float32", args.model), ("int8", output)):
+        predictors.append(Predictor.from_file(file))
+        milliseconds = _milliseconds(predictors[-1], images)
+        print(f"  {name:<8} {file.stat().st_size / 1e6:>8.1f} MB {milliseconds:>8.1f} ms per image")
+    if args.val_images:
+        before, after = (
+            average_precision(predictor, args.val_json, args.val_images)
+            if args.val_json
+            else mean_iou(predictor, args.val_images, args.val_label_maps)
+            for predictor in predictors
+        )
+        rows = [(name, value, after[name], f"{after[name] - value:+.2f}") for name, value in before.items()]
+        table = tabulate(rows, ("percent", "float32", "int8", "change"), tablefmt="plain", floatfmt=".2f")
+        print(textwrap.indent(table, "  "))
+    print_next("look at its predictions", "tools/demo.py", "--model", output, "IMAGE_OR_FOLDER")
+
+
+def _milliseconds(predictor: Any, images: list[Path]) -> float:
+    """Return the median time of an image, preprocessing included."""
+    times = []
+    for image in [read_image(path) for path in [images[0], *images[:_TIMED]]]:
+        start = time.perf_counter()
+        predictor(image)
+        times.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(times[1:])  # the first call also allocates

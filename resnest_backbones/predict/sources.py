@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -112,16 +111,6 @@ class VideoWriter:
         if self._writer is not None:
             self._writer.release()
             os.replace(self._temporary, self._file)
-
-
-@contextmanager
-def video_writer(file: Path, frames_per_second: float) -> Iterator[VideoWriter]:
-    """Open a ``VideoWriter`` that is closed at the end, also after an interruption."""
-    writer = VideoWriter(file, frames_per_second)
-    try:
-        yield writer
-    finally:
-        writer.close()
 
 
 class Window:

@@ -1,6 +1,5 @@
 """The one reader of images: odd files are read in the same way by every tool, and broken ones are named."""
 
-import argparse
 import ast
 import zlib
 from pathlib import Path
@@ -164,9 +163,9 @@ def test_a_segmentor_is_trained_evaluated_and_predicts_on_these_pixels(record_pr
 def test_tools_predict_and_calibrate_on_these_pixels(record_property, odd, tmp_path):
     record_property("times", len(odd))
     pytest.importorskip("onnxruntime")
-    from resnest_backbones.commands.demo_run import Demo
     from resnest_backbones.export.quantize import _read
     from resnest_backbones.predict import Predictor
+    from resnest_backbones.predict.results import ResultWriter
 
     seen: list[torch.Tensor] = []
 
@@ -176,9 +175,9 @@ def test_tools_predict_and_calibrate_on_these_pixels(record_property, odd, tmp_p
 
     facts = {"task": "detection", "classes": ["a"], "channel_order": "RGB", "inputs": ["image"]}
     predictor = Predictor(run, {**facts, "outputs": ["boxes", "classes", "scores"]})
-    demo = Demo(predictor, argparse.Namespace(output_dir=tmp_path, min_score=0.5, opacity=0.5), None)
+    writer = ResultWriter(predictor, tmp_path)
     for file, _, _ in odd:
-        demo.predict_image(file, file.stem)
+        writer.predict_image(file, file.stem)
     calibrated = [next(_read([file], facts))["image"] for file, _, _ in odd]
     for (file, _, _), of_demo, of_quantize in zip(odd, seen, calibrated, strict=True):
         np.testing.assert_array_equal(of_demo.numpy().transpose(1, 2, 0), read_image(file))
