@@ -20,7 +20,6 @@ from detectron2.export import TracingAdapter
 from detectron2.modeling import GeneralizedRCNN, build_model
 from detectron2.modeling.meta_arch.retinanet import RetinaNet
 from detectron2.structures import Instances
-from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
@@ -29,8 +28,7 @@ from resnest_backbones.detectron2 import ResNeStCheckpointer
 from resnest_backbones.detectron2.options import load_lazy_config, load_yaml_config, merge_options, name_nearest
 from resnest_backbones.errors import ExportError, config_errors
 from resnest_backbones.export.detector_program import TraceableDetector
-from resnest_backbones.export.exportable import DETECTION, Exportable
-from resnest_backbones.export.models import BuiltModel
+from resnest_backbones.export.models import DETECTION, BuiltModel, Exportable
 
 _AXES = {1: "height", 2: "width"}
 _SIZE = (480, 640)
@@ -154,7 +152,10 @@ def _from_lazy(file: str, options: Sequence[str], classes: Sequence[str] | None)
     except (AttributeError, OmegaConfBaseException) as error:
         raise ExportError(f"{file} has no dataloader.test as Detectron2's LazyConfigs: {error}") from error
     if classes is not None:
-        _fit_lazy(cfg.model, len(classes))
+        heads = [node for node in (cfg.model.get("roi_heads"), cfg.model) if node is not None and "num_classes" in node]
+        if not heads:
+            raise ExportError("the config has neither model.roi_heads.num_classes nor model.num_classes to set")
+        heads[0].num_classes = len(classes)
     facts: dict[str, Any] = {
         "classes": classes or _class_names([tested] if isinstance(tested, str) else tested),
         "channel_order": mapper.image_format,
@@ -173,18 +174,7 @@ def _name(augmentation: Mapping[str, Any]) -> str:
     return str(getattr(target, "__name__", target)).rpartition(".")[2]
 
 
-def _fit_lazy(model: DictConfig, number: int) -> None:
-    heads = [node for node in (model.get("roi_heads"), model) if node is not None and "num_classes" in node]
-    if not heads:
-        raise ExportError("the config has neither model.roi_heads.num_classes nor model.num_classes to set")
-    heads[0].num_classes = number
-
-
 def _class_names(datasets: Sequence[str]) -> Sequence[str] | None:
     """Return those of the first dataset for which Detectron2 knows them without its files."""
-    for name in datasets:
-        if name in MetadataCatalog.list():
-            names = MetadataCatalog.get(name).get("thing_classes")
-            if names:
-                return list(names)
-    return None
+    known = (MetadataCatalog.get(name).get("thing_classes") for name in datasets if name in MetadataCatalog.list())
+    return next((list(names) for names in known if names), None)

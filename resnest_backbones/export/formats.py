@@ -8,10 +8,10 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from torchvision.ops import DeformConv2d
 from resnest_backbones.checkpoint import write_atomically
 from resnest_backbones.choices import OPSETS, SUFFIXES
 from resnest_backbones.errors import ExportError
-from resnest_backbones.export.exportable import Exportable
+from resnest_backbones.export.models import Exportable
 
 _DEFORMABLE_OPSET = 19
 METADATA_KEY = "resnest_backbones"  # in the files
@@ -30,29 +30,17 @@ METADATA_KEY = "resnest_backbones"  # in the files
 
 @dataclass(frozen=True)
 class Loaded:
-    """An exported file, ready to run on the CPU.
+    """An exported file, ready to run on the CPU."""
 
-    Attributes:
-        run: the input tensor -> the outputs.
-        metadata: of ``Exportable``, with ``inputs`` and ``outputs``, their names.
-    """
-
-    run: Callable[[Tensor], Sequence[Tensor]]
-    metadata: Mapping[str, Any]
+    run: Callable[[Tensor], Sequence[Tensor]]  # the input tensor -> the outputs
+    metadata: Mapping[str, Any]  # of ``Exportable``, with ``inputs`` and ``outputs``, their names
 
 
-@dataclass(frozen=True)
-class Format:
-    """A format.
-
-    Attributes:
-        suffix: of its files.
-        write: takes an ``Exportable``, its metadata as JSON, the file to write, and ONNX's operator set.
-        read: takes the file.
-    """
+class Format(NamedTuple):
+    """How files of a format are named, written and read."""
 
     suffix: str
-    write: Callable[[Exportable, str, Path, int], None]
+    write: Callable[[Exportable, str, Path, int], None]  # the network, its metadata as JSON, the file, ONNX's opset
     read: Callable[[Path], Loaded]
 
 
@@ -106,7 +94,7 @@ def load(file: str | Path) -> Loaded:
     except (ImportError, ExportError):
         raise
     except Exception as error:  # each reader has its own errors for damaged files
-        raise ExportError(f"{file} is not a file that tools/export.py wrote: {_first_line(error)}") from error
+        raise ExportError(f"{file} is not a file that tools/export.py wrote: {first_line(error)}") from error
 
 
 @contextmanager
@@ -125,7 +113,8 @@ def _quietly() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
@@ -150,7 +139,10 @@ def _write_onnx(exportable: Exportable, metadata: str, file: Path, opset: int) -
     try:
         model = _trace_to_onnx(exportable, opset) if exportable.rows else _export_to_onnx(exportable, opset)
     except torch.onnx.errors.OnnxExporterError as error:
-        raise ExportError(f"PyTorch's ONNX exporter failed: {_cause(error)}") from error
+        cause: BaseException = error  # the innermost one: the exporter wraps it in pages of its own
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise ExportError(f"PyTorch's ONNX exporter failed: {first_line(cause)}") from error
     domains = {node.domain for node in all_nodes(model.graph)} - {"", "ai.onnx"}
     if domains:
         raise ExportError(f"the ONNX file would need operators of {', '.join(sorted(domains))}")
@@ -240,13 +232,6 @@ def all_nodes(graph: Any) -> Iterator[Any]:
                 yield from all_nodes(attribute.g)
 
 
-def _cause(error: BaseException) -> str:
-    """Return the innermost error in one line: the exporter wraps it in pages of its own."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return _first_line(error)
-
-
 def _read_onnx(file: Path) -> Loaded:
     import onnxruntime
 
@@ -258,7 +243,7 @@ def _read_onnx(file: Path) -> Loaded:
     except Exception as error:  # its errors have no common base class
         if "NOT_IMPLEMENTED" in str(error):
             version = onnxruntime.__version__
-            raise ExportError(f"ONNX Runtime {version} cannot run {file}: {_first_line(error)}") from error
+            raise ExportError(f"ONNX Runtime {version} cannot run {file}: {first_line(error)}") from error
         raise
     metadata = json.loads(session.get_modelmeta().custom_metadata_map[METADATA_KEY])
     (name,) = metadata["inputs"]
@@ -283,32 +268,32 @@ def _read_torchscript(file: Path) -> Loaded:
 
     extra = {METADATA_KEY: ""}
     module = torch.jit.load(str(file), map_location="cpu", _extra_files=extra)
+    return Loaded(_as_run(module), json.loads(extra[METADATA_KEY]))
 
+
+def _as_run(module: Callable[[Tensor], Any]) -> Callable[[Tensor], Sequence[Tensor]]:
+    @torch.no_grad()
     def run(x: Tensor) -> Sequence[Tensor]:
-        with torch.no_grad():
-            return _as_tuple(module(x))
+        value = module(x)
+        return (value,) if isinstance(value, Tensor) else tuple(value)
 
-    return Loaded(run, json.loads(extra[METADATA_KEY]))
+    return run
 
 
 # torch.export and AOTInductor
 
 
 def _program(exportable: Exportable) -> ExportedProgram:
-    module = exportable.module if exportable.program is None else exportable.program()
-    with _sizes_of_one_like_others():
-        return torch.export.export(
-            module, (exportable.example,), dynamic_shapes=_dynamic_shapes(exportable), strict=False
-        )
-
-
-def _sizes_of_one_like_others() -> AbstractContextManager[Any]:
-    """Allow features of one pixel, too, which PyTorch refuses by default if it traced larger ones."""
     from torch.fx.experimental import _config
 
-    if not hasattr(_config, "backed_size_oblivious"):
-        return nullcontext()
-    return _config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+    module = exportable.module if exportable.program is None else exportable.program()
+    # Features of one pixel, too, which PyTorch refuses by default if it traced larger ones.
+    allowed: Any = nullcontext()
+    if hasattr(_config, "backed_size_oblivious"):
+        allowed = _config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+    with allowed:
+        shapes = _dynamic_shapes(exportable)
+        return torch.export.export(module, (exportable.example,), dynamic_shapes=shapes, strict=False)
 
 
 def _dynamic_shapes(exportable: Exportable) -> tuple[dict[int, Any] | None]:
@@ -324,12 +309,7 @@ def _read_pt2(file: Path) -> Loaded:
 
     extra = {METADATA_KEY: ""}
     module = torch.export.load(file, extra_files=extra).module()
-
-    def run(x: Tensor) -> Sequence[Tensor]:
-        with torch.no_grad():
-            return _as_tuple(module(x))
-
-    return Loaded(run, json.loads(extra[METADATA_KEY]))
+    return Loaded(_as_run(module), json.loads(extra[METADATA_KEY]))
 
 
 def _write_aoti(exportable: Exportable, metadata: str, file: Path, opset: int) -> None:
@@ -340,7 +320,7 @@ def _write_aoti(exportable: Exportable, metadata: str, file: Path, opset: int) -
     try:
         aoti_compile_and_package(_program(exportable), package_path=str(file), inductor_configs=configs)
     except InvalidCxxCompiler as error:
-        raise ExportError(f"AOTInductor needs a C++ compiler: {_first_line(error)}") from error
+        raise ExportError(f"AOTInductor needs a C++ compiler: {first_line(error)}") from error
 
 
 def _read_aoti(file: Path) -> Loaded:
@@ -348,17 +328,12 @@ def _read_aoti(file: Path) -> Loaded:
     from torch._inductor import aoti_load_package
 
     module = aoti_load_package(str(file))
-    return Loaded(lambda x: _as_tuple(module(x)), json.loads(module.get_metadata()[METADATA_KEY]))
+    return Loaded(_as_run(module), json.loads(module.get_metadata()[METADATA_KEY]))
 
 
-def _as_tuple(value: Any) -> Sequence[Tensor]:
-    return (value,) if isinstance(value, Tensor) else tuple(value)
-
-
-_FUNCTIONS = {
-    "onnx": (_write_onnx, _read_onnx),
-    "torchscript": (_write_torchscript, _read_torchscript),
-    "aoti": (_write_aoti, _read_aoti),
-    "pt2": (_write_pt2, _read_pt2),
+FORMATS: Mapping[str, Format] = {
+    "onnx": Format(SUFFIXES["onnx"], _write_onnx, _read_onnx),
+    "torchscript": Format(SUFFIXES["torchscript"], _write_torchscript, _read_torchscript),
+    "aoti": Format(SUFFIXES["aoti"], _write_aoti, _read_aoti),
+    "pt2": Format(SUFFIXES["pt2"], _write_pt2, _read_pt2),
 }
-FORMATS: Mapping[str, Format] = {name: Format(suffix, *_FUNCTIONS[name]) for name, suffix in SUFFIXES.items()}

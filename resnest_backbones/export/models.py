@@ -1,41 +1,105 @@
-"""Models from the configs of either framework, ready to be exported."""
+"""What the formats take, a network from one tensor to a tuple of tensors, and how a trunk or a config becomes one."""
 
 from __future__ import annotations
 
+import copy
 import importlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Protocol
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from resnest_backbones import model_zoo
 from resnest_backbones.data import read_classes
-from resnest_backbones.export.exportable import Exportable
+from resnest_backbones.errors import ExportError
+from resnest_backbones.models.resnest import ResNeSt
 
+BACKBONE, DETECTION, SEGMENTATION = "backbone", "detection", "segmentation"
+_AXES = {0: "batch", 2: "height", 3: "width"}  # of images
 # Imported when they are needed: each needs its framework.
 _BUILDERS = {"detectron2": "detectors", "mmseg": "segmentors"}
 
 
-class MakeExportable(Protocol):
-    """Makes a model ready to be exported."""
+@dataclass(frozen=True)
+class Exportable:
+    """A network to be exported."""
 
-    def __call__(self, size: Sequence[int] | None = None, *, fixed: bool = False) -> Exportable:
-        """Trace with an image of ``size``, (height, width); with ``fixed`` the file takes no other."""
+    module: nn.Module  # in evaluation mode, on the CPU, in float32: the input tensor -> a tuple of output tensors
+    input_name: str
+    output_names: tuple[str, ...]  # in order
+    example: Tensor  # an input that the network is traced with
+    dynamic: Mapping[int, str]  # dimensions of the input that may have other sizes -> their names
+    # What a user of the file needs to prepare images and to read the outputs, in JSON's types. ``task`` is one of the
+    # names above.
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    # Returns the module that ``torch.export`` takes if it cannot trace ``module``; it computes the same. Raises
+    # ``ExportError`` if the example is not suited.
+    program: Callable[[], nn.Module] | None = None
+    rows: bool = False  # the first dimension of the outputs is the number of detections, which depends on the image
+
+
+class _Features(nn.Module):
+    """A trunk whose features come as a tuple: the core and Detectron2 have a dict, MMSegmentation a tuple already."""
+
+    def __init__(self, trunk: nn.Module) -> None:
+        super().__init__()
+        self.trunk = trunk
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        features = self.trunk(images)
+        return tuple(features.values() if isinstance(features, Mapping) else features)
+
+
+def export_backbone(model: nn.Module, size: Sequence[int] = (224, 224), *, fixed: bool = False) -> Exportable:
+    """Return the ResNeSt of a model, ready to be exported.
+
+    Args:
+        model: a trunk, or a model that contains one, such as a detector or a segmentor.
+        size: height and width in pixels of the images that the network is traced with.
+        fixed: the file takes exactly two images of that size, instead of any number and size.
+
+    Returns:
+        Images (N, channels, H, W), normalised as the weights expect -> one feature map for each of ``out_features``.
+
+    Raises:
+        ExportError: the model contains no ResNeSt, or more than one.
+    """
+    trunks = [module for module in model.modules() if isinstance(module, ResNeSt)]
+    if len(trunks) != 1:
+        raise ExportError(
+            f"the model must contain one ResNeSt of resnest_backbones, {type(model).__name__} has {len(trunks)}"
+        )
+    (trunk,) = trunks
+    names = tuple(trunk.out_features)
+    channels = next(module for module in trunk.modules() if isinstance(module, nn.Conv2d)).in_channels
+    return Exportable(
+        _Features(copy.deepcopy(trunk)).cpu().float().eval(),
+        "images",
+        names,
+        torch.rand(2, channels, *size, generator=torch.Generator().manual_seed(0)) - 0.5,
+        {} if fixed else _AXES,
+        {
+            "task": BACKBONE,
+            "network": trunk.spec.name,
+            "strides": dict(trunk.feature_strides),
+            "channels": dict(trunk.feature_channels),
+        },
+    )
 
 
 @dataclass(frozen=True)
 class BuiltModel:
-    """A model, in evaluation mode on the CPU.
+    """A model of a framework, in evaluation mode on the CPU.
 
-    Attributes:
-        model: the framework's own.
-        exportable: makes it ready to be exported.
+    ``exportable(size=None, *, fixed=False)`` makes it ready to be exported, traced with an image of ``size``, (height,
+    width); with ``fixed`` the file takes no other.
     """
 
     model: nn.Module
-    exportable: MakeExportable
+    exportable: Callable[..., Exportable]
 
 
 def build_model(

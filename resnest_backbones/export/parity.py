@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from resnest_backbones.errors import ExportError
-from resnest_backbones.export.exportable import Exportable
-from resnest_backbones.export.formats import Loaded
+from resnest_backbones.export.formats import Loaded, first_line
+from resnest_backbones.export.models import BACKBONE, Exportable
 
 _SAME_BOX = 1.0  # pixels that the boxes of one detection may differ by
 _AT_THE_CUT = 1e-4  # that scores differ by at most where either of two detections may be the last one kept
@@ -18,32 +18,18 @@ _AT_THE_CUT = 1e-4  # that scores differ by at most where either of two detectio
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference of one output at one size.
+    """The difference of one output at one size."""
 
-    Attributes:
-        size: shape of the input.
-        output: its name.
-        absolute: largest absolute difference.
-        relative: ``absolute`` divided by the largest absolute value of the network's output.
-        note: the number of detections, and of those without a match.
-        unmatched: the latter.
-    """
-
-    size: tuple[int, ...]
-    output: str
-    absolute: float
-    relative: float
-    note: str = ""
-    unmatched: int = 0
+    size: tuple[int, ...]  # shape of the input
+    output: str  # its name
+    absolute: float  # largest absolute difference
+    relative: float  # ``absolute`` divided by the largest absolute value of the network's output
+    note: str = ""  # the number of detections, and of those without a match
+    unmatched: int = 0  # detections without a match
 
 
 def check_parity(exportable: Exportable, loaded: Loaded, inputs: Sequence[Tensor]) -> list[Difference]:
-    """Compare the outputs of a network and its file.
-
-    Args:
-        exportable: the network.
-        loaded: the file.
-        inputs: to compare on.
+    """Compare the outputs of a network and its file, on each of the inputs.
 
     Raises:
         ExportError: the file cannot be run, or the number or a shape of its outputs is not the network's.
@@ -55,11 +41,13 @@ def check_parity(exportable: Exportable, loaded: Loaded, inputs: Sequence[Tensor
         try:
             outputs = loaded.run(x)
         except Exception as error:  # each format has its own errors
-            reason = str(error).strip().splitlines()
             size = "x".join(map(str, x.shape))
-            raise ExportError(f"the file cannot be run at {size}: {reason[0] if reason else error!r}") from error
+            raise ExportError(f"the file cannot be run at {size}: {first_line(error)}") from error
         given = _named(outputs, exportable)
-        found += _compare_rows(x, wanted, given) if exportable.rows else _compare(x, wanted, given)
+        if exportable.rows:
+            found += _compare_rows(x, wanted, given)
+        else:
+            found += [_difference(x, name, value, given[name]) for name, value in wanted.items()]
     return found
 
 
@@ -69,16 +57,11 @@ def _named(values: Sequence[Tensor], exportable: Exportable) -> dict[str, Tensor
     return dict(zip(exportable.output_names, values, strict=True))
 
 
-def _compare(x: Tensor, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], note: str = "") -> list[Difference]:
-    return [_difference(x, name, value, given[name], note) for name, value in wanted.items()]
-
-
 def _difference(x: Tensor, name: str, wanted: Tensor, given: Tensor, note: str = "", unmatched: int = 0) -> Difference:
     if wanted.shape != given.shape:
         raise ExportError(f"{name} must have the shape {tuple(wanted.shape)}, got {tuple(given.shape)}")
     wanted, given = wanted.double(), given.double()
-    absolute = float((wanted - given).abs().max()) if wanted.numel() else 0.0
-    scale = float(wanted.abs().max()) if wanted.numel() else 0.0
+    absolute, scale = (float(x.abs().max()) if x.numel() else 0.0 for x in (wanted - given, wanted))
     return Difference(tuple(x.shape), name, absolute, absolute / scale if scale else absolute, note, unmatched)
 
 
@@ -112,17 +95,36 @@ def match_detections(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> 
     Returns:
         Their indices in ``one`` and in ``other``.
     """
-    left = set(range(len(other["boxes"])))
+    distances = (one["boxes"][:, None] - other["boxes"]).abs().amax(dim=2)
+    distances[one["classes"][:, None] != other["classes"]] = torch.inf
     ours, theirs = [], []
-    for i in torch.argsort(one["scores"], descending=True).tolist():
-        distances = {
-            j: float((one["boxes"][i] - other["boxes"][j]).abs().max())
-            for j in left
-            if one["classes"][i] == other["classes"][j]
-        }
-        nearest = min(distances, key=lambda j: distances[j], default=None)
-        if nearest is not None and distances[nearest] <= _SAME_BOX:
+    for i in torch.argsort(one["scores"], descending=True).tolist() if distances.numel() else ():
+        nearest = int(distances[i].argmin())
+        if distances[i, nearest] <= _SAME_BOX:
             ours.append(i)
             theirs.append(nearest)
-            left.remove(nearest)
+            distances[:, nearest] = torch.inf
     return ours, theirs
+
+
+def random_inputs(exportable: Exportable, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """Return the example, and inputs of other sizes and, where they may differ, of other batch sizes."""
+    shape = list(exportable.example.shape)
+    inputs = [exportable.example]
+    for number, size in enumerate(sizes):
+        batch = [1 + number % 3] if 0 in exportable.dynamic and len(shape) == 4 else shape[:-3]
+        x = torch.rand((*batch, shape[-3], *size), generator=torch.Generator().manual_seed(number + 1))
+        inputs.append(x - 0.5 if exportable.metadata["task"] == BACKBONE else (255 * x).round())
+    return inputs
+
+
+def find_problems(differences: Sequence[Difference], tolerance: float) -> list[str]:
+    """Return a message for each difference above a tolerance."""
+    problems = []
+    for d in differences:
+        where = f"{d.output} at {'x'.join(map(str, d.size))}"
+        if not d.relative <= tolerance:  # NaN is a problem, too
+            problems.append(f"{where} differs by {d.relative:.1e}, allowed is {tolerance:.1e}")
+        elif d.unmatched:
+            problems.append(f"{where}: {d.unmatched} detections have no match")
+    return problems

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from resnest_backbones.export.exportable import DETECTION
+from resnest_backbones.export.models import DETECTION
 
 
 def prepare_image(image: np.ndarray, metadata: Mapping[str, Any]) -> tuple[Tensor, tuple[int, int]]:

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from resnest_backbones.choices import CALIBRATIONS
 from resnest_backbones.data import read_image
 from resnest_backbones.errors import ExportError
-from resnest_backbones.export.exportable import BACKBONE
 from resnest_backbones.export.formats import METADATA_KEY, load
+from resnest_backbones.export.models import BACKBONE
 from resnest_backbones.export.preprocess import prepare_image
 
 _OPERATORS = ("Conv", "Gemm", "MatMul")
@@ -104,11 +104,7 @@ def quantize_file(
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=_named(onnx.load(prepared), keep),
-            calibrate_method={
-                "minmax": CalibrationMethod.MinMax,
-                "entropy": CalibrationMethod.Entropy,
-                "percentile": CalibrationMethod.Percentile,
-            }[method],
+            calibrate_method=next(kind for kind in CalibrationMethod if kind.name.lower() == method),
         )
 
 

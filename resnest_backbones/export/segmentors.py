@@ -23,8 +23,7 @@ from torch.nn import functional
 
 import resnest_backbones.mmseg  # noqa: F401  (registers what configs name)
 from resnest_backbones.errors import ExportError
-from resnest_backbones.export.exportable import SEGMENTATION, Exportable
-from resnest_backbones.export.models import BuiltModel
+from resnest_backbones.export.models import SEGMENTATION, BuiltModel, Exportable
 from resnest_backbones.mmseg.checkpoint import check_fills, load_segmentor
 from resnest_backbones.mmseg.config import fit_heads, inner_datasets, load_config, type_name
 from resnest_backbones.mmseg.engine.infer import classes_and_palette, loads_labels

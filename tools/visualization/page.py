@@ -12,7 +12,7 @@ import jinja2
 from resnest_backbones.checkpoint import write_atomically
 from resnest_backbones.data import read_image
 from resnest_backbones.errors import ExportError
-from resnest_backbones.export.exportable import DETECTION
+from resnest_backbones.export.models import DETECTION
 from resnest_backbones.predict.predictor import Detections, LabelMap, Predictor
 from visualization.attention import draw_attention, find_trunk, recording
 from visualization.detection import visualize_detector
