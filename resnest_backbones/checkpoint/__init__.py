@@ -1,10 +1,10 @@
 """Files and layouts: reading without running code, renaming both ways, filling a trunk, writing atomically."""
 
-from resnest_backbones.checkpoint.build import build
 from resnest_backbones.checkpoint.contents import extract_state_dict
 from resnest_backbones.checkpoint.files import (
     LoadReport,
     SaveError,
+    build,
     convert_file,
     for_detectron2,
     load_checkpoint,

@@ -14,7 +14,7 @@ from datetime import datetime
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,13 @@ from resnest_backbones.checkpoint.fit import (
 from resnest_backbones.checkpoint.layouts import COUNTER, convert_state_dict, split_trunk, summarize_keys
 from resnest_backbones.choices import TARGETS
 from resnest_backbones.errors import CheckpointError
+from resnest_backbones.models.arguments import ResNeStOptions
+from resnest_backbones.models.resnest import ResNeSt
+from resnest_backbones.models.variants import get_variant
 from resnest_backbones.weights import SCHEME, fetch, find_published, get_record
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +81,7 @@ def read_checkpoint(file: str | PathLike[str]) -> dict[str, Any]:
             with arrays_in_tensor_files():
                 content = made(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # a damaged pickle can raise nearly anything
-        with open(path, "rb") as stream:
-            raise CheckpointError(_why_unreadable(path, stream, error)) from error
+        raise CheckpointError(_why_unreadable(path, error)) from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
     return dict(content)
@@ -97,10 +102,11 @@ def _check_sums(path: Path) -> None:
                         pass  # the end of the record raises where the sum is another
 
 
-def _why_unreadable(path: Path, stream: BinaryIO, error: Exception) -> str:
-    head = stream.read(64)
-    if head.lstrip()[:1] == b"<":
-        return f"{path} is not a checkpoint but a web page or XML: it begins with {head.lstrip()[:15]!r}"
+def _why_unreadable(path: Path, error: Exception) -> str:
+    with open(path, "rb") as stream:
+        head = stream.read(64).lstrip()
+    if head.startswith(b"<"):
+        return f"{path} is not a checkpoint but a web page or XML: it begins with {head[:15]!r}"
     # torch's own message advises to turn the safety off: only what it says of the file is passed on.
     if named := re.search(r"GLOBAL (\S+)|(\S+) is neither an array", str(error)):
         what = named[1] or named[2]
@@ -120,6 +126,32 @@ def _local_file(name: str) -> tuple[Path, str]:
     if "://" in name:
         raise CheckpointError(f"{name} is neither a file nor {SCHEME}NAME; download it first")
     return Path(name), part
+
+
+def build(name: str, *, weights: str | PathLike[str] | None = None, **options: Unpack[ResNeStOptions]) -> ResNeSt:
+    """Build a published network by name.
+
+    Args:
+        name: one of ``list_variants()``.
+        weights: ``resnest://NAME`` or a file, as in ``load_checkpoint``, adapted to ``in_channels`` and
+            ``num_classes``, which a warning says; random weights where None.
+        **options: those of ``ResNeSt``.
+
+    Examples:
+        >>> import torch
+        >>> net = build("resnest14", out_features=("res2", "res5"))
+        >>> {name: tuple(x.shape) for name, x in net(torch.zeros(2, 3, 64, 96)).items()}
+        {'res2': (2, 256, 16, 24), 'res5': (2, 2048, 2, 3)}
+
+    Raises:
+        ValueError: the name or an option is outside what is allowed; the message names it.
+        CheckpointError: the weights cannot be read or do not fit; the message names the file.
+        WeightsError: the published file could not be had.
+    """
+    net = ResNeSt(get_variant(name), **options)
+    if weights is not None:
+        load_checkpoint(net, weights, adapt=True)
+    return net
 
 
 @dataclass(frozen=True)
@@ -223,11 +255,7 @@ def _split_or_own(state: dict[str, Tensor], names: Collection[str]) -> tuple[str
 
 
 def save_atomically(content: Any, file: Path) -> None:
-    """Write by ``torch.save`` such that ``file`` is never half-written.
-
-    Raises:
-        OSError: as ``write_atomically``.
-    """
+    """Write by ``torch.save`` and ``write_atomically``."""
     write_atomically(file, lambda stream: torch.save(content, stream))
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from resnest_backbones.checkpoint.layouts import COUNTER, detect_layout, summarize_keys
 from resnest_backbones.models.arguments import STAGES
 from resnest_backbones.models.resnest import ResNeSt
-from resnest_backbones.models.variants import VARIANTS, ResNeStSpec
+from resnest_backbones.models.variants import VARIANTS
 
 _MAX_SHAPES = 3  # named in a message
 IMAGE_KEY = "stem.conv1_1.weight"  # its second dimension is the channels of the image, which a user may choose
@@ -24,20 +24,13 @@ IMAGE_KEY = "stem.conv1_1.weight"  # its second dimension is the channels of the
 
 @dataclass(frozen=True)
 class Fit:
-    """How a state dict fits a model. Counters of batch norms, which not all frameworks save, are left out.
+    """How a state dict fits a model. Counters of batch norms, which not all frameworks save, are left out."""
 
-    Attributes:
-        total: number of the model's tensors that were compared.
-        filled: keys of the model that the state dict has, with the same shape.
-        missing: keys of the model that the state dict lacks.
-        unexpected: keys of the state dict that the model lacks.
-        mismatched: keys that both have with different shapes -> (shape in the state dict, shape in the model).
-    """
-
-    total: int
-    filled: tuple[str, ...]
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
+    total: int  # number of the model's tensors that were compared
+    filled: tuple[str, ...]  # keys of the model that the state dict has, with the same shape
+    missing: tuple[str, ...]  # keys of the model that the state dict lacks
+    unexpected: tuple[str, ...]  # keys of the state dict that the model lacks
+    # keys that both have with different shapes -> (shape in the state dict, shape in the model)
     mismatched: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
 
     @property
@@ -115,12 +108,7 @@ def fit_trunk(state: Mapping[str, Any], own: Mapping[str, Any]) -> Fit:
 
 
 def describe_networks(state: Mapping[str, Any], own: Mapping[str, Any]) -> str:
-    """Return the beginning of a message that names the networks of a file and of a model, "" where they are one.
-
-    Args:
-        state: the trunk in the file, under the core's names.
-        own: the model's.
-    """
+    """Return the beginning of a message that names the networks of a file and of a model, "" where they are one."""
     names, own_names = _networks(state), _networks(own)
     if set(names) & set(own_names) or not own_names:
         return ""
@@ -137,14 +125,13 @@ def _networks(trunk: Mapping[str, Any]) -> list[str]:
         return []
     stem, reduced, splits = shapes
     radix = splits[0] // max(reduced[0], 1)
-    cardinality = reduced[0] // max(splits[1] * radix, 1)
-
-    def fits(spec: ResNeStSpec) -> bool:
-        of_blocks = (spec.stem_width, spec.radix, spec.cardinality, spec.width(64))
-        of_depths = all(depth in (0, wanted) for depth, wanted in zip(depths, spec.depths, strict=True))
-        return of_depths and of_blocks == (stem[0], radix, cardinality, reduced[0])
-
-    names = [name for name, spec in VARIANTS.items() if fits(spec)]
+    found = (stem[0], radix, reduced[0] // max(splits[1] * radix, 1), reduced[0])
+    names = [
+        name
+        for name, spec in VARIANTS.items()
+        if found == (spec.stem_width, spec.radix, spec.cardinality, spec.width(64))
+        and all(depth in (0, wanted) for depth, wanted in zip(depths, spec.depths, strict=True))
+    ]
     usual = [name for name in names if not VARIANTS[name].avd_first]  # where the pool stands changes no shape
     return usual or names or [f"a ResNeSt of {', '.join(map(str, depths))} blocks"]
 

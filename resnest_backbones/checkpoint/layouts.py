@@ -8,7 +8,7 @@ A layout is a way to name the same tensors. All are one-to-one, so a conversion 
     timm        the same as official
     mmseg       stem.0.weight        layer1.0.bn1.weight       layer1.0.downsample.1.weight head.fc.weight
                 behind "backbone." in a segmentor; mmpretrain's too
-    mmdet       the same, and neck.*, rpn_head.*, roi_head.* beside them: MMDetection's R-CNNs (mmdet.py; read only)
+    mmdet       the same, and neck.*, rpn_head.*, roi_head.* beside them: MMDetection's R-CNNs (read only)
     encoding    official, behind "pretrained." (PyTorch-Encoding's segmentors; read only)
     segmentor   the core's names behind "backbone.", and decode_head.*, auxiliary_head.*, neck.* beside them: what
                 MMSegmentation saves of a segmentor with this package's backbone
@@ -27,7 +27,6 @@ from typing import Any
 
 from torch import Tensor
 
-from resnest_backbones.checkpoint.mmdet import detectron2_names
 from resnest_backbones.choices import TARGETS
 from resnest_backbones.errors import name_first
 
@@ -56,23 +55,14 @@ _AVERAGED = "n_averaged"  # the counter of torch.optim.swa_utils.AveragedModel
 
 @dataclass(frozen=True)
 class _Layout:
-    """How one family of frameworks names the trunk.
+    """How one family of frameworks names the trunk."""
 
-    Attributes:
-        name: as users know it.
-        marker: a key that every checkpoint of this layout has, behind one of ``prefixes``.
-        prefixes: what may stand before the trunk's keys.
-        stem: (core, here) prefixes of keys outside the blocks.
-        block: (core, here) prefixes of keys within a block; None where blocks are named as in the core.
-        head: a key beside the trunk's that every checkpoint of this layout has, too; "" where there is none.
-    """
-
-    name: str
-    marker: str
-    prefixes: tuple[str, ...]
-    stem: tuple[tuple[str, str], ...] = ()
-    block: tuple[tuple[str, str], ...] | None = None
-    head: str = ""
+    name: str  # as users know it
+    marker: str  # a key that every checkpoint of this layout has, behind one of ``prefixes``
+    prefixes: tuple[str, ...]  # what may stand before the trunk's keys
+    stem: tuple[tuple[str, str], ...] = ()  # (core, here) prefixes of keys outside the blocks
+    block: tuple[tuple[str, str], ...] | None = None  # likewise within a block; None where blocks are named as in core
+    head: str = ""  # a key beside the trunk's that every checkpoint of this layout has, too
 
     def fits(self, state_dict: Mapping[str, Any], outer: str, prefix: str) -> bool:
         """Tell whether a state dict with the marker has the head, and behind other names than the layout's a block."""
@@ -86,16 +76,12 @@ class _Layout:
 
     def to_core(self, key: str) -> str:
         if self.block is None or not (match := _LAYER_BLOCK.fullmatch(key)):
-            return _replace_prefix(key, _swap(self.stem))
-        return f"res{int(match[1]) + 1}.{match[2]}.{_replace_prefix(match[3], _swap(self.block))}"
+            return _replace_prefix(key, self.stem, back=True)
+        return f"res{int(match[1]) + 1}.{match[2]}.{_replace_prefix(match[3], self.block, back=True)}"
 
 
-def _swap(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    return [(new, old) for old, new in pairs]
-
-
-def _replace_prefix(key: str, pairs: Iterable[tuple[str, str]]) -> str:
-    for old, new in pairs:
+def _replace_prefix(key: str, pairs: Iterable[tuple[str, str]], *, back: bool = False) -> str:
+    for old, new in ((new, old) for old, new in pairs) if back else pairs:
         if key.startswith(old):
             return new + key.removeprefix(old)
     return key
@@ -147,6 +133,28 @@ _ENCODING_HEADS = (
     ("auxlayer.conv5.4.", "auxiliary_head.conv_seg."),
 )
 
+# MMDetection's names of the parts of an R-CNN, and Detectron2's; @ stands for the stage of a cascade, # for the number
+# of a layer. Renaming is all it takes: since MMDetection 2.0 both have background as the last class, the four deltas of
+# a class in a row, one logit per anchor, the same order of anchors, and features flattened channel by channel.
+_MMDET_PARTS = {
+    "neck.lateral_convs.#": "backbone.fpn_lateral#",
+    "neck.fpn_convs.#": "backbone.fpn_output#",
+    "rpn_head.rpn_conv": "proposal_generator.rpn_head.conv",
+    "rpn_head.rpn_cls": "proposal_generator.rpn_head.objectness_logits",
+    "rpn_head.rpn_reg": "proposal_generator.rpn_head.anchor_deltas",
+    "roi_head.bbox_head.shared_convs.#": "roi_heads.box_head.@conv#",
+    "roi_head.bbox_head.shared_fcs.#": "roi_heads.box_head.@fc#",
+    "roi_head.bbox_head.fc_cls": "roi_heads.box_predictor.@cls_score",
+    "roi_head.bbox_head.fc_reg": "roi_heads.box_predictor.@bbox_pred",
+    "roi_head.mask_head.convs.#": "roi_heads.mask_head.@mask_fcn#",
+    "roi_head.mask_head.upsample": "roi_heads.mask_head.@deconv",
+    "roi_head.mask_head.conv_logits": "roi_heads.mask_head.@predictor",
+}
+_MMDET_KEY = re.compile(
+    r"(?P<part>neck|rpn_head|roi_head\.(?:bbox|mask)_head)\.(?P<stage>\d\.)?(?P<layer>\w+)(?:\.(?P<number>\d))?"
+    r"\.(?:conv\.|(?P<norm>bn\.))?(?P<leaf>\w+)"
+)
+
 
 def detect_layout(state_dict: Mapping[str, Any]) -> str:
     """Return the layout of a state dict.
@@ -186,15 +194,13 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], target: str = "core") -
         return _as_segmentor(trunk, others)
     if target == "detectron2" and source is _MMDET:
         return _as_detector(trunk, others)
-    if target != "core" and _BY_TARGET[target] is (_MMSEG if source is _MMDET else source):
+    layout = _BY_TARGET[target]
+    if target != "core" and layout is (_MMSEG if source is _MMDET else source):
         _log_left_out(found.beside, target)
         return found.state
     _log_left_out(others, target)
-    layout = _BY_TARGET[target]
-    converted = {layout.from_core(key): value for key, value in trunk.items()}
-    if target == "mmseg":
-        return {_replace_prefix(key, [("fc.", "head.fc.")]): value for key, value in converted.items()}
-    return converted
+    head = [("fc.", "head.fc.")] if target == "mmseg" else []
+    return {_replace_prefix(layout.from_core(key), head): value for key, value in trunk.items()}
 
 
 def _as_segmentor(trunk: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -211,12 +217,26 @@ def _as_segmentor(trunk: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> 
 
 def _as_detector(trunk: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Name trunk, pyramid and heads of an R-CNN of MMDetection as Detectron2 does."""
-    names = detectron2_names(others)
+    names = _detectron2_names(others)
     _log_left_out([key for key in others if key not in names], "detectron2")
     return {
         **{f"backbone.bottom_up.{key}": value for key, value in trunk.items()},
         **{new: others[key] for key, new in names.items()},
     }
+
+
+def _detectron2_names(keys: Collection[str]) -> dict[str, str]:
+    """Map MMDetection's keys of what stands around a trunk to Detectron2's, where that has a place for them."""
+    laterals = sum(bool(re.fullmatch(r"neck\.lateral_convs\.\d\.conv\.weight", key)) for key in keys)
+    names = {}
+    for key in keys:
+        match = _MMDET_KEY.fullmatch(key)
+        name = match and _MMDET_PARTS.get(f"{match['part']}.{match['layer']}{'.#' if match['number'] else ''}")
+        if match and name:
+            first = 6 - laterals if match["part"] == "neck" else 1  # whichever lateral is the last stands on stage 5
+            name = name.replace("@", match["stage"] or "").replace("#", str(first + int(match["number"] or 0)))
+            names[key] = f"{name}.{'norm.' if match['norm'] else ''}{match['leaf']}"
+    return names
 
 
 def _log_left_out(keys: Collection[str], target: str) -> None:
@@ -235,11 +255,7 @@ def split_trunk(state_dict: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor
 
 
 def unwrap(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state dict without what stands before the keys of its network; names of the layout's own stay.
-
-    Raises:
-        ValueError: the layout is unknown, as in ``detect_layout``.
-    """
+    """Return a state dict without what stands before the keys of its network; errors as in ``detect_layout``."""
     found = _unwrap(state_dict)
     return {**found.beside, **found.state}
 
@@ -257,19 +273,12 @@ def split_networks(state_dict: Mapping[str, Tensor]) -> dict[str, dict[str, Tens
 
 @dataclass(frozen=True)
 class _Found:
-    """A network in a state dict.
-
-    Attributes:
-        layout: its layout.
-        prefix: which of the layout's own prefixes its trunk has.
-        state: its tensors, without what stood before all of their names.
-        beside: the other tensors of the state dict, unchanged, such as heads beside an encoder.
-    """
+    """A network in a state dict."""
 
     layout: _Layout
-    prefix: str
-    state: dict[str, Tensor]
-    beside: dict[str, Tensor]
+    prefix: str  # which of the layout's own prefixes its trunk has
+    state: dict[str, Tensor]  # its tensors, without what stood before all of their names
+    beside: dict[str, Tensor]  # the other tensors, unchanged, such as heads beside an encoder
 
 
 def _unwrap(state_dict: Mapping[str, Any]) -> _Found:
@@ -333,16 +342,10 @@ def _with_shortcut_pools(state_dict: Mapping[str, Tensor], layout: _Layout, pref
     """Undo mmpretrain's indices of a shortcut that has stride 1: it has no average pool there, the others have."""
     if layout.block is None:
         return dict(state_dict)
-    first = re.compile(rf"{re.escape(prefix)}layer\d\.0\.downsample\.")
-    shifted = {m[0] for key in state_dict if (m := first.match(key)) and key.endswith("downsample.0.weight")}
-
-    def rename(key: str) -> str:
-        match = first.match(key)
-        if match is None or match[0] not in shifted:
-            return key
-        return _replace_prefix(key, [(f"{match[0]}{i}.", f"{match[0]}{i + 1}.") for i in (0, 1)])
-
-    return {rename(key): value for key, value in state_dict.items()}
+    first = re.compile(rf"({re.escape(prefix)}layer\d\.0\.downsample\.)0\.weight")
+    shifted = [match[1] for key in state_dict if (match := first.fullmatch(key))]
+    pairs = [(f"{start}{i}.", f"{start}{i + 1}.") for start in shifted for i in (0, 1)]
+    return {_replace_prefix(key, pairs): value for key, value in state_dict.items()}
 
 
 def _split_trunk(found: _Found) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
