@@ -125,7 +125,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def print_list(args: argparse.Namespace) -> int:
     """Run ``list``."""
     configs = model_zoo.list_trained() if args.trained else model_zoo.list() if args.configs else []
-    rows = [*map(_about_config, configs)] or [*map(_about_network, resnest_backbones.VARIANTS)]
+    rows: list[dict[str, Any]] = [
+        {"name": name, "framework": model_zoo.framework_of(name), "published": _published(name)} for name in configs
+    ] or [_about_network(name) for name in resnest_backbones.VARIANTS]
     if args.json:
         print(json.dumps(rows, indent=1))
         return 0
@@ -149,10 +151,6 @@ def _about_network(name: str) -> dict[str, Any]:
     }
 
 
-def _about_config(name: str) -> dict[str, Any]:
-    return {"name": name, "framework": model_zoo.framework_of(name), "published": _published(name)}
-
-
 def _published(name: str) -> dict[str, float] | None:
     return dict(RECIPES[name].metrics) if name in RECIPES else None
 
@@ -172,7 +170,9 @@ def print_info(args: argparse.Namespace) -> int:
         facts = _facts_of_config(args.name)
         following = ("see its network", "info", facts["network"] or "resnest50")
     else:
-        raise ValueError(f"NAME must be a network or a config, got {args.name!r}{_hint(args.name)}")
+        known = [*resnest_backbones.VARIANTS, *model_zoo.list()]
+        hint = did_you_mean(args.name, known, f"`{PROGRAM} list` prints the names")
+        raise ValueError(f"NAME must be a network or a config, got {args.name!r}; {hint}")
     if facts.get("weights"):
         following = ("download its weights", "download", args.name)
     if args.json:
@@ -182,12 +182,6 @@ def print_info(args: argparse.Namespace) -> int:
     print()
     print_next(following[0], "-m", "resnest_backbones", *following[1:])
     return 0
-
-
-def _hint(name: str) -> str:
-    """Return the end of a message: which names may have been meant."""
-    known = [*resnest_backbones.VARIANTS, *model_zoo.list()]
-    return "; " + did_you_mean(name, known, f"`{PROGRAM} list` prints the names")
 
 
 def _facts_of_network(name: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import difflib
 import importlib
 import math
 import multiprocessing
+import pydoc
 import re
 import sys
 import traceback
@@ -58,16 +59,9 @@ class WeightsError(ResNeStError, RuntimeError):
 
 
 def check_finite(losses: Mapping[str, float], *, iteration: int, images: Iterable[str], rates: Iterable[float]) -> None:
-    """Refuse losses that are NaN or infinite.
+    """Raise a ``DivergedError`` where a loss is NaN or infinite.
 
-    Args:
-        losses: by name.
-        iteration: its number, from 0.
-        images: files of the batch.
-        rates: learning rates in use.
-
-    Raises:
-        DivergedError: a loss is not finite; the message names the losses, the iteration, the rates and the images.
+    The message names the losses, the iteration (from 0), the images of its batch, and the learning rates.
     """
     if all(math.isfinite(value) for value in losses.values()):
         return
@@ -183,19 +177,13 @@ def one_line_errors(
         sys.exit(130)  # as a shell has it: 128 and the number of SIGINT
 
 
-def _message_of(error: BaseException, expected: Iterable[type[BaseException]]) -> str | None:
+def _message_of(error: BaseException, expected: tuple[type[BaseException], ...]) -> str | None:
     """Return what an error says, or the last one of a traceback in it; None where that is not an expected one."""
     text = str(error)
     if "Traceback (most recent call last):" not in text:
         return text.strip()
-    raised = [*_RAISED.finditer(text)]
-    if not raised or raised[-1][1] not in {name for kind in expected for name in _names_of(kind)}:
+    *_, raised = [None, *_RAISED.finditer(text)]
+    kind = raised and pydoc.locate(raised[1])
+    if not (raised and isinstance(kind, type) and issubclass(kind, expected)):
         return None
-    return text[raised[-1].end() :].strip()
-
-
-def _names_of(kind: type[BaseException]) -> Iterator[str]:
-    """Yield the names of an error and of its subclasses, as a traceback shows them."""
-    yield kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    for subclass in kind.__subclasses__():
-        yield from _names_of(subclass)
+    return text[raised.end() :].strip()

@@ -60,28 +60,16 @@ NUM_CLASSES: Mapping[str, int] = MappingProxyType(  # by dataset
 
 @dataclass(frozen=True)
 class Recipe:
-    """A detector or segmentor with published metrics, and how it was trained.
+    """A detector or segmentor with published metrics, and how it was trained."""
 
-    Attributes:
-        name: of the config file, without its ending.
-        framework: ``detectron2`` or ``mmseg``.
-        dataset: ``coco``, ``coco_panoptic``, ``ade20k``, ``pascal_context_59`` or ``cityscapes``; trained on its
-            training split, measured on its validation split.
-        method: what stands on the backbone, such as ``faster_rcnn``.
-        backbone: name of the network; ``_dcnv2`` behind it: with modulated deformable convolution.
-        schedule: how long it is trained, as its source calls it.
-        metrics: what was published, in percent, by the names of ``METRICS``.
-        source: where it was published.
-    """
-
-    name: str
-    framework: str
-    dataset: str
-    method: str
-    backbone: str
-    schedule: str
-    metrics: Mapping[str, float] = field(hash=False)
-    source: str
+    name: str  # of the config file, without its ending
+    framework: str  # ``detectron2`` or ``mmseg``
+    dataset: str  # of ``NUM_CLASSES``: trained on its training split, measured on its validation split
+    method: str  # what stands on the backbone, such as ``faster_rcnn``
+    backbone: str  # name of the network; ``_dcnv2`` behind it: with modulated deformable convolution
+    schedule: str  # how long it is trained, as its source calls it
+    metrics: Mapping[str, float] = field(hash=False)  # what was published, in percent, by the names of ``METRICS``
+    source: str  # where it was published
 
     def __post_init__(self) -> None:
         unknown = sorted(self.metrics.keys() - METRICS.keys())
@@ -198,21 +186,13 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType({recipe.name: recipe for recipe
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a run of a recipe gave, by whoever ran it.
+    """What a run of a recipe gave, by whoever ran it."""
 
-    Attributes:
-        name: of the recipe.
-        metrics: in percent, by the names of ``METRICS``.
-        machine: what it ran on.
-        date: when it ended, as year-month-day.
-        command: what was typed.
-    """
-
-    name: str
-    metrics: Mapping[str, float] = field(hash=False)
-    machine: str
-    date: str
-    command: str
+    name: str  # of the recipe
+    metrics: Mapping[str, float] = field(hash=False)  # in percent, by the names of ``METRICS``
+    machine: str  # what it ran on
+    date: str  # when it ended, as year-month-day
+    command: str  # what was typed
 
 
 # No recipe was run in full yet: nothing here was trained on the whole of its dataset.

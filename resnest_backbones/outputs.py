@@ -14,17 +14,11 @@ Curve = tuple[list[int], list[float]]  # iterations in growing order, and a valu
 
 
 class Training(NamedTuple):
-    """What a training, or an evaluation, has left.
-
-    Attributes:
-        output_dir: its folder.
-        metrics: of the last evaluation, by name; in percent.
-        model: the last checkpoint; None where none was saved.
-    """
+    """What a training, or an evaluation, has left."""
 
     output_dir: Path
-    metrics: Mapping[str, float]
-    model: Path | None
+    metrics: Mapping[str, float]  # of the last evaluation, by name; in percent
+    model: Path | None  # the last checkpoint; None where none was saved
 
 
 def named_checkpoint(folder: Path) -> Path | None:

@@ -47,11 +47,7 @@ def read_label_map(file: str | Path, content: bytes | None = None) -> np.ndarray
 def read_labels(label_map: Path, image: Path, shape: Sequence[int], num_classes: int) -> np.ndarray:
     """Read a label map (H, W) with the indices of classes, from 0; -1 where nothing is labelled or it is ignored.
 
-    Args:
-        label_map: its file.
-        image: the file of its image.
-        shape: height and width of that image, after the turn of its EXIF.
-        num_classes: number of classes.
+    ``shape`` is height and width of its image, after the turn of its EXIF.
 
     Raises:
         DatasetError: as ``read_label_map``; it has another size than its image, or labels that no class has.
@@ -81,12 +77,10 @@ def check_labels(file: str | Path, labels: np.ndarray, num_classes: int, *, zero
     if not wrong.any():
         return
     values, counts = np.unique(labels[wrong], return_counts=True)
-    shown = ", ".join(f"{value} ({count} pixels)" for value, count in zip(values[:10], counts, strict=False))
-    more = f" and {len(values) - 10} more" if len(values) > 10 else ""
+    shown = name_first([f"{value} ({count} pixels)" for value, count in zip(values, counts, strict=True)], 10)
     ignored = "0 and 255 are ignored" if zero_is_ignored else "255 is ignored"
     raise DatasetError(
-        f"the label map {file} must hold labels from 0 to {last} or 255 ({num_classes} classes; {ignored}), "
-        f"got {shown}{more}"
+        f"the label map {file} must hold labels from 0 to {last} or 255 ({num_classes} classes; {ignored}), got {shown}"
     )
 
 
@@ -147,9 +141,8 @@ def check_label_maps(pairs: Sequence[tuple[Path, Path]], classes: Sequence[str])
             and counts. Or a label map cannot be read, or has another size than its image.
     """
     looked_at = pairs[:: max(1, len(pairs) // CHECKED_LABEL_MAPS)]
-    where = (
-        f"{len(looked_at)} of {len(pairs)} label maps in {os.path.commonpath([file.parent for _, file in looked_at])}"
-    )
+    folder = os.path.commonpath([file.parent for _, file in looked_at])
+    where = f"{len(looked_at)} of {len(pairs)} label maps in {folder}"
     pixels: Counter[int] = Counter()
     first: dict[int, Path] = {}
     for image, file in looked_at:

@@ -54,7 +54,9 @@ def draw_detections(
     if not labels:
         return picture
     if detections.masks:
-        picture = _paint(picture, np.stack(detections.masks[::-1]), colors, opacity)
+        masks, factor = np.stack(detections.masks[::-1]), picture.height // image.shape[0]
+        large = torch.from_numpy(masks.repeat(factor, axis=1).repeat(factor, axis=2))
+        picture = to_pil_image(draw_segmentation_masks(pil_to_tensor(picture), large, alpha=opacity, colors=colors))
     size = _font_size(picture.size)
     boxes = torch.from_numpy(detections.boxes[::-1] * (picture.width / image.shape[1]))
     picture = to_pil_image(draw_bounding_boxes(pil_to_tensor(picture), boxes, colors=colors, width=max(2, size // 7)))
@@ -95,7 +97,8 @@ def draw_label_map(
     picture = Image.composite(Image.blend(picture, painted, opacity), picture, where)
     if not legend:
         return picture
-    names = [f"{_shorten(classes[label])}  {counts[label] / labels.size:.1%}" for label in present]
+    shorter = [name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…" for name in classes]
+    names = [f"{shorter[label]}  {counts[label] / labels.size:.1%}" for label in present]
     below = draw_legend(names, [colors[label] for label in present], picture.width)
     page = Image.new("RGB", (max(picture.width, below.width), picture.height + below.height), "white")
     page.paste(picture)
@@ -129,15 +132,6 @@ def _enlarge(image: np.ndarray) -> Image.Image:
     return Image.fromarray(image).resize((factor * width, factor * height), Image.Resampling.LANCZOS)
 
 
-def _paint(picture: Image.Image, masks: np.ndarray, colors: Sequence[Color], opacity: float) -> Image.Image:
-    """Lay colours over an enlarged picture where the masks (N, H, W) of the original image are True."""
-    factor = picture.height // masks.shape[1]
-    large = torch.from_numpy(masks.repeat(factor, axis=1).repeat(factor, axis=2))
-    pixels = draw_segmentation_masks(pil_to_tensor(picture), large, alpha=opacity, colors=list(colors))
-    painted: Image.Image = to_pil_image(pixels)
-    return painted
-
-
 def _write(pen: ImageDraw.ImageDraw, text: str, box: Sequence[float], color: Color, size: tuple[int, int]) -> None:
     """Write on a plate below the box, so that nothing in it is hidden, or above it at the lower end of the image."""
     _, _, width, height = pen.textbbox((2, 2), text, anchor="lt")
@@ -150,7 +144,3 @@ def _write(pen: ImageDraw.ImageDraw, text: str, box: Sequence[float], color: Col
 
 def _font_size(sides: Sequence[int]) -> int:
     return min(max(max(sides) // 50, _MIN_FONT), _MAX_FONT)
-
-
-def _shorten(name: str) -> str:
-    return name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…"

@@ -19,7 +19,7 @@ from resnest_backbones.data import check_label_maps, find_class_file, pair_label
 from resnest_backbones.data.coco import count_and_name, read_coco_json
 from resnest_backbones.data.label_maps import read_labels
 from resnest_backbones.errors import DatasetError, ExportError
-from resnest_backbones.export.exportable import DETECTION, SEGMENTATION
+from resnest_backbones.export.models import DETECTION, SEGMENTATION
 from resnest_backbones.predict.predictor import Detections, LabelMap, Predictor
 
 logger = logging.getLogger(__name__)
@@ -40,13 +40,7 @@ def describe(found: Detections | LabelMap, classes: Sequence[str]) -> dict[str, 
 
 
 def coco_results(found: Detections, image: int, categories: Sequence[int]) -> list[dict[str, Any]]:
-    """Return detections in COCO's results format.
-
-    Args:
-        found: the detections.
-        image: id of the image.
-        categories: ids of the classes, in order.
-    """
+    """Return detections in COCO's results format, with the id of their image and the ids of the classes, in order."""
     return [
         {"image_id": image, "category_id": categories[label], **_coco_result(found, number)}
         for number, label in enumerate(found.classes.tolist())
@@ -107,7 +101,6 @@ def read_truth(predictor: Predictor, json_file: Path, image_root: Path) -> tuple
 
     Raises:
         DatasetError: as ``read_coco_json``, and ``match_classes`` of the categories and the network's classes.
-        ImportError: pycocotools is not installed.
     """
     from pycocotools.coco import COCO
 
@@ -123,15 +116,10 @@ def read_truth(predictor: Predictor, json_file: Path, image_root: Path) -> tuple
 
 
 def evaluate_coco(truth: Any, results: Sequence[Mapping[str, Any]], kind: str) -> Any:
-    """Return the accumulated ``COCOeval`` of results, with nothing printed.
+    """Return the accumulated ``COCOeval`` of a ``COCO`` and results (not empty) for ``bbox`` or ``segm``.
 
     The last of its ``maxDets`` is 100, as COCO has it, or the most results of an image: a limit below what the model
     gives would count objects as missed.
-
-    Args:
-        truth: a ``pycocotools.coco.COCO``.
-        results: in COCO's format; not empty.
-        kind: ``bbox`` or ``segm``.
     """
     from pycocotools.cocoeval import COCOeval
 
@@ -206,12 +194,9 @@ def label_map_pairs(
 
 
 def confusion_of(truth: np.ndarray, found: np.ndarray, number: int) -> np.ndarray:
-    """Count labelled pixels by their true class (rows) and the predicted one (columns).
+    """Count labelled pixels by their true class (rows) and the predicted one (columns), of a number of classes.
 
-    Args:
-        truth: indices of classes (H, W); below 0 or from ``number`` on where nothing is labelled.
-        found: indices of classes (H, W).
-        number: of classes.
+    Both have indices of classes (H, W); those of ``truth`` are below 0 or from ``number`` on where nothing is labelled.
     """
     known = (truth >= 0) & (truth < number)
     return np.bincount(truth[known] * number + found[known], minlength=number**2).reshape(number, number)
@@ -222,8 +207,6 @@ def metrics_of(confusion: np.ndarray) -> dict[str, float]:
     right = confusion.diagonal()
     union = confusion.sum(axis=0) + confusion.sum(axis=1) - right
     if not union.any():
-        return {"mIoU": float("nan"), "aAcc": float("nan")}
-    return {
-        "mIoU": 100 * float((right[union > 0] / union[union > 0]).mean()),
-        "aAcc": 100 * float(right.sum() / confusion.sum()),
-    }
+        return {"mIoU": math.nan, "aAcc": math.nan}
+    iou = right[union > 0] / union[union > 0]
+    return {"mIoU": 100 * float(iou.mean()), "aAcc": 100 * float(right.sum() / confusion.sum())}

@@ -1,4 +1,4 @@
-"""A trained model with what is known about it: from an RGB image to the objects or the label map in it.
+"""A trained model, found by its name or folder: from an RGB image to the objects or the label map in it.
 
 Bringing results back to the image's size follows Detectron2's ``detector_postprocess`` and MMSegmentation's
 ``slide_inference``, so that an exported file needs neither framework.
@@ -17,14 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torchvision.ops import clip_boxes_to_image
 
 from resnest_backbones.acceleration import resolve_device
+from resnest_backbones.choices import SUFFIXES
 from resnest_backbones.data import palette_of
-from resnest_backbones.errors import ExportError
-from resnest_backbones.export.exportable import DETECTION, SEGMENTATION
-from resnest_backbones.export.formats import load
-from resnest_backbones.export.models import build_model
+from resnest_backbones.errors import ConfigError, ExportError, did_you_mean
+from resnest_backbones.export import formats
+from resnest_backbones.export.models import DETECTION, SEGMENTATION, build_model
 from resnest_backbones.export.preprocess import prepare_image
+from resnest_backbones.model_zoo import RECIPES, list_trained
+from resnest_backbones.outputs import find_training
+from resnest_backbones.weights import SCHEME
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ class Predictor:
         Raises:
             ExportError: ``export.save`` did not write it, or it holds a trunk alone.
         """
-        loaded = load(file)
+        loaded = formats.load(file)
         return cls(loaded.run, loaded.metadata)
 
     @classmethod
@@ -139,7 +143,9 @@ class Predictor:
     def _detect(self, image: np.ndarray, min_score: float) -> Detections:
         x, size = prepare_image(image, self.metadata)
         found = dict(zip(self.metadata["outputs"], self._run(x), strict=True))
-        boxes = _scale_boxes(found["boxes"], size, image.shape[:2])
+        (height, width), (from_height, from_width) = image.shape[:2], size
+        scales = found["boxes"].new_tensor([width / from_width, height / from_height] * 2)
+        boxes = clip_boxes_to_image(found["boxes"] * scales, (height, width))
         kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1) & (found["scores"] >= min_score)
         order = torch.argsort(found["scores"], descending=True, stable=True)
         order = order[kept[order]]
@@ -165,12 +171,55 @@ class Predictor:
         return self._run(images)[0]
 
 
-def _scale_boxes(boxes: Tensor, found_in: Sequence[int], size: Sequence[int]) -> Tensor:
-    """Scale boxes (M, 4) from an image of one size, (height, width), to another, and clip them to it."""
-    (height, width), (from_height, from_width) = size, found_in
-    scales = torch.tensor([width / from_width, height / from_height] * 2, dtype=boxes.dtype)
-    borders = torch.tensor([width, height] * 2, dtype=boxes.dtype)
-    return (boxes * scales).clamp(min=0).minimum(borders)
+def load(
+    model: str | Path,
+    *,
+    checkpoint: str | Path | None = None,
+    options: Sequence[str] = (),
+    classes: str | None = None,
+    device: str | None = None,
+) -> Predictor:
+    """Load a trained model for prediction.
+
+    Args:
+        model: a recipe that ``model_zoo.list_trained`` names, whose weights are downloaded; the output folder of a
+            training (``OUTPUT_DIR`` of Detectron2, ``work_dir`` of MMSegmentation); or a file of ``tools/export.py``.
+        checkpoint: another one than the recipe's published file, or than the last in the folder.
+        options: config overrides, in the framework's syntax; not for an exported file.
+        classes: a file with the classes' names, where the model does not hold them; not for an exported file.
+        device: ``cpu``, ``cuda:1``; by default a GPU if there is one. An exported file runs on the CPU.
+
+    Returns:
+        A callable: an RGB image (H, W, 3), uint8 -> ``Detections`` or a ``LabelMap``, as NumPy arrays.
+
+    Raises:
+        ConfigError: there is no such model, or the folder holds no finished checkpoint.
+        ResNeStError: the model cannot be loaded; see ``Predictor.from_config`` and ``from_file``.
+
+    Examples:
+        >>> from resnest_backbones import predict
+        >>> predictor = predict.load("output")  # doctest: +SKIP
+        >>> predictor(image).names  # doctest: +SKIP
+        ['cat', 'dog']
+    """
+    if str(model).endswith(tuple(SUFFIXES.values())):
+        return Predictor.from_file(model)
+    config, checkpoint = find_model(model, checkpoint)
+    return Predictor.from_config(config, checkpoint, options=options, classes=classes, device=device)
+
+
+def find_model(model: str | Path, checkpoint: str | Path | None = None) -> tuple[str, str]:
+    """Return config and checkpoint of a recipe, or of the output folder of a training; arguments as in ``load``."""
+    if Path(model).is_dir():
+        config, found = map(str, find_training(Path(model)))
+    elif str(model) in RECIPES:
+        config, found = str(model), f"{SCHEME}{model}"
+    else:
+        hint = did_you_mean(str(model), list_trained(), "`resnest-backbones list --trained` prints the names")
+        raise ConfigError(
+            f"a model must be a trained recipe, an output folder or an exported file, got {model}; {hint}"
+        )
+    return config, str(checkpoint or found)
 
 
 def paste_mask(mask: Tensor, box: Tensor, size: Sequence[int], threshold: float = 0.5) -> np.ndarray:

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -182,9 +183,14 @@ def _download(url: str, file: Path, sha256_prefix: str, progress: bool) -> Path:
         with open(temporary, "wb") as stream, urlopen(request, timeout=TIMEOUT) as response:
             if response.headers.get_content_type() == "text/html":
                 raise WeightsError(f"{url} sent a web page instead of the file")
-            digest = _copy(response, stream, file.name, progress)
+            total = int(response.headers.get("Content-Length") or 0)
+            with tqdm.wrapattr(stream, "write", total=total or None, desc=file.name, disable=not progress) as shown:
+                shutil.copyfileobj(response, shown, _BLOCK >> 3)
             stream.flush()
             os.fsync(stream.fileno())
+            if stream.tell() < total:  # Python's own client is silent about a connection that ended early
+                raise IncompleteRead(b"", total - stream.tell())
+        digest = digests(temporary, ("sha256",))["sha256"]
         if not digest.startswith(sha256_prefix.lower()):
             wrong = f"its sha256 begins with {digest[:8]} instead of {sha256_prefix}"
             raise WeightsError(f"{url} sent another file: {wrong}")
@@ -199,20 +205,3 @@ def _download(url: str, file: Path, sha256_prefix: str, progress: bool) -> Path:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
     return file
-
-
-def _copy(response: Any, stream: Any, name: str, progress: bool) -> str:
-    """Copy all that was announced; return its sha256."""
-    announced = response.headers.get("Content-Length")
-    total = int(announced) if announced is not None else None
-    digest, received = hashlib.sha256(), 0
-    with tqdm(total=total, desc=name, disable=not progress, unit="B", unit_scale=True, unit_divisor=1024) as bar:
-        while block := response.read(_BLOCK >> 3):
-            stream.write(block)
-            digest.update(block)
-            received += len(block)
-            bar.update(len(block))
-    # Python's own client is silent about a connection that ended early.
-    if total is not None and received < total:
-        raise IncompleteRead(b"", total - received)
-    return digest.hexdigest()

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import quote
@@ -112,19 +113,12 @@ WEIGHTS: dict[str, WeightRecord] = {record.name: record for record in _IMAGENET}
 
 @dataclass(frozen=True)
 class PixelNormalization:
-    """How images become a network's input: ``(image - mean) / std``, images in [0, 255].
+    """How images become a network's input: ``(image - mean) / std``, images in [0, 255]."""
 
-    Attributes:
-        mean: of each channel, in ``channel_order``.
-        std: standard deviation of each channel, likewise.
-        channel_order: order of the image's channels.
-        source: where these facts were published.
-    """
-
-    mean: tuple[float, float, float]
+    mean: tuple[float, float, float]  # of each channel, in ``channel_order``
     std: tuple[float, float, float]
     channel_order: str
-    source: str
+    source: str  # where these facts were published
 
 
 # What the published detectors were trained with: up to half a grey level off the mean of their ImageNet weights, so a
@@ -215,13 +209,7 @@ def _openmmlab(project: str, name: str) -> PublishedFile:
     return PublishedFile(name, name[-12:-4], ("sha256",), server, server_answers=True)
 
 
-def _mmdet(name: str) -> PublishedFile:
-    return _openmmlab("mmdetection/v2.0", name)
-
-
-def _mmseg(name: str) -> PublishedFile:
-    return _openmmlab("mmsegmentation/v0.5", name)
-
+_mmdet, _mmseg = partial(_openmmlab, "mmdetection/v2.0"), partial(_openmmlab, "mmsegmentation/v0.5")
 
 PUBLISHED: Mapping[str, PublishedFile] = MappingProxyType({  # by the name of the recipe (``model_zoo.RECIPES``)
     "faster_rcnn_resnet50_fpn_1x": _detector("faster_rcnn_R_50_FPN_syncbn_range-scale_1x-fde56e2b.pth"),
