@@ -120,10 +120,7 @@ def build_model(
         classes: a file of the classes' names, see ``read_classes``.
 
     Raises:
-        ConfigError: there is no such config.
-        ExportError: this kind of model cannot be exported, or the config cannot be used with the options.
-        DatasetError: the class file is wrong.
-        CheckpointError: the checkpoint does not fill the model.
+        ResNeStError: the config, its options, the class file or the checkpoint cannot be used; the message says why.
         ImportError: the framework is not installed.
     """
     framework = framework or model_zoo.framework_of(model)
