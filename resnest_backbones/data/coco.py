@@ -114,7 +114,7 @@ class _Check:
     def note(self, what: str, which: Sequence[Any]) -> None:
         self.notes += count_and_name(what, which)
 
-    def set(self, record: Record, key: str, value: Any) -> None:
+    def put(self, record: Record, key: str, value: Any) -> None:
         if record.get(key) != value or type(record.get(key)) is not type(value):
             record[key] = value
             self.changed = True
@@ -124,7 +124,7 @@ class _Check:
         for record in records:
             for key in keys:
                 if (value := _as_id(record.get(key))) is not None:
-                    self.set(record, key, value)
+                    self.put(record, key, value)
 
     def categories(self, content: Record) -> None:
         categories = content["categories"]
@@ -183,7 +183,7 @@ class _Check:
             self.note("annotation ids are not positive integers: all were numbered anew", unfit)
             ids = list(range(1, len(annotations) + 1))
         for annotation, key in zip(annotations, ids, strict=True):
-            self.set(annotation, "id", key)
+            self.put(annotation, "id", key)
         self.tidy_ids(annotations, "image_id", "category_id")
         for key, owners in (("image_id", "images"), ("category_id", "categories")):
             known = {item["id"] for item in content[owners]}
@@ -279,10 +279,10 @@ class _Check:
         self.note("annotations lack iscrowd: taken as 0", lacking["iscrowd"])
         self.note("annotations lack area: computed from the mask or the box", lacking["area"])
         for annotation in annotations:
-            self.set(annotation, "iscrowd", int(annotation["id"] in flags or annotation.get("iscrowd") or 0))
+            self.put(annotation, "iscrowd", int(annotation["id"] in flags or annotation.get("iscrowd") or 0))
             if annotation.get("area") is None:
                 size = sizes[annotation["image_id"]]
-                self.set(annotation, "area", area_of(annotation.get("segmentation"), annotation["bbox"], *size))
+                self.put(annotation, "area", area_of(annotation.get("segmentation"), annotation["bbox"], *size))
 
 
 def _are_numbers(values: Any) -> bool:

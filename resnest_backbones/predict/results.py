@@ -71,8 +71,8 @@ class ResultWriter:
 
     def write_json(self, model: str, checkpoint: str | None) -> None:
         """Write all predictions, one image per line."""
-        content = {"task": self._predictor.task, "model": model, "checkpoint": checkpoint}
-        content["classes"] = self._predictor.classes
+        predictor = self._predictor
+        content = {"task": predictor.task, "model": model, "checkpoint": checkpoint, "classes": predictor.classes}
         records = ",\n ".join(map(json.dumps, self._records))
         text = f'{json.dumps(content)[:-1]}, "images": [\n {records}\n]}}\n'
         write_atomically(self._folder / "predictions.json", lambda stream: stream.write(text.encode()))
