@@ -53,7 +53,8 @@ def _can_fuse(x: Tensor, modules: Sequence[nn.Module]) -> bool:
         return False
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return False
-    return _has_operators(x.dtype) and not any(has_hooks(module) for module in modules)
+    # In training, drop path and DropBlock do something.
+    return _has_operators(x.dtype) and not any(has_hooks(module) or module.training for module in modules)
 
 
 def _has_operators(dtype: torch.dtype) -> bool:

@@ -32,6 +32,7 @@ _KEYS = {
     "multi_grid": "MODEL.RESNETS.RES5_MULTI_GRID",
     "deform_groups": "MODEL.RESNETS.DEFORM_NUM_GROUPS",
     "drop_path_rate": "MODEL.RESNETS.DROP_PATH_RATE",
+    "drop_block_rate": "MODEL.RESNETS.DROP_BLOCK_RATE",
     "compile": "MODEL.RESNETS.COMPILE",
     "freeze_at": "MODEL.BACKBONE.FREEZE_AT",
 }
@@ -109,6 +110,7 @@ def build_trunk(cfg: CfgNode, input_shape: ShapeSpec, out_features: Sequence[str
             deform_modulated=keys.DEFORM_MODULATED,
             deform_groups=keys.DEFORM_NUM_GROUPS,
             drop_path_rate=keys.DROP_PATH_RATE,
+            drop_block_rate=keys.DROP_BLOCK_RATE,
             gradient_checkpointing=keys.GRADIENT_CHECKPOINTING,
             recompute="auto" if keys.RECOMPUTE is None else keys.RECOMPUTE,
             channels_last=keys.CHANNELS_LAST,

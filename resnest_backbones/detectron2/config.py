@@ -39,6 +39,8 @@ _BACKBONE: dict[str, Any] = {
     "AVG_POOL_AT_STRIDE_1": True,
     # Probability of dropping the residual branch of the last block in training; grows linearly over the blocks.
     "DROP_PATH_RATE": 0.0,
+    # Probability of dropping a value of res4 and res5 in training, in blocks of 3x3 pixels (DropBlock).
+    "DROP_BLOCK_RATE": 0.0,
     # Recompute each block in backward to save memory.
     "GRADIENT_CHECKPOINTING": False,
     # Compute norms, ReLUs and attention again in backward: None wherever it can be done, or True or False.

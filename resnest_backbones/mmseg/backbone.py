@@ -69,6 +69,7 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
         multi_grid: factors on the dilation of the blocks of res5; (1, 2, 4) at output stride 8 gives the dilations
             4, 8 and 16. MMSegmentation's ResNets take the dilations themselves.
         drop_path_rate: stochastic depth; grows linearly over the blocks from 0 to this rate.
+        drop_block_rate: DropBlock in res4 and res5, as in the trunk.
         zero_init_residual: zero the scale of each block's last norm.
         channels_last: as in ``resnest_backbones.acceleration.accelerate``.
         compile: likewise. MMEngine's own ``compile``, at the top of a config, compiles the whole training step
@@ -99,6 +100,7 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
         stage_with_dcn: Sequence[bool] = (False, False, False, False),
         multi_grid: Sequence[int] | None = None,
         drop_path_rate: float = 0.0,
+        drop_block_rate: float = 0.0,
         zero_init_residual: bool = False,
         channels_last: bool = False,
         compile: bool | str | Mapping[str, Any] = False,
@@ -122,6 +124,7 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
             deform_modulated=modulated,
             deform_groups=deform_groups,
             drop_path_rate=drop_path_rate,
+            drop_block_rate=drop_block_rate,
             gradient_checkpointing=with_cp,
             recompute=recompute,
             zero_init_last_norm=zero_init_residual,

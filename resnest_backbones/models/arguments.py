@@ -25,6 +25,7 @@ class TrunkOptions(TypedDict, total=False):
     deform_modulated: bool
     deform_groups: int
     drop_path_rate: float
+    drop_block_rate: float
     gradient_checkpointing: bool
     recompute: bool | str
     zero_init_last_norm: bool
@@ -53,6 +54,13 @@ def check_flags(**flags: object) -> None:
     for argument, value in flags.items():
         if not isinstance(value, bool):
             raise ValueError(f"{argument} must be True or False, got {value!r}")
+
+
+def check_rates(**rates: object) -> None:
+    """Refuse values that are no probabilities below 1, by the arguments' names."""
+    for argument, value in rates.items():
+        if not isinstance(value, (int, float)) or not 0.0 <= value < 1.0:
+            raise ValueError(f"{argument} must be a number in [0, 1), got {value!r}")
 
 
 def check_recompute(value: object) -> None:

@@ -13,7 +13,7 @@ from torchvision.ops import StochasticDepth
 
 from resnest_backbones.models import recompute
 from resnest_backbones.models.arguments import NormLayer, check_choice, check_positive
-from resnest_backbones.models.layers import ConvNorm, ShortcutPool
+from resnest_backbones.models.layers import ConvNorm, DropBlock, ShortcutPool
 from resnest_backbones.models.split_attention import SplitAttentionConv2d
 
 EXPANSION = 4  # channels of a block's output per plane
@@ -116,6 +116,7 @@ class Bottleneck(nn.Module):
         deform_modulated: with a modulation mask (version 2).
         deform_groups: number of offset groups.
         drop_path_rate: probability of dropping the residual branch of a sample in training.
+        drop_block_rate: probability of dropping a value after each norm but the shortcut's and the attention's.
 
     Attributes:
         recompute: compute norms, ReLUs and weighted sums again in backward: "auto", True or False, as in ``ResNeSt``.
@@ -141,6 +142,7 @@ class Bottleneck(nn.Module):
         deform_modulated: bool = False,
         deform_groups: int = 1,
         drop_path_rate: float = 0.0,
+        drop_block_rate: float = 0.0,
     ) -> None:
         super().__init__()
         out_channels = planes * EXPANSION
@@ -156,12 +158,14 @@ class Bottleneck(nn.Module):
             norm_layer=norm_layer,
             attention_norm_layer=attention_norm_layer,
             deformable=deformable,
+            drop_block_rate=drop_block_rate,
         )
         self.avd_first = avd_first
         self.pool_before: nn.Module = nn.Identity()
         self.pool_after: nn.Module = nn.Identity()
         self.conv3 = ConvNorm(width, out_channels, 1, norm_layer=norm_layer)
         self.drop_path = StochasticDepth(drop_path_rate, "row") if drop_path_rate else nn.Identity()
+        self.drop_block = DropBlock.of_rate(drop_block_rate)
         self.shortcut_pool: nn.Module = nn.Identity()
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
@@ -185,12 +189,12 @@ class Bottleneck(nn.Module):
         """Map (N, in_channels, H, W) to (N, 4 x planes, H / stride, W / stride), sizes rounded up."""
         if recompute.applies(self, x):
             return recompute.bottleneck(self, x)
-        out = self.pool_before(self.relu(self.conv1(x)))
+        out = self.pool_before(self.relu(self.drop_block(self.conv1(x))))
         if self.conv2_offset is None:
             out = self.conv2(out)
         else:
             out = self.conv2(out, *self.split_offsets(self.conv2_offset(out)))
-        out = self.drop_path(self.conv3(self.pool_after(out)))
+        out = self.drop_path(self.drop_block(self.conv3(self.pool_after(out))))
         return self.relu(out.add_(self.shortcut(self.shortcut_pool(x))))
 
     def split_offsets(self, x: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import DropBlock2d, drop_block2d
 
 from resnest_backbones.models.arguments import NormLayer
 
@@ -39,6 +40,27 @@ class ConvNorm(nn.Conv2d):
     def convolve(self, x: Tensor) -> Tensor:
         """Compute the convolution alone."""
         return super().forward(x)
+
+
+class DropBlock(DropBlock2d):
+    """Drop blocks of 3x3 pixels of each channel in training, or single ones of maps that have no 3x3 pixels.
+
+    ``p`` may change during a training; at 0 the maps stay as they are.
+    """
+
+    @classmethod
+    def of_rate(cls, rate: float) -> nn.Module:
+        """Return the identity for 0."""
+        return cls(rate, block_size=3) if rate else nn.Identity()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, C, H, W) of the same mean."""
+        return self._drop(input) if self.training else input
+
+    @torch.compiler.disable  # it would compile each rate anew
+    def _drop(self, input: Tensor) -> Tensor:
+        size = self.block_size if min(input.shape[2:]) >= self.block_size else 1
+        return drop_block2d(input, self.p, size, self.inplace, self.eps)
 
 
 class ShortcutPool(nn.AvgPool2d):

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
-from torchvision.ops import DeformConv2d
+from torchvision.ops import DeformConv2d, DropBlock2d
 
 from resnest_backbones.models.layers import ConvNorm
 from resnest_backbones.models.norms import (
@@ -272,9 +272,9 @@ def applies(module: DeepStem | Bottleneck, x: Tensor) -> bool:
     """Return whether ``stem`` or ``bottleneck`` computes what the modules would compute one after the other.
 
     They do where gradients are computed eagerly, with convolutions without bias, and with batch norms: trained, frozen
-    or synchronised between processes. Under ``torch.compile``, which decides itself what to keep, in an export or a
-    transform of ``torch.func`` or ``torch.fx``, whose ``x`` is no tensor, or where a hook waits for a module's output,
-    the modules are called.
+    or synchronised between processes, without DropBlock. Under ``torch.compile``, which decides itself what to keep, in
+    an export or a transform of ``torch.func`` or ``torch.fx``, whose ``x`` is no tensor, or where a hook waits for a
+    module's output, the modules are called.
 
     Raises:
         ValueError: the module has ``recompute=True`` and a part of another kind, or with a hook.
@@ -288,6 +288,7 @@ def applies(module: DeepStem | Bottleneck, x: Tensor) -> bool:
     convs, norms, others = _parts(module)
     for part in (*convs, *norms, *others):
         known = (part not in convs or _is_plain_conv(part)) and (part not in norms or is_batch_norm(part))
+        known = known and not (isinstance(part, DropBlock2d) and part.training and part.p)
         if not known or has_hooks(part):
             if module.recompute is True:
                 reason = "has a hook" if known else "is of a kind that cannot be computed again"
@@ -308,7 +309,8 @@ def _parts(module: Any) -> tuple[list[nn.Conv2d], list[nn.Module], list[nn.Modul
     if isinstance(module.shortcut, ConvNorm):
         convs.append(module.shortcut)
         norms.append(module.shortcut.norm)
-    others = [attention, attention.relu, module.relu, module.pool_before, module.pool_after, module.shortcut_pool]
+    others = [attention, attention.relu, attention.drop_block, module.relu, module.drop_block]
+    others += [module.pool_before, module.pool_after, module.shortcut_pool]
     return convs, norms, [*others, *([] if module.conv2_offset is None else [module.conv2_offset])]
 
 

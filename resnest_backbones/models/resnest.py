@@ -32,12 +32,14 @@ from resnest_backbones.models.arguments import (
     check_norm_layers,
     check_out_features,
     check_positive,
+    check_rates,
     check_recompute,
     stages_to_build,
 )
 from resnest_backbones.models.blocks import EXPANSION, Bottleneck, DeepStem, Stage
 from resnest_backbones.models.variants import ResNeStSpec, get_variant
 
+_DROP_BLOCK_STAGES = ("res4", "res5")
 _PLANES = {"res2": 64, "res3": 128, "res4": 256, "res5": 512}
 
 # Per output stride: (stride of the stage's first block, dilation of that block, dilation of the others). The first
@@ -78,6 +80,8 @@ class ResNeSt(nn.Module):
         deform_modulated: version 2 (modulated) of deformable convolution.
         deform_groups: offset groups of deformable convolution.
         drop_path_rate: stochastic depth; grows linearly over the blocks from 0 to this rate.
+        drop_block_rate: share of the values of res4 and res5 that DropBlock (arXiv 1810.12890) drops in training, in
+            blocks of 3x3 pixels, as the original's. It grows over the original's training, whose trainer sets ``p``.
         gradient_checkpointing: recompute each block in backward to save memory.
         recompute: compute norms, ReLUs and attention, not convolutions, again in backward, which gives the same in less
             memory: "auto" wherever ``models/recompute.py`` can; True for an error where it cannot; False for nowhere.
@@ -103,6 +107,7 @@ class ResNeSt(nn.Module):
         deform_modulated: bool = False,
         deform_groups: int = 1,
         drop_path_rate: float = 0.0,
+        drop_block_rate: float = 0.0,
         gradient_checkpointing: bool = False,
         recompute: bool | str = "auto",
         zero_init_last_norm: bool = False,
@@ -119,8 +124,7 @@ class ResNeSt(nn.Module):
             gradient_checkpointing=gradient_checkpointing,
             zero_init_last_norm=zero_init_last_norm,
         )
-        if not isinstance(drop_path_rate, (int, float)) or not 0.0 <= drop_path_rate < 1.0:
-            raise ValueError(f"drop_path_rate must be a number in [0, 1), got {drop_path_rate!r}")
+        check_rates(drop_path_rate=drop_path_rate, drop_block_rate=drop_block_rate)
         check_recompute(recompute)
         check_norm_layers(norm_layer=norm_layer, attention_norm_layer=attention_norm_layer)
         self.spec = spec
@@ -155,6 +159,7 @@ class ResNeSt(nn.Module):
                     width=spec.width(planes),
                     deformable=name in deform,
                     drop_path_rate=next(drop_rates),
+                    drop_block_rate=drop_block_rate if name in _DROP_BLOCK_STAGES else 0.0,
                 )
                 for i in range(depth)
             ]

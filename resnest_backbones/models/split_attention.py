@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.ops import DeformConv2d
 
 from resnest_backbones.models.arguments import NormLayer, check_positive
-from resnest_backbones.models.layers import make_norm
+from resnest_backbones.models.layers import DropBlock, make_norm
 
 
 def attention_channels(channels: int, radix: int) -> int:
@@ -33,6 +33,7 @@ class SplitAttentionConv2d(nn.Module):
         norm_layer: makes a normalisation layer from a channel count; None for none.
         attention_norm_layer: likewise for the attention's hidden layer, which sees one value per image and channel;
             ``norm_layer`` where None.
+        drop_block_rate: probability of dropping a value of the splits in training, before ReLU.
         deformable: the 3x3 convolution is deformable and ``forward`` needs ``offset`` (and ``mask`` for version 2).
 
     Raises:
@@ -50,6 +51,7 @@ class SplitAttentionConv2d(nn.Module):
         norm_layer: NormLayer | None = nn.BatchNorm2d,
         attention_norm_layer: NormLayer | None = None,
         deformable: bool = False,
+        drop_block_rate: float = 0.0,
     ) -> None:
         super().__init__()
         check_positive("channels", channels)
@@ -80,6 +82,7 @@ class SplitAttentionConv2d(nn.Module):
         self.bn1 = make_norm(attention_norm_layer or norm_layer, hidden)
         self.fc2 = nn.Conv2d(hidden, channels * radix, kernel_size=1, groups=cardinality)
         self.relu = nn.ReLU(inplace=True)
+        self.drop_block = DropBlock.of_rate(drop_block_rate)
 
     def attention(self, pooled: Tensor) -> Tensor:
         """Compute the weights of the splits, (N, R, C, 1, 1), from their pooled sum, (N, C, 1, 1).
@@ -110,7 +113,7 @@ class SplitAttentionConv2d(nn.Module):
             (N, C, H, W).
         """
         x = self.conv(x) if offset is None else self.conv(x, offset, mask)
-        x = self.relu(self.bn0(x))
+        x = self.relu(self.drop_block(self.bn0(x)))
         # Under autocast the softmax computes in float32.
         return self.weigh(x, self.attention(self.pool(x)).to(x.dtype))
 

@@ -51,6 +51,7 @@ def assert_close(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]
         ("resnest14", {"deform_stages": ("res5",), "out_features": ("stem", "res3", "res5")}),
         ("resnest14", {"norm_layer": FrozenBatchNorm2d}),
         ("resnest14", {"norm_layer": nn.SyncBatchNorm, "drop_path_rate": 0.2, "gradient_checkpointing": True}),
+        ("resnest14", {"drop_block_rate": 0.2}),
         ("resnest14", {"norm_layer": None}),
     ],
 )

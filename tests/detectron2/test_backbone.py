@@ -10,7 +10,7 @@ from detectron2.layers import FrozenBatchNorm2d, NaiveSyncBatchNorm, ShapeSpec
 from detectron2.layers.batch_norm import LayerNorm
 from detectron2.modeling import FPN, build_backbone
 from torch import nn
-from torchvision.ops import DeformConv2d, StochasticDepth
+from torchvision.ops import DeformConv2d, DropBlock2d, StochasticDepth
 
 from resnest_backbones import SplitAttentionConv2d, build, get_variant, list_variants
 from resnest_backbones.detectron2 import ResNeSt, build_resnest_backbone
@@ -171,6 +171,10 @@ def test_drop_path_grows_to_the_rate_of_the_config():
     rates = [m.p for m in net.modules() if isinstance(m, StochasticDepth)]
     assert rates == pytest.approx([0.3 * i / 7 for i in range(1, 8)])  # the first of eight blocks never drops
     assert not [m for m in trunk().modules() if isinstance(m, StochasticDepth)]
+
+
+def test_drop_block_has_the_rate_of_the_config():
+    assert [m.p for m in trunk(DROP_BLOCK_RATE=0.1, DEPTH=14).modules() if isinstance(m, DropBlock2d)] == [0.1] * 4
 
 
 def test_gradient_checkpointing_recomputes_where_the_config_says():

@@ -54,6 +54,7 @@ def test_the_defaults_are_the_wrappers_and_the_new_keys_change_nothing():
         "RES5_MULTI_GRID": [],
         "AVG_POOL_AT_STRIDE_1": True,
         "DROP_PATH_RATE": 0.0,
+        "DROP_BLOCK_RATE": 0.0,
         "GRADIENT_CHECKPOINTING": False,
         "RECOMPUTE": None,
         "CHANNELS_LAST": False,

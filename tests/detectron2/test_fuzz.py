@@ -36,6 +36,7 @@ KEYS = combined(
         "RESNETS.RES5_MULTI_GRID": values([], [1], [1, 2], bad=([0], [1, 2, 4])),
         "RESNETS.AVG_POOL_AT_STRIDE_1": values(True, False),
         "RESNETS.DROP_PATH_RATE": values(0.0, 0.2, bad=(1.0, -1.0)),
+        "RESNETS.DROP_BLOCK_RATE": values(0.0, 0.2, bad=(1.0, -1.0)),
         "RESNETS.GRADIENT_CHECKPOINTING": values(True, False),
         "BACKBONE.FREEZE_AT": values(-1, 0, 1, 2, 5, bad=(-2, 6)),
         "FPN.IN_FEATURES": values(STAGES, ["res3", "res4", "res5"], ["res4"], bad=([], ["res3", "res5"], ["stem"])),

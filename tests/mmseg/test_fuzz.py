@@ -29,6 +29,7 @@ OTHERS = {
     "stage_with_dcn": values((False,) * 4, (False, False, True, True), bad=((True,), None)),
     "multi_grid": values(None, (1,), bad=((1, 2, 4), (0,))),
     "drop_path_rate": values(0.0, 0.2, bad=(1.5, None)),
+    "drop_block_rate": values(0.0, 0.2, bad=(1.5,)),
     "zero_init_residual": values(True, False, bad=("yes",)),
 }  # fmt: skip
 NAMED = re.compile(rf"({'|'.join([*NAME, *OTHERS, 'deform_groups'])})\b")

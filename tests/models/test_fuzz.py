@@ -37,6 +37,7 @@ OPTIONS = {
     "deform_modulated": values(True, False, bad=("no", None, 2)),
     "deform_groups": values(1, 2, bad=(0, 7, None)),
     "drop_path_rate": values(0.0, 0.2, 0, bad=(1.0, -0.1, "0.1", float("nan"), True)),
+    "drop_block_rate": values(0.0, 0.1, bad=(1.0, -0.1, "0.1")),
     "gradient_checkpointing": values(True, False, bad=("no", None)),
     "zero_init_last_norm": values(True, False, bad=("no", None)),
 }

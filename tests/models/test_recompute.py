@@ -11,6 +11,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from resnest_backbones import ResNeSt, ResNeStSpec, build
 from resnest_backbones.models import recompute
 from resnest_backbones.models.blocks import Bottleneck, DeepStem
+from resnest_backbones.models.layers import DropBlock
 from tests.helpers import recorded
 
 
@@ -121,6 +122,18 @@ def test_a_trunk_of_other_options_gives_the_same_gradients(options, calls, fill_
     largest = max(value.abs().max() for name, value in wanted.items() if name.startswith("grad"))
     assert found.keys() == wanted.keys() and calls
     assert all((found[name] - value).abs().max() <= 1e-10 * max(largest, 1) for name, value in wanted.items())
+
+
+def test_blocks_that_drop_are_not_computed_again(calls):
+    net, x = tiny(drop_block_rate=0.1, recompute="auto").double().train(), images(2, 3, 48, 32)
+    step(net, x)
+    assert calls.count("bottleneck") == 2
+    with pytest.raises(ValueError, match=r'recompute must be "auto" or False .* computed again.*DropBlock'):
+        set_recompute(net, True)(x)
+    for module in net.modules():
+        if isinstance(module, DropBlock):
+            module.p = 0.0
+    assert_same_step(net, x)
 
 
 @pytest.mark.parametrize("frozen", ["nothing", "res3", "conv2.conv.", "conv2_offset"])

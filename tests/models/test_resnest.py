@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
-from torchvision.ops import FrozenBatchNorm2d, deform_conv2d
+from torchvision.ops import DropBlock2d, FrozenBatchNorm2d, deform_conv2d
 
 from resnest_backbones import (
     VARIANTS,
@@ -23,6 +23,7 @@ from resnest_backbones import (
 )
 from resnest_backbones.models.arguments import ResNeStOptions, TrunkOptions
 from resnest_backbones.models.blocks import Stage
+from resnest_backbones.models.layers import DropBlock
 
 STAGES = ("res2", "res3", "res4", "res5")
 ALL = ("stem", *STAGES, "logits")
@@ -295,6 +296,56 @@ def test_drop_path_grows_linearly_over_the_blocks():
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
 
 
+def test_drop_block_is_where_the_original_has_it_and_exact_at_rate_0(fill_randomly):
+    net = fill_randomly(ResNeSt(TINY, drop_block_rate=0.1, norm_layer=None)).train()
+    blocks = {name: module for name, module in net.named_modules() if isinstance(module, DropBlock2d)}
+    names = [f"{stage}.{i}" for stage in ("res4", "res5") for i in (0, 1)]
+    assert list(blocks) == [f"{name}.{part}" for name in names for part in ("conv2.drop_block", "drop_block")]
+    assert all((block.p, block.block_size) == (0.1, 3) for block in blocks.values())
+    calls, x = [], torch.randn(2, 3, 96, 96, dtype=torch.float64)
+    for name, module in blocks.items():
+        module.register_forward_pre_hook(lambda _, inputs, name=name: calls.append((name, inputs[0].shape[1])))
+    plain = fill_randomly(ResNeSt(TINY, norm_layer=None)).train()
+    assert not torch.equal(net(x)["res4"], plain(x)["res4"])
+    width = {"res4": 64, "res5": 128}
+    wanted = (("drop_block", 1), ("conv2.drop_block", 2), ("drop_block", 16))  # with channels, in widths of the block
+    assert calls == [(f"{name}.{part}", times * width[name[:4]]) for name in names for part, times in wanted]
+    for rate, mode in ((0.0, True), (0.1, False)):  # as a trainer sets it
+        for block in blocks.values():
+            block.p = rate
+        for name, feature in net.train(mode)(x).items():
+            assert torch.equal(feature, plain.train(mode)(x)[name])
+
+
+@pytest.mark.parametrize("size", [(14, 14), (3, 7), (2, 5), (1, 1)])
+def test_drop_block_keeps_the_expectation(size):
+    drop, ones = DropBlock.of_rate(0.2).train(), torch.ones(64, 96, *size, dtype=torch.float64)
+    dropped = drop(ones)
+    assert dropped.mean().item() == pytest.approx(1.0, abs=1e-6)
+    # Blocks overlap, so that somewhat less than the rate is dropped (equation 1 of arXiv 1810.12890).
+    assert 0.15 <= (dropped == 0).double().mean().item() <= 0.21
+    if min(size) >= 3:  # a value is dropped with a whole block around it
+        zero = (dropped == 0).double()
+        whole_blocks = nn.functional.pad(-nn.functional.max_pool2d(-zero, 3, 1), [2] * 4)
+        assert torch.equal(nn.functional.max_pool2d(whole_blocks, 3, 1), zero)
+
+
+def test_a_compiled_block_takes_every_rate_of_drop_block(fill_randomly):
+    block = fill_randomly(Bottleneck(256, 64, width=16, drop_block_rate=0.1, norm_layer=None)).train()
+    graphs, counts = [], []
+    x = torch.randn(2, 256, 5, 5, dtype=torch.float64)
+    compiled = torch.compile(block, backend=lambda graph, _: graphs.append(graph) or graph)
+    for rate in (0.1, 0.2, 0.3, 0.0):
+        for module in (block.drop_block, block.conv2.drop_block):
+            module.p = rate
+        torch.manual_seed(1)
+        wanted = block(x)
+        torch.manual_seed(1)
+        torch.testing.assert_close(compiled(x), wanted)
+        counts.append(len(graphs))
+    assert counts == [counts[0]] * 4
+
+
 @pytest.mark.parametrize("frozen", [False, True])
 def test_checkpointing_changes_memory_and_nothing_else(frozen, fill_randomly):
     x = torch.randn(3, 3, 64, 64, dtype=torch.float64)
@@ -400,6 +451,7 @@ BAD = [
     ({"deform_stages": ("stem",)}, r"deform_stages must be a sequence of res2, res3, res4, res5, got 'stem'"),
     ({"deform_groups": 3, "deform_stages": ("res3",)}, r"deform_groups must divide the block's width, 128, got 3"),
     ({"drop_path_rate": 1.0}, r"drop_path_rate must be a number in \[0, 1\), got 1.0"),
+    ({"drop_block_rate": "0.1"}, r"drop_block_rate must be a number in \[0, 1\), got '0.1'"),
 ]
 
 
