@@ -20,15 +20,10 @@ def draw_curves(
     title: str,
     published: Mapping[str, float] | None = None,
 ) -> None:
-    """Draw losses and metrics over the iterations, as PNG.
+    """Draw losses and metrics, in percent, over the iterations, as PNG; what is ``published`` is a dashed line.
 
-    Args:
-        curves: from ``read_metrics``; names below that it lacks are left out.
-        file: where to write.
-        losses: names in ``curves`` -> names in the picture; the first is the main one.
-        metrics: names in ``curves`` -> names in the picture; in percent.
-        title: of the metrics.
-        published: name in ``metrics`` -> value to compare with, a dashed line.
+    ``losses`` and ``metrics`` have names in ``curves`` (from ``read_metrics``; others are left out) -> names in the
+    picture. The first loss is the main one; the title is of the metrics.
     """
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -24,12 +24,9 @@ NOTEBOOKS = Path(__file__).resolve().parents[1] / "docs" / "notebooks"
 
 
 def run(notebook: Path, folder: Path, parameters: Mapping[str, Any] | None = None) -> NotebookNode:
-    """Run a notebook and return it with its outputs; the file stays as it is.
+    """Run a notebook in a folder and return it with its outputs; the file stays as it is.
 
-    Args:
-        notebook: the file.
-        folder: working directory of the kernel.
-        parameters: new values for names that the cell tagged "parameters" assigns.
+    Parameters are new values for names that the cell tagged "parameters" assigns.
     """
     content = nbformat.read(notebook, as_version=4)
     if parameters:

@@ -127,10 +127,7 @@ def pretrain(network: str, output_dir: Path, recipe: str, options: Sequence[str]
 def transfer(
     dataset: str, network: str, start: str, seed: int, *, output_dir: Path, recipe: str, options: Sequence[str]
 ) -> SmallRun:
-    """Train a network on a dataset.
-
-    ``options`` are those of ``data_options``, and keys and values for the config.
-    """
+    """Train a network on a dataset; options are those of ``data_options``, and keys and values for the config."""
     words = [*options, "SEED", str(seed)]
     if start == "digits":
         words += ["MODEL.WEIGHTS", str(output_dir / f"digits_{network}" / "model_final.pth")]
@@ -142,11 +139,7 @@ def transfer(
 
 
 def train(folder: Path, config: Path, options: Sequence[str]) -> dict[str, float]:
-    """Train, from where an earlier training in the folder stopped; return the metrics of its last evaluation.
-
-    Raises:
-        ResNeStError: the training failed, or left no metrics; the message names the file to look at.
-    """
+    """Train, from where an earlier training in the folder stopped; return the metrics of its last evaluation."""
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "console.txt"
     words = ["--resume", "--config-file", str(config), *options, "OUTPUT_DIR", str(folder)]

@@ -19,11 +19,7 @@ _NUM_BOXES = 8
 
 
 def detector_contenders(case: Case, device: torch.device) -> dict[str, Callable[[], Contender]]:
-    """Return name -> builder: ours, the original's blocks and Detectron2's ResNet-50, on the same images and boxes.
-
-    Raises:
-        ValueError: Detectron2 is not installed.
-    """
+    """Return name -> builder: ours, the original's blocks and Detectron2's ResNet-50, on the same images and boxes."""
     if find_spec("detectron2") is None:
         raise ValueError("--detector needs Detectron2, which is not installed")
     images = detector_inputs(case, device)

@@ -35,11 +35,7 @@ def contenders(case: Case, device: torch.device) -> dict[str, Callable[[], Conte
 def measure(
     case: Case, *, rounds: int, device: torch.device, only: Sequence[str] | None = None, profiled: bool = False
 ) -> Result:
-    """Run every contender, or those that match a pattern in ``only``, once per round, after one that does not count.
-
-    Raises:
-        ValueError: no contender has such a name, or a network does not exist.
-    """
+    """Run every contender, or those that match a pattern in ``only``, once per round, after one that does not count."""
     limit = None if case.what.startswith("detector") else convolution_flops(case)
     makers = contenders(case, device)
     chosen = [name for name in makers if any(fnmatchcase(name, pattern) for pattern in only or ["*"])]

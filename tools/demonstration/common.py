@@ -1,4 +1,17 @@
-"""What the demonstrations of both frameworks share: dataset, runs of tools, results, report."""
+"""What the demonstrations of both frameworks share: dataset, runs of tools, results, report.
+
+They take the steps of a real training, and write, under one folder, with PART for detection or segmentation::
+
+    data/                                    the dataset
+    PART/                                    the checkpoints and logs of the framework
+    PART/results.json, results.txt           the metrics in percent; null where undefined
+    PART/curves.png                          losses, and metrics over the iterations
+    PART/predictions.png                     a sheet of the pictures in predictions/
+    PART/predictions/000001.png
+    PART/visualized/index.html               what tools/visualize.py shows
+
+Finished parts are reused: the dataset, the checkpoints of an interrupted training, a finished training.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from checkout import ROOT as ROOT
 from demonstration.digits import DemoDataset, make_demo_dataset
 from resnest_backbones.commands import shorten
 from resnest_backbones.outputs import named_checkpoint
@@ -17,7 +31,6 @@ from visualization.page import visualize
 from visualization.panels import Panel, draw_panels
 from visualize import build_argument_parser
 
-ROOT = Path(__file__).resolve().parents[2]  # of the checkout
 NUM_TRAIN = 1000
 NUM_VAL = 100
 PICTURES = 12  # held-out images to draw
@@ -53,11 +66,7 @@ def make_dataset(output_dir: Path, *, num_train: int, num_val: int) -> DemoDatas
 
 
 def check_iterations(iterations: int, folder: Path, found: int | None) -> None:
-    """Check a number of iterations, also against the ``found`` ones of a training in ``folder``, if there is one.
-
-    Raises:
-        ValueError: the number is not positive, or not that of the training, whose learning rates depend on it.
-    """
+    """Refuse iterations that are not positive, or not the ``found`` ones of a training, whose learning rates differ."""
     if iterations < 1:
         raise ValueError(f"iterations must be a positive integer, got {iterations}")
     if found not in (None, iterations):

@@ -1,17 +1,6 @@
 """The detection part of ``make demo``: a small Faster R-CNN, trained from scratch on a CPU in minutes.
 
-It takes the steps of a real training, and writes, under one folder::
-
-    data/                                 the dataset
-    detection/model_final.pth             the trained model
-    detection/metrics.json, log.txt       Detectron2's logs
-    detection/results.json, results.txt   AP, AP50, ... in percent; null where COCO defines none
-    detection/curves.png                  losses, and AP over the iterations
-    detection/predictions.png             a sheet of the pictures in predictions/: ground truth | prediction
-    detection/predictions/000001.png
-    detection/visualized/index.html       what tools/visualize.py shows
-
-Finished parts are reused: the dataset, the checkpoints of an interrupted training, a finished training.
+The trained model is ``detection/model_final.pth``; what else is written, ``common.py`` says.
 """
 
 from __future__ import annotations
@@ -53,15 +42,8 @@ def train_detector(
 ) -> Demonstration:
     """Make the data, train, evaluate and draw, and reuse what an earlier call with the same arguments has finished.
 
-    Args:
-        output_dir: the folder to write to.
-        iterations: of training; the config's if None.
-        num_train: training images.
-        num_val: held-out images.
-
-    Raises:
-        ValueError: an argument is out of range, or the training in ``output_dir`` has another length.
-        DatasetError: the dataset in ``output_dir`` has other arguments.
+    Iterations are the config's where None. Arguments out of range, or other than those of the training in the folder,
+    are a ``ValueError``; those of another dataset there a ``DatasetError``.
     """
     output_dir = Path(output_dir)
     folder = output_dir / "detection"

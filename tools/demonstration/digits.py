@@ -78,20 +78,9 @@ def make_demo_dataset(
     """Write the dataset to ``root``, or reuse it if the same call has written it before.
 
     The same arguments give byte-identical files (with the same versions of the libraries), and image n of a split does
-    not depend on the number of images. An interrupted call leaves nothing behind.
-
-    Args:
-        root: the folder to create, with its parents.
-        num_train: number of training images.
-        num_val: number of validation images.
-        image_size: side of the square images in pixels; digits are a tenth (at least 14 px) to two fifths as high.
-        digits_per_image: fewest and most digits in an image, both included; fewer where there is no room.
-        seed: of all random choices.
-        progress: show a progress bar.
-
-    Raises:
-        ValueError: an argument is out of range.
-        DatasetError: ``root`` exists and holds something else; it is left as it is.
+    not depend on the number of images. An interrupted call leaves nothing behind, and a ``root`` that holds something
+    else is refused. Images are squares of ``image_size`` pixels, with digits a tenth (at least 14 px) to two fifths as
+    high; ``digits_per_image`` are the fewest and the most, fewer where there is no room.
     """
     arguments: dict[str, Any] = {"num_train": num_train, "num_val": num_val, "image_size": image_size, "seed": seed}
     for name, value in arguments.items():

@@ -1,19 +1,10 @@
 """The segmentation part of ``make demo``: a small DeepLabV3, trained from scratch on a CPU in minutes.
 
-It takes the steps of a real training, and writes, under one folder::
+Beside what ``common.py`` says it writes::
 
-    data/                                    the dataset
-    segmentation_data/                       its images, and label maps with all digits as one class
-    segmentation/iter_*.pth                  checkpoints: the last one is the model
-    segmentation/*/*.log, */vis_data/        MMEngine's logs
-    segmentation/label_maps/000001.png       the predictions for the held-out images, labels as in the dataset
-    segmentation/results.json, results.txt   aAcc, mIoU, mAcc and the IoU of each class in percent
-    segmentation/curves.png                  losses, and mIoU over the iterations
-    segmentation/predictions.png             a sheet of the pictures in predictions/: image | ground truth | prediction
-    segmentation/predictions/000001.png
-    segmentation/visualized/index.html       what tools/visualize.py shows
-
-Finished parts are reused: the dataset, the checkpoints of an interrupted training, a finished training.
+    segmentation_data/                    the images, and label maps with all digits as one class
+    segmentation/iter_*.pth               checkpoints: the last one is the model
+    segmentation/label_maps/000001.png    the predictions for the held-out images, labels as in the dataset
 """
 
 from __future__ import annotations
@@ -117,15 +108,10 @@ def _scale_schedule(cfg: Config, iterations: int) -> list[str]:
 
 
 def compare_label_maps(truth: Path, predicted: Path, classes: Sequence[str]) -> dict[str, float]:
-    """Return the metrics of MMSegmentation's ``IoUMetric``, and the IoU of each class, which it only prints.
+    """Compare two folders of label maps of the same names, where n is the n-th class and 0 is ignored.
 
-    Args:
-        truth: folder of label maps, uint8 with label n for the n-th class; 0 is ignored.
-        predicted: folder of label maps of the same names.
-        classes: names.
-
-    Returns:
-        aAcc, mIoU, mAcc, and "IoU-" with the name of each class; NaN for a class that does not occur.
+    Return the metrics of MMSegmentation's ``IoUMetric``, aAcc, mIoU and mAcc, and the IoU of each class, which it only
+    prints, as "IoU-" and its name; NaN for a class that does not occur.
     """
     confusion = np.zeros((len(classes),) * 2, dtype=np.int64)
     for file in truth.glob("*.png"):

@@ -183,11 +183,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def fill_tables(text: str) -> str:
-    """Return a document with the table between each pair of markers as the records have it.
-
-    Raises:
-        ValueError: a marker names a table that does not exist.
-    """
+    """Return a document with the table between each pair of markers as the records have it."""
 
     def table(match: re.Match[str]) -> str:
         if match["name"] not in TABLES:

@@ -30,11 +30,7 @@ _CHUNK = 16  # items that a process is given at a time
 
 
 def select_recipes(patterns: Sequence[str]) -> list[Recipe]:
-    """Return the recipes that names, patterns such as ``mask_rcnn_*``, or datasets choose, in their order; or all.
-
-    Raises:
-        ConfigError: one of the patterns chooses nothing; the message has the nearest name.
-    """
+    """Return the recipes that names, patterns such as ``mask_rcnn_*``, or datasets choose, in their order; or all."""
     chosen = set() if patterns else set(RECIPES)
     for pattern in patterns:
         found = {r.name for r in RECIPES.values() if pattern == r.dataset or fnmatchcase(r.name, pattern)}
@@ -97,9 +93,6 @@ def locked(folder: Path) -> Iterator[int]:
     """Lock the folder of a recipe; yield the descriptor of the lock, which commands inherit.
 
     A command that outlives this process, after SIGKILL, keeps the lock: no second one writes the same checkpoints.
-
-    Raises:
-        OSError: another process holds the lock.
     """
     with open(folder / ".lock", "ab") as file:
         try:

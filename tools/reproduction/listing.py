@@ -54,12 +54,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(recipe: Recipe, device_rate: float = DEVICE_RATE) -> Estimate:
-    """Estimate the training of a recipe on GPUs with an effective rate in TFLOP/s.
-
-    Raises:
-        ConfigError: ``device_rate`` is not positive.
-        ImportError: the recipe's framework, which resolves its config, is not installed.
-    """
+    """Estimate the training of a recipe on GPUs with an effective rate in TFLOP/s; it needs the recipe's framework."""
     if not device_rate > 0:
         raise ConfigError(f"--device-rate must be positive, got {device_rate}")
     from documents.costs import costs  # not at the top: it imports PyTorch, which --help need not

@@ -76,11 +76,7 @@ def read_segment_ids(file: Path) -> np.ndarray:
 
 
 def prepare(coco: Path, split: str, *, workers: int = 1, progress: bool = False) -> int:
-    """Make the label maps of a split that are not there yet, each whole or not at all; return how many were written.
-
-    Raises:
-        DatasetError: annotations or panoptic maps are missing, cannot be read, or are not COCO's.
-    """
+    """Make the label maps of a split that are not there yet, each whole or not at all; return how many were written."""
     annotations = _read_annotations(coco / "annotations" / f"panoptic_{split}2017.json")
     source, target = coco / f"panoptic_{split}2017", coco / f"panoptic_stuff_{split}2017"
     there = {file.name for file in source.glob("*")}

@@ -50,11 +50,7 @@ _LABELS = {category: label for label, category in enumerate((0, *CATEGORY_IDS))}
 
 
 def make_label_map(image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Return the label map (H, W) uint8 of an image and its annotations in their order: 0 none, 1..59 classes.
-
-    Raises:
-        DatasetError: a visible category is not one of the 59, or a mask has another size or is not an RLE.
-    """
+    """Return the label map (H, W) uint8 of an image and its annotations in their order: 0 none, 1..59 classes."""
     from pycocotools import mask
 
     shape = image["height"], image["width"]
@@ -77,10 +73,6 @@ def prepare(voc: Path, annotation_file: Path, *, workers: int = 1, progress: boo
     """Make the label maps that are not there yet, and the lists of both splits; return the images of each split.
 
     Each file is written whole or not at all. The lists come last: no config finds half of the label maps.
-
-    Raises:
-        DatasetError: annotations or images are missing, cannot be read, or are not as above.
-        ImportError: pycocotools is missing.
     """
     images, annotations = _read(annotation_file)
     folder, target, lists = (voc / name for name in ("JPEGImages", "SegmentationClassContext", _LISTS))

@@ -77,11 +77,7 @@ class Run:
 
 
 def read_run(folder: Path) -> Run | None:
-    """Read ``run.json``; None where there is none.
-
-    Raises:
-        ConfigError: `run` did not write it; the message names it.
-    """
+    """Read ``run.json``; None where there is none, and an error where `run` did not write it."""
     file = folder / RUN_FILE
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -111,11 +107,7 @@ def _check_types(run: Run) -> None:
 def run_recipe(recipe: Recipe, args: argparse.Namespace, commands: Sequence[Command], check: Check) -> Run:
     """Run a recipe from where an earlier run of it stopped; return what is in its ``run.json``, finished.
 
-    Raises:
-        ConfigError: the folder holds a run with other settings, a command failed, or it left no metrics.
-        DatasetError: data are missing or wrong.
-        OSError: a file cannot be written, or another process runs the recipe.
-        KeyboardInterrupt: the commands have ended, and the same call resumes later.
+    A ``KeyboardInterrupt`` comes when its commands have ended; the same call resumes later.
     """
     folder = args.output_dir / recipe.name
     run = _begin(recipe, args, folder)
@@ -205,15 +197,9 @@ def _run_locked(
 
 
 def run_command(command: Command, log_file: Path, lock: int | None = None) -> int:
-    """Run a command, with what it prints in the log too; a group of processes that ends with this one.
+    """Run a command and return its exit status; what it prints is appended to the log, too.
 
-    Args:
-        command: it.
-        log_file: is appended to.
-        lock: descriptor that the command inherits.
-
-    Returns:
-        Its exit status.
+    It is a group of processes that ends with this one, and inherits the descriptor of the lock.
     """
     words, typed = command.resolved(), command.as_typed()
     print(f"{command.name}: {typed}", flush=True)

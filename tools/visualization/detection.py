@@ -28,16 +28,7 @@ Section = tuple[str, str, list[tuple[Path, str]]]  # title, text, and pictures w
 def visualize_detector(
     args: argparse.Namespace, predictor: Predictor, look: Callable[[Path], Any]
 ) -> tuple[list[Section], dict[str, str]]:
-    """Draw what ``look`` finds in a file.
-
-    Args:
-        args: the options of ``visualize.py``.
-        predictor: a detector.
-        look: file -> what the detector finds in it.
-
-    Returns:
-        Sections of the page, and facts for its table.
-    """
+    """Draw what ``look`` finds in each file; return sections of the page, and facts for its table."""
     truth, categories = read_truth(predictor, args.val_json, args.val_images)
     names = {number: truth.cats[number]["name"] for number in sorted(categories)}
     truth.imgs = {number: truth.imgs[number] for number in sorted(truth.imgs)[: args.max_images]}  # others do not count
@@ -83,14 +74,8 @@ def visualize_detector(
 def match(truth: Any, results: Sequence[Boxes], min_iou: float) -> tuple[list[Boxes], list[Boxes], list[Boxes]]:
     """Match results to objects as COCO's evaluation does; a crowd takes any number of results and is never missed.
 
-    Args:
-        truth: a ``pycocotools.coco.COCO``.
-        results: in COCO's format.
-        min_iou: least IoU of a box that finds an object.
-
-    Returns:
-        Results that found an object of their class, results that found none (or one that was already taken), and
-        objects that none found.
+    Return results that found an object of their class, results that found none (or one that was already taken), and
+    objects that none found. ``truth`` is a ``pycocotools.coco.COCO``.
     """
     from pycocotools.cocoeval import COCOeval
 

@@ -37,13 +37,9 @@ def picture_file(folder: Path, image: Path, images: Path) -> Path:
 def draw_panels(
     rows: Sequence[Sequence[Panel]], file: Path, *, columns: int = 1, legend: Mapping[str, Sequence[int]] | None = None
 ) -> None:
-    """Draw rows of panels.
+    """Draw rows of panels, of equal length, into a PNG whose folder is created; with columns of rows they are smaller.
 
-    Args:
-        rows: of equal length.
-        file: the PNG to write; its folder is created.
-        columns: rows that stand side by side; panels are smaller then.
-        legend: name -> colour [R, G, B], 0..255.
+    The legend has the colour [R, G, B], 0..255, of each name.
     """
     columns = min(columns, len(rows))
     across, down = columns * len(rows[0]), math.ceil(len(rows) / columns)

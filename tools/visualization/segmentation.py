@@ -71,12 +71,7 @@ def compare(
 ) -> list[Panel]:
     """Return five panels: image, ground truth, prediction, wrong pixels by the predicted and by the true class.
 
-    Args:
-        image: (H, W, 3), uint8 RGB.
-        truth: indices of classes (H, W), -1 where nothing is labelled.
-        found: likewise.
-        names: of the classes.
-        palette: their colours, [R, G, B] in 0..255.
+    The image is (H, W, 3), uint8 RGB; truth and found are indices of classes (H, W), -1 where nothing is labelled.
     """
     wrong = (truth != found) & (truth >= 0)
     share = wrong.sum() / max((truth >= 0).sum(), 1)
@@ -92,13 +87,7 @@ def compare(
 
 
 def draw_confusion(confusion: np.ndarray, names: Sequence[str], file: Path) -> None:
-    """Draw which share of the pixels of each class went to each class; of many classes, the 20 most frequent.
-
-    Args:
-        confusion: pixels (true classes, predicted classes).
-        names: of the classes.
-        file: the PNG to write.
-    """
+    """Draw which share of the pixels (true, predicted) of each class went to each; of many, the 20 most frequent."""
     shown = np.sort(np.argsort(-confusion.sum(axis=1), kind="stable")[:_MAX_CLASSES])
     shares = (confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1))[np.ix_(shown, shown)]
     side = max(4.5, 0.45 * len(shown) + 2.5)
