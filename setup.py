@@ -79,6 +79,7 @@ EXTRAS = {
         "fvcore>=0.1.5.post20221221",  # another count of multiply-adds
         "hypothesis>=6.100",
         "mypy>=1.10",
+        "openvino>=2025.0",  # tools/demo.py --runtime, and tools/benchmark.py
         "pytest>=8.2",
         "pytest-timeout>=2.3",
         "pytest-xdist>=3.7",  # the tests run in two processes, files in the order of their names

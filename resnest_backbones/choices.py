@@ -13,6 +13,8 @@ SUFFIXES: Mapping[str, str] = {
     "aoti": ".aoti.pt2",  # before .pt2, the end of this suffix
     "pt2": ".pt2",
 }
+# What runs an ONNX file; export/formats.py calls them.
+RUNTIMES = ("onnxruntime", "openvino")
 # Operator sets of ONNX that both of PyTorch's exporters support; deformable convolution exists from 19 on.
 OPSETS = (18, 19, 20)
 # How quantization finds the range of an activation.

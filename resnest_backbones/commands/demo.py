@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from resnest_backbones.choices import SUFFIXES
+from resnest_backbones.choices import RUNTIMES, SUFFIXES
 from resnest_backbones.commands import named, print_next
 from resnest_backbones.errors import DatasetError, add_verbose, one_line_errors
 
@@ -50,6 +50,7 @@ is the n-th class, as in ADE20K's annotations), and OUTPUT_DIR/predictions.json.
     add("--min-score", type=float, default=0.5, metavar="S", help="minimum score of predictions (default: %(default)s)")
     add("--opacity", type=float, default=0.5, help="opacity of masks and label maps, 0 to 1 (default: %(default)s)")
     add("--output-dir", type=Path, default=Path("predictions"), metavar="DIR", help="default: %(default)s")
+    add("--runtime", choices=RUNTIMES, default=RUNTIMES[0], help="what runs an ONNX file (default: %(default)s)")
     add("--device", help="device for --config, such as cpu or cuda:1 (default: a GPU if there is one)")
     add_verbose(parser)
     return parser
@@ -66,6 +67,8 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error(f"--{of_configs[0]} goes with --config: an exported file contains it")
     if args.model and args.device not in (None, "cpu"):
         parser.error(f"--device goes with --config: exported files run on the CPU, got {args.device}")
+    if args.runtime != RUNTIMES[0] and not (args.model or "").endswith(SUFFIXES["onnx"]):
+        parser.error(f"--runtime {args.runtime} runs ONNX files, got {args.model or args.config}")
     if not args.inputs and args.camera is None:
         parser.error("FILE_OR_FOLDER or --camera must be given")
     for name in ("min_score", "opacity"):
@@ -104,7 +107,7 @@ def predict(args: argparse.Namespace) -> list[str]:
     if model and not model.endswith(tuple(SUFFIXES.values())):
         (config, checkpoint), model = find_model(model, checkpoint), None
     if model:
-        predictor = Predictor.from_file(model)
+        predictor = Predictor.from_file(model, runtime=args.runtime)
     else:
         given = {"framework": args.framework, "options": args.opts, "classes": args.classes, "device": args.device}
         predictor = Predictor.from_config(config, checkpoint, **given)

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from resnest_backbones.choices import CALIBRATIONS
+from resnest_backbones.choices import CALIBRATIONS, RUNTIMES
 from resnest_backbones.commands import named, print_next
 from resnest_backbones.data import read_image
 from resnest_backbones.errors import ExportError, add_verbose, one_line_errors
@@ -33,6 +33,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
     text = "how to find the range of an activation (default: %(default)s)"
     add("--method", choices=CALIBRATIONS, default="minmax", help=text)
     add("--keep", nargs="+", default=[], metavar="NAME", help="keep nodes with this in their names in float32")
+    add("--runtime", choices=RUNTIMES, default=RUNTIMES[0], help="what measures both files (default: %(default)s)")
     group = parser.add_argument_group("measure AP, or mIoU, of both files")
     group.add_argument("--val-json", type=Path, metavar="FILE", help="annotations in COCO format, for a detector")
     group.add_argument("--val-images", type=Path, metavar="DIR", help="folder of the validation images")
@@ -81,7 +82,7 @@ def convert(args: argparse.Namespace) -> None:
     print(f"{output}: {number} operators in int8, calibrated on {len(images)} images")
     predictors = []
     for name, file in (("float32", args.model), ("int8", output)):
-        predictors.append(Predictor.from_file(file))
+        predictors.append(Predictor.from_file(file, runtime=args.runtime))
         milliseconds = _milliseconds(predictors[-1], images)
         print(f"  {name:<8} {file.stat().st_size / 1e6:>8.1f} MB {milliseconds:>8.1f} ms per image")
     if args.val_images:

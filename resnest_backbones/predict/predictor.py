@@ -20,7 +20,7 @@ from torch.nn import functional
 from torchvision.ops import clip_boxes_to_image
 
 from resnest_backbones.acceleration import resolve_device
-from resnest_backbones.choices import SUFFIXES
+from resnest_backbones.choices import RUNTIMES, SUFFIXES
 from resnest_backbones.data import palette_of
 from resnest_backbones.errors import ConfigError, ExportError, did_you_mean
 from resnest_backbones.export import formats
@@ -92,13 +92,14 @@ class Predictor:
         self._run = run
 
     @classmethod
-    def from_file(cls, file: str | Path) -> Predictor:
-        """Load an exported file.
+    def from_file(cls, file: str | Path, *, runtime: str = RUNTIMES[0]) -> Predictor:
+        """Load an exported file; ``runtime`` is what runs an ONNX file, ``onnxruntime`` or ``openvino``.
 
         Raises:
-            ExportError: ``export.save`` did not write it, or it holds a trunk alone.
+            ExportError: ``export.save`` did not write it, it holds a trunk alone, or the runtime cannot run it.
+            ImportError: the runtime is not installed.
         """
-        loaded = formats.load(file)
+        loaded = formats.load(file, runtime=runtime)
         return cls(loaded.run, loaded.metadata)
 
     @classmethod
@@ -178,6 +179,7 @@ def load(
     options: Sequence[str] = (),
     classes: str | None = None,
     device: str | None = None,
+    runtime: str = RUNTIMES[0],
 ) -> Predictor:
     """Load a trained model for prediction.
 
@@ -188,6 +190,7 @@ def load(
         options: config overrides, in the framework's syntax; not for an exported file.
         classes: a file with the classes' names, where the model does not hold them; not for an exported file.
         device: ``cpu``, ``cuda:1``; by default a GPU if there is one. An exported file runs on the CPU.
+        runtime: what runs an ONNX file, ``onnxruntime`` or ``openvino``.
 
     Returns:
         A callable: an RGB image (H, W, 3), uint8 -> ``Detections`` or a ``LabelMap``, as NumPy arrays.
@@ -203,7 +206,7 @@ def load(
         ['cat', 'dog']
     """
     if str(model).endswith(tuple(SUFFIXES.values())):
-        return Predictor.from_file(model)
+        return Predictor.from_file(model, runtime=runtime)
     config, checkpoint = find_model(model, checkpoint)
     return Predictor.from_config(config, checkpoint, options=options, classes=classes, device=device)
 

@@ -12,8 +12,9 @@ import onnx
 from PIL import Image
 
 from quantize import run
+from resnest_backbones.choices import RUNTIMES
 from resnest_backbones.data import read_image
-from resnest_backbones.errors import DatasetError
+from resnest_backbones.errors import DatasetError, ExportError
 from resnest_backbones.export import load, save
 from resnest_backbones.export.detectors import export_detector
 from resnest_backbones.predict import Predictor
@@ -73,6 +74,20 @@ def test_int8_is_smaller_and_finds_most_of_what_was_found(folder, tmp_path, caps
     assert metadata["int8"] == {"method": "minmax", "images": 3, "kept": ["box_predictor"]}
     assert metadata["classes"] == CLASSES
     assert [file.name for file in tmp_path.iterdir()] == ["small.onnx"]
+
+
+def test_openvino_finds_what_onnx_runtime_finds(folder, tmp_path):
+    pytest.importorskip("openvino")
+    file = folder / "model.onnx"
+    for image in sorted((folder / "images").iterdir()):
+        wanted, found = (Predictor.from_file(file, runtime=name)(read_image(image)) for name in RUNTIMES)
+        assert len(found.scores) > 20 and found.names == wanted.names
+        np.testing.assert_allclose(found.boxes, wanted.boxes, atol=1e-2)
+    with pytest.raises(ExportError, match="runtime must be one of onnxruntime, openvino, got tensorrt"):
+        load(file, runtime="tensorrt")
+    (tmp_path / "a.torchscript").touch()
+    with pytest.raises(ExportError, match="openvino runs ONNX files, got .*a.torchscript"):
+        load(tmp_path / "a.torchscript", runtime="openvino")
 
 
 def test_ap_falls_with_wrong_boxes_and_needs_the_same_classes(folder, tmp_path):
