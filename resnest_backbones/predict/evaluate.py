@@ -128,9 +128,11 @@ def evaluate_coco(truth: Any, results: Sequence[Mapping[str, Any]], kind: str) -
     with contextlib.redirect_stdout(io.StringIO()):
         kept = truth.loadRes([{key: value for key, value in result.items() if key != other} for result in results])
         evaluation = COCOeval(truth, kept, kind)
-        evaluation.params.maxDets[-1] = max(100, *Counter(result["image_id"] for result in results).values())
+        evaluation.params.maxDets[-1] = limit = max(100, *Counter(result["image_id"] for result in results).values())
         evaluation.evaluate()
         evaluation.accumulate()
+    if limit > 100 and kind == "bbox":  # once, of boxes and masks
+        logger.warning("AP counts up to %d detections per image, where COCO counts 100", limit)
     return evaluation
 
 

@@ -111,7 +111,7 @@ def test_a_training_set_without_annotations_is_refused(bccd):
     assert register_custom_coco(None, None, empty, images)[0] is None  # an evaluation may have none
 
 
-def test_as_many_detections_count_as_the_model_gives(tmp_path):
+def test_as_many_detections_count_as_the_model_gives(tmp_path, caplog):
     """The ground truth of 150 objects, taken as detections, has an AP of 100 in every tool."""
     (tmp_path / "images").mkdir()
     Image.new("RGB", (320, 240)).save(tmp_path / "images" / "a.jpg")
@@ -133,3 +133,4 @@ def test_as_many_detections_count_as_the_model_gives(tmp_path):
     results = [{"image_id": 1, "category_id": 1, "bbox": box, "score": 1 - n / 300} for n, box in enumerate(boxes)]
     metrics = summarize(evaluate_coco(COCO(tmp_path / "val.json"), results, "bbox"))
     assert metrics == {"AP": pytest.approx(100), "AP50": pytest.approx(100), "AP75": pytest.approx(100)}
+    assert "AP counts up to 150 detections per image, where COCO counts 100" in caplog.text
