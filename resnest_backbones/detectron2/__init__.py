@@ -15,10 +15,9 @@ from resnest_backbones.detectron2.builders import (
     build_resnest_fpn_backbone,
     build_retinanet_resnest_fpn_backbone,
 )
-from resnest_backbones.detectron2.c4 import ResNeStRes5ROIHeads, make_res5
 from resnest_backbones.detectron2.checkpoint import ResNeStCheckpointer, register_weights_handler
 from resnest_backbones.detectron2.config import add_resnest_config, use_resnest
-from resnest_backbones.detectron2.roi_heads import MMDetCascadeROIHeads
+from resnest_backbones.detectron2.roi_heads import MMDetCascadeROIHeads, ResNeStRes5ROIHeads, make_res5
 
 register_weights_handler()
 

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
@@ -148,15 +149,12 @@ def _spec_from_config(cfg: CfgNode) -> ResNeStSpec:
             f"{keys.WIDTH_PER_GROUP} x {keys.BOTTLENECK_WIDTH} / 64"
         )
     plain = get_variant(f"resnest{keys.DEPTH}")
-    given = (keys.RADIX, keys.NUM_GROUPS, int(width), keys.AVD_FIRST)
-    for spec in VARIANTS.values():
-        if spec.depths == plain.depths and given == (
-            spec.radix,
-            spec.cardinality,
-            spec.bottleneck_width,
-            spec.avd_first,
-        ):
-            return spec
+    spec = ResNeStSpec(
+        "custom", plain.depths, plain.stem_width, keys.RADIX, keys.NUM_GROUPS, int(width), keys.AVD_FIRST
+    )
+    for published in VARIANTS.values():
+        if spec == replace(published, name="custom", params=None, multiply_adds=None):
+            return published
     usual = {"RADIX": 2, "NUM_GROUPS": 1, "WIDTH_PER_GROUP": 64, "BOTTLENECK_WIDTH": 64, "AVD_FIRST": False}
     others = ", ".join(f"{key} {keys[key]}" for key, value in usual.items() if keys[key] != value)
     message = f"MODEL.RESNETS.DEPTH {keys.DEPTH} with {others} is no published ResNeSt"
@@ -164,8 +162,7 @@ def _spec_from_config(cfg: CfgNode) -> ResNeStSpec:
         usual_values = ", ".join(f"{key} {value}" for key, value in usual.items())
         raise ConfigError(f"{message}, and {cfg.MODEL.WEIGHTS} does not fit it; {plain.name} has {usual_values}")
     logger.warning("%s: no published weights fit it", message)
-    radix, cardinality, bottleneck_width, avd_first = given
-    return ResNeStSpec("custom", plain.depths, plain.stem_width, radix, cardinality, bottleneck_width, avd_first)
+    return spec
 
 
 @register(BACKBONE_REGISTRY)

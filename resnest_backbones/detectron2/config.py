@@ -13,7 +13,7 @@ from detectron2.config import LazyCall as L
 
 from resnest_backbones.detectron2.backbone import STAGES_IN_ORDER, ResNeSt
 from resnest_backbones.detectron2.builders import has_plain_res5
-from resnest_backbones.detectron2.c4 import make_res5
+from resnest_backbones.detectron2.roi_heads import make_res5
 from resnest_backbones.errors import ConfigError as ConfigError  # this was its place
 from resnest_backbones.models.variants import get_variant
 from resnest_backbones.weights import DETECTOR_PIXELS, SCHEME, WEIGHTS

@@ -32,8 +32,8 @@ class CocoSource:
         image_root: folder that the file names in it are relative to.
         images: their files.
         class_names: names of the categories, in the order of their ids.
-        num_annotations: number of annotations.
-        num_objects: number of annotations of single objects, not crowds.
+        num_annotations: crowds included.
+        num_objects: of single objects, not crowds.
         most_objects: number of them in the image with the most; of two files, in the one to evaluate on.
         has_rle: whether an object's segmentation is a run-length code, which ``INPUT.MASK_FORMAT`` polygon cannot take.
         without_mask: a line that counts and names the annotations without a usable segmentation; "" where all have one.
@@ -107,15 +107,10 @@ def register_custom_coco(
 ) -> tuple[str | None, str, CocoSource]:
     """Check a custom dataset and register it with Detectron2, under names made from its files.
 
-    Args:
-        train_json: annotations to train on; None for an evaluation only.
-        train_images: folder of their images.
-        val_json: annotations to evaluate on.
-        val_images: folder of their images.
-
     Returns:
-        Detectron2's name of the training set (None without one), that of the validation set, and the source of the
-        classes (the training set where there is one); it has masks where both sets have.
+        Detectron2's name of the training set (None without ``train_json``, for an evaluation only), that of the
+        validation set, and the source of the classes (the training set where there is one); it has masks where both
+        sets have.
 
     Raises:
         DatasetError: a file cannot be used (``check_coco_json``), or the categories of the two differ.

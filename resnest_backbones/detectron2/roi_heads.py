@@ -1,4 +1,8 @@
-"""Cascade R-CNN's heads by the rules of MMDetection, whose published files are exact with them."""
+"""The heads of R-CNNs: Cascade R-CNN's by the rules of MMDetection, and those without a pyramid (C4).
+
+With the former MMDetection's published files are exact. In the latter the trunk ends with res4, and res5 computes the
+features of each proposal.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,23 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, select_foreground_proposals
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.roi_heads import (
+    ROI_HEADS_REGISTRY,
+    CascadeROIHeads,
+    Res5ROIHeads,
+    select_foreground_proposals,
+)
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from detectron2.structures import Instances, pairwise_iou
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from resnest_backbones.detectron2.backbone import register
+from resnest_backbones.detectron2.backbone import ResNeSt, register
+from resnest_backbones.detectron2.builders import build_trunk
 from resnest_backbones.errors import ConfigError
+from resnest_backbones.models.arguments import check_choice
+from resnest_backbones.models.variants import ResNeStSpec
 
 logger = logging.getLogger(__name__)
 
@@ -170,3 +183,22 @@ def keep_last_mask_head(state: dict[str, Any], wanted: Collection[str]) -> dict[
     logger.warning("The model has one mask head: it is filled from stage %d, and %d tensors of the mask heads of other "
                    "stages are left out", last, len(left_out))  # fmt: skip
     return {names.get(key, key): value for key, value in state.items() if key not in left_out}
+
+
+@register(ROI_HEADS_REGISTRY)
+class ResNeStRes5ROIHeads(Res5ROIHeads):
+    """Detectron2's ``Res5ROIHeads`` with the res5 of the config's ResNeSt, which the box and the mask head share."""
+
+    @classmethod
+    def _build_res5_block(cls, cfg: CfgNode) -> tuple[nn.Module, int]:
+        trunk = build_trunk(cfg, ShapeSpec(channels=3), ["res5"])
+        return trunk.get_submodule("res5"), trunk.out_channels
+
+
+def make_res5(spec: ResNeStSpec | str, *, norm: str = "BN", out_channels: int = 2048) -> nn.Module:
+    """Make the ``res5`` of ``Res5ROIHeads`` in a LazyConfig: (N, 1024, H, W) -> (N, 2048, H / 2, W / 2).
+
+    ``spec`` and ``norm`` are those of ``ResNeSt``; Detectron2's ``mask_rcnn_c4.py`` refers to ``out_channels``.
+    """
+    check_choice("out_channels", out_channels, (2048,))
+    return ResNeSt(spec, norm=norm, out_features=("res5",)).get_submodule("res5")

@@ -122,8 +122,7 @@ def use_image_mapper(loader: DictConfig) -> DictConfig:
     mapper = loader.get("mapper")
     if mapper is None or locate_target(mapper) is not DatasetMapper:
         return loader
-    merged = OmegaConf.merge(loader, {"mapper": {"_target_": f"{__name__}.{ImageMapper.__name__}"}})
-    assert isinstance(merged, DictConfig)  # as what it was merged from
+    merged: Any = OmegaConf.merge(loader, {"mapper": {"_target_": f"{__name__}.{ImageMapper.__name__}"}})
     return merged
 
 
@@ -207,9 +206,6 @@ def build_resumable_train_loader(
     """Build what ``detectron2.data.build_detection_train_loader`` builds from these arguments, and from a seed.
 
     ``set_first_batch(loader, n)``, before iterating, makes the batch numbered ``n`` the first.
-
-    Raises:
-        ValueError: ``total_batch_size`` is not a positive multiple of the number of processes.
     """
     world_size = comm.get_world_size()
     if total_batch_size < 1 or total_batch_size % world_size:
@@ -263,31 +259,18 @@ def class_names_of(datasets: str | Sequence[str]) -> list[str]:
     return list(MetadataCatalog.get(names[0]).get("thing_classes") or []) if names else []
 
 
-class EvaluatorByName(DatasetEvaluator):
-    """Gives the classes that a model finds the places that they have in the data, and lets another evaluator evaluate.
+def evaluate_by_name(evaluator: DatasetEvaluator, places: Sequence[int] | None) -> DatasetEvaluator:
+    """Let an evaluator take a model's classes at the places that they have in the data (``match_classes``)."""
+    if places is not None:
+        table, process = torch.tensor(places), evaluator.process
 
-    Args:
-        evaluator: the other one.
-        places: of each of the model's classes in the data (``match_classes``).
-    """
+        def process_by_name(inputs: Any, outputs: Any) -> None:
+            for found in (output["instances"] for output in outputs if "instances" in output):
+                found.pred_classes = table.to(found.pred_classes.device)[found.pred_classes]
+            process(inputs, outputs)
 
-    def __init__(self, evaluator: DatasetEvaluator, places: Sequence[int]) -> None:
-        self._evaluator = evaluator
-        self._places = torch.tensor(places)
-
-    def reset(self) -> None:
-        """Reset the other evaluator."""
-        self._evaluator.reset()
-
-    def process(self, inputs: Any, outputs: Any) -> None:
-        """Change the classes in ``outputs``, in place, for the other evaluator."""
-        for found in (output["instances"] for output in outputs if "instances" in output):
-            found.pred_classes = self._places.to(found.pred_classes.device)[found.pred_classes]
-        self._evaluator.process(inputs, outputs)
-
-    def evaluate(self) -> Any:
-        """Return the other evaluator's results."""
-        return self._evaluator.evaluate()
+        evaluator.process = process_by_name
+    return evaluator
 
 
 def check_evaluator(dataset_name: str) -> None:

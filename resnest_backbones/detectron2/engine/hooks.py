@@ -120,7 +120,7 @@ class DrawPredictions(HookBase):
         self._inputs = list(islice(chain.from_iterable(batches), _MAX_DRAWN))
 
     def after_step(self) -> None:
-        """Draw after each period, and after the last iteration."""
+        """Draw after each period and the last iteration."""
         done = self.trainer.iter + 1
         if done % self._period and done != self.trainer.max_iter:
             return

@@ -7,6 +7,8 @@ import importlib.util
 import logging
 import re
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +39,40 @@ _BESIDE_IT = ("log.txt*", "config.yaml*", "seed.txt", "events.out.tfevents.*", "
 
 
 def device_or_cpu(wanted: str, key: str) -> str:
-    """Return the device of a config, or the CPU where it is a GPU, as Detectron2's defaults have it, and there is none.
-
-    Raises:
-        ConfigError: there is no such device here; the message names the key.
-    """
+    """Return the device of a config; the CPU where it is a GPU, as Detectron2's defaults have it, and there is none."""
     return "cpu" if wanted.startswith("cuda") and not torch.cuda.is_available() else resolve_device(wanted, key)
 
 
-def check_weights_name(weights: str) -> None:
-    """Raise a ``ConfigError`` with the nearest names before any work where no published weights have that name."""
+def prepare(
+    args: argparse.Namespace, *, device: str, key: str, weights: str, output_dir: str, seed: int, amp: bool
+) -> tuple[str, int, list[str]]:
+    """Check device and weights, and move an earlier run out of the way; return device, seed, and lines for the user.
+
+    A seed below 0 becomes that of the run to resume, else a new one, the same in all processes. An error about the
+    device, or about published weights of no such name, comes before any work; ``key`` is the device's in the config.
+    """
+    wanted, device, messages = device, device_or_cpu(device, key), []
     if weights.startswith(SCHEME):
         get_record(weights)
+    if comm.is_main_process() and not args.resume and not args.eval_only:
+        messages = set_aside(output_dir, _OF_A_RUN, _BESIDE_IT, keep=weights)
+    comm.synchronize()
+    if device != wanted:
+        messages.append("No GPU found: running on the CPU")
+    if device.startswith("cpu") and amp:
+        messages.append("Mixed precision on the CPU uses float32 and bfloat16, without scaling of losses")
+    return device, seed if seed >= 0 else _find_seed(output_dir, args), messages
+
+
+def _find_seed(output_dir: str, args: argparse.Namespace) -> int:
+    file = Path(output_dir) / "seed.txt"
+    previous = int(file.read_text()) if args.resume and file.is_file() else -1
+    previous = comm.all_gather(previous)[0]
+    seed = previous if previous >= 0 else comm.shared_random_seed()
+    if comm.is_main_process() and not args.eval_only:
+        check_writable(file.parent)
+        write_atomically(file, lambda stream: stream.write(f"{seed}\n".encode()))
+    return seed
 
 
 def check_sizes(cfg: CfgNode) -> None:
@@ -64,37 +88,6 @@ def check_sizes(cfg: CfgNode) -> None:
             f"{key} must be the least and the largest size with {key}_SAMPLING range, got {sizes}: write "
             f"'({min(sizes)},{max(sizes)})', or set {key}_SAMPLING choice"
         )
-
-
-def fallback_messages(device: str, wanted_device: str, wanted_amp: bool) -> list[str]:
-    """Return what to tell the user about a device or a precision that is not the wanted one."""
-    messages = ["No GPU found: running on the CPU"] if device != wanted_device else []
-    if device.startswith("cpu") and wanted_amp:
-        messages.append("Mixed precision on the CPU uses float32 and bfloat16, without scaling of losses")
-    return messages
-
-
-def set_aside_earlier_run(output_dir: str, weights: str, args: argparse.Namespace) -> list[str]:
-    """Move what an earlier run left out of the way of a fresh one; return a line for the user about it."""
-    messages = []
-    if comm.is_main_process() and not args.resume and not args.eval_only:
-        messages = set_aside(output_dir, _OF_A_RUN, _BESIDE_IT, keep=weights)
-    comm.synchronize()
-    return messages
-
-
-def resolve_seed(seed: int, output_dir: str, args: argparse.Namespace) -> int:
-    """Return the config's seed, else that of the run to resume, else a new one; the same in all processes."""
-    if seed >= 0:
-        return seed
-    file = Path(output_dir) / "seed.txt"
-    previous = int(file.read_text()) if args.resume and file.is_file() else -1
-    previous = comm.all_gather(previous)[0]
-    seed = previous if previous >= 0 else comm.shared_random_seed()
-    if comm.is_main_process() and not args.eval_only:
-        check_writable(file.parent)
-        write_atomically(file, lambda stream: stream.write(f"{seed}\n".encode()))
-    return seed
 
 
 def check_cropped_polygons() -> None:
@@ -135,22 +128,15 @@ def setup_run(cfg: CfgNode | DictConfig, args: argparse.Namespace, output_dir: s
         logger.warning(message)
     for handler in setup_logger(output_dir, distributed_rank=comm.get_rank()).handlers:  # default_setup takes the same
         if getattr(handler, "stream", None) is not sys.stdout:
-            handler.setFormatter(_WithoutColours(handler.formatter))
+            setattr(handler, "format", partial(_without_colours, handler.format))  # noqa: B010
         elif not args.verbose:
             handler.addFilter(lambda record: not str(record.msg).startswith(_FOR_THE_FILE))
     default_setup(cfg, args)
 
 
-class _WithoutColours(logging.Formatter):
-    """A formatter that leaves out the codes of colours, which Detectron2 puts into the config that it logs."""
-
-    def __init__(self, inner: logging.Formatter | None) -> None:
-        super().__init__()
-        self._inner = inner or logging.Formatter()
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Format as the inner formatter does."""
-        return _COLOUR.sub("", self._inner.format(record))
+def _without_colours(format: Callable[[logging.LogRecord], str], record: logging.LogRecord) -> str:
+    """Format without the codes of colours, which Detectron2 puts into the config that it logs."""
+    return _COLOUR.sub("", format(record))
 
 
 def parallel(model: nn.Module, device: str, **options: Any) -> nn.Module:

@@ -31,13 +31,13 @@ from resnest_backbones.detectron2.checkpoint import ResNeStCheckpointer
 from resnest_backbones.detectron2.custom_coco import use_custom_dataset
 from resnest_backbones.detectron2.engine.data import (
     COCO_MAX_DETECTIONS,
-    EvaluatorByName,
     build_evaluator,
     build_resumable_train_loader,
     build_test_loader,
     build_train_loader_from_config,
     check_evaluator,
     class_names_of,
+    evaluate_by_name,
     limit_of_detections,
     locate_target,
     set_first_batch,
@@ -56,12 +56,8 @@ from resnest_backbones.detectron2.engine.run_setup import (
     check_batch,
     check_cropped_polygons,
     check_sizes,
-    check_weights_name,
-    device_or_cpu,
-    fallback_messages,
     parallel,
-    resolve_seed,
-    set_aside_earlier_run,
+    prepare,
     setup_run,
 )
 from resnest_backbones.detectron2.options import (
@@ -80,12 +76,8 @@ _CUSTOM_DATASET = ("train_json", "train_images", "val_json", "val_images")
 def main(args: argparse.Namespace) -> dict[str, Any]:
     """Train or evaluate as the arguments say; ``detectron2.engine.launch`` calls it in each process.
 
-    Returns:
-        The results of the last evaluation on the main process: task -> metric -> percent.
-
-    Raises:
-        ResNeStError: one of its subclasses, for a config, weights, data or a loss that cannot be used.
-        OSError: the output folder cannot be written.
+    It returns the results of the last evaluation on the main process: task -> metric -> percent. What goes wrong with
+    config, weights, data, losses or the output folder is a ``ResNeStError`` or an ``OSError``.
     """
     with config_errors(name_nearest):
         run = LazyRun(args) if args.config_file.endswith(".py") else YamlRun(args)
@@ -171,8 +163,6 @@ class YamlRun:
         if args.val_json:
             use_custom_dataset(cfg, *(getattr(args, name) for name in _CUSTOM_DATASET))
             cfg.merge_from_list(args.opts)  # the command line has the last word
-        wanted_device, cfg.MODEL.DEVICE = cfg.MODEL.DEVICE, device_or_cpu(cfg.MODEL.DEVICE, "MODEL.DEVICE")
-        check_weights_name(cfg.MODEL.WEIGHTS)
         if not args.eval_only:  # which takes images one by one
             check_batch(cfg)
             check_sizes(cfg)
@@ -181,19 +171,20 @@ class YamlRun:
             check_evaluator(name)
         if cfg.INPUT.CROP.ENABLED and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon" and not args.eval_only:
             check_cropped_polygons()
-        messages = set_aside_earlier_run(cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS, args)
-        messages += fallback_messages(cfg.MODEL.DEVICE, wanted_device, cfg.SOLVER.AMP.ENABLED)
-        cfg.SEED = resolve_seed(cfg.SEED, cfg.OUTPUT_DIR, args)
+        self.output_dir: str = cfg.OUTPUT_DIR
+        self.weights: str = cfg.MODEL.WEIGHTS
+        self.amp: bool = cfg.SOLVER.AMP.ENABLED
+        cfg.MODEL.DEVICE, cfg.SEED, messages = prepare(
+            args, device=cfg.MODEL.DEVICE, key="MODEL.DEVICE", seed=cfg.SEED,
+            weights=self.weights, output_dir=self.output_dir, amp=self.amp,
+        )  # fmt: skip
         cfg.freeze()
         setup_run(cfg, args, cfg.OUTPUT_DIR, messages)
         if not args.eval_only:
             cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         self.cfg = cfg
         self.device: str = cfg.MODEL.DEVICE
-        self.amp: bool = cfg.SOLVER.AMP.ENABLED
-        self.seed = max(cfg.SEED, 0)
-        self.output_dir: str = cfg.OUTPUT_DIR
-        self.weights: str = cfg.MODEL.WEIGHTS
+        self.seed: int = cfg.SEED
         self.trained_on, self.evaluated_on = cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
         self.max_iter: int = cfg.SOLVER.MAX_ITER
         self.eval_period: int = cfg.TEST.EVAL_PERIOD
@@ -225,8 +216,7 @@ class YamlRun:
         for name in self.cfg.DATASETS.TEST:
             limit = self.cfg.TEST.DETECTIONS_PER_IMAGE
             evaluator = build_evaluator(name, os.path.join(self.output_dir, folder), limit)
-            if self.class_places is not None:
-                evaluator = EvaluatorByName(evaluator, self.class_places)
+            evaluator = evaluate_by_name(evaluator, self.class_places)
             results[name] = inference_on_dataset(model, build_test_loader(self.cfg, name), evaluator)
             if comm.is_main_process():
                 logger.info("Evaluation results for %s in csv format:", name)
@@ -261,15 +251,15 @@ class LazyRun:
         if not args.eval_only and _crops_polygons(cfg.dataloader.train.get("mapper")):
             check_cropped_polygons()
         settings = cfg.train
-        wanted_device, settings.device = settings.device, device_or_cpu(settings.device, "train.device")
-        check_weights_name(settings.init_checkpoint)
-        messages = set_aside_earlier_run(settings.output_dir, settings.init_checkpoint, args)
-        settings.seed = resolve_seed(settings.get("seed", -1), settings.output_dir, args)
-        self.device: str = settings.device
-        self.amp: bool = settings.amp.enabled
-        self.seed: int = settings.seed
         self.output_dir: str = settings.output_dir
         self.weights: str = settings.init_checkpoint
+        self.amp: bool = settings.amp.enabled
+        settings.device, settings.seed, messages = prepare(
+            args, device=settings.device, key="train.device", seed=settings.get("seed", -1),
+            weights=self.weights, output_dir=self.output_dir, amp=self.amp,
+        )  # fmt: skip
+        self.device: str = settings.device
+        self.seed: int = settings.seed
         self.trained_on, self.evaluated_on = (
             cfg.dataloader.get(part, {}).get("dataset", {}).get("names", ()) for part in ("train", "test")
         )
@@ -278,7 +268,6 @@ class LazyRun:
         self.log_period: int = settings.log_period
         self.checkpoints: Mapping[str, Any] = settings.checkpointer
         self.ddp: Mapping[str, Any] = settings.ddp
-        messages += fallback_messages(self.device, wanted_device, self.amp)
         setup_run(cfg, args, self.output_dir, messages)
 
     def build_model(self) -> nn.Module:
@@ -321,9 +310,7 @@ class LazyRun:
         if locate_target(evaluator) is COCOEvaluator and "max_dets_per_image" not in evaluator:
             limit = limit_of_detections(_detections_per_image(self.cfg.model))
             evaluator = OmegaConf.merge(evaluator, {"max_dets_per_image": limit})
-        evaluator = instantiate(evaluator)
-        if self.class_places is not None:
-            evaluator = EvaluatorByName(evaluator, self.class_places)
+        evaluator = evaluate_by_name(instantiate(evaluator), self.class_places)
         results = inference_on_dataset(model, instantiate(use_image_mapper(data.test)), evaluator)
         if comm.is_main_process():
             print_csv_format(results)

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
-import mmseg.registry
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
@@ -48,6 +47,7 @@ from resnest_backbones.mmseg.config import (
     describe_output_stride,
     inner_datasets,
     load_config,
+    registries,
     remove_hook,
     type_name,
     use_custom_dataset,
@@ -64,13 +64,9 @@ _SYNC_NORMS = ("SyncBN", "MMSyncBN")
 
 
 def train(args: argparse.Namespace) -> Training:
-    """Train as the options of ``tools/train_seg.py`` say.
+    """Train as the options of ``tools/train_seg.py`` say; only the main process returns metrics and checkpoint.
 
-    Returns:
-        Folder, metrics and last checkpoint; the latter two are empty in processes other than the main one.
-
-    Raises:
-        ResNeStError, OSError: something is missing, wrong, diverged or full; the message names it.
+    What is missing, wrong, diverged or full is named by a ``ResNeStError`` or an ``OSError``.
     """
     use_safe_loading()
     cfg = _setup_config(args)
@@ -105,9 +101,8 @@ def train(args: argparse.Namespace) -> Training:
     except (WeightsError, URLError) as error:
         without = f"model.backbone.init_cfg=None{' load_from=None' if cfg.get('load_from') else ''}"
         raise WeightsError(f"{error}; --cfg-options {without} starts without weights") from error
-    folder, in_main_process = Path(cfg.work_dir), is_main_process()
-    _end_processes()
-    if not in_main_process:
+    folder = Path(cfg.work_dir)
+    if not _end_processes():
         return Training(folder, {}, None)
     scalars = {name.partition("val/")[2]: value for name, value in runner.message_hub.log_scalars.items()}
     metrics = {name: value.current() for name, value in scalars.items() if name and not name.endswith("time")}
@@ -115,13 +110,9 @@ def train(args: argparse.Namespace) -> Training:
 
 
 def test(args: argparse.Namespace) -> dict[str, float]:
-    """Test as the options of ``tools/test_seg.py`` say.
+    """Test as the options of ``tools/test_seg.py`` say; a checkpoint that does not fill the model is an error, too.
 
-    Returns:
-        The metrics, mIoU first, in percent for ``IoUMetric``; nothing in processes other than the main one.
-
-    Raises:
-        ResNeStError: as ``train``; also where the checkpoint does not fill the model.
+    The main process returns the metrics, mIoU first, in percent for ``IoUMetric``.
     """
     use_safe_loading()
     cfg = _setup_config(args)
@@ -141,21 +132,13 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     if args.out is not None:
         _check_names_differ(runner.test_loop.dataloader.dataset)
     metrics = runner.test()
-    in_main_process = is_main_process()
-    _end_processes()
-    return dict(sorted(metrics.items(), key=lambda item: not item[0].endswith("mIoU"))) if in_main_process else {}
+    return dict(sorted(metrics.items(), key=lambda item: not item[0].endswith("mIoU"))) if _end_processes() else {}
 
 
 def build_runner(cfg: Config, messages: Sequence[str], *, verbose: bool = False) -> Runner:
-    """Build MMEngine's runner of a config.
+    """Build MMEngine's runner of a config, which first logs ``messages`` as warnings.
 
-    Args:
-        cfg: the config.
-        messages: what to log first, as warnings.
-        verbose: show the whole config and the order of hooks on the screen, too, not in the log file alone.
-
-    Raises:
-        ConfigError: it cannot be built.
+    The whole config and the order of hooks are in the log file alone, with ``verbose`` on the screen, too.
     """
     base: Any = RUNNERS.get(cfg.runner_type) if cfg.get("runner_type") else Runner
 
@@ -178,10 +161,9 @@ def build_runner(cfg: Config, messages: Sequence[str], *, verbose: bool = False)
 def name_nearest(message: str) -> str:
     """Return a message about a type that no registry has with the nearest ones, and other messages as they are."""
     found = _UNREGISTERED.search(message)
-    registries = [r for r in vars(mmseg.registry).values() if isinstance(r, Registry)]
-    names = [name for r in registries if found and r.name == found[2].rpartition("::")[2] for name in _names_of(r)]
     if not found:
         return message
+    names = [name for r in registries() if r.name == found[2].rpartition("::")[2] for name in _names_of(r)]
     return f"there is no {found[1]}; {did_you_mean(found[1], names, 'custom_imports may lack its module')}"
 
 
@@ -362,6 +344,9 @@ def _set_environment(launcher: str) -> None:
         os.environ[name]  # a KeyError names it
 
 
-def _end_processes() -> None:
+def _end_processes() -> bool:
+    """End the group of processes; return whether this is its main one."""
+    is_main = is_main_process()
     if distributed.is_initialized():
         distributed.destroy_process_group()
+    return is_main
