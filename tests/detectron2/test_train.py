@@ -339,7 +339,8 @@ def test_a_fresh_run_moves_an_earlier_one_out_of_its_way(bccd, tmp_path):
     for name in (*left, "mine.txt"):
         (folder / name).write_text("")
     for option in ("--resume", "--eval-only"):
-        assert run_setup.set_aside_earlier_run(str(folder), "", parse(option)) == []
+        settings = {"device": "cpu", "key": "", "weights": "", "output_dir": str(folder), "seed": 0, "amp": False}
+        assert run_setup.prepare(parse(option), **settings) == ("cpu", 0, [])
     train.YamlRun(parse("--config-file", CONFIG, *bccd, *tiny(folder, 1)))
     assert not (folder / "metrics.json").exists() and (folder / "mine.txt").is_file()
     (moved,) = folder.glob("before_*")

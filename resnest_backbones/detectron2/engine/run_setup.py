@@ -48,8 +48,8 @@ def prepare(
 ) -> tuple[str, int, list[str]]:
     """Check device and weights, and move an earlier run out of the way; return device, seed, and lines for the user.
 
-    A seed below 0 becomes that of the run to resume, else a new one, the same in all processes. An error about the
-    device, or about published weights of no such name, comes before any work; ``key`` is the device's in the config.
+    An error about the device, or about published weights of no such name, comes before any work; ``key`` is the
+    device's in the config.
     """
     wanted, device, messages = device, device_or_cpu(device, key), []
     if weights.startswith(SCHEME):
@@ -61,10 +61,13 @@ def prepare(
         messages.append("No GPU found: running on the CPU")
     if device.startswith("cpu") and amp:
         messages.append("Mixed precision on the CPU uses float32 and bfloat16, without scaling of losses")
-    return device, seed if seed >= 0 else _find_seed(output_dir, args), messages
+    return device, resolve_seed(seed, output_dir, args), messages
 
 
-def _find_seed(output_dir: str, args: argparse.Namespace) -> int:
+def resolve_seed(seed: int, output_dir: str, args: argparse.Namespace) -> int:
+    """Return a seed of 0 or more; else that of the run to resume, else a new one, the same in all processes."""
+    if seed >= 0:
+        return seed
     file = Path(output_dir) / "seed.txt"
     previous = int(file.read_text()) if args.resume and file.is_file() else -1
     previous = comm.all_gather(previous)[0]
