@@ -51,7 +51,8 @@ def load_from_file(filename: str, map_location: Any = None) -> dict[str, Any]:
     """Return a checkpoint file, of a training with MMEngine too, read without running any code that it may hold.
 
     The weights of a ResNeSt are under ``state_dict``, wherever they lie in the file; of several weights those that
-    ``FILE#PART`` asks for, or else the first, with a line about it.
+    ``FILE#PART`` asks for, or else the first, with a line about it. What does not exist, is not a checkpoint, or could
+    run code is a ``CheckpointError``.
     """
     file, part = split_part(os.path.expanduser(filename))
     return _with_weights(read_checkpoint(file), file, part)

@@ -46,7 +46,7 @@ def load_config(file: str | Path, options: Sequence[str] = ()) -> Config:
 
 
 def parse_options(words: Sequence[str]) -> dict[str, Any]:
-    """Return the settings of ``KEY=VALUE`` words, as MMEngine's command lines read them."""
+    """Return the settings of ``KEY=VALUE`` words, as MMEngine's command lines read them; refuse what they cannot."""
     for word in words:
         if not word.partition("=")[0].strip() or "=" not in word:
             raise ConfigError(f"a setting must be KEY=VALUE, without spaces, got {word!r}")
@@ -184,7 +184,7 @@ def describe_output_stride(cfg: Config) -> list[str]:
 
 
 def use_test_time_augmentation(cfg: Config) -> None:
-    """Replace the model and the test pipeline of a config by its ``tta_model`` and ``tta_pipeline``."""
+    """Replace model and test pipeline by ``tta_model`` and ``tta_pipeline``; refuse a config without them."""
     missing = [name for name in ("tta_model", "tta_pipeline") if not cfg.get(name)]
     if missing:
         raise ConfigError(f"--tta needs {' and '.join(missing)} in the config")
@@ -198,7 +198,7 @@ def use_custom_dataset(cfg: Config, data_root: str | Path, class_file: str | Pat
     """Replace the datasets of a config by one in ADE20K's layout, and fit heads and evaluators to its classes.
 
     Pipelines and wrappers of the datasets stay; only the loading of labels becomes one that checks them. The class file
-    is the one in ``data_root`` where None.
+    is the one in ``data_root`` where None; one that is missing or wrong is a ``DatasetError``.
     """
     found = find_class_file(data_root) if class_file is None else class_file
     fit_heads(cfg, len(read_classes(found)))

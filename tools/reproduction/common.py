@@ -30,7 +30,10 @@ _CHUNK = 16  # items that a process is given at a time
 
 
 def select_recipes(patterns: Sequence[str]) -> list[Recipe]:
-    """Return the recipes that names, patterns such as ``mask_rcnn_*``, or datasets choose, in their order; or all."""
+    """Return the recipes that names, patterns such as ``mask_rcnn_*``, or datasets choose, in their order; or all.
+
+    One that chooses nothing is a ``ConfigError`` with the nearest name.
+    """
     chosen = set() if patterns else set(RECIPES)
     for pattern in patterns:
         found = {r.name for r in RECIPES.values() if pattern == r.dataset or fnmatchcase(r.name, pattern)}

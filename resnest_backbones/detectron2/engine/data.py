@@ -205,7 +205,8 @@ def build_resumable_train_loader(
 ) -> DataLoader[Any]:
     """Build what ``detectron2.data.build_detection_train_loader`` builds from these arguments, and from a seed.
 
-    ``set_first_batch(loader, n)``, before iterating, makes the batch numbered ``n`` the first.
+    ``set_first_batch(loader, n)``, before iterating, makes the batch numbered ``n`` the first. A batch that is not a
+    positive multiple of the number of processes is a ``ValueError``.
     """
     world_size = comm.get_world_size()
     if total_batch_size < 1 or total_batch_size % world_size:

@@ -83,7 +83,8 @@ class WholeCheckpointHook(CheckpointHook):
 def repair_last_checkpoint(work_dir: str | Path) -> Path | None:
     """Make ``last_checkpoint`` name an existing file, and return it: the one that ``--resume`` will take, or None.
 
-    It may name none after the folder was moved, or when the writing of its one line was interrupted.
+    It may name none after the folder was moved, or when the writing of its one line was interrupted. A name of no file
+    is a ``CheckpointError`` where there is no other checkpoint.
     """
     folder = Path(work_dir).absolute()
     pointer = folder / "last_checkpoint"
