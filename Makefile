@@ -93,7 +93,7 @@ $(INSTALLED): setup.py $(wildcard requirements/*.txt)
 	@echo "installing the pinned environment in $(VENV), which takes some minutes the first time"
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet -r requirements/build.txt
-	$(PY) -m pip install --quiet --no-build-isolation -c requirements/constraints.txt -e '.[detectron2,mmseg,demo,export,notebooks,docs,dev]'
+	$(PY) -m pip install --quiet --no-build-isolation -c requirements/constraints.txt -e '.[detectron2,mmseg,demo,export,pretrain,notebooks,docs,dev]'
 	$(PY) -m pip install --quiet --no-build-isolation --no-deps -r requirements/peers.txt
 	@touch $@
 

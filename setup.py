@@ -72,6 +72,14 @@ EXTRAS = {
     "hub": ["huggingface-hub>=0.26", "safetensors>=0.4"],  # another place of ImageNet weights
     # pycocotools for the masks of exported detectors.
     "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2", "pycocotools>=2.0.6", "tabulate>=0.9"],
+    "pretrain": [  # tools/pretrain.py
+        "matplotlib>=3.7",
+        "pillow>=9.5",
+        "pycocotools>=2.0.6",  # tools/crop_boxes.py
+        "tabulate>=0.9",
+        "tensorboard>=2.12",
+        "timm>=1.0",
+    ],
     "notebooks": ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"],  # run docs/notebooks
     "docs": ["mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"],
     "dev": [

@@ -83,8 +83,8 @@ def build_argument_parser() -> argparse.ArgumentParser:
     which = listing.add_mutually_exclusive_group()
     which.add_argument("--configs", action="store_true", help="list the configs instead of the networks")
     which.add_argument("--trained", action="store_true", help="list the recipes whose trained files can be downloaded")
-    info = add("info", "print what is known about a network or a config: cost, weights, configs, published metrics")
-    info.add_argument("name", metavar="NAME", help="a name that `list` or `list --configs` prints")
+    info = add("info", "print what is known about a network, a config or a checkpoint file")
+    info.add_argument("name", metavar="NAME", help="a name that `list` or `list --configs` prints, or a file")
     download = add("download", "download and verify published weights of a network or a recipe, and print their path")
     download.add_argument("name", metavar="NAME", help="a network, or a recipe that `list --trained` prints")
     download.add_argument("--cache-dir", metavar="DIR", help="default: PyTorch Hub's cache")
@@ -165,14 +165,17 @@ def print_info(args: argparse.Namespace) -> int:
     """Run ``info``."""
     if args.name in resnest_backbones.VARIANTS:
         facts = _facts_of_network(args.name)
-        following = ("see another network", "info", "resnest50")
+        following: tuple[str, ...] = ("see another network", "info", "resnest50")
     elif args.name in model_zoo.list():
         facts = _facts_of_config(args.name)
         following = ("see its network", "info", facts["network"] or "resnest50")
+    elif os.path.isfile(args.name):
+        facts = resnest_backbones.checkpoint.describe_file(args.name)
+        following = ("convert it to another layout", "convert", args.name, "OUT.pth", "--to", "detectron2")
     else:
         known = [*resnest_backbones.VARIANTS, *model_zoo.list()]
         hint = did_you_mean(args.name, known, f"`{PROGRAM} list` prints the names")
-        raise ValueError(f"NAME must be a network or a config, got {args.name!r}; {hint}")
+        raise ValueError(f"NAME must be a network, a config or a checkpoint file, got {args.name!r}; {hint}")
     if facts.get("weights"):
         following = ("download its weights", "download", args.name)
     if args.json:

@@ -68,7 +68,9 @@ def test_each_config_of_a_resnest_is_of_one_network(capsys):
 
 
 def test_a_wrong_name_is_one_line_with_a_hint(capsys):
-    assert fails(capsys, "info", "resnest5O").startswith("resnest-backbones: error: NAME must be a network or a config")
+    assert fails(capsys, "info", "resnest5O").startswith(
+        "resnest-backbones: error: NAME must be a network, a config or a checkpoint file"
+    )
     assert "did you mean" in fails(capsys, "info", "resnest5O")
     assert "`resnest-backbones list`" in fails(capsys, "info", "zzzzzz")
     assert "no published weights are known for 'resnest152'" in fails(capsys, "download", "resnest152")

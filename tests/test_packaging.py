@@ -111,7 +111,7 @@ def test_the_core_requires_no_framework(metadata):
 
 
 def test_the_extras_are_those_promised(metadata):
-    extras = {"detectron2", "mmseg", "demo", "hub", "export", "notebooks", "docs", "dev"}
+    extras = {"detectron2", "mmseg", "demo", "hub", "export", "pretrain", "notebooks", "docs", "dev"}
     assert set(metadata.get_all("Provides-Extra")) == extras
     names: dict[str, set[str]] = {}
     for line in metadata.get_all("Requires-Dist"):

@@ -1,6 +1,7 @@
 """Files and layouts: reading without running code, renaming both ways, filling a trunk, writing atomically."""
 
 from resnest_backbones.checkpoint.contents import extract_state_dict
+from resnest_backbones.checkpoint.describe import describe_file
 from resnest_backbones.checkpoint.files import (
     LoadReport,
     SaveError,
@@ -26,6 +27,7 @@ __all__ = [
     "build",
     "convert_file",
     "convert_state_dict",
+    "describe_file",
     "detect_layout",
     "extract_state_dict",
     "for_detectron2",

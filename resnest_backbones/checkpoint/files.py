@@ -118,7 +118,7 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     return f"{path} ({path.stat().st_size} bytes) is not a checkpoint, or is cut short or damaged: {reason}"
 
 
-def _local_file(name: str) -> tuple[Path, str]:
+def local_file(name: str) -> tuple[Path, str]:
     """Return the file of a name, downloaded if need be, and the part of it that the name asks for."""
     name, part = split_part(name)
     if name.startswith(SCHEME):
@@ -195,7 +195,7 @@ def load_checkpoint(
             keys that are missing or have another shape.
         WeightsError: the published file could not be had.
     """
-    path, part = _local_file(str(file))
+    path, part = local_file(str(file))
     own = model.state_dict()
     wanted = {key: value for key, value in own.items() if not key.startswith(tuple(new))}
     try:
@@ -355,7 +355,7 @@ def convert_file(source: str | PathLike[str], target_file: str | PathLike[str], 
         raise ValueError(f"target_file must be a new file, but {output} exists")
     if not output.parent.is_dir():
         raise ValueError(f"target_file must lie in an existing folder, got {output}")
-    path, part = _local_file(str(source))
+    path, part = local_file(str(source))
     try:
         source_content = read_checkpoint(path)
         state = extract_state_dict(source_content, part=part, file=str(path))

@@ -109,13 +109,13 @@ def fit_trunk(state: Mapping[str, Any], own: Mapping[str, Any]) -> Fit:
 
 def describe_networks(state: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     """Return the beginning of a message that names the networks of a file and of a model, "" where they are one."""
-    names, own_names = _networks(state), _networks(own)
+    names, own_names = networks_of(state), networks_of(own)
     if set(names) & set(own_names) or not own_names:
         return ""
     return f"the file holds {' or '.join(names) or 'no whole ResNeSt'}, the model is {' or '.join(own_names)}; "
 
 
-def _networks(trunk: Mapping[str, Any]) -> list[str]:
+def networks_of(trunk: Mapping[str, Any]) -> list[str]:
     """Return the published networks that a trunk may be by the shapes of the stages it has, or else its depths."""
     blocks = {tuple(key.split(".")[:2]) for key in trunk}
     depths = [sum(stage == name for name, *_ in blocks) for stage in STAGES]

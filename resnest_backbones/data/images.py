@@ -16,6 +16,7 @@ from resnest_backbones.errors import DatasetError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _SWAPPING = (5, 6, 7, 8)  # EXIF's orientations that exchange width and height
 _MAX_16_BITS = 65535
+_MODES = {1: "L", 3: "RGB"}
 _32_BITS = "holds numbers of 32 bits, which do not say what is black and what is white: save it with 8 or 16 bits"
 
 
@@ -41,17 +42,19 @@ def open_image(file: str | Path, content: bytes | None = None, *, what: str = ""
         raise DatasetError(f"{what}{file} cannot be read as an image: {reason}") from error
 
 
-def read_image(file: str | Path, content: bytes | None = None) -> np.ndarray:
-    """Read an image as (H, W, 3), uint8 RGB, turned as its EXIF says.
+def read_image(file: str | Path, content: bytes | None = None, *, channels: int = 3) -> np.ndarray:
+    """Read an image as (H, W, channels), uint8, turned as its EXIF says.
 
     16 bits are scaled to 8, as OpenCV does it; an alpha channel is left out; of several frames, the first is taken.
 
     Args:
         file: its path, or the name of ``content``.
         content: of the file, where it is not a local one.
+        channels: 3 for RGB, 1 for grey; for another number the file must have as many, as a satellite image has four.
 
     Raises:
-        DatasetError: it cannot be read, or holds numbers that do not say what is black and what is white.
+        DatasetError: it cannot be read, has another number of channels, or holds numbers that do not say what is black
+            and what is white.
     """
     with open_image(file, content) as opened:
         image = opened
@@ -65,7 +68,11 @@ def read_image(file: str | Path, content: bytes | None = None) -> np.ndarray:
             if values.min() < 0 or values.max() > _MAX_16_BITS:
                 raise DatasetError(f"{file} {_32_BITS}")
             image = Image.fromarray((values >> 8).astype(np.uint8))
-        return np.array(image.convert("RGB"))  # a copy, which may be written to
+        if channels in _MODES:
+            image = image.convert(_MODES[channels])
+        elif len(image.getbands()) != channels:
+            raise DatasetError(f"{file} must have {channels} channels, got {len(image.getbands())} ({image.mode})")
+        return np.array(image).reshape(image.height, image.width, channels)  # a copy, which may be written to
 
 
 def read_size(file: str | Path) -> tuple[tuple[int, int], tuple[int, int]]:

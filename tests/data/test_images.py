@@ -61,6 +61,18 @@ def test_each_orientation_of_exif_is_turned_upright(suffix, orientation, tmp_pat
     assert bright == [corner]
 
 
+def test_grey_and_four_channels_are_read_where_they_are_wanted(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 4), dtype=np.uint8)
+    for name in ("four.png", "four.tif"):
+        Image.fromarray(pixels).save(tmp_path / name)
+        np.testing.assert_array_equal(read_image(tmp_path / name, channels=4), pixels)
+    Image.fromarray(np.full((5, 7), 0x1234, np.uint16)).save(tmp_path / "16_bits.png")
+    assert (read_image(tmp_path / "16_bits.png", channels=1) == 0x12).all()
+    assert read_image(tmp_path / "four.png", channels=1).shape == (5, 7, 1)
+    with pytest.raises(DatasetError, match=r"16_bits\.png must have 4 channels, got 1 \(L\)"):
+        read_image(tmp_path / "16_bits.png", channels=4)
+
+
 def png_chunk(kind: bytes, content: bytes) -> bytes:
     return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
 

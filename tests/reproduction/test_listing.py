@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from documents.costs import costs
 from reproduce import main
 from reproduction.listing import DEVICE_RATE, as_dict, as_text, estimate
 from resnest_backbones.model_zoo import RECIPES, get_config_file
+from resnest_backbones.weights import WEIGHTS
 
 pytest.importorskip("detectron2")
 pytest.importorskip("mmseg")
@@ -35,6 +37,18 @@ def test_the_table_has_every_recipe_once_with_what_was_published_and_what_it_sta
     words = " ".join(text.split())
     assert "an effective 10 TFLOP/s, about that of a V100 in float32: Detectron2's MODEL_ZOO.md has 0.210 s" in words
     assert "MODEL_ZOO.md" not in as_text(listed, 20.0, 120)  # another rate has another origin
+
+
+def test_the_networks_are_listed_with_their_published_accuracy(capsys):
+    assert main(["list", "imagenet"]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"resnest269 +top-1 84\.54 at 416 x 416", text) and "--eval-only resnest://resnest50" in text
+    assert "mask_rcnn" not in text
+    assert main(["list", "imagenet", "--json"]) == 0
+    networks = json.loads(capsys.readouterr().out)["networks"]
+    assert {entry["network"]: entry["published"]["top1"] for entry in networks} == {
+        name: record.top1 for name, record in WEIGHTS.items()
+    }
 
 
 def test_json_has_all_of_it(capsys):

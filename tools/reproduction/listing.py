@@ -30,7 +30,7 @@ from reproduction.common import select_recipes
 from reproduction.data import LAYOUT, needs
 from resnest_backbones.errors import ConfigError
 from resnest_backbones.model_zoo import METRICS, Recipe, config_root, get_config, get_config_file, list_trained
-from resnest_backbones.weights import SCHEME
+from resnest_backbones.weights import SCHEME, WEIGHTS
 
 DEVICE_RATE = 10.0  # TFLOP/s
 _DEVICE_RATE_SOURCE = (
@@ -110,6 +110,20 @@ def as_dict(recipe: Recipe, device_rate: float) -> dict[str, Any]:
     }
 
 
+def imagenet() -> list[dict[str, Any]]:
+    """Return what is listed of each published ImageNet file: its accuracy, and the command that evaluates it."""
+    return [
+        {
+            "network": record.name,
+            "published": {"top1": record.top1},
+            "crop": record.crop,
+            "source": record.source,
+            "command": f"python tools/pretrain.py --data imagenet --eval-only {SCHEME}{record.name}",
+        }
+        for record in WEIGHTS.values()
+    ]
+
+
 def as_text(listed: Sequence[dict[str, Any]], device_rate: float, width: int) -> str:
     """Return the recipes for a terminal of ``width`` columns, those of a dataset and a folder of configs together."""
     width, root = min(max(width, 72), 120), config_root().parent
@@ -153,7 +167,7 @@ def _rate_in_words(device_rate: float) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``list``."""
-    parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="default: all")
+    parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="or imagenet, for the networks; default: all")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--device-rate", type=float, default=DEVICE_RATE, metavar="TFLOPS",
@@ -163,8 +177,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Print the recipes."""
-    listed = [as_dict(recipe, args.device_rate) for recipe in select_recipes(args.recipes)]
+    networks = imagenet() if not args.recipes or "imagenet" in args.recipes else []
+    chosen = [name for name in args.recipes if name != "imagenet"]
+    recipes = select_recipes(chosen) if chosen or not args.recipes else []
+    listed = [as_dict(recipe, args.device_rate) for recipe in recipes]
     rate = {"device_rate_tflops": args.device_rate, "device_rate": _rate_in_words(args.device_rate)}
     width = shutil.get_terminal_size().columns
-    print(json.dumps({**rate, "recipes": listed}, indent=1) if args.json else as_text(listed, args.device_rate, width))
+    if args.json:
+        print(json.dumps({**rate, "recipes": listed, "networks": networks}, indent=1))
+        return 0
+    if networks:
+        print("\nimagenet, with tools/pretrain.py\n================================")
+        print("imagenet/val: 50000 images in a folder for each of 1000 classes, from https://image-net.org\n")
+        for entry in networks:
+            print(
+                f"{entry['network']:<24} top-1 {entry['published']['top1']} at {entry['crop']} x {entry['crop']} pixels"
+            )
+        print(f"\nevaluate one: {networks[0]['command']}")
+    if listed:
+        print(as_text(listed, args.device_rate, width))
     return 0
