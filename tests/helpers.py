@@ -45,6 +45,7 @@ _TINY_KEYS = {
     "MODEL.RPN.POST_NMS_TOPK_TRAIN": 100,
     "MODEL.RPN.PRE_NMS_TOPK_TEST": 100,
     "MODEL.RPN.POST_NMS_TOPK_TEST": 30,
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 32,
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,  # after few iterations, scores are low
     "INPUT.MIN_SIZE_TRAIN": "(96,128)",
     "INPUT.MIN_SIZE_TEST": 96,
@@ -209,6 +210,15 @@ def run_tool(name: str, *arguments: object, timeout: float = 300) -> tuple[int, 
     finally:
         process.kill()
     return process.returncode, output
+
+
+def error_of(run: Callable[[list[str]], object], *arguments: object) -> str:
+    """Run a tool that must end with an error of one line, and return it."""
+    with pytest.raises(SystemExit) as raised:
+        run([str(argument) for argument in arguments])
+    message = str(raised.value.code)
+    assert "error: " in message and "\n" not in message, message
+    return message
 
 
 def indented_block(beginning: str, file: str = "README.md") -> str:

@@ -16,7 +16,7 @@ from resnest_backbones.commands import COMMANDS, PROGRAM, print_next
 from resnest_backbones.errors import INSTALL
 from resnest_backbones.model_zoo import RECIPES
 from resnest_backbones.weights import PUBLISHED, WEIGHTS
-from tests.helpers import environment, publishing
+from tests.helpers import environment, error_of, publishing
 
 TRAINED = "deeplabv3_resnest101-d8_4xb4-160k_ade20k-512x512"
 
@@ -26,12 +26,6 @@ ROOT = Path(__file__).resolve().parents[1]
 def said(capsys, *words):
     main(list(map(str, words)))
     return capsys.readouterr().out
-
-
-def fails(capsys, *words):
-    with pytest.raises(SystemExit) as raised:
-        main(list(map(str, words)))
-    return str(raised.value.code)
 
 
 def test_list_prints_each_network_and_each_config(capsys):
@@ -67,14 +61,13 @@ def test_each_config_of_a_resnest_is_of_one_network(capsys):
     assert "published" in said(capsys, "info", "faster_rcnn_resnest50_fpn_1x")
 
 
-def test_a_wrong_name_is_one_line_with_a_hint(capsys):
-    assert fails(capsys, "info", "resnest5O").startswith(
-        "resnest-backbones: error: NAME must be a network, a config or a checkpoint file"
-    )
-    assert "did you mean" in fails(capsys, "info", "resnest5O")
-    assert "`resnest-backbones list`" in fails(capsys, "info", "zzzzzz")
-    assert "no published weights are known for 'resnest152'" in fails(capsys, "download", "resnest152")
-    assert "no longer answers" in fails(capsys, "download", "faster_rcnn_resnest50_fpn_1x")
+def test_a_wrong_name_is_one_line_with_a_hint():
+    line = error_of(main, "info", "resnest5O")
+    assert line.startswith("resnest-backbones: error: NAME must be a network, a config or a checkpoint file")
+    assert "did you mean" in line
+    assert "`resnest-backbones list`" in error_of(main, "info", "zzzzzz")
+    assert "no published weights are known for 'resnest152'" in error_of(main, "download", "resnest152")
+    assert "no longer answers" in error_of(main, "download", "faster_rcnn_resnest50_fpn_1x")
 
 
 def test_download_fetches_verifies_and_says_where(capsys, tmp_path, monkeypatch):
@@ -105,7 +98,7 @@ def test_convert_writes_another_layout(capsys, tmp_path):
     torch.save(build("resnest14").state_dict(), source)
     found = json.loads(said(capsys, "convert", source, target, "--to", "detectron2", "--json"))
     assert found["tensors"] == len(torch.load(target)["model"]) > 100
-    assert "pth exists" in fails(capsys, "convert", source, target, "--to", "detectron2")
+    assert "pth exists" in error_of(main, "convert", source, target, "--to", "detectron2")
 
 
 def test_doctor_reports_this_environment(capsys):

@@ -102,6 +102,7 @@ assert reproduce.main(["list", "cityscapes"]) == 0
 """
 
 
+@pytest.mark.slow
 def test_tools_need_no_packages_but_those_of_what_they_do(tmp_path):
     pytest.importorskip("matplotlib")
     environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tools'}", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}

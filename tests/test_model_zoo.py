@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from resnest_backbones import build, model_zoo
-from resnest_backbones.errors import ConfigError, WeightsError
+from resnest_backbones.errors import ConfigError
 from resnest_backbones.model_zoo import RECIPES
 from tests.helpers import publishing
 
@@ -92,14 +92,6 @@ def test_a_config_is_of_its_framework_and_loaded_anew_each_time():
     assert model_zoo.get_config(DETECTOR).MODEL.RESNETS.RADIX == 2 and again == "resnest50"
 
 
-def test_a_config_of_mmsegmentation_is_an_mmengine_config():
-    pytest.importorskip("mmseg")
-    from mmengine.config import Config
-
-    cfg = model_zoo.get_config(SEGMENTOR)
-    assert isinstance(cfg, Config) and cfg.model.backbone.name == "resnest50"
-
-
 @pytest.fixture
 def published_resnest50(tmp_path, monkeypatch):
     """A loopback server of "published" weights, a number of its own for each tensor."""
@@ -134,12 +126,3 @@ def test_a_model_has_the_weights_of_its_recipe_or_none(framework, name, prefix, 
     assert loaded.keys() == {k for k in state if not k.endswith("num_batches_tracked")}
     for k, value in loaded.items():
         torch.testing.assert_close(value, state[k].to(value.dtype), msg=k)
-
-
-@pytest.mark.parametrize(("framework", "name"), [("detectron2", DETECTOR), ("mmseg", SEGMENTOR)])
-def test_weights_that_cannot_be_had_are_an_error(framework, name, published_resnest50):
-    pytest.importorskip(framework)
-    server, _ = published_resnest50
-    server.content = b"something else"
-    with pytest.raises(WeightsError, match="sent another file: its sha256"):
-        model_zoo.get(name)

@@ -41,45 +41,6 @@ def test_torchvisions_faster_rcnn_trains_and_detects_on_the_bare_trunk():
     assert [set(one) for one in found] == [{"boxes", "labels", "scores"}] * 2
 
 
-# Detectron2
-
-
-LAZY_PROJECT = """
-from detectron2 import model_zoo
-from detectron2.config import LazyCall as L
-from resnest_backbones.detectron2 import ResNeSt
-
-model = model_zoo.get_config("common/models/mask_rcnn_fpn.py").model
-stages = ["res2", "res3", "res4", "res5"]
-model.backbone.bottom_up = L(ResNeSt)(spec="resnest14", out_features=stages, norm="FrozenBN", freeze_at=2)
-model.input_format = "RGB"
-"""
-
-
-def test_a_lazyconfig_project_with_the_backbone_in_the_place_of_its_resnet(tmp_path):
-    pytest.importorskip("detectron2")
-    from detectron2.config import LazyConfig, instantiate
-
-    from resnest_backbones.detectron2 import ResNeSt
-    from tests.detectron2 import helpers
-
-    (tmp_path / "project.py").write_text(LAZY_PROJECT)
-    cfg = LazyConfig.load(str(tmp_path / "project.py"))
-    keys = ["model.backbone.bottom_up.freeze_at=1", "model.backbone.bottom_up.drop_path_rate=0.1"]
-    cfg = LazyConfig.apply_overrides(cfg, [*keys, "model.roi_heads.num_classes=2"])
-    LazyConfig.save(cfg, str(tmp_path / "saved.yaml"))
-    cfg = LazyConfig.load(str(tmp_path / "saved.yaml"))
-    torch.manual_seed(0)
-    model = instantiate(cfg.model).train()
-    trunk = model.backbone.bottom_up
-    assert isinstance(trunk, ResNeSt) and trunk.output_shape()["res5"].stride == model.backbone.size_divisibility == 32
-    assert trunk.res5[-1].drop_path.p == pytest.approx(0.1)
-    losses = helpers.training_losses(model, helpers.images(2))
-    assert {"loss_cls", "loss_mask", "loss_rpn_cls"} <= set(losses)
-    assert not any(name.startswith("backbone.bottom_up.stem") for name in trained(model))
-    assert any(name.startswith("backbone.bottom_up.res2") for name in trained(model))
-
-
 # OpenMMLab
 
 

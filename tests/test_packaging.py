@@ -79,14 +79,11 @@ def test_the_sdist_carries_tools_and_tests(built):
 @pytest.mark.parametrize(
     ("framework", "names", "architecture"),
     [
-        (
-            "detectron2",
-            ["faster_rcnn_resnest50_fpn_1x", "mask_cascade_rcnn_resnest50_fpn_1x_lazy"],
-            "GeneralizedRCNN",
-        ),
-        pytest.param("mmseg", ["fcn_resnest50-d8_4xb4-paper_ade20k-480x480"], "EncoderDecoder", marks=pytest.mark.slow),
+        ("detectron2", ["faster_rcnn_resnest50_fpn_1x", "mask_cascade_rcnn_resnest50_fpn_1x_lazy"], "GeneralizedRCNN"),
+        ("mmseg", ["fcn_resnest50-d8_4xb4-paper_ade20k-480x480"], "EncoderDecoder"),
     ],
 )
+@pytest.mark.slow
 def test_an_installed_copy_loads_its_own_configs_and_builds_models(framework, names, architecture, built, tmp_path):
     pytest.importorskip(framework)
     code = (

@@ -98,11 +98,12 @@ def test_traced_gradients_are_the_same_for_all_sizes(checkpointing, fill_randoml
     "options",
     [
         pytest.param({"norm_layer": FrozenBatchNorm2d}, id="frozen norms"),
-        pytest.param({"norm_layer": nn.SyncBatchNorm}, id="synchronised norms", marks=pytest.mark.slow),
-        pytest.param({"norm_layer": partial(nn.GroupNorm, 8)}, id="group norms", marks=pytest.mark.slow),
-        pytest.param({"deform_stages": ["res3"], "deform_modulated": True}, id="deformable", marks=pytest.mark.slow),
+        pytest.param({"norm_layer": nn.SyncBatchNorm}, id="synchronised norms"),
+        pytest.param({"norm_layer": partial(nn.GroupNorm, 8)}, id="group norms"),
+        pytest.param({"deform_stages": ["res3"], "deform_modulated": True}, id="deformable"),
     ],
 )
+@pytest.mark.slow
 def test_sizes_share_graphs_whatever_is_frozen_or_normalises(options, fill_randomly):
     net = small(fill_randomly, **options).train()
     net.stem.eval().requires_grad_(False)
@@ -177,6 +178,7 @@ def test_a_copy_is_not_compiled_and_keeps_its_memory_format(fill_randomly):
     assert graphs() == 1
 
 
+@pytest.mark.slow
 def test_arguments_of_the_compiler_are_passed_on(fill_randomly):
     net = small(fill_randomly).train()
     accelerate(net, compile={"backend": "eager", "dynamic": False})

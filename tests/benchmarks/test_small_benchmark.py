@@ -72,14 +72,6 @@ def test_the_table_has_means_deviations_and_the_difference():
         assert table_rows(small_records.small_table({"bccd": there}))[0][3:] == cells
 
 
-def test_each_dataset_has_its_own_circumstances():
-    records = {name: record(name, resnet50=[1.0]) for name in DATASETS}
-    assert table_rows(small_records.circumstances_table(records)) == [
-        [title, "cpu", f"`command of {name}`", "2030-01-31", "a machine", "python 3, torch 4", "1.00", "2.47"]
-        for name, title in (("bccd", "blood cells (BCCD)"), ("nuclei", "nuclei"))
-    ]
-
-
 def test_a_record_is_read_as_it_was_written_and_leaves_those_of_other_datasets(tmp_path):
     file = tmp_path / "record.json"
     nuclei, bccd, again = record("nuclei", resnet50=[1.0]), record(resnet50=[2.0]), record(resnet50=[3.0])
@@ -109,10 +101,6 @@ def test_wrong_arguments_are_named(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         small_benchmark.run(["--data", str(tmp_path), "--seeds", "1", "1"])
     assert "--seeds must be different numbers, 0 or more, got 1 1" in capsys.readouterr().err
-
-
-def test_metrics_of_a_detector_that_finds_nothing_are_zero():
-    assert [small_benchmark._percent({"bbox/AP": float("nan")}, name) for name in ("bbox/AP", "segm/AP")] == [0.0, 0.0]
 
 
 def test_a_training_leaves_its_metrics_and_a_failed_one_names_its_log(tmp_path, monkeypatch):

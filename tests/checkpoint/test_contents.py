@@ -237,20 +237,6 @@ def test_a_file_whose_name_has_the_mark_is_that_file(timm_state, tmp_path):
         load_checkpoint(tiny_net(), tmp_path / "run#2.pth")
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"state_dict": {}}, "it is empty"),
-        ({"state_dict": {}, "args": argparse.Namespace(a=1)}, "it is empty"),
-        ({"roi_heads.x.weight": torch.ones(1)}, "not the layout of a known ResNeSt: .* first keys: roi_heads.x.weight"),
-        ({"state_dict_ema": {"fc.weight": torch.ones(1)}}, "not the layout of a known ResNeSt: .* keys: fc.weight"),
-    ],
-)
-def test_a_file_without_a_network_says_what_it_has(content, message, tmp_path):
-    with pytest.raises(CheckpointError, match=message):
-        load(content, tmp_path)
-
-
 def test_weights_of_another_model_are_found_under_their_usual_names():
     state = {"weight": torch.ones(1)}
     for content in (state, {"model": state, "epoch": 1}, {"net": {"state_dict": state}}, {"state_dict_ema": state}):

@@ -35,7 +35,16 @@ def without_classifier(state: dict) -> dict:
 DEFORMABLE = {"deform_stages": ("res3", "res5"), "deform_modulated": True}
 
 
-@pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in list_variants()), ("resnest50", DEFORMABLE)])
+DEEP = ("resnest101", "resnest152", "resnest200", "resnest269")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *(pytest.param(name, {}, marks=pytest.mark.slow if name in DEEP else ()) for name in list_variants()),
+        ("resnest50", DEFORMABLE),
+    ],
+)
 def test_every_layout_of_every_variant_goes_round(name, options):
     core = core_state(name, **options)
     assert any("conv2_offset" in key for key in core) == bool(options)
@@ -80,8 +89,7 @@ def test_a_key_is_named_as_each_layout_names_it():
 
 
 @pytest.mark.parametrize(
-    ("target", "layout"),
-    [("core", "detectron2"), ("official", "official"), ("timm", "official"), ("mmseg", "mmseg")],
+    ("target", "layout"), [("core", "detectron2"), ("official", "official"), ("timm", "official"), ("mmseg", "mmseg")]
 )
 def test_a_layout_is_recognised_also_when_saved_in_parallel(target, layout):
     core = core_state()

@@ -19,13 +19,9 @@ from detectron2.engine import SimpleTrainer
 
 import make_demo
 import train_net
-from curves import draw_curves
-from demonstration import common
-from demonstration.common import write_results
-from demonstration.detection import draw_predictions, train_detector
-from demonstration.digits import make_demo_dataset
+from demonstration.detection import train_detector
 from resnest_backbones.outputs import read_metrics
-from tests.demonstration.helpers import TINY, check_pictures, file_times, has_content, pixels, unchanged
+from tests.demonstration.helpers import TINY, check_pictures, file_times, unchanged
 
 DETECTION = ["--only", "detection", *TINY]
 
@@ -99,14 +95,6 @@ def test_wrong_arguments_and_a_folder_of_other_settings_are_refused(finished, ca
     assert file_times(root) == before
 
 
-def test_the_help_has_an_example_and_the_defaults(capsys):
-    with pytest.raises(SystemExit):
-        make_demo.run(["--help"])
-    text = capsys.readouterr().out
-    assert "example: python tools/make_demo.py" in text
-    assert f"default: {common.NUM_TRAIN}" in text and f"default: {common.NUM_VAL}" in text
-
-
 def test_a_missing_framework_leaves_the_other_part():
     both = ["detectron2", "mmseg"]
     assert make_demo.choose(None, both) == (["detection", "segmentation"], [])
@@ -131,32 +119,3 @@ def test_a_missing_package_of_the_extra_is_named_with_the_remedy_and_another_kee
     monkeypatch.setitem(sys.modules, "demonstration.detection", None)
     with pytest.raises(ModuleNotFoundError, match="detection"):
         make_demo.run(DETECTION)
-
-
-def test_curves_are_drawn_from_whatever_there_is_and_undefined_metrics_become_null(tmp_path):
-    names = {"losses": {"total_loss": "loss"}, "metrics": {"bbox/AP50": "AP50"}, "title": "AP"}
-    draw_curves({}, tmp_path / "empty.png", **names)
-    draw_curves({"total_loss": ([0, 19], [2.0, 1.0]), "bbox/AP50": ([19], [60.0])}, tmp_path / "full.png", **names)
-    assert has_content(tmp_path / "full.png")
-    assert (pixels(tmp_path / "full.png") != pixels(tmp_path / "empty.png")).any()
-    write_results({"AP": 12.34567, "APl": float("nan")}, tmp_path, title="AP")
-    assert json.loads((tmp_path / "results.json").read_text()) == {"AP": 12.346, "APl": None}
-    assert (tmp_path / "results.txt").read_text().splitlines() == ["AP", f"{'AP':<10}   12.3", f"{'APl':<10}    n/a"]
-
-
-def test_pictures_show_likely_predictions_beside_the_ground_truth(tmp_path):
-    data = make_demo_dataset(tmp_path / "data", num_train=1, num_val=2, image_size=64, progress=False)
-    truth = json.loads(data.val_json.read_text())["annotations"]
-
-    def draw(name, score):
-        boxes = [{key: one[key] for key in ("image_id", "category_id", "bbox")} | {"score": score} for one in truth]
-        (tmp_path / f"{name}.json").write_text(json.dumps(boxes))
-        draw_predictions(data, tmp_path / f"{name}.json", tmp_path / name)
-        assert has_content(tmp_path / name / "predictions.png")
-        assert len(list((tmp_path / name / "predictions").iterdir())) == 2
-        return pixels(tmp_path / name / "predictions" / "000001.png")
-
-    likely, unlikely = draw("likely", 0.9), draw("unlikely", 0.4)
-    middle = likely.shape[1] // 2
-    assert (likely[:, :middle] == unlikely[:, :middle]).all()  # the ground truth
-    assert (likely[:, middle:] != unlikely[:, middle:]).any()

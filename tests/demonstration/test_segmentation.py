@@ -12,7 +12,6 @@ pytest.importorskip("mmseg")
 pytest.importorskip("skimage")
 pytest.importorskip("sklearn")
 
-from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from PIL import Image
@@ -20,8 +19,7 @@ from PIL import Image
 import infer_seg
 import make_demo
 import test_seg
-from demonstration.segmentation import CLASS_NAMES, SEGMENTATION_CONFIG, compare_label_maps, draw_label_maps
-from resnest_backbones.data import make_palette
+from demonstration.segmentation import CLASS_NAMES, compare_label_maps
 from resnest_backbones.outputs import read_metrics
 from tests.demonstration.helpers import TINY, check_pictures, file_times, has_content, pixels, unchanged
 from tests.mmseg.helpers import last_metrics, run_here
@@ -95,14 +93,6 @@ def test_a_second_call_reuses_everything_and_its_commands_do_what_they_promise(f
     assert (pixels(label_map) == pixels(folder / "label_maps" / "000001.png")).all()
 
 
-def test_other_iterations_are_refused(finished, capsys):
-    before = file_times(finished[0])
-    with pytest.raises(SystemExit):
-        run_segmentation(finished[0], "--iterations", "4")
-    assert "iterations must be 3, as in the training in" in capsys.readouterr().err
-    assert file_times(finished[0]) == before
-
-
 def write_map(file, labels) -> None:
     file.parent.mkdir(exist_ok=True)
     Image.fromarray(np.array(labels, dtype=np.uint8)).save(file)
@@ -115,36 +105,3 @@ def test_label_maps_are_compared_as_the_definitions_say(tmp_path):
     assert np.isnan(metrics.pop("IoU-never"))
     wanted = {"aAcc": 5 / 7, "mIoU": (3 / 5 + 2 / 4) / 2, "mAcc": (3 / 4 + 2 / 3) / 2, "IoU-one": 3 / 5, "IoU-two": 0.5}
     assert {name: value / 100 for name, value in metrics.items()} == pytest.approx(wanted)
-
-
-def test_pictures_show_image_ground_truth_and_prediction_with_a_legend(tmp_path):
-    image = tmp_path / "images" / "1.png"
-    write_map(image, np.full((64, 64, 3), (200, 100, 0)))
-    truth, predicted = np.ones((2, 64, 64), dtype=np.uint8)
-    truth[:32], predicted[32:] = 2, 2
-    write_map(tmp_path / "truth" / "1.png", truth)
-    write_map(tmp_path / "predicted" / "1.png", predicted)
-    draw_label_maps([image], tmp_path / "truth", tmp_path / "predicted", tmp_path)
-    drawn = pixels(tmp_path / "predictions" / "1.png").astype(int)
-    side = 512  # the least multiple of 64 from 480 on
-    assert drawn.shape[1] == 3 * side + 2 * 6
-    starts = (number * (side + 6) for number in range(3))
-    shown, true, found = (drawn[32 : 32 + side, start : start + side] for start in starts)  # below their titles
-    assert (shown[5:-5, 5:-5] == (200, 100, 0)).all()
-    (color,) = make_palette(1)
-    grey = true[400, 240]
-    assert len(set(grey.tolist())) == 1
-    for panel, digit, background in ((true, 100, 400), (found, 400, 100)):
-        assert np.abs(panel[digit, 240] - color).max() < 60  # mostly the colour
-        assert (panel[background, 240] == grey).all()
-    assert (drawn[32 + side :] == color).all(axis=-1).any()  # the legend
-    assert pixels(tmp_path / "predictions.png").std() > 5
-
-
-def test_it_trains_the_paper_s_network_and_decay():
-    cfg = Config.fromfile(SEGMENTATION_CONFIG)
-    assert (cfg.model.decode_head.type, cfg.model.auxiliary_head.type) == ("PaperASPPHead", "PaperFCNHead")
-    assert cfg.param_scheduler[0].type == "PolyLR" and "end" not in cfg.param_scheduler[0]  # it ends with the training
-    for key in ("decode_head", "auxiliary_head"):
-        assert cfg.optim_wrapper.paramwise_cfg.custom_keys[key].lr_mult == 10
-        assert cfg.model[key].num_classes == len(CLASS_NAMES)

@@ -14,6 +14,7 @@ from resnest_backbones.detectron2 import add_resnest_config
 BOX_HEAD = {
     "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
     "MODEL.ROI_HEADS.NUM_CLASSES": 3,
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 32,
     "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
     "MODEL.ROI_BOX_HEAD.NUM_FC": 1,
     "MODEL.ROI_BOX_HEAD.FC_DIM": 16,

@@ -2,7 +2,6 @@ import pytest
 
 pytest.importorskip("detectron2")
 
-import copy
 
 import torch
 from detectron2.config import get_cfg
@@ -12,7 +11,7 @@ from detectron2.modeling import FPN, build_backbone
 from torch import nn
 from torchvision.ops import DeformConv2d, DropBlock2d, StochasticDepth
 
-from resnest_backbones import SplitAttentionConv2d, build, get_variant, list_variants
+from resnest_backbones import SplitAttentionConv2d, build, get_variant
 from resnest_backbones.detectron2 import ResNeSt, build_resnest_backbone
 from tests.detectron2 import helpers
 from tests.detectron2.helpers import FPN_DETECTOR, PANOPTIC_FPN, PROPOSAL_NETWORK, RETINANET, SINGLE_STAGE_DETECTOR
@@ -27,7 +26,6 @@ NORMS = {
     "LN": LayerNorm,
     "": nn.Identity,
 }
-FAST = [name for name in list_variants() if "fast" in name]
 
 
 def trunk(**keys) -> ResNeSt:
@@ -68,15 +66,6 @@ def test_frozen_stages_stay_frozen_and_the_others_learn(norm, freeze_at):
         assert {type(m) for m in norms_of(module)} == {NORMS[norm]}, stage
 
 
-def test_frozen_batch_norms_keep_their_statistics_in_training():
-    net = trunk(FREEZE_AT=2).train()
-    before = copy.deepcopy(net.state_dict())
-    with torch.no_grad():
-        net(torch.randn(2, 3, 64, 64))
-    changed = {name.split(".")[0] for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed == {"res3", "res4", "res5"}
-
-
 def test_freezing_keeps_what_the_network_computes():
     net = trunk().eval()
     for norm in norms_of(net):
@@ -115,7 +104,7 @@ def test_only_the_stages_that_are_needed_are_built(features):
 
 
 @pytest.mark.parametrize("spelling", ["BOTTLENECK_WIDTH", "WIDTH_PER_GROUP"])
-@pytest.mark.parametrize("name", ["resnest26", "resnest200", *FAST])
+@pytest.mark.parametrize("name", ["resnest26", "resnest50_fast_1s4x24d", "resnest50_fast_4s2x40d"])
 def test_the_keys_of_a_published_network_build_it_whichever_way_its_width_is_spelled(name, spelling):
     spec = get_variant(name)
     depth = int(name.removeprefix("resnest").partition("_")[0])
@@ -130,12 +119,6 @@ def test_the_keys_of_a_published_network_build_it_whichever_way_its_width_is_spe
     block = net.res3[0]
     kinds = type(block.pool_before), type(block.pool_after)
     assert kinds == ((nn.AvgPool2d, nn.Identity) if spec.avd_first else (nn.Identity, nn.AvgPool2d))
-
-
-def test_the_radix_is_honoured():
-    net = trunk(RADIX=4, OUT_FEATURES=["res3"])
-    convs = [m for m in net.modules() if isinstance(m, SplitAttentionConv2d)]
-    assert [(m.radix, m.conv.out_channels) for m in convs] == [(4, 64 * 4), (4, 128 * 4)]
 
 
 @pytest.mark.parametrize(("dilations", "strides"), [((1, 1), (16, 32)), ((1, 2), (16, 16)), ((2, 4), (8, 8))])
@@ -195,23 +178,12 @@ def test_the_number_of_input_channels_follows_the_pixel_mean():
     ("keys", "message"),
     [
         ({"DEPTH": 34}, r"MODEL\.RESNETS\.DEPTH must be one of 14, 26, 50, 101, 152, 200, 269, got 34"),
-        ({"RADIX": 0}, r"MODEL\.RESNETS\.RADIX must be .*got 0"),
-        ({"NUM_GROUPS": 0}, r"MODEL\.RESNETS\.NUM_GROUPS must be .*got 0"),
-        ({"NUM_GROUPS": 3, "WIDTH_PER_GROUP": 8}, r"MODEL\.RESNETS\.NUM_GROUPS must .*divide .*got 3"),
-        ({"BOTTLENECK_WIDTH": 0}, r"MODEL\.RESNETS\.WIDTH_PER_GROUP x BOTTLENECK_WIDTH.*positive.*got 64 x 0"),
         ({"WIDTH_PER_GROUP": 30, "BOTTLENECK_WIDTH": 40}, r"BOTTLENECK_WIDTH.*integer.*got 30 x 40"),
         ({"NORM": "BatchNorm"}, r"MODEL\.RESNETS\.NORM must be .*'SyncBN'.*got 'BatchNorm'"),
         ({"OUT_FEATURES": ["res2", "res6"]}, r"MODEL\.RESNETS\.OUT_FEATURES must be .*stem.*res5.*got 'res6'"),
-        ({"OUT_FEATURES": []}, r"MODEL\.RESNETS\.OUT_FEATURES must .*at least one.*got none"),
         ({"FREEZE_AT": 7}, r"MODEL\.BACKBONE\.FREEZE_AT must be .*0 .*5 .*got 7"),
         ({"RES2_OUT_CHANNELS": 64}, r"MODEL\.RESNETS\.RES2_OUT_CHANNELS must be 256, got 64"),
         ({"RES4_DILATION": 2}, r"MODEL\.RESNETS\.RES4_DILATION and RES5_DILATION must be .*got 2 and 1"),
-        ({"DEFORM_ON_PER_STAGE": [True]}, r"MODEL\.RESNETS\.DEFORM_ON_PER_STAGE must have 4 values, got \[True\]"),
-        (
-            {"DEFORM_ON_PER_STAGE": [True] * 4, "DEFORM_NUM_GROUPS": 5},
-            r"MODEL\.RESNETS\.DEFORM_NUM_GROUPS must .*divide .*64.*got 5",
-        ),
-        ({"DROP_PATH_RATE": 1.0}, r"MODEL\.RESNETS\.DROP_PATH_RATE must be .*\[0, 1\), got 1\.0"),
         ({"COMPILE": True, "COMPILE_BACKEND": "inductr"}, r"MODEL\.RESNETS\.COMPILE.* must name .*got 'inductr'"),
         ({"RADIX": 1, "AVD": False}, r"MODEL\.RESNETS\.AVD must be True.*got False"),
         ({"RADIX": 1, "AVG_DOWN": False}, r"MODEL\.RESNETS\.AVG_DOWN must be True.*got False"),
@@ -246,15 +218,6 @@ def test_a_retinanet_without_res5_is_refused():
     keys = {"MODEL.RESNETS.OUT_FEATURES": ["res3", "res4"], "MODEL.FPN.IN_FEATURES": ["res3", "res4"]}
     with pytest.raises(ValueError, match=r"MODEL\.RESNETS\.OUT_FEATURES must have res5, got \['res3', 'res4'\]"):
         build_backbone(helpers.resnest_config(RETINANET, keys))
-
-
-def test_the_trunk_can_be_copied_and_pickled(tmp_path):
-    net = trunk(OUT_FEATURES=["res2"])
-    torch.save(net, tmp_path / "net.pth")
-    twins = copy.deepcopy(net), torch.load(tmp_path / "net.pth", weights_only=False)
-    image = torch.randn(1, 3, 32, 32)
-    for twin in twins:
-        assert torch.equal(twin.eval()(image)["res2"], net.eval()(image)["res2"])
 
 
 DETECTORS = {

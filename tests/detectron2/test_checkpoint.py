@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.checkpoint import DetectionCheckpointer, PeriodicCheckpointer
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
-from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
@@ -21,7 +20,7 @@ from resnest_backbones import build, convert_state_dict, model_zoo
 from resnest_backbones.checkpoint import convert_file, read_checkpoint
 from resnest_backbones.checkpoint.layouts import COUNTER
 from resnest_backbones.detectron2 import ResNeSt, ResNeStCheckpointer, register_weights_handler
-from resnest_backbones.errors import CheckpointError, ResNeStError, WeightsError
+from resnest_backbones.errors import CheckpointError, ResNeStError
 from tests.detectron2 import helpers
 from tests.detectron2.helpers import FPN_DETECTOR, distinct_tensors
 from tests.helpers import Payload, publishing
@@ -63,8 +62,11 @@ def differing(model: nn.Module, expected: dict[str, torch.Tensor]) -> list[str]:
     return [name for name, value in expected.items() if not torch.equal(loaded[name], value)]
 
 
-def read(file) -> dict:
-    return torch.load(file, weights_only=True)
+def of_golden(shared: Path, name: str) -> tuple[dict, dict[str, torch.Tensor]]:
+    """A golden, and a state under its names."""
+    golden = json.loads((shared / "reference" / "golden" / f"{name}.json").read_text())
+    state = distinct_tensors(golden["state_dict"])
+    return golden, {k: torch.zeros((), dtype=torch.int64) if k.endswith(COUNTER) else v for k, v in state.items()}
 
 
 # Weights from resnest://.
@@ -100,39 +102,27 @@ def test_published_weights_are_fetched_once_and_open_as_a_read_only_file_of_the_
     assert without_locks(server.cache) == [f"{stem}.detectron2.pth", f"{stem}.pth"]
     register_weights_handler()  # twice is safe
     with PathManager.open("resnest://resnest50", "rb") as stream:
-        content = read(stream)
+        content = torch.load(stream, weights_only=True)
     assert content["matching_heuristics"] is True
     assert set(content["model"]) == {name for name in core_state() if not name.startswith("fc.")}
     with pytest.raises(OSError, match="read-only"):
         PathManager.open("resnest://resnest50", "wb")
 
 
-def test_wrong_content_is_refused_and_leaves_no_file(server, model):
-    server.content = server.content[:-100] + bytes(100)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(WeightsError, match=f"its sha256 begins with .* instead of {server.record.sha256_prefix}"):
-        ResNeStCheckpointer(model).load("resnest://resnest50")
-    assert without_locks(server.cache) == []
-    assert differing(model, before) == []
+# Files of other programs. tests/checkpoint has every layout and container.
 
 
-# Files in every layout.
-
-
-def layouts() -> dict[str, dict]:
+def files_of_others() -> dict[str, dict]:
     core = core_state()
     official = convert_state_dict(core, "official")
     mmseg = {f"backbone.{k}": v for k, v in convert_state_dict(core, "mmseg").items() if not k.startswith("head.")}
     wrapper = {name.replace("fc.", "linear.") if name.startswith("fc.") else name: v for name, v in core.items()}
     heads = {"decode_head.conv_seg.weight": torch.rand(2), "head.conv6.weight": torch.rand(2)}
     return {
-        "official": official,
         "official, from DataParallel": {"state_dict": {f"module.{k}": v for k, v in official.items()}},
-        "timm": convert_state_dict(core, "timm"),
         "mmseg": {"meta": {"epoch": 1}, "state_dict": {**mmseg, **heads}},
         "encoding": {f"pretrained.{k}": v for k, v in official.items() if not k.startswith("fc.")} | heads,
         "wrapper backbone": {"model": wrapper, "__author__": "ResNeSt"},
-        "core": core,
     }
 
 
@@ -142,9 +132,9 @@ def model() -> nn.Module:
     return helpers.detector(FPN_DETECTOR, {"MODEL.BACKBONE.FREEZE_AT": 2})
 
 
-@pytest.mark.parametrize("layout", layouts())
-def test_a_trunk_in_any_layout_fills_a_detector(layout, model, tmp_path, caplog):
-    torch.save(layouts()[layout], tmp_path / "file.pth")
+@pytest.mark.parametrize("kind", files_of_others())
+def test_a_trunk_in_any_layout_fills_a_detector(kind, model, tmp_path, caplog):
+    torch.save(files_of_others()[kind], tmp_path / "file.pth")
     ResNeStCheckpointer(model).load(str(tmp_path / "file.pth"))
     expected, everything = trunk_of(core_state()), plain(model.state_dict())
     assert differing(model, expected) == []
@@ -154,51 +144,32 @@ def test_a_trunk_in_any_layout_fills_a_detector(layout, model, tmp_path, caplog)
     assert "not used by the model" not in caplog.text
 
 
-def test_a_trunk_fills_a_bare_backbone_without_a_warning(tmp_path, caplog):
-    torch.save(layouts()["official"], tmp_path / "file.pth")
-    model = ResNeSt("resnest14", freeze_at=1)
-    ResNeStCheckpointer(model).load(str(tmp_path / "file.pth"))
-    expected = {name: value for name, value in core_state().items() if not name.startswith("fc.")}
-    count = len(expected)
-    assert differing(model, expected) == []
-    assert our_messages(caplog) == []
-    assert f"{count} of {count} tensors match" in our_messages(caplog, logging.INFO)[-1]
+def test_a_file_of_openmmlab_warns_a_dilated_trunk_with_the_key_to_set(tmp_path, caplog):
+    torch.save(files_of_others()["mmseg"], tmp_path / "file.pth")
+    for kept in (False, True):
+        assert "average pool" not in caplog.text
+        net = ResNeSt("resnest14", output_stride=8, avg_pool_at_stride_1=kept)
+        ResNeStCheckpointer(net).load(str(tmp_path / "file.pth"))
+    assert "set MODEL.RESNETS.AVG_POOL_AT_STRIDE_1 False" in our_messages(caplog)[-1]
 
 
-@pytest.mark.parametrize("layout", ["mmseg", "core"])
-def test_only_a_file_of_openmmlab_warns_a_dilated_trunk_with_the_key_to_set(layout, tmp_path, caplog):
-    torch.save(layouts()[layout], tmp_path / "file.pth")
-    for kept in (True, False):
-        ResNeStCheckpointer(ResNeSt("resnest14", output_stride=8, avg_pool_at_stride_1=kept)).load(
-            str(tmp_path / "file.pth")
-        )
-    warnings = [message for message in our_messages(caplog) if "average pool" in message]
-    assert len(warnings) == (layout == "mmseg")
-    assert all("set MODEL.RESNETS.AVG_POOL_AT_STRIDE_1 False" in message for message in warnings)
-
-
-@BOTH
-def test_a_detector_of_the_wrapper_fills_ours(checkpointer, shared, tmp_path, caplog):
-    golden = json.loads((shared / "reference" / "golden" / "d2_faster_rcnn_s50.json").read_text())
-    state = distinct_tensors(golden["state_dict"])
-    state = {k: torch.zeros((), dtype=torch.int64) if k.endswith(COUNTER) else v for k, v in state.items()}
+def test_a_detector_of_the_wrapper_fills_ours(shared, tmp_path, caplog):
+    """Through Detectron2's own checkpointer, too: tests/parity/test_detectron2_goldens.py."""
+    golden, state = of_golden(shared, "d2_faster_rcnn_s50")
     torch.save({"model": state, "optimizer": {"state": {}, "param_groups": []}, "iteration": 9}, tmp_path / "file.pth")
     recipe = json.loads((shared / "reference" / "d2_recipes.json").read_text())["recipes"][golden["config"]]
     model = helpers.detector(recipe, {"MODEL.RESNETS.DEPTH": 50, "MODEL.BACKBONE.FREEZE_AT": 2})
-    checkpointer(model).load(str(tmp_path / "file.pth"))
+    ResNeStCheckpointer(model).load(str(tmp_path / "file.pth"))
     assert differing(model, state) == []
     assert "not used by the model" not in caplog.text and "not found in the checkpoint" not in caplog.text
     assert our_messages(caplog) == []
-    if checkpointer is ResNeStCheckpointer:
-        count = len(plain(state))
-        assert f"{count} of {count} tensors match" in our_messages(caplog, logging.INFO)[-1]
+    count = len(plain(state))
+    assert f"{count} of {count} tensors match" in our_messages(caplog, logging.INFO)[-1]
 
 
 @pytest.mark.parametrize("converted", [False, True])
 def test_a_detector_of_mmdetection_fills_its_recipes(converted, shared, tmp_path, caplog):
-    golden = json.loads((shared / "reference" / "golden" / "mmdet_cascade_rcnn_s50.json").read_text())
-    state = distinct_tensors(golden["state_dict"])
-    state = {k: torch.zeros((), dtype=torch.int64) if k.endswith(COUNTER) else v for k, v in state.items()}
+    _, state = of_golden(shared, "mmdet_cascade_rcnn_s50")
     file = tmp_path / "file.pth"
     torch.save({"meta": {"CLASSES": ("person", "bicycle")}, "state_dict": state}, file)
     if converted:
@@ -236,35 +207,16 @@ def test_a_partly_matching_checkpoint_warns_in_detectron2s_checkpointer_and_is_r
     assert wanted.replace(TRUNK, "") in str(error.value)
 
 
-WRAPPED = {
-    "module._orig_mod.": lambda state: {f"module._orig_mod.{key}": value for key, value in state.items()},
-    "lightning": lambda state: {"state_dict": {f"model.encoder.{key}": value for key, value in state.items()}},
-    "timm": lambda state: {"state_dict": state, "state_dict_ema": state, "args": Namespace(lr=0.1), "epoch": 3},
-}
-
-
-@pytest.mark.parametrize("wrapper", WRAPPED)
-@pytest.mark.parametrize("layout", ["official", "core"])
-def test_files_of_trainings_fill_the_trunk(layout, wrapper, model, tmp_path, caplog):
-    other = {key: value + 1 for key, value in core_state().items()}
-    for state, part in ((core_state(), ""), (other, "#ema")) if wrapper == "timm" else ((core_state(), ""),):
-        content = WRAPPED[wrapper](convert_state_dict(core_state(), layout))
-        if "state_dict_ema" in content:
-            content["state_dict_ema"] = convert_state_dict(other, layout)
-        torch.save(content, tmp_path / "file.pth")
+def test_files_of_trainings_fill_the_trunk_with_the_part_that_is_named(model, tmp_path, caplog):
+    average = {key: value + 1 for key, value in core_state().items()}
+    content = {"state_dict": core_state(), "state_dict_ema": average, "args": Namespace(lr=0.1), "epoch": 3}
+    torch.save(content, tmp_path / "file.pth")
+    for part, state in (("", core_state()), ("#ema", average)):
+        caplog.clear()
         ResNeStCheckpointer(model).load(f"{tmp_path / 'file.pth'}{part}")
         assert differing(model, trunk_of(state)) == []
         offers = [message for message in our_messages(caplog) if message.endswith("file.pth#state_dict_ema")]
-        assert len(our_messages(caplog)) == len(offers) == (wrapper == "timm" and not part)
-        caplog.clear()
-
-
-def test_a_wrapped_detector_keeps_its_heads(model, tmp_path, caplog):
-    state = distinct_tensors({name: value.shape for name, value in plain(model.state_dict()).items()})
-    content = {"net": {f"_orig_mod.module.{key}": value for key, value in state.items()}, "meta": None}
-    torch.save(content, tmp_path / "file.pth")
-    ResNeStCheckpointer(model).load(str(tmp_path / "file.pth"))
-    assert differing(model, state) == [] and our_messages(caplog) == []
+        assert len(our_messages(caplog)) == len(offers) == (not part)
 
 
 @pytest.mark.parametrize("prefix", ["backbone.", "backbone.bottom_up."])
@@ -343,24 +295,6 @@ def test_a_training_resumes_with_its_own_classes_only(classes, number, model, tm
         assert resuming.resume_or_load("", resume=True)["iteration"] == 1
 
 
-class OwnNorm(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.rand(channels, 1, 1))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * self.gamma
-
-
-def test_a_model_with_norms_of_its_own_resumes_from_its_own_checkpoint(tmp_path, caplog):
-    model = ResNeSt("resnest14", norm=OwnNorm)
-    ResNeStCheckpointer(model, str(tmp_path)).save("own")
-    again = ResNeSt("resnest14", norm=OwnNorm)
-    ResNeStCheckpointer(again, str(tmp_path)).resume_or_load("", resume=True)
-    assert differing(again, model.state_dict()) == []
-    assert our_messages(caplog) == []
-
-
 def test_a_file_that_cannot_be_had_is_named_and_the_wrappers_dead_server_explained():
     model = ResNeSt("resnest14")
     with pytest.raises(CheckpointError, match=r"none\.pth could not be loaded: Checkpoint .* not found"):
@@ -415,23 +349,6 @@ def test_weights_for_other_images_are_reported_and_keys_of_no_resnest_refused(mo
         ResNeStCheckpointer(model).load(str(tmp_path / "x.pth"))
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
-def test_a_file_that_could_run_code_is_refused_unrun(suffix, model, tmp_path):
-    file, proof = tmp_path / f"bad{suffix}", tmp_path / "ran"
-    content = {"model": {"stem.conv1_1.weight": Payload(proof)}, "__author__": "someone"}
-    if suffix == ".pth":
-        torch.save(content, file)
-    else:
-        file.write_bytes(pickle.dumps(content))
-    checkpointer = ResNeStCheckpointer(model)
-    with pytest.raises(CheckpointError, match=rf"bad\{suffix} holds more than tensors.*refused"):
-        checkpointer.load(str(file))
-    assert not proof.exists()
-    torch.save(core_state(), tmp_path / "good.pth")
-    checkpointer.load(str(tmp_path / "good.pth"))  # the refusal did not spoil the checkpointer
-    assert differing(checkpointer.model, trunk_of(core_state())) == []
-
-
 # Other projects' files.
 
 
@@ -440,17 +357,6 @@ def resnet() -> nn.Module:
     """A plain ResNet detector that tests load files into."""
     keys = {"MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone", "MODEL.RESNETS.DEPTH": 50}
     return helpers.detector(FPN_DETECTOR, keys)
-
-
-def test_a_model_zoo_file_of_arrays_fills_a_plain_resnet_detector(resnet, tmp_path, caplog):
-    published = distinct_tensors({name: value.shape for name, value in plain(resnet.state_dict()).items()})
-    arrays = {name: value.numpy() for name, value in published.items()}
-    content = {"model": arrays, "__author__": "Detectron2 Model Zoo"}
-    (tmp_path / "model_final.pkl").write_bytes(pickle.dumps(content))
-    ResNeStCheckpointer(resnet).load(str(tmp_path / "model_final.pkl"))
-    assert differing(resnet, published) == []
-    assert our_messages(caplog) == []
-    assert f"{len(arrays)} of {len(arrays)} tensors match" in our_messages(caplog, logging.INFO)[-1]
 
 
 def test_a_caffe2_file_of_the_first_detectron_fills_a_plain_resnet(resnet, tmp_path):
@@ -477,41 +383,6 @@ def test_matching_by_the_ends_of_names_works_as_in_detectron2(name, query, resne
 
 
 # Saving and resuming.
-
-
-def training_parts(folder: Path, seed: int = 0):
-    keys = {"MODEL.RESNETS.OUT_FEATURES": ["res2"], "MODEL.RPN.IN_FEATURES": ["res2"], "SOLVER.STEPS": (1,)}
-    cfg = helpers.resnest_config(helpers.PROPOSAL_NETWORK, keys)
-    model = helpers.detector(helpers.PROPOSAL_NETWORK, keys, seed=seed)
-    optimizer = build_optimizer(cfg, model)
-    scheduler = build_lr_scheduler(cfg, optimizer)
-    checkpointer = ResNeStCheckpointer(model, str(folder), optimizer=optimizer, scheduler=scheduler)
-    return model, optimizer, scheduler, checkpointer
-
-
-def test_training_resumes_with_optimizer_and_scheduler(tmp_path):
-    model, optimizer, scheduler, checkpointer = training_parts(tmp_path)
-    helpers.training_losses(model, helpers.images())
-    optimizer.step()
-    scheduler.step()
-    PeriodicCheckpointer(checkpointer, period=1, max_to_keep=1).step(0)
-    assert without_locks(tmp_path) == ["last_checkpoint", "model_0000000.pth"]
-    assert (tmp_path / "last_checkpoint").read_text() == "model_0000000.pth"
-
-    again, optimizer2, scheduler2, checkpointer2 = training_parts(tmp_path, seed=1)
-    rest = checkpointer2.resume_or_load("nowhere.pth", resume=True)
-    assert rest["iteration"] == 0
-    assert differing(again, model.state_dict()) == []
-    assert scheduler2.last_epoch == scheduler.last_epoch == 1
-    momenta = [[s["momentum_buffer"] for s in o.state_dict()["state"].values()] for o in (optimizer, optimizer2)]
-    assert momenta[0]
-    for ours, theirs in zip(*momenta, strict=True):
-        assert torch.equal(ours, theirs)
-
-
-def test_a_process_that_is_told_not_to_save_writes_nothing(tmp_path):
-    ResNeStCheckpointer(nn.Linear(1, 1), str(tmp_path), save_to_disk=False).save("model_final")
-    assert list(tmp_path.iterdir()) == []
 
 
 @BOTH

@@ -1,6 +1,8 @@
 """Custom datasets: real COCO json files, whole and spoiled."""
 
 import json
+import logging
+import math
 from pathlib import Path
 
 import pytest
@@ -8,15 +10,18 @@ import pytest
 pytest.importorskip("detectron2")
 
 import torch
+from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 from pycocotools.coco import COCO
 
-from resnest_backbones.detectron2.custom_coco import check_coco_json, register_custom_coco
+from resnest_backbones.detectron2 import add_resnest_config
+from resnest_backbones.detectron2.custom_coco import check_coco_json, register_custom_coco, use_custom_dataset
 from resnest_backbones.detectron2.engine.data import build_evaluator
 from resnest_backbones.errors import DatasetError
 from resnest_backbones.predict.evaluate import evaluate_coco, summarize
+from tests.data.coco import RLE, first, write, write_images
 from tests.helpers import subset_of_coco
 
 
@@ -53,14 +58,6 @@ def test_a_registered_set_is_read_by_detectron2_with_contiguous_classes(shared, 
     assert MetadataCatalog.get(train_name).thing_classes == list(source.class_names) and len(source.class_names) == 80
     assert all(0 <= a["category_id"] < 80 for d in dicts for a in d["annotations"])
     assert MetadataCatalog.get(val_name).evaluator_type == "coco"
-
-
-@pytest.mark.parametrize("content", ["", "[1, 2]", "<html>", '{"images": [1], "annotations": []}'])
-def test_a_file_that_is_no_coco_json_is_refused(tmp_path, content):
-    file = tmp_path / "x.json"
-    file.write_text(content)
-    with pytest.raises(DatasetError, match=r"x\.json is not (json|a COCO instances file)"):
-        check_coco_json(file, tmp_path)
 
 
 def test_missing_files_and_folders_are_named(bccd, tmp_path):
@@ -134,3 +131,36 @@ def test_as_many_detections_count_as_the_model_gives(tmp_path, caplog):
     metrics = summarize(evaluate_coco(COCO(tmp_path / "val.json"), results, "bbox"))
     assert metrics == {"AP": pytest.approx(100), "AP50": pytest.approx(100), "AP75": pytest.approx(100)}
     assert "AP counts up to 150 detections per image, where COCO counts 100" in caplog.text
+
+
+# Files with the faults of annotation tools, as Detectron2 takes them.
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return write_images(tmp_path)
+
+
+def test_detectron2_reads_what_was_filled_in(folder, caplog):
+    file = write(folder, lambda c: [a.update(id=a["id"] - 1, iscrowd=None, ignore=0) for a in c["annotations"]])
+    with caplog.at_level(logging.INFO, "resnest_backbones"):
+        train, val, _ = register_custom_coco(file, folder, file, folder)
+    assert train == val and "2 images are used for training and for validation" in caplog.text
+    assert f"{file}: 2 images, 0 of them without objects; 4 objects of 2 classes" in caplog.text
+    assert [a["iscrowd"] for d in DatasetCatalog.get(train) for a in d["annotations"]] == [0] * 4
+    assert MetadataCatalog.get(train).json_file != str(file)
+    assert json.loads(file.read_text())["annotations"][0]["id"] == 0
+
+
+def test_boxes_of_unusable_masks_are_kept_for_boxes_and_refused_for_masks(folder):
+    file = write(folder, first(segmentation=[[10, 8, math.nan, 8, 34, 28]]))
+    cfg = get_cfg()
+    add_resnest_config(cfg)
+    use_custom_dataset(cfg, str(file), str(folder), str(file), str(folder))
+    assert sum(len(d["annotations"]) for d in DatasetCatalog.get(cfg.DATASETS.TRAIN[0])) == 4
+    cfg.MODEL.MASK_ON = True
+    with pytest.raises(DatasetError, match=r"1 annotations of .*train.json have no segmentation .*: 1; .*NaN"):
+        use_custom_dataset(cfg, str(file), str(folder), str(file), str(folder))
+    coded = write(folder, first(segmentation=RLE), "coded.json")
+    use_custom_dataset(cfg, str(coded), str(folder), str(coded), str(folder))
+    assert cfg.INPUT.MASK_FORMAT == "bitmask"

@@ -1,5 +1,6 @@
-"""The resumable training loader, with Detectron2's own mapper and samplers on real images."""
+"""The resumable training loader on real images, with Detectron2's own mapper and samplers; the evaluators."""
 
+import importlib.util
 import random
 from itertools import islice
 
@@ -10,14 +11,23 @@ import torch
 pytest.importorskip("detectron2")
 
 from detectron2.config import LazyCall, get_cfg, instantiate
-from detectron2.data import DatasetCatalog, DatasetMapper, build_detection_test_loader, build_detection_train_loader
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetMapper,
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+)
 from detectron2.data.datasets import load_coco_json
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils.env import seed_all_rng
 
+from resnest_backbones import model_zoo
 from resnest_backbones.data import read_image
+from resnest_backbones.detectron2.engine import train
 from resnest_backbones.detectron2.engine.data import (
     ImageMapper,
+    build_evaluator,
     build_resumable_train_loader,
     build_test_loader,
     build_train_loader_from_config,
@@ -25,6 +35,8 @@ from resnest_backbones.detectron2.engine.data import (
     set_first_batch,
     use_image_mapper,
 )
+from resnest_backbones.errors import ConfigError
+from tests.detectron2.trainings import CONFIG, parse
 from tests.helpers import ODD_IMAGES, odd_image, subset_of_coco
 
 
@@ -49,14 +61,14 @@ def mapper():
 def test_the_mapper_is_detectron2s_own_on_photographs(dicts, mapper):
     cfg = get_cfg()
     cfg.MODEL.MASK_ON = cfg.INPUT.CROP.ENABLED = True
-    for train in (True, False):
+    for is_train in (True, False):
         for sample in dicts[:4]:
             with seeded(1):
-                ours = ImageMapper(cfg, is_train=train)(sample)
+                ours = ImageMapper(cfg, is_train=is_train)(sample)
             with seeded(1):
-                theirs = DatasetMapper(cfg, is_train=train)(sample)
+                theirs = DatasetMapper(cfg, is_train=is_train)(sample)
             assert ours.keys() == theirs.keys() and torch.equal(ours["image"], theirs["image"])
-            if train:
+            if is_train:
                 boxes = [found["instances"].gt_boxes.tensor for found in (ours, theirs)]
                 assert torch.equal(*boxes) and len(boxes[0]) == len(ours["instances"].gt_masks)
 
@@ -138,11 +150,6 @@ def test_other_samplers_of_detectron2_work(dicts, mapper):
     assert_equal(whole[2:], batches(dicts, mapper, 4, start=2, sampler=sampler()))
 
 
-def test_a_batch_size_that_cannot_be_is_refused(dicts, mapper):
-    with pytest.raises(ValueError, match="total_batch_size must be .*, got 0"):
-        build_resumable_train_loader(dicts, mapper=mapper, total_batch_size=0, seed=0)
-
-
 def test_seeding_for_a_while_leaves_no_trace():
     def draw():
         return random.random(), np.random.rand(), torch.rand(1).item()
@@ -155,3 +162,67 @@ def test_seeding_for_a_while_leaves_no_trace():
     assert draw() == expected != inside
     with seeded(3):
         assert draw() == inside
+
+
+# Evaluators
+
+
+EVALUATORS = {
+    "coco": "COCOEvaluator",
+    "coco_panoptic_seg": "DatasetEvaluators",
+    "lvis": "LVISEvaluator",
+    "cityscapes_instance": "CityscapesInstanceEvaluator",
+    "cityscapes_sem_seg": "CityscapesSemSegEvaluator",
+    "pascal_voc": "PascalVOCDetectionEvaluator",
+    "sem_seg": "SemSegEvaluator",
+}
+
+
+@pytest.mark.parametrize("kind", EVALUATORS)
+def test_each_kind_of_dataset_gets_its_evaluator(kind, shared, tmp_path):
+    name = f"some_{kind}"
+    if name not in DatasetCatalog:
+        DatasetCatalog.register(name, lambda: [{"file_name": "a", "sem_seg_file_name": "b"}])
+        root = shared / "data" / "coco_mini" / "annotations"
+        MetadataCatalog.get(name).set(
+            evaluator_type=kind,
+            json_file=str(root / "instances_val2017.json"),
+            panoptic_json=str(root / "instances_val2017.json"),
+            stuff_classes=["sky"],
+            thing_classes=["cat"],
+            thing_dataset_id_to_contiguous_id={1: 0},
+            stuff_dataset_id_to_contiguous_id={1: 0},
+            ignore_label=255,
+            dirname="datasets/VOC2007",
+            split="test",
+            year=2007,
+        )
+    try:
+        assert type(build_evaluator(name, str(tmp_path))).__name__ == EVALUATORS[kind]
+    except ModuleNotFoundError as missing:
+        pytest.skip(f"{kind} needs {missing.name}, which is not installed here")
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("lvis_v1_val", "lvis"), ("coco_2017_val_panoptic_separated", "panopticapi")]
+)
+def test_an_evaluator_without_its_package_is_missed_before_the_training(name, package, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda wanted: None if wanted == package else object())
+    arguments = ["--config-file", str(CONFIG), "DATASETS.TEST", f"('{name}',)"]
+    with pytest.raises(ConfigError, match=f"DATASETS.TEST has {name}, whose evaluation needs the package {package}"):
+        train.YamlRun(parse(*arguments))
+
+
+@pytest.mark.parametrize(
+    "name", ["mask_cascade_rcnn_resnest200_fpn_3x_all_tricks", "mask_rcnn_resnest50_fpn_100ep_lsj"]
+)
+def test_what_crops_masks_is_missed_before_the_training(name, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda wanted: None if wanted == "shapely" else object())
+    arguments = ["--config-file", model_zoo.get_config_file(name)]
+    with pytest.raises(ConfigError, match="crops training images with masks, which needs the package shapely"):
+        train.main(parse(*arguments))
+
+
+def test_a_dataset_of_no_known_kind_is_refused():
+    with pytest.raises(ConfigError, match="of_no_kind needs an evaluator_type of sem_seg, coco, .*got None"):
+        build_evaluator("of_no_kind", ".")

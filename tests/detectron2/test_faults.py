@@ -17,7 +17,7 @@ from resnest_backbones.checkpoint import read_checkpoint
 from resnest_backbones.detectron2.engine import train
 from resnest_backbones.detectron2.engine.data import build_test_loader
 from resnest_backbones.errors import CheckpointError, DatasetError, DivergedError
-from tests.helpers import ODD_IMAGES, ROOT, TINY_DETECTOR, interrupted_at, odd_image, read_only, small_disk
+from tests.helpers import ODD_IMAGES, ROOT, TINY_DETECTOR, error_of, interrupted_at, odd_image, read_only, small_disk
 
 CONFIG = ROOT / "configs" / "detectron2" / "coco_detection" / "faster_rcnn_resnest50_fpn_1x.yaml"
 
@@ -124,10 +124,8 @@ def test_a_read_only_output_folder_is_missed_before_the_training(tmp_path):
     with read_only(tmp_path / "run"), pytest.raises(OSError, match=f"{tmp_path}/run cannot be written: Read-only"):
         run(data, tmp_path / "run")
     (tmp_path / "file").write_text("")
-    with pytest.raises(SystemExit) as raised:
-        train_net.run(["--config-file", str(CONFIG), *map(str, data), "OUTPUT_DIR", str(tmp_path / "file" / "run")])
-    wanted = f": error: the output folder {tmp_path}/file/run cannot be written: Not a directory"
-    assert str(raised.value.code).endswith(wanted)
+    message = error_of(train_net.run, "--config-file", CONFIG, *data, "OUTPUT_DIR", tmp_path / "file" / "run")
+    assert message.endswith(f": error: the output folder {tmp_path}/file/run cannot be written: Not a directory")
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "web page"])

@@ -4,10 +4,14 @@ import pytest
 
 pytest.importorskip("detectron2")
 
+import train_net
 from resnest_backbones import model_zoo
+from resnest_backbones.detectron2.engine import train
 from resnest_backbones.detectron2.engine.run_setup import check_sizes, device_or_cpu
 from resnest_backbones.detectron2.options import load_lazy_config, load_yaml_config, name_nearest
-from resnest_backbones.errors import ConfigError, config_errors
+from resnest_backbones.errors import ConfigError, DatasetError, config_errors
+from tests.detectron2.trainings import CONFIG, parse, tiny
+from tests.helpers import error_of
 
 YAML = model_zoo.get_config_file("faster_rcnn_resnest50_fpn_1x")
 LAZY = model_zoo.get_config_file("faster_rcnn_resnest50_fpn_1x_lazy")
@@ -20,11 +24,9 @@ LAZY = model_zoo.get_config_file("faster_rcnn_resnest50_fpn_1x_lazy")
         (["SOLVERR.BASE_LR", "1"], "no key 'SOLVERR.BASE_LR'; did you mean SOLVER.BASE_LR"),
         (["solver.max_iter", "1"], "did you mean SOLVER.MAX_ITER"),
         (["MAX_ITER", "1"], "no key 'MAX_ITER'; did you mean SOLVER.MAX_ITER"),
-        (["MODEL.RESNETS.RADIXX", "1"], "did you mean MODEL.RESNETS.RADIX"),
         (["NONSENSE", "1"], "no key 'NONSENSE'; config.yaml of a run has all keys"),
         (["SOLVER", "1"], "SOLVER is a group of keys, such as SOLVER."),
         (["SOLVER.MAX_ITER"], "pairs, and SOLVER.MAX_ITER has no value"),
-        (["SOLVER.MAX_ITER", "SOLVER.BASE_LR", "1"], "pairs, and SOLVER.MAX_ITER has no value"),
         (["SEED", "1", "SOLVER.MAX_ITER=5"], "KEY VALUE: SOLVER.MAX_ITER 5, got SOLVER.MAX_ITER=5"),
         (["SEED", "1", "--resume"], "options come before the settings of the config, got --resume behind SEED"),
         (["SOLVER.MAX_ITER", "1.5"], "SOLVER.MAX_ITER must be of type int, such as 90000, got '1.5'"),
@@ -55,7 +57,6 @@ def test_right_settings_are_taken_and_a_wrong_key_in_a_file_is_named(tmp_path):
     [
         ("train.max_iterr=5", "there is no 'max_iterr'; did you mean max_iter"),
         ("trian.max_iter=5", "there is no 'trian'; did you mean train"),
-        ("optimizer.lrr=1", "there is no 'lrr'; did you mean lr"),
         ("model.roi_heads.num_clases=3", "there is no 'num_clases'; did you mean num_classes"),
         ("train.max_iter", "key=value, without spaces, got 'train.max_iter'"),
         ("train.max_iter=[", r"train\.max_iter=\[ cannot be used"),
@@ -112,3 +113,63 @@ def test_sizes_that_do_not_go_with_their_sampling_are_refused(words, message):
 def test_a_device_that_is_none_is_refused_by_its_key():
     with pytest.raises(ConfigError, match=r"MODEL\.DEVICE must be a device such as cpu, cuda or cuda:1, got 'gpu'"):
         device_or_cpu("gpu", "MODEL.DEVICE")
+
+
+# The whole command line
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "--config-file must be given"),
+        (["--config-file", CONFIG, "--num-machines", 2], "--num-machines above 1 needs --dist-url tcp://HOST:PORT"),
+        (["--config-file", CONFIG, "--dist-timeout", 0], "--dist-timeout must be above 0, got 0"),
+        (["--config-file", CONFIG, "--val-json", "a"], "--train-json, --train-images, --val-images are missing"),
+        (["--config-file", CONFIG, "--eval-only", "--val-json", "a"], "--val-images are missing"),
+    ],
+)
+def test_options_that_do_not_hold_together_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        train_net.check_arguments(parse(*options))
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_mistake_ends_the_tool_with_one_line(processes, bccd, tmp_path):
+    none = tmp_path / "none.json"
+    command = ["--num-gpus", processes, "--dist-url", "auto", "--config-file", CONFIG, *bccd[:1], none, *bccd[2:]]
+    message = error_of(train_net.run, *command, *tiny(tmp_path / "run", 1))
+    assert message.endswith(f": error: {none} cannot be read: No such file or directory")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["MODEL.RESNETS.DEPHT", 50], "no key 'MODEL.RESNETS.DEPHT'; did you mean MODEL.RESNETS.DEPTH"),
+        (["SOLVER.IMS_PER_BATCH", 1, "MODEL.RESNETS.NORM", "BN"], "PER_BATCH must be 2 or more per process .*, got 1"),
+        (["SOLVER.IMS_PER_BATCH", 1], "IMS_PER_BATCH must be 2 or more in all with MODEL.RESNETS.NORM SyncBN, got 1"),
+        (["MODEL.RESNETS.DEPTH", 18], "MODEL.RESNETS.DEPTH must be one of 14, .*, got 18"),
+    ],
+)
+def test_a_bad_key_is_a_config_error(keys, message, bccd, tmp_path):
+    arguments = ["--config-file", CONFIG, *bccd, *tiny(tmp_path / "run", 1), *keys]
+    with pytest.raises(ConfigError, match=message):
+        train.YamlRun(parse(*arguments)).build_model()
+
+
+def test_single_images_are_fine_where_nothing_is_normalised_over_the_batch(bccd, tmp_path):
+    keys = {"SOLVER.IMS_PER_BATCH": 1, "MODEL.RESNETS.NORM": "FrozenBN", "MODEL.FPN.NORM": ""}
+    assert train.YamlRun(parse("--config-file", CONFIG, *bccd, *tiny(tmp_path, 1, **keys))).build_model().training
+
+
+def test_masks_are_asked_for_where_the_model_has_them_in_the_end(bccd, tmp_path):
+    def setup(*keys):
+        arguments = ["--config-file", CONFIG, *bccd, *tiny(tmp_path / "run", 1), *keys]
+        return train.YamlRun(parse(*arguments)).cfg
+
+    with pytest.raises(DatasetError, match=r"MODEL\.MASK_ON needs masks, and .*train\.json have no segmentation"):
+        setup("MODEL.MASK_ON", True)
+    with pytest.raises(DatasetError, match="PanopticFPN needs other annotations too"):
+        setup("MODEL.META_ARCHITECTURE", "PanopticFPN")
+    cfg = setup()
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == cfg.MODEL.RETINANET.NUM_CLASSES == 3
+    assert setup("MODEL.ROI_HEADS.NUM_CLASSES", 7).MODEL.ROI_HEADS.NUM_CLASSES == 7

@@ -63,9 +63,7 @@ def in_a_group(rank: int, norm: str, detectors: list[tuple]) -> tuple[dict[str, 
 @pytest.mark.fault("two processes instead of one", "gradients and statistics of batch norm are equal")
 @pytest.mark.fault("each FREEZE_AT in two processes", "no parameter goes unused")
 @pytest.mark.parametrize(
-    ("norm", "detectors"),
-    [("naiveSyncBN_N", [(2, STAGES)]), ("SyncBN", ALL)],
-    ids=["naiveSyncBN_N", "SyncBN"],
+    ("norm", "detectors"), [("naiveSyncBN_N", [(2, STAGES)]), ("SyncBN", ALL)], ids=["naiveSyncBN_N", "SyncBN"]
 )
 @pytest.mark.slow
 def test_two_processes_are_one_with_the_whole_batch_and_use_every_parameter(norm, detectors, tmp_path):

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import importlib.util
 import io
 import json
 import math
@@ -17,56 +16,16 @@ import torch
 
 pytest.importorskip("detectron2")
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch._dynamo.utils import counters
 
 import train_net
-from resnest_backbones import build, model_zoo
 from resnest_backbones.commands import train_net as command
 from resnest_backbones.detectron2.engine import run_setup, train
-from resnest_backbones.detectron2.engine.data import build_evaluator
 from resnest_backbones.detectron2.options import load_yaml_config
-from resnest_backbones.errors import ConfigError, DatasetError
+from resnest_backbones.errors import DatasetError
 from resnest_backbones.train import Training, train_detector
-from tests.helpers import ROOT, TINY_DETECTOR, run_tool, subset_of_coco
-
-CONFIG = ROOT / "configs" / "detectron2" / "coco_detection" / "faster_rcnn_resnest50_fpn_1x.yaml"
-
-
-def custom_data(root: Path, folder: Path, year: str = "", images: str = "") -> list:
-    """Options for six training and three validation images."""
-    words = []
-    for split, count in (("train", 6), ("val", 3)):
-        json_file = root / "annotations" / f"instances_{split}{year}.json"
-        words += [f"--{split}-json", subset_of_coco(json_file, folder / f"{split}.json", count)]
-        words += [f"--{split}-images", root / (images or f"{split}{year}")]
-    return words
-
-
-@pytest.fixture(scope="module")
-def bccd(shared, tmp_path_factory) -> list:
-    """Of the blood-cell set (boxes)."""
-    return custom_data(shared / "data" / "bccd", tmp_path_factory.mktemp("bccd"), images="images")
-
-
-@pytest.fixture(scope="module")
-def coco_mini(shared, tmp_path_factory) -> list:
-    """Of COCO (boxes and masks, 80 classes)."""
-    return custom_data(shared / "data" / "coco_mini", tmp_path_factory.mktemp("coco"), year="2017")
-
-
-def tiny(output: Path, iterations: int, **keys: object) -> list:
-    extra = [str(word) for pair in keys.items() for word in pair]
-    return [*TINY_DETECTOR, "OUTPUT_DIR", output, "SOLVER.MAX_ITER", iterations, "SEED", 3, *extra]
-
-
-def parse(*arguments: object) -> argparse.Namespace:
-    return train_net.build_argument_parser().parse_args(list(map(str, arguments)))
-
-
-def run(*arguments: object) -> dict:
-    """Train or evaluate as the tool does, in this process."""
-    return train.main(parse("--config-file", CONFIG, *arguments))
+from tests.detectron2.trainings import CONFIG, parse, run, tiny
+from tests.helpers import run_tool
 
 
 def load(file: Path) -> dict:
@@ -187,6 +146,7 @@ def losses(metrics: Path) -> dict[int, float]:
 
 def test_a_cascade_with_masks_has_test_time_augmentation(coco_mini, tmp_path):
     keys = {"MODEL.MASK_ON": True, "MODEL.ROI_MASK_HEAD.CONV_DIM": 16, "TEST.AUG.ENABLED": True}
+    keys |= {"TEST.PRECISE_BN.ENABLED": False, "INPUT.MIN_SIZE_TRAIN": "(64,64)", "INPUT.MIN_SIZE_TEST": 64}
     keys |= {"TEST.AUG.MIN_SIZES": "(64,)", "TEST.AUG.MAX_SIZE": 128, "MODEL.ROI_HEADS.NAME": "MMDetCascadeROIHeads"}
     run(*coco_mini, *tiny(tmp_path, 1, **keys), "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True)
     log = (tmp_path / "log.txt").read_text()
@@ -233,6 +193,10 @@ model.proposal_generator.pre_nms_topk = (100, 50)
 model.proposal_generator.post_nms_topk = (20, 10)
 model.roi_heads.batch_size_per_image = 16
 model.roi_heads.box_predictor.test_topk_per_image = 3
+model.backbone.out_channels = model.proposal_generator.head.in_channels = 32
+model.roi_heads.box_head.input_shape.channels = model.roi_heads.mask_head.input_shape.channels = 32
+model.roi_heads.box_head.fc_dims, model.roi_heads.mask_head.conv_dims = [32], [16]
+model.roi_heads.box_predictor.input_shape.channels = 32
 dataloader.train.mapper.augmentations[0].short_edge_length = (96, 128)
 dataloader.test.mapper.augmentations[0].short_edge_length = 96
 dataloader.train.total_batch_size = 2
@@ -383,152 +347,3 @@ def test_an_evaluation_matches_classes_in_another_order_by_name(swapped, tmp_pat
         said = "another order in the data, and are matched by name: 2 (cell, platelet) in the model, 2 (platelet, cell)"
         assert (said in (tmp_path / case / "log.txt").read_text()) == (case == "swapped")
     assert found["same"] and found["swapped"] == [(image, 3 - category) for image, category in found["same"]]
-
-
-def test_resuming_with_other_classes_ends_the_tool_with_one_line(swapped, trained, tmp_path):
-    folder = as_killed_after("model_0000000.pth", trained.folder, tmp_path / "run")
-    train_twice = [*swapped[:4], "--val-json", swapped[1], "--val-images", swapped[3]]
-    with pytest.raises(SystemExit) as raised:
-        words = ["--config-file", CONFIG, "--resume", *train_twice, *tiny(folder, 2)]
-        train_net.run(list(map(str, words)))
-    line = str(raised.value.code)
-    assert f"error: --resume goes on with {folder / 'model_0000000.pth'}, whose classes are not those" in line
-    assert "80 (person, bicycle, " in line and "2 (cell, platelet) in the data" in line and "\n" not in line
-
-
-def test_a_training_from_another_networks_file_ends_before_it_begins(swapped, tmp_path):
-    with torch.device("meta"):
-        state = build("resnest26", num_classes=7).state_dict()
-    torch.save({key: torch.zeros(()).expand(value.shape) for key, value in state.items()}, tmp_path / "other.pth")
-    train_twice = [*swapped[:4], "--val-json", swapped[1], "--val-images", swapped[3]]
-    with pytest.raises(SystemExit) as raised:
-        keys = {"MODEL.WEIGHTS": tmp_path / "other.pth"}
-        train_net.run(list(map(str, ["--config-file", CONFIG, *train_twice, *tiny(tmp_path / "run", 2, **keys)])))
-    assert f"error: {tmp_path / 'other.pth'} does not fit the model's ResNeSt: " in str(raised.value.code)
-    assert "the file holds resnest26, the model is resnest14; 127 of 127 tensors match" in str(raised.value.code)
-    assert not (tmp_path / "run" / "metrics.json").exists()
-
-
-EVALUATORS = {
-    "coco": "COCOEvaluator",
-    "coco_panoptic_seg": "DatasetEvaluators",
-    "lvis": "LVISEvaluator",
-    "cityscapes_instance": "CityscapesInstanceEvaluator",
-    "cityscapes_sem_seg": "CityscapesSemSegEvaluator",
-    "pascal_voc": "PascalVOCDetectionEvaluator",
-    "sem_seg": "SemSegEvaluator",
-}
-
-
-@pytest.mark.parametrize("kind", EVALUATORS)
-def test_each_kind_of_dataset_gets_its_evaluator(kind, shared, tmp_path):
-    name = f"some_{kind}"
-    if name not in DatasetCatalog:
-        DatasetCatalog.register(name, lambda: [{"file_name": "a", "sem_seg_file_name": "b"}])
-        root = shared / "data" / "coco_mini" / "annotations"
-        MetadataCatalog.get(name).set(
-            evaluator_type=kind,
-            json_file=str(root / "instances_val2017.json"),
-            panoptic_json=str(root / "instances_val2017.json"),
-            stuff_classes=["sky"],
-            thing_classes=["cat"],
-            thing_dataset_id_to_contiguous_id={1: 0},
-            stuff_dataset_id_to_contiguous_id={1: 0},
-            ignore_label=255,
-            dirname="datasets/VOC2007",
-            split="test",
-            year=2007,
-        )
-    try:
-        assert type(build_evaluator(name, str(tmp_path))).__name__ == EVALUATORS[kind]
-    except ModuleNotFoundError as missing:
-        pytest.skip(f"{kind} needs {missing.name}, which is not installed here")
-
-
-@pytest.mark.parametrize(
-    ("name", "package"), [("lvis_v1_val", "lvis"), ("coco_2017_val_panoptic_separated", "panopticapi")]
-)
-def test_an_evaluator_without_its_package_is_missed_before_the_training(name, package, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda wanted: None if wanted == package else object())
-    arguments = ["--config-file", str(CONFIG), "DATASETS.TEST", f"('{name}',)"]
-    with pytest.raises(ConfigError, match=f"DATASETS.TEST has {name}, whose evaluation needs the package {package}"):
-        train.YamlRun(parse(*arguments))
-
-
-@pytest.mark.parametrize(
-    "name", ["mask_cascade_rcnn_resnest200_fpn_3x_all_tricks", "mask_rcnn_resnest50_fpn_100ep_lsj"]
-)
-def test_what_crops_masks_is_missed_before_the_training(name, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda wanted: None if wanted == "shapely" else object())
-    arguments = ["--config-file", model_zoo.get_config_file(name)]
-    with pytest.raises(ConfigError, match="crops training images with masks, which needs the package shapely"):
-        train.main(parse(*arguments))
-
-
-def test_a_dataset_of_no_known_kind_is_refused():
-    with pytest.raises(ConfigError, match="of_no_kind needs an evaluator_type of sem_seg, coco, .*got None"):
-        build_evaluator("of_no_kind", ".")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ([], "--config-file must be given"),
-        (["--config-file", CONFIG, "--num-machines", 2], "--num-machines above 1 needs --dist-url tcp://HOST:PORT"),
-        (["--config-file", CONFIG, "--dist-timeout", 0], "--dist-timeout must be above 0, got 0"),
-        (["--config-file", CONFIG, "--val-json", "a"], "--train-json, --train-images, --val-images are missing"),
-        (["--config-file", CONFIG, "--eval-only", "--val-json", "a"], "--val-images are missing"),
-    ],
-)
-def test_options_that_do_not_hold_together_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        train_net.check_arguments(parse(*options))
-
-
-def test_a_mistyped_config_is_answered_with_the_nearest_in_one_line():
-    with pytest.raises(SystemExit, match=r"error: name must be .*; did you mean faster_rcnn_resnest50_fpn_1x or"):
-        train_net.run(["--config-file", "configs/faster_rcnn_resnest50_fpn_x1.yaml"])
-
-
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_mistake_ends_the_tool_with_one_line(processes, bccd, tmp_path):
-    none = tmp_path / "none.json"
-    command = ["--num-gpus", processes, "--dist-url", "auto", "--config-file", CONFIG, *bccd[:1], none, *bccd[2:]]
-    with pytest.raises(SystemExit) as raised:
-        train_net.run(list(map(str, [*command, *tiny(tmp_path / "run", 1)])))
-    assert str(raised.value.code).endswith(f": error: {none} cannot be read: No such file or directory")
-
-
-@pytest.mark.parametrize(
-    ("keys", "message"),
-    [
-        (["MODEL.RESNETS.DEPHT", 50], "no key 'MODEL.RESNETS.DEPHT'; did you mean MODEL.RESNETS.DEPTH"),
-        (["SOLVER.IMS_PER_BATCH", 1, "MODEL.RESNETS.NORM", "BN"], "PER_BATCH must be 2 or more per process .*, got 1"),
-        (["SOLVER.IMS_PER_BATCH", 1], "IMS_PER_BATCH must be 2 or more in all with MODEL.RESNETS.NORM SyncBN, got 1"),
-        (["MODEL.RESNETS.DEPTH", 18], "MODEL.RESNETS.DEPTH must be one of 14, .*, got 18"),
-    ],
-)
-def test_a_bad_key_is_a_config_error(keys, message, bccd, tmp_path):
-    arguments = ["--config-file", CONFIG, *bccd, *tiny(tmp_path / "run", 1), *keys]
-    with pytest.raises(ConfigError, match=message):
-        train.YamlRun(parse(*arguments)).build_model()
-
-
-def test_single_images_are_fine_where_nothing_is_normalised_over_the_batch(bccd, tmp_path):
-    keys = {"SOLVER.IMS_PER_BATCH": 1, "MODEL.RESNETS.NORM": "FrozenBN", "MODEL.FPN.NORM": "", "DATASETS.TEST": "()"}
-    assert run(*bccd, *tiny(tmp_path, 1, **keys)) == {}
-    assert (tmp_path / "model_final.pth").is_file()
-
-
-def test_masks_are_asked_for_where_the_model_has_them_in_the_end(bccd, tmp_path):
-    def setup(*keys):
-        arguments = ["--config-file", CONFIG, *bccd, *tiny(tmp_path / "run", 1), *keys]
-        return train.YamlRun(parse(*arguments)).cfg
-
-    with pytest.raises(DatasetError, match=r"MODEL\.MASK_ON needs masks, and .*train\.json have no segmentation"):
-        setup("MODEL.MASK_ON", True)
-    with pytest.raises(DatasetError, match="PanopticFPN needs other annotations too"):
-        setup("MODEL.META_ARCHITECTURE", "PanopticFPN")
-    cfg = setup()
-    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == cfg.MODEL.RETINANET.NUM_CLASSES == 3
-    assert setup("MODEL.ROI_HEADS.NUM_CLASSES", 7).MODEL.ROI_HEADS.NUM_CLASSES == 7

@@ -10,7 +10,6 @@ import update_tables
 from documents import speed_tables, tables
 from documents.costs import costs
 from documents.tables import coco_table, detectron2_table, fill_tables, mmseg_table, percent, variants_table
-from markdown_table import markdown_table
 from resnest_backbones import build, model_zoo
 from resnest_backbones.model_zoo import RECIPES, Measurement
 from resnest_backbones.models.variants import VARIANTS
@@ -42,12 +41,6 @@ def test_a_stale_document_is_named_by_the_check_and_rewritten_without_it(monkeyp
     update_tables.run(["--check"])
     with pytest.raises(ValueError, match="table must be one of variants, .*, performance, .*, memory, .*, got 'size'"):
         fill_tables("<!-- table: size -->\n<!-- end of table -->")
-
-
-def test_cells_are_shown_as_they_are():
-    table = markdown_table(("a", "b", "c"), [("1", "2.50", ""), ("x", "007", "1e3")], "lr")
-    assert table_rows(table) == [["1", "2.50", ""], ["x", "007", "1e3"]]
-    assert table.splitlines()[1] == "|:----|-----:|----:|"
 
 
 def test_every_network_has_its_row():

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from mmengine.runner import CheckpointLoader
 from mmengine.utils import ManagerMixin
 from PIL import Image
+
+from tests.helpers import error_of
 
 # The first two stages of a ResNeSt-14 with two narrow heads: an iteration on crops of 64 pixels takes 0.1 seconds.
 CONFIG = """
@@ -172,11 +173,8 @@ def run_here(run: Callable[[list[str]], None], *arguments: object) -> None:
 
 def fails(run: Callable[[list[str]], None], *arguments: object) -> str:
     """Run a tool that must end with an error of one line, and return it."""
-    with pytest.raises(SystemExit) as raised:
-        run_here(run, *arguments)
-    message = str(raised.value.code)
-    assert "\n" not in message and ": error: " in message
-    return message
+    with as_in_a_new_process():
+        return error_of(run, *arguments)
 
 
 def load(file: Path) -> dict:

@@ -14,10 +14,10 @@ from mmseg.models.backbones import ResNeSt as MMSegResNeSt
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from resnest_backbones import build, convert_state_dict, get_variant, list_variants
+from resnest_backbones import build, convert_state_dict, get_variant
 from resnest_backbones.errors import CheckpointError, ConfigError
 from resnest_backbones.mmseg import ResNeStBackbone
-from tests.helpers import environment, publishing
+from tests.helpers import environment
 
 STAGES = ("res2", "res3", "res4", "res5")
 
@@ -52,15 +52,6 @@ def test_the_features_are_those_of_the_core(out_indices, output_stride):
         torch.testing.assert_close(feature, want[STAGES[i]], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", [name for name in list_variants() if sum(get_variant(name).depths) <= 16])
-def test_every_network_has_the_cores_parameters(name):
-    with torch.device("meta"):
-        core = build(name)
-    assert {k: v.shape for k, v in on_meta(name).state_dict().items()} == {
-        k: v.shape for k, v in core.state_dict().items()
-    }
-
-
 def test_stages_beyond_the_last_one_asked_for_are_not_built_and_a_spec_serves_as_its_name():
     assert not hasattr(tiny(out_indices=(0, 1)), "res4")
     assert tiny().spec == ResNeStBackbone(get_variant("resnest14")).spec
@@ -79,7 +70,7 @@ def pair(depth: int, fill_randomly, **strides) -> tuple[nn.Module, ResNeStBackbo
     return theirs, ours
 
 
-@pytest.mark.parametrize("depth", [50, 101, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("depth", [50, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (101, 200))])
 def test_at_output_stride_32_it_equals_mmsegmentations(depth, fill_randomly):
     theirs, ours = pair(depth, fill_randomly)
     images = torch.randn(1, 3, 64, 96, dtype=torch.float64)
@@ -156,15 +147,12 @@ def test_other_settings_arrive():
     [
         ({"name": "resnest51"}, "resnest51"),
         ({"out_indices": (0, 4)}, r"out_indices must be .*0 to 3, got \(0, 4\)"),
-        ({"output_stride": 4}, "output_stride must be 8, 16 or 32, got 4"),
         ({"frozen_stages": 5}, "frozen_stages must be -1, 0, 1, 2, 3 or 4, got 5"),
         ({"norm_cfg": "BN"}, "norm_cfg must be a dict with a type, got 'BN'"),
         ({"dcn": {"type": "DCNv3"}}, "dcn must be None or a dict with type DCN or DCNv2"),
         ({"dcn": {"type": "DCN", "groups": 2}}, "dcn may have type, deform_groups"),
         ({"dcn": {"type": "DCN", "deform_groups": 0}, "stage_with_dcn": [1] * 4}, "deform_groups must be a positive"),
-        ({"stage_with_dcn": (True,) * 3}, "stage_with_dcn must have 4 booleans"),
         ({"stage_with_dcn": (True,) * 4}, "dcn must be a dict where stage_with_dcn is"),
-        ({"multi_grid": (1, 2)}, "multi_grid must be 1 positive integers"),
         ({"compile": "inductr"}, "compile must name one of .*got 'inductr'"),
     ],
 )
@@ -214,7 +202,7 @@ def source() -> dict[str, torch.Tensor]:
     return build("resnest14", num_classes=10).state_dict()
 
 
-@pytest.mark.parametrize("layout", ["core", "official", "timm", "detectron2", "mmseg", "segmentor"])
+@pytest.mark.parametrize("layout", ["official", "mmseg", "segmentor"])
 def test_pretrained_files_of_every_layout(layout, source, tmp_path):
     state = convert_state_dict(source, layout)
     assert_holds(pretrained(file_with({"state_dict": state} if layout == "official" else state, tmp_path)), source)
@@ -231,34 +219,9 @@ def test_pretrained_from_whole_segmentors(source, tmp_path):
     assert_holds(pretrained(file_with({"state_dict": encoding}, tmp_path)), source)
 
 
-def test_published_weights_are_downloaded_and_loaded(source, tmp_path, monkeypatch):
-    with publishing("resnest101", convert_state_dict(source, "official"), tmp_path, monkeypatch) as server:
-        assert_holds(pretrained("resnest://resnest101"), source)
-        assert_holds(pretrained("resnest://resnest101", out_indices=(0, 1)), source)
-        assert server.requests == [f"/{server.record.filename}"]
-        assert (server.cache / server.record.filename).is_file()
-
-
-def test_offsets_of_deformable_convolutions_and_a_first_convolution_of_other_channels_may_stay(source, tmp_path):
-    file = file_with(source, tmp_path)
-    backbone = pretrained(file, dcn={"type": "DCNv2"}, stage_with_dcn=[True] * 4)
-    assert torch.equal(backbone.res3[0].conv1.weight, source["res3.0.conv1.weight"])
-    assert not backbone.res3[0].conv2_offset.weight.any()
-    backbone = pretrained(file, in_channels=4)
-    assert torch.equal(backbone.stem.conv1_2.weight, source["stem.conv1_2.weight"])
-    assert backbone.stem.conv1_1.weight.shape[1] == 4
-
-
-def test_a_network_with_other_norms_loads_its_own_file(tmp_path):
-    other = tiny(norm_cfg={"type": "GN", "num_groups": 4})
-    loaded = pretrained(file_with(other.state_dict(), tmp_path), norm_cfg={"type": "GN", "num_groups": 4})
-    assert_holds(loaded, other.state_dict())
-
-
-@pytest.mark.parametrize("other", ["resnest26", "resnest50_fast_1s1x64d"])
-def test_weights_of_another_network_are_refused_by_name(other, tmp_path):
+def test_weights_of_another_network_are_refused_by_name(tmp_path):
     with torch.device("meta"):
-        state = convert_state_dict(build(other, num_classes=10).state_dict(), "official")
+        state = convert_state_dict(build("resnest26", num_classes=10).state_dict(), "official")
     file = file_with({key: torch.zeros(()).expand(value.shape) for key, value in state.items()}, tmp_path)
     with pytest.raises(CheckpointError, match=rf"{re.escape(file)}: the checkpoint is of another network: .*res\d"):
         pretrained(file)
@@ -282,6 +245,7 @@ def test_loading_into_a_model_around_it(source):
     assert state == before
 
 
+@pytest.mark.slow
 def test_it_needs_no_mmsegmentation():
     """MMDetection's and MMPretrain's users may not have it."""
     code = (

@@ -272,17 +272,6 @@ def test_a_segmentor_of_another_depth_is_refused_by_name(layout, tmp_path):
         hook_loads(model, load_from_file(file), file)
 
 
-def test_what_is_no_resnest_is_refused_by_name(source, tmp_path):
-    for state, message in (
-        ({"layer1.0.conv1.weight": torch.zeros(1)}, "not the layout of a known ResNeSt"),
-        ({"backbone.layer1.0.conv1.weight": torch.zeros(1)}, "not the layout of a known ResNeSt"),
-        ({"epoch": 3}, "not a state dict"),
-    ):
-        torch.save(state, tmp_path / "other.pth")
-        with pytest.raises(CheckpointError, match=rf"other\.pth: {message}"):
-            load_segmentor(source, str(tmp_path / "other.pth"))
-
-
 def test_a_model_without_our_backbone_is_left_alone_unless_the_file_fills_nothing():
     model = nn.Conv2d(1, 1, 1)
     runner = SimpleNamespace(model=model, _load_from="x.pth", work_dir=None, hooks=[])
@@ -297,63 +286,30 @@ def behind(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
     return {prefix + key: value for key, value in state.items()}
 
 
-def of_timm(state: dict[str, torch.Tensor]) -> dict:
-    ema = {key: value + 1 for key, value in state.items()}
-    return {
-        "arch": "x",
-        "state_dict": state,
-        "state_dict_ema": ema,
-        "args": Namespace(lr=0.1),
-        "optimizer": {"state": {}},
-    }
-
-
-def of_torchvision(state: dict[str, torch.Tensor]) -> dict:
-    ema = {"n_averaged": torch.tensor(3), **behind("module.", {key: value + 1 for key, value in state.items()})}
-    return {"model": state, "model_ema": ema, "args": Namespace(lr=0.1), "epoch": 3}
-
-
-WRAPPED = {
-    "compiled": lambda state: {"state_dict": behind("module._orig_mod.", state)},
-    "lightning": lambda state: {"state_dict": behind("model.", state), "hyper_parameters": Namespace(lr=1)},
-    "smp": lambda state: behind("encoder.", state),
-    "backbone": lambda state: {"net": behind("backbone.", state)},
-    "timm": of_timm,
-    "torchvision": of_torchvision,
-}
-
-
-@pytest.mark.parametrize("wrapper", WRAPPED)
-def test_files_of_trainings_load_by_init_cfg_and_by_load_from(wrapper, source, tmp_path, safe_loading, caplog):
+def test_a_part_of_a_file_of_a_training_loads_by_init_cfg_and_by_load_from(source, tmp_path, safe_loading, caplog):
+    """tests/checkpoint/test_contents.py has what other trainings leave."""
     state = convert_state_dict(trunk_of(source), "official")
-    torch.save(WRAPPED[wrapper](state), file := tmp_path / "file.pth")
-    parts = [("", state)]
-    if wrapper in ("timm", "torchvision"):
-        parts.append(("#ema", {key: value + 1 for key, value in state.items()}))
-    for part, wanted in parts:
+    average = {key: value + 1 for key, value in state.items()}
+    content = {"state_dict": state, "state_dict_ema": average, "args": Namespace(lr=0.1), "optimizer": {"state": {}}}
+    torch.save(content, file := tmp_path / "file.pth")
+    for part, wanted in (("", state), ("#ema", average)):
         wanted = {key: value for key, value in convert_state_dict(wanted).items() if "num_batches" not in key}
         model, name = segmentor(), f"{file}{part}"
         caplog.clear()
         hook_loads(model, CheckpointLoader.load_checkpoint(name), name)
         lines = [record.getMessage() for record in caplog.records if "for others, pass " in record.getMessage()]
-        assert len(lines) == (len(parts) == 2 and not part)
+        assert len(lines) == (not part)
         backbone = MODELS.build({**BACKBONE, "init_cfg": {"type": "Pretrained", "checkpoint": name}})
         backbone.init_weights()
         for loaded in (trunk_of(model), backbone.state_dict()):
             assert all(torch.equal(loaded[key], value) for key, value in wanted.items())
 
 
-def test_a_wrapped_segmentor_keeps_its_heads(source, tmp_path):
-    for state in (source.state_dict(), with_mmsegs_trunk(source)):
-        torch.save({"state_dict": behind("model._orig_mod.", state)}, tmp_path / "file.pth")
-        model = segmentor()
-        load_segmentor(model, str(tmp_path / "file.pth"))
-        assert_same(model, source)
-
-
 def test_mmengine_alone_finds_the_weights_of_torchvisions_training(source, tmp_path):
     """It takes the whole file for a state dict, as other projects' trainings do."""
-    torch.save(of_torchvision(convert_state_dict(trunk_of(source), "official")), file := tmp_path / "file.pth")
+    state = convert_state_dict(trunk_of(source), "official")
+    ema = behind("module.", {key: value + 1 for key, value in state.items()})
+    torch.save({"model": state, "model_ema": ema, "args": Namespace(lr=0.1)}, file := tmp_path / "file.pth")
     backbone = MODELS.build({**BACKBONE, "init_cfg": {"type": "Pretrained", "checkpoint": str(file)}})
     with torch.serialization.safe_globals([Namespace]):
         backbone.init_weights()

@@ -9,11 +9,10 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import DATASETS, MODELS
 
 from resnest_backbones.mmseg import ResNeStBackbone
-from resnest_backbones.mmseg.config import describe_output_stride, inner_datasets, type_name, use_custom_dataset
+from resnest_backbones.mmseg.config import describe_output_stride, inner_datasets, use_custom_dataset
 from tests.helpers import indented_block
 from tests.mmseg.helpers import as_in_a_new_process
 
@@ -61,16 +60,6 @@ def test_an_output_stride_that_is_not_the_configs_is_said(name, has, said, tmp_p
     else:
         (line,) = lines
         assert line.startswith(f"ResNeStBackbone has output_stride={has}, but ") and said in line
-
-
-def test_a_resnets_config_says_nothing_of_it():
-    assert describe_output_stride(Config({"model": {"backbone": {"type": "ResNetV1c", "depth": 50}}})) == []
-
-
-def test_types_are_known_however_a_config_gives_them():
-    given = ["LoadAnnotations", "mmseg.LoadAnnotations", LoadAnnotations]
-    assert {type_name({"type": kind}) for kind in given} == {"LoadAnnotations"}
-    assert type_name({}) == ""
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,8 @@ import pytest
 import torch
 from mmcv.cnn import ConvModule
 from mmengine.registry import init_default_scope
-from mmengine.structures import PixelData
 from mmseg.models.decode_heads import ASPPHead, FCNHead
 from mmseg.registry import MODELS
-from mmseg.structures import SegDataSample
 from torch import nn
 from torch.nn import functional as F
 
@@ -18,12 +16,6 @@ from tests.acceleration.test_inference import trained
 def stages(size: int = 12) -> list[torch.Tensor]:
     """Features of four stages; heads look at the last."""
     return [torch.zeros(0)] * 3 + [torch.randn(2, 32, size, size + 3, dtype=torch.float64)]
-
-
-def samples(size: tuple[int, int], classes: int) -> list[SegDataSample]:
-    labels = torch.randint(classes, (2, 1, *size))
-    labels[:, :, 0] = 255
-    return [SegDataSample(gt_sem_seg=PixelData(data=one)) for one in labels]
 
 
 def aspp_in_plain_pytorch(head: PaperASPPHead, x: torch.Tensor) -> torch.Tensor:
@@ -73,25 +65,6 @@ def test_the_papers_widths_and_settings_are_the_defaults():
         assert type(head.dropout) is nn.Dropout and head.dropout.p == 0.1
     without = PaperFCNHead(64, num_classes=3, dropout_ratio=0)
     assert without.dropout is None
-
-
-def test_both_dropouts_act_in_training():
-    head, drops = PaperASPPHead(32, num_classes=3, in_index=3).double().train(), {}
-    for name in ("project_dropout", "dropout"):
-        head.get_submodule(name).register_forward_hook(
-            lambda _, inputs, output, name=name: drops.update({name: bool(((output == 0) & (inputs[0] != 0)).any())})
-        )
-    head(stages(30))
-    assert drops == {"project_dropout": True, "dropout": True}
-
-
-@pytest.mark.parametrize("head", [PaperASPPHead, PaperFCNHead])
-def test_every_parameter_learns_through_mmsegmentations_loss(head):
-    net = head(32, num_classes=5, in_index=3).double().train()
-    losses = net.loss(stages(), samples((24, 30), 5), {})
-    assert set(losses) == {"loss_ce", "acc_seg"}
-    losses["loss_ce"].backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
 
 
 @pytest.mark.parametrize("head", [PaperASPPHead, PaperFCNHead])
@@ -151,6 +124,7 @@ def test_an_optimised_segmentor_equals_the_segmentor(name):
     cfg = model_zoo.get_config(name)
     init_default_scope("mmseg")
     cfg.model.backbone.update(name="resnest14", init_cfg=None)
+    cfg.model.decode_head.channels = cfg.model.auxiliary_head.channels = 32
     torch.manual_seed(0)
     model = trained(MODELS.build(cfg.model)).double()
     fast = optimize_for_inference(model)

@@ -57,54 +57,27 @@ def test_good_label_maps_load_as_mmsegmentation_loads_them(tmp_path, part, reduc
     assert set(np.unique(got["gt_seg_map"])) <= {0, 1, 2, 255}
 
 
-def test_palettes_and_deeper_files_are_welcome_as_long_as_the_labels_fit(tmp_path):
-    palette = Image.fromarray(labels_of(0, 2, 1))
-    palette.putpalette([9, 9, 9, 200, 0, 0, 0, 200, 0])
-    files = [
-        save(tmp_path, palette, "palette.png"),
-        save(tmp_path, labels_of(0, 2, 1, dtype=np.uint16), "sixteen_bits.png"),
-        save(tmp_path, labels_of(0, 2, 1, dtype=np.int32), "thirty_two_bits.tif"),
-    ]
-    assert Image.open(files[0]).mode == "P"
-    for file in files:
-        loaded = LoadCheckedAnnotations(num_classes=3)(info(file))
-        np.testing.assert_array_equal(loaded["gt_seg_map"], labels_of(0, 2, 1), err_msg=file)
-
-
 @pytest.mark.parametrize(
     ("labels", "reduce_zero_label", "message"),
     [
-        (labels_of(0, 2, 3, 255), False,
-         "must hold labels from 0 to 2 or 255 (3 classes; 255 is ignored), got 3 (2 pixels)"),
         (labels_of(0, 3, 4, 254, 255), True,
          "must hold labels from 0 to 3 or 255 (3 classes; 0 and 255 are ignored), got 4 (2 pixels), 254 (2 pixels)"),
-        # Cast to 8 bits, these would be 1, 255 and 255.
+        # Cast to 8 bits, these would be 1 and 255.
         (labels_of(0, 257, dtype=np.uint16), False, "got 257 (2 pixels)"),
-        (labels_of(0, 65535, dtype=np.uint16), True, "got 65535 (2 pixels)"),
         (labels_of(-1, 0, dtype=np.int32), False, "got -1 (2 pixels)"),
-        (labels_of(*range(3, 20)), False, "12 (2 pixels) and 7 more"),
     ],
-    ids=["beyond", "beyond, reduced", "wraps to a class", "wraps to ignored", "negative", "many"],
+    ids=["beyond", "wraps to a class", "negative"],
 )  # fmt: skip
 def test_labels_without_a_class_are_refused_in_the_files_own_terms(tmp_path, labels, reduce_zero_label, message):
     file = save(tmp_path, labels, "labels.tif")
-    with pytest.raises(DatasetError) as error:
+    with pytest.raises(DatasetError, match=re.escape(f"the label map {file} must hold")) as error:
         LoadCheckedAnnotations(num_classes=3)(info(file, reduce_zero_label=reduce_zero_label))
-    assert f"the label map {file} must hold" in str(error.value)
     assert message in str(error.value)
 
 
 def test_files_that_are_no_label_maps_of_their_image_are_named(tmp_path):
+    """tests/data/test_label_maps.py has what the reader refuses."""
     load = LoadCheckedAnnotations(num_classes=3)
-    file = save(tmp_path, np.zeros((4, 5, 3), np.uint8), "colours.png")
-    with pytest.raises(DatasetError, match=r"colours\.png must have one channel .* got a colour image of 3 channels"):
-        load(info(file))
-    with pytest.raises(DatasetError, match=re.escape(f"the label map {tmp_path / 'none.png'} does not exist")):
-        load(info(str(tmp_path / "none.png")))
-    whole = Path(save(tmp_path, np.zeros((64, 64), np.uint8), "cut.png"))
-    whole.write_bytes(whole.read_bytes()[:-30])
-    with pytest.raises(DatasetError, match=re.escape(f"the label map {whole} cannot be read as an image: ")):
-        load(info(str(whole)))
     with pytest.raises(DatasetError, match=r"no label map for the image street\.jpg"):
         load(info(None))
     file = save(tmp_path, np.zeros((4, 5), np.uint8))
@@ -162,7 +135,8 @@ def test_the_steps_are_the_papers_in_its_order_for_both_datasets(config):
 
 def test_the_long_side_is_any_integer_from_260_to_1040(config):
     resize, given = steps(config, "RandomResize"), sample_of(100, 1)
-    assert {max(resize(dict(given))["img"].shape) for _ in range(8_000)} == {*range(260, 1041)}
+    sizes = {max(resize(dict(given))["img"].shape) for _ in range(2_000)}
+    assert len(sizes) > 600 and sizes <= {*range(260, 1041)} and min(sizes) < 265 and max(sizes) > 1035
 
 
 def test_images_are_resized_bilinearly_with_antialiasing_and_labels_to_the_nearest(config):
@@ -178,18 +152,6 @@ def test_images_are_resized_bilinearly_with_antialiasing_and_labels_to_the_neare
         np.testing.assert_array_equal(got["gt_seg_map"], np.asarray(nearest))
         sizes.add(size[0] < 811)
     assert sizes == {True, False}  # both directions were seen
-
-
-@pytest.mark.parametrize("size", [(100, 700), (500, 600)])
-def test_what_is_smaller_than_the_crop_gets_black_and_ignored_right_and_below(config, size):
-    given = sample_of(*size)
-    got = steps(config, "Pad")(dict(given))
-    height, width = size
-    assert got["img"].shape[:2] == got["gt_seg_map"].shape == (max(height, CROP), max(width, CROP))
-    np.testing.assert_array_equal(got["img"][:height, :width], given["img"])
-    np.testing.assert_array_equal(got["gt_seg_map"][:height, :width], given["gt_seg_map"])
-    for part in (np.s_[height:], np.s_[:, width:]):
-        assert (got["img"][part] == 0).all() and (got["gt_seg_map"][part] == 255).all()
 
 
 @pytest.mark.parametrize("size", [(64, 64), (60, 200)])

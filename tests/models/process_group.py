@@ -10,7 +10,7 @@ import torch
 from torch import distributed, multiprocessing
 
 # Started anew, each process would take many seconds to import them. What is not installed is passed over.
-multiprocessing.set_forkserver_preload(["pytest", "torchvision", "resnest_backbones", "detectron2.modeling"])
+multiprocessing.set_forkserver_preload(["pytest", "torchvision", "resnest_backbones.models"])
 
 
 def _enter(rank: int, work: Callable[..., Any], size: int, folder: Path) -> None:

@@ -1,8 +1,10 @@
 """Several processes on CPUs, and one with the whole batch: the same statistics, the same gradients."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -52,10 +54,11 @@ def step(net: nn.Module, batch: Tensor) -> dict[str, Tensor]:
     return gradients | {name: b.clone() for name, b in inner.named_buffers()}
 
 
-def train_in_a_group(rank: int) -> dict[str, dict[str, Tensor]]:
+def train_in_a_group(rank: int, cases: Sequence[str] = tuple(CASES)) -> dict[str, dict[str, Tensor]]:
     """For each case, a step on this process's share of the batch, with synchronised norms."""
     found = {}
-    for name, (arguments, frozen, options) in CASES.items():
+    for name in cases:
+        arguments, frozen, options = CASES[name]
         net = synchronise_on_cpu(trunk(nn.SyncBatchNorm, frozen, **arguments))
         net = DistributedDataParallel(net, broadcast_buffers=False, **options)
         found[name] = step(net, images().split(2)[rank])
@@ -127,30 +130,40 @@ def alone_in_the_world(rank: int) -> str:
     return str(tuple(own.shape))
 
 
-CHECKS = (
-    train_in_a_group, without_unused_parameters, alone_in_the_world, count_collectives, keep_for_backward,
-    train_with_few_bits, train_with_naive_norms,
-)  # fmt: skip
+# One start of processes takes longer than their work. In the slow tests they do all of it.
+FEW = ("recomputed", "frozen to res2")
+QUICK = {"train_in_a_group": partial(train_in_a_group, cases=FEW)}
+QUICK |= {check.__name__: check for check in (alone_in_the_world, count_collectives, keep_for_backward)}
+ALL_CHECKS = (train_in_a_group, without_unused_parameters, train_with_few_bits, train_with_naive_norms)
 
 
-def every_check(rank: int) -> dict[str, object]:
-    """All in one start of processes, which takes longer than the work."""
-    return {check.__name__: check(rank) for check in CHECKS}
+def do_checks(rank: int, checks: dict[str, Callable[[int], object]]) -> dict[str, object]:
+    return {name: check(rank) for name, check in checks.items()}
+
+
+def run_checks(checks: dict[str, Callable[[int], object]], folder: Path) -> dict[str, list]:
+    """What each check found in the two processes."""
+    found = run_processes(partial(do_checks, checks=checks), folder=folder)
+    return {name: [own[name] for own in found] for name in checks}
 
 
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory) -> dict[str, list]:
-    """What each check found in the two processes."""
-    found = run_processes(every_check, folder=tmp_path_factory.mktemp("two"))
-    return {check.__name__: [own[check.__name__] for own in found] for check in CHECKS}
+    return run_checks(QUICK, tmp_path_factory.mktemp("two"))
+
+
+@pytest.fixture(scope="module")
+def all_of_two(tmp_path_factory) -> dict[str, list]:
+    return run_checks({check.__name__: check for check in ALL_CHECKS}, tmp_path_factory.mktemp("two"))
 
 
 @pytest.mark.fault("two processes instead of one", "gradients and statistics of batch norm are equal")
-@pytest.mark.parametrize("case", CASES)
-def test_gradients_and_statistics_are_those_of_one_process_with_the_whole_batch(case, of_two):
+@pytest.mark.parametrize("case", [pytest.param(case, marks=() if case in FEW else pytest.mark.slow) for case in CASES])
+def test_gradients_and_statistics_are_those_of_one_process_with_the_whole_batch(case, request):
     arguments, frozen, _ = CASES[case]
+    found = request.getfixturevalue("of_two" if case in FEW else "all_of_two")
     alone = step(trunk(nn.BatchNorm2d, frozen, **arguments | {"recompute": False}), images())
-    for got in of_two["train_in_a_group"]:
+    for got in found["train_in_a_group"]:
         assert got[case].keys() == alone.keys()
         for name, value in alone.items():
             message = lambda text, n=name: f"{n}: {text}"  # noqa: E731
@@ -168,15 +181,17 @@ def test_no_more_is_kept_for_backward_than_with_plain_norms(of_two):
         assert synchronised < 1.01 * plain
 
 
-def test_under_autocast_gradients_agree_within_the_rounding_of_few_bits(of_two):
-    for errors in of_two["train_with_few_bits"]:
+@pytest.mark.slow
+def test_under_autocast_gradients_agree_within_the_rounding_of_few_bits(all_of_two):
+    for errors in all_of_two["train_with_few_bits"]:
         for name, (recomputed, kept) in errors.items():
             assert recomputed <= 1.5 * kept + 1e-3, name
 
 
-def test_detectron2s_norm_keeps_its_own_statistics(of_two):
+@pytest.mark.slow
+def test_detectron2s_norm_keeps_its_own_statistics(all_of_two):
     pytest.importorskip("detectron2")
-    for recomputed, kept in of_two["train_with_naive_norms"]:
+    for recomputed, kept in all_of_two["train_with_naive_norms"]:
         assert recomputed.keys() == kept.keys()
         for name, value in kept.items():
             torch.testing.assert_close(
@@ -185,8 +200,9 @@ def test_detectron2s_norm_keeps_its_own_statistics(of_two):
 
 
 @pytest.mark.fault("each output stride with several sets of features in two processes", "no parameter goes unused")
-def test_no_parameter_goes_unused(of_two, record_property):
-    assert of_two["without_unused_parameters"] == [3 * len(FEATURES)] * 2
+@pytest.mark.slow
+def test_no_parameter_goes_unused(all_of_two, record_property):
+    assert all_of_two["without_unused_parameters"] == [3 * len(FEATURES)] * 2
     record_property("times", 3 * len(FEATURES))
 
 

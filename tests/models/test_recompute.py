@@ -169,12 +169,6 @@ def test_gradients_of_chosen_tensors_and_a_second_backward(fill_randomly):
     assert torch.allclose(weight.grad, 2 * first, rtol=1e-12)
 
 
-def test_gradients_are_those_of_finite_differences(fill_randomly):
-    block = fill_randomly(Bottleneck(8, 4, width=4, stride=2, avg_pool=True)).train()
-    x = images(2, 8, 5, 6).requires_grad_()
-    assert torch.autograd.gradcheck(block, (x,), eps=1e-6, atol=1e-5)
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_under_autocast_gradients_agree_within_the_rounding_of_few_bits(dtype, calls, fill_randomly):
     net = fill_randomly(build("resnest14", out_features=("res2", "res3")).double()).float().train()
@@ -277,7 +271,7 @@ def test_less_is_kept_for_backward_than_by_the_original_and_by_a_resnet():
     resnest_original, timm = pytest.importorskip("resnest.torch"), pytest.importorskip("timm")
     from benchmarks.peers import Stages
 
-    x = torch.randn(2, 3, 256, 256)
+    x = torch.randn(2, 3, 128, 128)
     parameters = sum(p.numel() * p.element_size() for p in build("resnest50").parameters())
     original = saved_for_backward(Stages(resnest_original.resnest50()), x)
     resnet = saved_for_backward(timm.create_model("resnet50d", features_only=True), x)

@@ -60,26 +60,6 @@ def test_the_hidden_layer_is_a_quarter_and_at_least_32_wide():
         assert SplitAttentionConv2d(channels, radix=radix).fc1.out_channels == hidden
 
 
-def test_dilation_keeps_the_size_and_is_the_convolutions():
-    for dilation in (1, 4):
-        block = SplitAttentionConv2d(8, dilation=dilation).eval()
-        assert block(torch.randn(1, 8, 7, 9)).shape == (1, 8, 7, 9)
-        assert block.conv.dilation == (dilation, dilation)
-
-
-@pytest.mark.parametrize("radix", [1, 2, 4])
-def test_mixed_precision_trains_and_stays_close(radix, fill_randomly):
-    block = fill_randomly(SplitAttentionConv2d(32, radix=radix)).float()
-    x = torch.randn(2, 32, 6, 5)
-    want = block(x)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        got = block(x)
-        got.float().sum().backward()
-    assert got.dtype == torch.bfloat16
-    assert all(parameter.grad.isfinite().all() for parameter in block.parameters())
-    assert (got - want).abs().max() < 0.1 * want.abs().max()
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

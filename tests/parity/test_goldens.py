@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from resnest_backbones import ResNeSt, build, convert_state_dict, load_checkpoint
+from resnest_backbones import ResNeSt, build, convert_state_dict
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "reference" / "golden"
 STAGES = ("res2", "res3", "res4", "res5")
@@ -45,25 +45,3 @@ def test_the_official_network(case, shared, seeded_weights):
     name, stride = re.fullmatch(r"official_(\w+?)(?:_stride(\d+))?", case).groups()
     options = {"output_stride": int(stride or 32), "out_features": ("stem", *STAGES, "logits"), "num_classes": 1000}
     check(seeded(name, golden, seeded_weights, **options), golden, seeded_weights, golden["outputs"])
-
-
-# Slow, since the tests of the whole segmentors and detectors beside this file compare the same features.
-@pytest.mark.slow
-@pytest.mark.parametrize("case", cases("encoding_*.json"))
-def test_the_trunk_of_pytorch_encodings_segmentor(case, shared, seeded_weights, tmp_path):
-    golden = read_golden(shared, case)
-    file = tmp_path / f"{case}.pth"
-    torch.save({"state_dict": seeded_weights.seeded_state_dict(golden["state_dict"])}, file)
-    net = build(re.search(r"resnest\d+", case)[0], output_stride=8).double().eval()
-    report = load_checkpoint(net, file)
-    assert (report.layout, report.loaded) == ("encoding", len(net.state_dict()))
-    check(net, golden, seeded_weights, STAGES)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", cases("d2_*.json"))
-def test_the_trunk_of_the_detectron2_wrappers_detector(case, shared, seeded_weights):
-    golden = read_golden(shared, case)
-    deformable = {"deform_stages": ("res3", "res4", "res5"), "deform_modulated": True, "deform_groups": 2}
-    net = seeded("resnest50", golden, seeded_weights, **(deformable if "dcnv2" in case else {}))
-    check(net, golden, seeded_weights, STAGES)

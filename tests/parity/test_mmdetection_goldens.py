@@ -68,6 +68,7 @@ def test_the_detector_computes_what_mmdetections_does(detector, golden, seeded_w
     assert seeded_weights.check_golden(outputs, golden["outputs"]) <= 1e-9
 
 
+@pytest.mark.slow
 def test_its_detections_are_the_same_boxes_in_the_same_order(detector, golden, seeded_weights):
     detector.float()
     detector.pixel_mean.zero_()  # the image of the goldens is normalised

@@ -59,10 +59,17 @@ def assert_parity(peer: nn.Module, name: str, size: tuple[int, int], **arguments
         assert_same(net(x), want)
 
 
-LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnest200", "resnest269")]
+# One of each kind of block; the rest differ in their number of blocks, splits and groups.
+FAST = ("resnest50", "resnest50_fast_1s1x64d", "resnest50_fast_4s2x40d")
 
 
-@pytest.mark.parametrize("name", ["resnest50", "resnest101", *LARGE, *ABLATIONS])
+def slow_unless_fast(name: str, *values: str):
+    return pytest.param(*values, name, marks=() if name in FAST else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    "name", [slow_unless_fast(name) for name in ("resnest50", "resnest101", "resnest200", "resnest269", *ABLATIONS)]
+)
 def test_the_authors_network(name, fill_randomly):
     original = pytest.importorskip("resnest.torch")
     with torch.device("meta"):
@@ -70,8 +77,10 @@ def test_the_authors_network(name, fill_randomly):
     assert_parity(fill_randomly(peer), name, (64, 65))
 
 
-@pytest.mark.parametrize("name", ["resnest50", "resnest50_fast_4s2x40d"])
-@pytest.mark.parametrize(("argument", "output_stride"), [({"dilated": True}, 8), ({"dilation": 2}, 16)])
+@pytest.mark.parametrize(
+    ("name", "argument", "output_stride"),
+    [("resnest50", {"dilated": True}, 8), ("resnest50_fast_4s2x40d", {"dilation": 2}, 16)],
+)
 def test_the_authors_dilated_network(name, argument, output_stride, fill_randomly):
     original = pytest.importorskip("resnest.torch")
     with torch.device("meta"):
@@ -79,14 +88,7 @@ def test_the_authors_dilated_network(name, argument, output_stride, fill_randoml
     assert_parity(fill_randomly(peer), name, (64, 65), output_stride=output_stride)
 
 
-@pytest.mark.parametrize(
-    ("peer_name", "name"),
-    # The two deepest are held to the authors' own by default.
-    [
-        pytest.param(*pair, marks=pytest.mark.slow if pair[1] in ("resnest200", "resnest269") else ())
-        for pair in TIMM.items()
-    ],
-)
+@pytest.mark.parametrize(("peer_name", "name"), [slow_unless_fast(name, peer) for peer, name in TIMM.items()])
 def test_timms_network(peer_name, name, fill_randomly):
     timm = pytest.importorskip("timm")
     with torch.device("meta"):

@@ -25,17 +25,6 @@ def test_a_label_map_colours_the_pixels_of_the_classes_above_a_legend():
     assert plain.size == (480, 240) and np.asarray(plain)[0, 0].tolist() == pytest.approx([54] * 3, abs=1)
 
 
-def test_the_colours_of_any_classes_are_mixed_with_any_image():
-    chance = np.random.default_rng(0)
-    image = chance.integers(0, 256, (300, 500, 3), dtype=np.uint8)
-    labels = chance.integers(-1, 152, (300, 500))  # 150 and 151 are not of a class
-    picture = draw_label_map(image, labels, [str(n) for n in range(150)], opacity=0.3, legend=False)
-    known = ((labels >= 0) & (labels < 150))[..., None]
-    colors = np.array(make_palette(150))[np.where(known[..., 0], labels, 0)]
-    wanted = np.where(known, 0.7 * image + 0.3 * colors, image)
-    np.testing.assert_allclose(np.asarray(picture), wanted, atol=1)
-
-
 @pytest.mark.parametrize("with_masks", [False, True])
 def test_detections_have_boxes_names_and_masks_with_high_scores_on_top(with_masks):
     boxes = np.array([[100, 50, 200, 150], [150, 50, 300, 150]], dtype=np.float32)

@@ -16,6 +16,7 @@ from reproduce import main
 from reproduction.listing import DEVICE_RATE, as_dict, as_text, estimate
 from resnest_backbones.model_zoo import RECIPES, get_config_file
 from resnest_backbones.weights import WEIGHTS
+from tests.helpers import error_of
 
 pytest.importorskip("detectron2")
 pytest.importorskip("mmseg")
@@ -80,9 +81,7 @@ def test_a_recipe_whose_framework_is_missing_is_listed_without_hours(monkeypatch
     ],
 )  # fmt: skip
 def test_a_wrong_command_ends_in_one_line(arguments, message):
-    with pytest.raises(SystemExit) as stopped:
-        main(["list", *arguments])
-    assert stopped.value.code == f"reproduce.py list: error: {message}"
+    assert error_of(main, "list", *arguments) == f"reproduce.py list: error: {message}"
 
 
 # GPU-hours: the formula on recipes worked out by hand, and the published speed that the device rate stands on

@@ -11,7 +11,7 @@ pytest.importorskip("pycocotools")
 from PIL import Image
 from pycocotools.coco import COCO
 
-from visualization.detection import draw_annotations, match
+from visualization.detection import match
 from visualization.panels import draw_panels
 
 
@@ -59,16 +59,6 @@ def test_a_crowd_is_never_missed_and_nothing_matches_without_objects_or_predicti
     assert matched([], []) == [[], [], []]
     assert matched([], [one | {"score": 0.5}]) == [[], [one["bbox"]], []]
     assert matched([one], []) == [[], [], [one["bbox"]]]
-
-
-def test_boxes_are_drawn_with_scores_where_they_have_one():
-    image = np.full((480, 480, 3), 255, dtype=np.uint8)
-    names = {1: "thing", 7: "other"}
-    truth = draw_annotations(image, [box(7, 100, 100, 200, 200)], names)
-    found = draw_annotations(image, [box(7, 100, 100, 200, 200, score=0.7)], names)
-    assert (truth[110:290, 110:290] == 255).all() and (truth[100:103, 150:250] != 255).any()
-    assert (truth != found).any() and (truth[:295] == found[:295]).all()  # they differ in the label below the box
-    assert (draw_annotations(image, [], names) == 255).all()
 
 
 @pytest.mark.parametrize("columns", [1, 2])

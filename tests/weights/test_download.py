@@ -110,8 +110,7 @@ FETCHERS = {
     ],
 )
 @pytest.mark.fault(
-    "a download truncated, stalled, or a web page",
-    "an error names the url, nothing stays, the next attempt succeeds",
+    "a download truncated, stalled, or a web page", "an error names the url, nothing stays, the next attempt succeeds"
 )
 def test_no_half_of_a_file_is_kept_and_none_is_waited_for_for_ever(behaviour, message, fetcher, cache, monkeypatch):
     monkeypatch.setattr(download, "TIMEOUT", 0.5)
@@ -240,9 +239,3 @@ def test_two_processes_at_once_download_once(cache, tmp_path):
     assert {out.strip() for out, _ in results} == {str(file)}
     assert file.read_bytes() == CONTENT
     assert names(cache) <= {file.name, f"{file.name}.lock"}
-
-
-def test_the_cache_folder_is_that_of_torch_hub(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with serving(CONTENT) as server:
-        assert fetch(record_at(server.url), progress=False).parent == tmp_path / "hub" / "checkpoints"

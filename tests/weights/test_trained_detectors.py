@@ -45,6 +45,7 @@ def test_a_name_gives_a_trained_detector_wherever_weights_are_named(detector):
     assert len(detector.server.requests) == 1
 
 
+@pytest.mark.slow
 def test_a_photo_needs_the_name_of_a_recipe_only(detector, tmp_path):
     """The names of the classes are the file's own."""
     photo, width, height = odd_image("plain", tmp_path)

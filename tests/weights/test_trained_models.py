@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,10 +11,9 @@ import demo
 import reproduce
 import resnest_backbones as rb
 from resnest_backbones import model_zoo
-from resnest_backbones.checkpoint import read_checkpoint
-from resnest_backbones.errors import ConfigError, WeightsError
+from resnest_backbones.errors import ConfigError
 from tests.helpers import odd_image
-from tests.weights.helpers import SEGMENTOR, Trained, mmcv_content, published_segmentor
+from tests.weights.helpers import SEGMENTOR, Trained, published_segmentor
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +27,7 @@ def assert_equal(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
     assert [key for key, value in wanted.items() if not torch.equal(found[key].cpu(), value)] == []
 
 
+@pytest.mark.slow
 def test_a_name_gives_a_trained_segmentor_wherever_weights_are_named(segmentor, tmp_path):
     from mmengine.registry import MODELS
     from mmengine.runner import CheckpointLoader
@@ -72,32 +71,3 @@ def test_a_name_without_a_file_that_can_be_fetched_is_explained(tmp_path):
             call()
     with pytest.raises(ConfigError, match=r"give its path"):
         model_zoo.get(name, trained=True)
-
-
-def test_a_file_of_the_old_format_is_read_with_its_class_names_and_without_running_code(tmp_path):
-    class Code:
-        def __reduce__(self):
-            return (Path.touch, (tmp_path / "ran",))
-
-    content = mmcv_content({"conv.weight": torch.rand(2)}, ("one", "two"))
-    torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    found = read_checkpoint(tmp_path / "old.pth")
-    assert found["meta"] == content["meta"] and torch.equal(
-        found["state_dict"]["conv.weight"], content["state_dict"]["conv.weight"]
-    )
-    torch.save({**content, "optimizer": Code()}, tmp_path / "bad.pth", _use_new_zipfile_serialization=False)
-    with pytest.raises(rb.checkpoint.CheckpointError, match="refused, as it could run code"):
-        read_checkpoint(tmp_path / "bad.pth")
-    assert not (tmp_path / "ran").exists()
-
-
-def test_another_file_is_not_evaluated(segmentor):
-    content, segmentor.server.content = segmentor.server.content, b"something else"
-    cached = segmentor.server.cache / segmentor.server.record.name
-    cached.unlink(missing_ok=True)
-    try:
-        with pytest.raises(WeightsError, match="sent another file: its sha256"):
-            model_zoo.get(SEGMENTOR, trained=True)
-        assert not cached.exists()
-    finally:
-        segmentor.server.content = content
