@@ -147,6 +147,7 @@ def losses(metrics: Path) -> dict[int, float]:
 def test_a_cascade_with_masks_has_test_time_augmentation(coco_mini, tmp_path):
     keys = {"MODEL.MASK_ON": True, "MODEL.ROI_MASK_HEAD.CONV_DIM": 16, "TEST.AUG.ENABLED": True}
     keys |= {"TEST.PRECISE_BN.ENABLED": False, "INPUT.MIN_SIZE_TRAIN": "(64,64)", "INPUT.MIN_SIZE_TEST": 64}
+    keys |= {"TEST.DETECTIONS_PER_IMAGE": 5}
     keys |= {"TEST.AUG.MIN_SIZES": "(64,)", "TEST.AUG.MAX_SIZE": 128, "MODEL.ROI_HEADS.NAME": "MMDetCascadeROIHeads"}
     run(*coco_mini, *tiny(tmp_path, 1, **keys), "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True)
     log = (tmp_path / "log.txt").read_text()
