@@ -134,7 +134,7 @@ def subset_of_coco(source: Path, target: Path, num_images: int) -> Path:
 
 def environment() -> dict[str, str]:
     """The environment of a subprocess that runs a tool of this checkout, on one thread."""
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tools")])
+    paths = f"{ROOT}{os.pathsep}{ROOT / 'tools'}"
     return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 
@@ -224,8 +224,7 @@ def error_of(run: Callable[[list[str]], object], *arguments: object) -> str:
 def indented_block(beginning: str, file: str = "README.md") -> str:
     """The indented block of a page that begins so."""
     text = (ROOT / file).read_text(encoding="utf-8")
-    match = re.search(rf"^    {re.escape(beginning)}.*?(?=^\S)", text, re.MULTILINE | re.DOTALL)
-    return textwrap.dedent(match[0])
+    return textwrap.dedent(re.search(rf"^    {re.escape(beginning)}.*?(?=^\S)", text, re.MULTILINE | re.DOTALL)[0])
 
 
 class Payload:
@@ -368,6 +367,7 @@ _KINDS: dict[str, tuple[Callable[[np.ndarray], Image.Image], str, dict[str, Any]
 }
 ODD_IMAGES = list(_KINDS)
 # More of them, which the reader is tested on alone.
+_TWO = {"append_images": [Image.new("RGB", (96, 64), "red")]}
 _KINDS |= {
     "1 bit": (lambda p: Image.fromarray(p[..., 0] > 127), "png", {}),
     "grey with alpha": (lambda p: Image.fromarray(np.ascontiguousarray(p[..., :2])), "png", {}),
@@ -376,11 +376,7 @@ _KINDS |= {
     "16 bits tiff": (lambda p: Image.fromarray(p[..., 0].astype(np.uint16) * 257), "TIFF", {}),
     "turned tiff": (lambda p: Image.fromarray(p[..., :3]), "tif", {"exif": _turn(8)}),
     "bmp": (lambda p: Image.fromarray(p[..., :3]), "BMP", {}),
-    "animated": (
-        lambda p: Image.fromarray(p[..., :3]),
-        "webp",
-        {"save_all": True, "lossless": True, "append_images": [Image.new("RGB", (96, 64), "red")]},
-    ),
+    "animated": (lambda p: Image.fromarray(p[..., :3]), "webp", {"save_all": True, "lossless": True, **_TWO}),
 }
 MORE_ODD_IMAGES = list(_KINDS)
 _KINDS |= {

@@ -40,7 +40,6 @@ YAML = [name for name in LEAVES if name not in LAZY]
 COCO_YAML = [name for name in YAML if LEAVES[name].parent.name.startswith("coco_")]
 ROWS = {name: recipe for name, recipe in RECIPES.items() if recipe.framework == "detectron2"}
 OF_WRAPPER = [name for name in ROWS if not name.endswith("_mmdet")]
-OF_MMDET = [name for name in ROWS if name.endswith("_mmdet")]
 LSJ = "mask_rcnn_resnest50_fpn_100ep_lsj"
 TEST_DEV = "mask_cascade_rcnn_resnest200_dcnv2_fpn_3x_all_tricks_test_dev"
 
@@ -108,7 +107,7 @@ def test_a_row_resolves_to_the_published_recipe_key_by_key(name, published_recip
     assert {key for key in ours if ours[key] != neutral[key]} <= recipe.keys()
 
 
-@pytest.mark.parametrize("name", OF_MMDET)
+@pytest.mark.parametrize("name", [name for name in ROWS if name.endswith("_mmdet")])
 def test_a_recipe_of_mmdetection_differs_from_the_wrappers_in_what_its_configs_say(name):
     ours, wrapper = (flat(config_of(which)) for which in (name, name.removesuffix("_mmdet")))
     wanted = {
@@ -340,10 +339,7 @@ def settings(thing: object) -> object:
     return thing if isinstance(thing, (str, int, float, bool, type(None))) else type(thing).__name__
 
 
-TWINS = [name for name in LAZY if name.endswith("_lazy")]
-
-
-@pytest.mark.parametrize("name", TWINS)
+@pytest.mark.parametrize("name", [name for name in LAZY if name.endswith("_lazy")])
 def test_a_lazy_recipe_builds_the_model_of_its_yaml(name):
     yaml, lazy = model_zoo.get_config(name.removesuffix("_lazy")), model_zoo.get_config(name)
     assert (yaml.MODEL.RESNETS.DEPTH, lazy.model.backbone.bottom_up.spec) == (50, "resnest50")
@@ -363,7 +359,7 @@ def test_a_lazy_recipe_builds_the_model_of_its_yaml(name):
         assert optimizers[0].defaults[key] == optimizers[1].defaults[key], key
 
 
-@pytest.mark.parametrize("name", TWINS)
+@pytest.mark.parametrize("name", [name for name in LAZY if name.endswith("_lazy")])
 def test_a_lazy_recipe_has_the_data_and_the_schedule_of_its_yaml(name):
     yaml, lazy = model_zoo.get_config(name.removesuffix("_lazy")), model_zoo.get_config(name)
     for split, train in (("train", True), ("test", False)):
