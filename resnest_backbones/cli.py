@@ -25,12 +25,10 @@ from typing import Any
 import resnest_backbones
 from resnest_backbones import model_zoo
 from resnest_backbones.choices import TARGETS
-from resnest_backbones.commands import COMMANDS, ELSEWHERE, PROGRAM, print_next, python_command, run_command, shorten
+from resnest_backbones.commands import COMMANDS, ELSEWHERE, PROGRAM, print_next, run_command
 from resnest_backbones.errors import INSTALL, add_verbose, did_you_mean, one_line_errors
 from resnest_backbones.model_zoo import NUM_CLASSES, RECIPES
 from resnest_backbones.weights import MIRROR_VARIABLE, SCHEME, WEIGHTS, Record, default_cache_dir, fetch, get_record
-
-__all__ = ["build_argument_parser", "main", "print_next", "python_command", "shorten"]
 
 EXAMPLES = {
     "list": f"{PROGRAM} list --configs",
