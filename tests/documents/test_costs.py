@@ -36,7 +36,10 @@ def test_the_cost_of_a_recipe_is_that_of_the_model_that_its_config_builds(name):
 
 
 # tests/models/test_variants.py counts them with fvcore.
-@pytest.mark.parametrize("name", list_variants())
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name.endswith(("t14", "t50")) else pytest.mark.slow) for name in list_variants()],
+)
 def test_the_count_of_a_network_is_that_of_its_record(name):
     with torch.device("meta"):
         net = build(name, out_features=("logits",), num_classes=1000).eval()

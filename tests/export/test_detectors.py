@@ -73,7 +73,7 @@ def check(kind: str, format_name: str, folder) -> None:
     assert loaded.metadata["outputs"] == names and loaded.metadata["dynamic"] == ["height", "width"]
 
 
-@pytest.mark.parametrize("kind", ["retinanet", "cascade-mask-deformable"])
+@pytest.mark.parametrize("kind", ["cascade-mask-deformable", pytest.param("retinanet", marks=pytest.mark.slow)])
 def test_onnx_of_a_detector_has_standard_operators_and_equals_pytorch(kind, tmp_path):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")

@@ -18,7 +18,7 @@ def count_multiply_adds(net: torch.nn.Module) -> float:
     return counted["conv"] + counted["linear"] + counted["batch_norm"] / 2
 
 
-# tests/documents/test_costs.py has the multiply-adds of every network, by a count that runs no arithmetic.
+# tests/documents/test_costs.py has the multiply-adds by a count that runs no arithmetic.
 FAST = ("resnest14", "resnest50_fast_4s2x40d")
 
 

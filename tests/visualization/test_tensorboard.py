@@ -25,14 +25,10 @@ def test_detectron2_draws_predictions_every_so_many_iterations(tmp_path):
     from tests.detectron2.test_faults import run, write_coco
 
     data = write_coco(tmp_path / "data", ["plain", "odd size"])
-    run(data, tmp_path / "run", 4, VIS_PERIOD=2)
+    run(data, tmp_path / "run", 3, VIS_PERIOD=2)
     found = images_of(tmp_path / "run")
-    assert {name: steps for name, steps in found.items() if name.startswith("prediction_")} == {
-        "prediction_0": [1, 3],
-        "prediction_1": [1, 3],
-    }
-    run(data, tmp_path / "without", 1)
-    assert images_of(tmp_path / "without") == {}
+    drawn = {name: steps for name, steps in found.items() if name.startswith("prediction_")}
+    assert drawn == {"prediction_0": [1], "prediction_1": [1]}
 
 
 @pytest.mark.parametrize("kind", ["instances", "panoptic_seg", "sem_seg"])

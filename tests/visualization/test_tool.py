@@ -59,6 +59,7 @@ def test_a_detector(tmp_path, shared, capsys):
     assert "tools/export.py" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_segmentor(tmp_path):
     pytest.importorskip("mmseg")
     import torch
