@@ -36,7 +36,7 @@ help:  ## print the targets
 
 setup: $(DETECTRON2_INSTALLED)  ## create the environment that the other targets need
 
-test: setup  ## run the tests and doctests, except the slow ones (about 10 minutes on 2 cores)
+test: setup  ## run the tests and doctests, except the slow ones (about 8 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-full: setup  ## run all tests, including the slow ones
