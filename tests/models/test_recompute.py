@@ -267,11 +267,12 @@ def test_less_is_kept_for_backward_by_deformable_blocks():
     assert ours - parameters < 0.61 * (plain - parameters)
 
 
+@pytest.mark.slow
 def test_less_is_kept_for_backward_than_by_the_original_and_by_a_resnet():
     resnest_original, timm = pytest.importorskip("resnest.torch"), pytest.importorskip("timm")
     from benchmarks.peers import Stages
 
-    x = torch.randn(2, 3, 128, 128)
+    x = torch.randn(2, 3, 256, 256)
     parameters = sum(p.numel() * p.element_size() for p in build("resnest50").parameters())
     original = saved_for_backward(Stages(resnest_original.resnest50()), x)
     resnet = saved_for_backward(timm.create_model("resnet50d", features_only=True), x)
