@@ -142,7 +142,7 @@ def test_a_file_with_a_published_name_is_shown_beside_the_published_figure(data,
     "options",
     [
         ("--ema", "0.9", "--drop-block", "0.1", "--dropout", "0.2"),
-        pytest.param(("--amp", "--channels-last", "--compile"), marks=pytest.mark.slow),
+        pytest.param(("--amp", "--channels-last"), marks=pytest.mark.slow),
     ],
 )
 def test_a_training_that_was_killed_in_an_epoch_resumes_to_equal_weights(data, tmp_path, monkeypatch, options):
