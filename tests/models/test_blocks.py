@@ -141,3 +141,11 @@ def test_a_bad_stride_of_a_block_is_named():
         Bottleneck(64, 64, width=64, stride=2)
     with pytest.raises(ValueError, match=r"stride must be 1 or 2, got 3"):
         Bottleneck(64, 64, width=64, stride=3, avg_pool=True)
+
+
+def test_a_stem_without_its_pool_is_half_of_it():
+    net = ResNeSt(TINY).eval()
+    x = torch.randn(1, 3, 32, 48)
+    half = net.stem[:-1](x)
+    assert half.shape == (1, 16, 16, 24) and isinstance(net.stem[-1], nn.MaxPool2d)
+    torch.testing.assert_close(net.stem[-1](half), net.stem(x))
