@@ -122,5 +122,5 @@ $(MMDET_VENV)/.installed: $(INSTALLED)
 	@# Its setup.py asks for C++17, which the headers of PyTorch 2.14 refuse.
 	sed -i 's/c++17/c++20/' $(MMDET_VENV)/mmcv/setup.py
 	MMCV_WITH_OPS=1 MAX_JOBS=$(WORKERS) $(MMDET_PY) -m pip install --quiet --ignore-installed --no-deps --no-build-isolation ./$(MMDET_VENV)/mmcv
-	$(MMDET_PY) -m pip install --quiet --ignore-installed --no-deps onedl-mmdetection==3.5.1 six terminaltables
+	$(MMDET_PY) -m pip install --quiet --ignore-installed --no-deps onedl-mmdetection==3.5.1 imageio imaug six terminaltables
 	@touch $@
