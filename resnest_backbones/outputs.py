@@ -24,7 +24,12 @@ class Training(NamedTuple):
 def named_checkpoint(folder: Path) -> Path | None:
     """Return what the file ``last_checkpoint`` of both frameworks names, a file or a path that may have moved since."""
     named = folder / "last_checkpoint"
-    return folder / Path(named.read_text(encoding="utf-8").strip()).name if named.is_file() else None
+    if not named.is_file():
+        return None
+    if name := Path(named.read_text(encoding="utf-8").strip()).name:
+        return folder / name
+    # The training was interrupted while that file was written, after the checkpoint.
+    return max(folder.glob("*.pth"), key=lambda file: file.stat().st_mtime, default=None)
 
 
 def last_checkpoint(folder: Path) -> Path | None:

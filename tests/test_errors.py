@@ -64,6 +64,9 @@ def test_ctrl_c_is_one_line_that_says_how_to_go_on(capsys, tmp_path):
         (tmp_path / "last_checkpoint").write_text(named)
         file = tmp_path / "model_0000004.pth"
         assert line().endswith(f"the last checkpoint is {file}: go on by the same command with --resume")
+    (tmp_path / "last_checkpoint").write_text("")  # interrupted while it was written
+    file.touch()
+    assert line().endswith(f"the last checkpoint is {file}: go on by the same command with --resume")
     with pytest.raises(SystemExit), one_line_errors("test.py"):
         raise KeyboardInterrupt
     assert capsys.readouterr().err == "\ntest.py: interrupted\n"

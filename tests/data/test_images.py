@@ -20,6 +20,7 @@ MAY_OPEN_IMAGES = {
     "resnest_backbones/data/images.py",
     "tools/reproduction/panoptic_coco.py",
     "tools/reproduction/data.py",
+    "tools/run_notebooks.py",  # the pictures in notebooks
 }
 READERS = {"imread", "imdecode", "imfrombytes", "read_image"}
 
