@@ -121,14 +121,25 @@ def test_the_table_of_performance_compares_with_the_fastest_peer_and_with_resnet
         (tmp_path / what).mkdir()
         content = json.dumps({"results": [{"case": case, "milliseconds": times}]})
         (tmp_path / what / "benchmark.json").write_text(content)
+    engines = {"onnxruntime": 3.0, "onnxruntime, int8": 1.0, "openvino": 2.5, "openvino, int8": 1.5}
+    results = [{"case": {**case, "what": "inference"}, "milliseconds": {"ours": 2.0, "timm": 3.0, **engines}}]
+    (tmp_path / "engines").mkdir()
+    (tmp_path / "engines" / "benchmark.json").write_text(json.dumps({"results": results}))
     monkeypatch.setattr(speed_tables, "BENCHMARKS", tmp_path)
     assert table_rows(speed_tables.performance_table()) == [
-        [f"{what}, 1 x 8 x 9, float32", *cells]
-        for what in ("inference", "training step")
-        for cells in (
-            ["fastest other ResNeSt", "2", "2", "1.25", "2.50"],  # ours is faster without the compiler
-            ["ResNet-50-D", "2", "1", "0.50", "0.25"],
-        )
+        *(
+            [f"{what}, 1 x 8 x 9, float32", *cells]
+            for what in ("inference", "training step")
+            for cells in (
+                ["fastest other ResNeSt", "2", "2", "1.25", "2.50"],  # ours is faster without the compiler
+                ["ResNet-50-D", "2", "1", "0.50", "0.25"],
+            )
+        ),
+        ["inference, 1 x 8 x 9, float32", "faster engine in float32: OpenVINO", "2", "2", "1.25", ""],
+        ["inference, 1 x 8 x 9, float32", "faster engine in int8: ONNX Runtime", "2", "1", "0.50", ""],
+    ]
+    assert table_rows(speed_tables.engines_table()) == [
+        ["inference, resnest50, 1 x 8 x 9, float32", "2", "3", "2", "1", "2"]
     ]
 
 

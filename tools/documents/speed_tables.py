@@ -14,6 +14,7 @@ from resnest_backbones.weights import WEIGHTS
 
 _PEERS = ("original", "timm", "mmseg")
 _CONTENDERS = (*_PEERS, "ResNet-50-D", "ResNet-50", "limit")
+_ENGINES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
 def _records() -> Iterator[dict[str, Any]]:
@@ -44,7 +45,7 @@ def _times(result: Mapping[str, Any], *names: str, compiled: bool = False) -> di
 
 
 def performance_table() -> str:
-    """Return inference and training of ResNeSt-50, each against the fastest peer and against ResNet-50-D."""
+    """Return inference and training of ResNeSt-50, against the fastest peer, ResNet-50-D and the fastest engine."""
     rows = []
     for folder, title in (("inference", "inference"), ("training", "training step")):
         record = json.loads((BENCHMARKS / folder / "benchmark.json").read_text(encoding="utf-8"))
@@ -58,8 +59,31 @@ def performance_table() -> str:
             what = f"{title}, {_input(result['case'])}"
             ratios = (f"{other / ours:.2f}", f"{compiled / ours_compiled:.2f}")
             rows.append((what, others, f"{ours:.0f}", f"{other:.0f}", *ratios))
+    result = _engine_results()[-1]
+    ours = min(_times(result, "ours").values())
+    for kind, suffix in (("float32", ""), ("int8", ", int8")):
+        times = {title: result["milliseconds"][name + suffix] for name, title in _ENGINES.items()}
+        fastest = min(times, key=times.__getitem__)
+        what = (f"inference, {_input(result['case'])}", f"faster engine in {kind}: {fastest}")
+        rows.append((*what, f"{ours:.0f}", f"{times[fastest]:.0f}", f"{times[fastest] / ours:.2f}", ""))
     head = ("ResNeSt-50, res2 to res5", "compared with", "ours (ms)", "theirs (ms)", "speed-up", "speed-up, compiled")
     return markdown_table(head, rows, "llr")
+
+
+def _engine_results() -> list[dict[str, Any]]:
+    return [result for result in _results(compared=True) if _ENGINES.keys() <= result["milliseconds"].keys()]
+
+
+def engines_table() -> str:
+    """Return ours beside the engines that run the exported file, in float32 and in int8."""
+    rows = []
+    for result in _engine_results():
+        times = result["milliseconds"]
+        ours = min(_times(result, "ours").values())
+        columns = [times[name + suffix] for suffix in ("", ", int8") for name in _ENGINES]
+        rows.append((_case(result["case"]), *(f"{value:.0f}" for value in (ours, *columns))))
+    head = [f"{title}, {kind}" for kind in ("float32", "int8") for title in _ENGINES.values()]
+    return markdown_table(("ms", "ours, float32", *head), rows, "lr")
 
 
 def speed_table() -> str:

@@ -174,6 +174,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "small_circumstances": circumstances_table,
     "choosing": speed_tables.choosing_table,
     "performance": speed_tables.performance_table,
+    "engines": speed_tables.engines_table,
     "ratios": speed_tables.ratios_table,
     "speed": speed_tables.speed_table,
     "speed_circumstances": speed_tables.circumstances_table,
