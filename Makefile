@@ -46,7 +46,7 @@ test-classic: $(CLASSIC_VENV)/.installed  ## run the tests of tests/mmseg with t
 	$(CLASSIC_PY) -m pytest tests/mmseg $(PYTEST_ARGS)
 
 test-mmdet: $(MMDET_VENV)/.installed  ## train and evaluate MMDetection's detectors; compiling mmcv's operators takes long
-	$(MMDET_PY) -m pytest -m "slow or not slow" tests/test_mmdet.py tests/test_other_projects.py $(PYTEST_ARGS)
+	$(MMDET_PY) -m pytest -m "slow or not slow" tests/test_mmdet.py $(PYTEST_ARGS)
 
 zoo: setup  ## put a ResNeSt into every config of both frameworks, train each for a step, and print a table (half an hour)
 	ZOO=all OMP_NUM_THREADS=1 $(PY) -m pytest -m slow tests/detectron2/test_zoo.py tests/mmseg/test_zoo.py $(PYTEST_ARGS)

@@ -67,6 +67,8 @@ def change(node: object, data: Path) -> None:
         node["scale"] = (128, 96)
     if "num_classes" in node:
         node["num_classes"] = len(CLASSES)
+    if "score_thr" in node:
+        node["score_thr"] = 0.0  # a dozen iterations make no network sure
     if "num_workers" in node:
         node.update(num_workers=0, persistent_workers=False)
 
@@ -78,8 +80,9 @@ def test_a_detector_trains_and_evaluates(file, data, tmp_path):
     torch.manual_seed(0)
     trunk = build("resnest14", num_classes=2)
     torch.save(convert_state_dict(trunk.state_dict(), "official"), tmp_path / "weights.pth")
-    cfg = Config.fromfile(CONFIGS / file)
-    cfg.custom_imports = {"imports": ["resnest_backbones.mmseg"], "allow_failed_imports": False}
+    imports = "custom_imports = dict(imports=['resnest_backbones.mmseg'])"
+    (tmp_path / "config.py").write_text(f"_base_ = '{CONFIGS / file}'\n{imports}\n")
+    cfg = Config.fromfile(tmp_path / "config.py")
     cfg.model.backbone = {
         "type": "ResNeStBackbone",
         "name": "resnest14",
@@ -93,14 +96,14 @@ def test_a_detector_trains_and_evaluates(file, data, tmp_path):
         {"optim_wrapper.optimizer.lr": 0.002, "default_hooks.logger.interval": 1, "param_scheduler": []}
     )
     cfg.randomness = {"seed": 0}
+    cfg.visualizer.name = tmp_path.name  # MMEngine keeps one of each name, with its folder
     runner = Runner.from_cfg(cfg)
     runner.model.init_weights()
-    assert torch.equal(runner.model.backbone.res2[0].conv1.weight, trunk.res2[0].conv1.conv.weight)
+    assert torch.equal(runner.model.backbone.res2[0].conv1.weight, trunk.res2[0].conv1.weight)
     runner.train()
     losses = runner.message_hub.get_scalar("train/loss").data[0]
     assert len(losses) == 12 and np.isfinite(losses).all() and losses[-3:].mean() < losses[:3].mean()
     metrics = runner.message_hub.log_scalars
     for kind in DETECTORS[file]:
-        assert -1 <= metrics[f"val/coco/{kind}_mAP"].current() <= 1
-    found = json.loads(next((tmp_path / "out").glob("*/*.json")).read_text().splitlines()[-1])
-    assert {f"coco/{kind}_mAP_50" for kind in DETECTORS[file]} <= found.keys()
+        for name in ("mAP", "mAP_50"):
+            assert 0 <= metrics[f"val/coco/{kind}_{name}"].current() <= 1
