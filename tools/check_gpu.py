@@ -28,7 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 _SHARE_OF_TESTS = 0.4  # of the time, at most
 _COMPILATION = 180  # seconds, about, of the contenders of a case
-_SIZES = {(480, 480): 16, (800, 1216): 2}  # of the recipes of segmentation and detection -> images
+_SIZES = [(480, 480, 16), (800, 1216, 2)]  # of the recipes of segmentation and detection, and images
 
 
 def build_argument_parser() -> argparse.ArgumentParser:
@@ -98,13 +98,10 @@ def _cases(quick: bool) -> Iterator[tuple[object, list[str] | None]]:
 
     networks = ["resnest50", "resnest101"]
     dtypes = ("float32",) if quick else ("bfloat16", "float32", "float16")  # without hardware for it, minutes each
-    for dtype, what, network, ((height, width), batch) in itertools.product(
-        dtypes, ("training", "inference"), networks, _SIZES.items()
-    ):
-        if quick:
-            height, width, batch = 64, 96, 2
-        yield Case(network, height, width, batch, dtype, what), None
-    size = (64, 96, 2) if quick else (480, 480, 16)
+    sizes = [(64, 96, 2)] if quick else _SIZES
+    for dtype, what, network, size in itertools.product(dtypes, ("training", "inference"), networks, sizes):
+        yield Case(network, *size, dtype, what), None
+    size = sizes[0]
     for what in ("training", "inference"):
         case = Case("resnest50", *size, dtypes[0], what, compiled=True)
         yield case, ["ours", "ours, channels_last", "ours, optimised", "ours*compiled", "*channels_last, compiled"]
