@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from resnest_backbones.errors import DatasetError
 
@@ -52,6 +53,17 @@ def check_resumed_classes(of_run: Sequence[str] | None, of_data: Sequence[str] |
             f"--resume goes on with {file}, whose classes are not those of the training data: {_listed(of_run)} there, "
             f"{_listed(of_data)} in the data; train without --resume, or in another output folder"
         )
+
+
+def known_classes(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return ``classes`` and ``palette`` that a checkpoint holds, each None where it does not.
+
+    It may be of MMEngine's or MMCV's runner, of ``tools/train_net.py`` (as MMCV's) or of ``tools/pretrain.py``.
+    """
+    meta = content["meta"] if isinstance(content.get("meta"), Mapping) else {}
+    names = content.get("classes")
+    names = names if isinstance(names, (list, tuple)) else meta.get("CLASSES")
+    return meta.get("dataset_meta") or {"classes": names, "palette": meta.get("PALETTE")}
 
 
 def as_list(names: Sequence[str] | None) -> list[str]:

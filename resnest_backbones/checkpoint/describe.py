@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from os import PathLike
 from typing import Any
 
-from resnest_backbones.checkpoint.classes import as_list
+from resnest_backbones.checkpoint.classes import as_list, known_classes
 from resnest_backbones.checkpoint.contents import extract_state_dict
 from resnest_backbones.checkpoint.files import local_file, read_checkpoint
 from resnest_backbones.checkpoint.fit import IMAGE_KEY, networks_of
@@ -34,9 +33,6 @@ def describe_file(file: str | PathLike[str]) -> dict[str, Any]:
         layout, trunk, heads = split_trunk(extract_state_dict(content, part=part, file=str(path)))
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    meta: Any = content.get("meta") if isinstance(content.get("meta"), Mapping) else {}
-    of_data = meta.get("dataset_meta") or {}
-    names = content.get("classes") or of_data.get("classes") or meta.get("CLASSES")
     network = next((name for name in (content.get("network"), *networks_of(trunk)) if isinstance(name, str)), None)
     return {
         "file": str(path),
@@ -46,6 +42,6 @@ def describe_file(file: str | PathLike[str]) -> dict[str, Any]:
         "other_tensors": len(heads),
         "image_channels": trunk[IMAGE_KEY].shape[1] if IMAGE_KEY in trunk else None,
         "num_classes": len(trunk["fc.weight"]) if "fc.weight" in trunk else None,
-        "classes": as_list(names) or None,
+        "classes": as_list(known_classes(content).get("classes")) or None,
         **{key: content.get(key) for key in ("crop", "epoch", "top1", "top5")},
     }

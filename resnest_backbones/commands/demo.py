@@ -50,7 +50,7 @@ is the n-th class, as in ADE20K's annotations), and OUTPUT_DIR/predictions.json.
     add("--min-score", type=float, default=0.5, metavar="S", help="minimum score of predictions (default: %(default)s)")
     add("--opacity", type=float, default=0.5, help="opacity of masks and label maps, 0 to 1 (default: %(default)s)")
     add("--output-dir", type=Path, default=Path("predictions"), metavar="DIR", help="default: %(default)s")
-    add("--runtime", choices=RUNTIMES, default=RUNTIMES[0], help="what runs an ONNX file (default: %(default)s)")
+    add("--runtime", choices=RUNTIMES, default="onnxruntime", help="what runs an ONNX file (default: %(default)s)")
     add("--device", help="device for --config, such as cpu or cuda:1 (default: a GPU if there is one)")
     add_verbose(parser)
     return parser
@@ -67,7 +67,7 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error(f"--{of_configs[0]} goes with --config: an exported file contains it")
     if args.model and args.device not in (None, "cpu"):
         parser.error(f"--device goes with --config: exported files run on the CPU, got {args.device}")
-    if args.runtime != RUNTIMES[0] and not (args.model or "").endswith(SUFFIXES["onnx"]):
+    if args.runtime == "openvino" and not (args.model or "").endswith(SUFFIXES["onnx"]):
         parser.error(f"--runtime {args.runtime} runs ONNX files, got {args.model or args.config}")
     if not args.inputs and args.camera is None:
         parser.error("FILE_OR_FOLDER or --camera must be given")

@@ -33,7 +33,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
     text = "how to find the range of an activation (default: %(default)s)"
     add("--method", choices=CALIBRATIONS, default="minmax", help=text)
     add("--keep", nargs="+", default=[], metavar="NAME", help="keep nodes with this in their names in float32")
-    add("--runtime", choices=RUNTIMES, default=RUNTIMES[0], help="what measures both files (default: %(default)s)")
+    add("--runtime", choices=RUNTIMES, default="onnxruntime", help="what measures both files (default: %(default)s)")
     group = parser.add_argument_group("measure AP, or mIoU, of both files")
     group.add_argument("--val-json", type=Path, metavar="FILE", help="annotations in COCO format, for a detector")
     group.add_argument("--val-images", type=Path, metavar="DIR", help="folder of the validation images")

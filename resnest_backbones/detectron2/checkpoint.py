@@ -25,7 +25,7 @@ from resnest_backbones.checkpoint import (
     save_atomically,
     write_atomically,
 )
-from resnest_backbones.checkpoint.classes import check_resumed_classes, match_classes
+from resnest_backbones.checkpoint.classes import check_resumed_classes, known_classes, match_classes
 from resnest_backbones.checkpoint.contents import split_part
 from resnest_backbones.checkpoint.fit import Fit, compare, describe_networks, describe_other_pools, fit_trunk
 from resnest_backbones.checkpoint.layouts import COUNTER, detect_layout, is_core_key, split_trunk
@@ -174,7 +174,7 @@ class ResNeStCheckpointer(DetectionCheckpointer):
             state = extract_state_dict(content.get("blobs", content), part=self._part, file=filename)
         except ValueError as error:
             raise CheckpointError(f"{filename}: {error}") from error
-        self._check_classes(_meta(content).get("meta", {}).get("CLASSES"), filename)
+        self._check_classes(known_classes(content).get("classes"), filename)
         if filename.endswith(".pkl"):
             return _zoo_content(content)
         if warning := describe_other_pools(self.model, state, _WITHOUT_POOLS):

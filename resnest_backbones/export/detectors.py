@@ -23,7 +23,7 @@ from detectron2.structures import Instances
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from resnest_backbones.checkpoint.classes import as_list, match_classes
+from resnest_backbones.checkpoint.classes import as_list, known_classes, match_classes
 from resnest_backbones.detectron2 import ResNeStCheckpointer
 from resnest_backbones.detectron2.options import load_lazy_config, load_yaml_config, merge_options, name_nearest
 from resnest_backbones.errors import ExportError, config_errors
@@ -113,7 +113,7 @@ def build(
     if checkpoint is not None:
         checkpointer = ResNeStCheckpointer(model)
         checkpointer.require_whole = True
-        held = as_list(checkpointer.load(checkpoint).get("meta", {}).get("CLASSES"))
+        held = as_list(known_classes(checkpointer.load(checkpoint)).get("classes"))
     if classes and sorted(classes) == sorted(held):
         match_classes(held, classes)  # says where their order differs; the model's own holds
         classes = held

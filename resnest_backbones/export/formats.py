@@ -74,7 +74,7 @@ def save(exportable: Exportable, format_name: str, file: str | Path, *, opset: i
         temporary.unlink(missing_ok=True)
 
 
-def load(file: str | Path, *, runtime: str = RUNTIMES[0]) -> Loaded:
+def load(file: str | Path, *, runtime: str = "onnxruntime") -> Loaded:
     """Read a file that ``save`` wrote; its suffix names the format.
 
     Args:
@@ -94,11 +94,12 @@ def load(file: str | Path, *, runtime: str = RUNTIMES[0]) -> Loaded:
         raise ExportError(f"the name of an exported file must end in one of {suffixes}, got {file}")
     if runtime not in RUNTIMES:
         raise ExportError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime}")
-    if runtime != RUNTIMES[0] and kind is not FORMATS["onnx"]:
+    if runtime != "onnxruntime" and kind is not FORMATS["onnx"]:
         raise ExportError(f"{runtime} runs ONNX files, got {file}")
+    read = _read_onnx_with_openvino if runtime == "openvino" else kind.read
     try:
         with _quietly():
-            return _read_onnx_with_openvino(file) if runtime == RUNTIMES[1] else kind.read(file)
+            return read(file)
     except ImportError as error:
         raise ImportError(f"{file} needs {error.name}: pip install {error.name}", name=error.name) from error
     except ExportError:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from resnest_backbones.checkpoint import extract_state_dict, read_checkpoint
 from resnest_backbones.checkpoint.array_pickle import History
-from resnest_backbones.checkpoint.classes import check_resumed_classes, match_classes
+from resnest_backbones.checkpoint.classes import check_resumed_classes, known_classes, match_classes
 from resnest_backbones.checkpoint.contents import choose_weights, split_part
 from resnest_backbones.checkpoint.fit import compare
 from resnest_backbones.checkpoint.layouts import convert_state_dict, unwrap
@@ -196,12 +196,6 @@ def _for_segmentor(content: Mapping[str, Any], backbone: ResNeStBackbone, file: 
     if not is_segmentor:
         print_log(f"{file}: renamed to MMSegmentation's names", logger="current")
     return state
-
-
-def known_classes(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return ``classes`` and ``palette`` that a file of MMEngine's or MMCV's runner holds, None where it does not."""
-    meta = content["meta"] if isinstance(content.get("meta"), Mapping) else {}
-    return meta.get("dataset_meta") or {"classes": meta.get("CLASSES"), "palette": meta.get("PALETTE")}
 
 
 def reorder_classes(state: dict[str, Any], places: Sequence[int], file: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from torch.nn import functional
 from torchvision.ops import clip_boxes_to_image
 
 from resnest_backbones.acceleration import resolve_device
-from resnest_backbones.choices import RUNTIMES, SUFFIXES
+from resnest_backbones.choices import SUFFIXES
 from resnest_backbones.data import palette_of
 from resnest_backbones.errors import ConfigError, ExportError, did_you_mean
 from resnest_backbones.export import formats
@@ -92,7 +92,7 @@ class Predictor:
         self._run = run
 
     @classmethod
-    def from_file(cls, file: str | Path, *, runtime: str = RUNTIMES[0]) -> Predictor:
+    def from_file(cls, file: str | Path, *, runtime: str = "onnxruntime") -> Predictor:
         """Load an exported file; ``runtime`` is what runs an ONNX file, ``onnxruntime`` or ``openvino``.
 
         Raises:
@@ -179,7 +179,7 @@ def load(
     options: Sequence[str] = (),
     classes: str | None = None,
     device: str | None = None,
-    runtime: str = RUNTIMES[0],
+    runtime: str = "onnxruntime",
 ) -> Predictor:
     """Load a trained model for prediction.
 

@@ -20,11 +20,11 @@ import resnest_backbones as rb
 from pretraining import recipe, train
 from resnest_backbones import cli
 from resnest_backbones.outputs import read_metrics
-from tests.helpers import ROOT
+from tests.helpers import ROOT, error_of
 
 TINY = rb.ResNeStSpec("tiny", (1, 1, 1, 1), stem_width=8, bottleneck_width=8)
 COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 60, 40)}
-QUICK = (
+QUICK = [
     "--crop",
     "32",
     "--batch-size",
@@ -37,7 +37,7 @@ QUICK = (
     "2",
     "--warmup-epochs",
     "1",
-)
+]
 
 
 @pytest.fixture(autouse=True)
@@ -67,11 +67,8 @@ def run(*words: object, network: str | None = "tiny") -> None:
     pretrain.run([*QUICK, *(("--network", network) if network else ()), *map(str, words)])
 
 
-def fails(capsys, *words: object, network: str | None = "tiny") -> str:
-    with pytest.raises(SystemExit) as ended:
-        run(*words, network=network)
-    assert "\n" not in str(ended.value)
-    return str(ended.value)
+def fails(*words: object, network: str | None = "tiny") -> str:
+    return error_of(lambda arguments: run(*arguments, network=network), *words)
 
 
 @pytest.fixture(scope="module")
@@ -185,37 +182,37 @@ def test_grey_and_16_bit_images_are_trained_on_and_earlier_runs_are_set_aside(tm
     assert (facts["image_channels"], facts["classes"]) == (1, ["bright", "dark"])
 
 
-def test_what_is_wrong_with_the_data_is_said_before_work(data, trained, tmp_path, capsys):
+def test_what_is_wrong_with_the_data_is_said_before_work(data, trained, tmp_path):
     root = make_data(tmp_path / "data")
     words = ("--data", root, "--epochs", 2, "--output-dir", tmp_path / "out")
     (root / "train" / "empty").mkdir()
-    assert re.search(r"train has classes without images: empty; remove the empty folders", fails(capsys, *words))
+    assert re.search(r"train has classes without images: empty; remove the empty folders", fails(*words))
     (root / "train" / "empty").rmdir()
     (root / "val" / "white").mkdir()
     message = r"val has classes that are none of the 3 trained ones \(blue, green, red\): white"
-    assert re.search(message, fails(capsys, *words))
-    short = fails(capsys, "--data", data, "--epochs", 2, "--batch-size", 64)
+    assert re.search(message, fails(*words))
+    short = fails("--data", data, "--epochs", 2, "--batch-size", 64)
     assert re.search(r"train has 24 images, fewer than a batch of 64", short)
     eval_words = ("--data", root, "--eval-only", trained[0] / "best.pth")
-    assert re.search(message, fails(capsys, *eval_words, network=None))
+    assert re.search(message, fails(*eval_words, network=None))
     (root / "val" / "white").rmdir()
     (root / "train" / "red" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
-    assert re.search(r"red/0\.png cannot be read as an image", fails(capsys, *words))
-    assert re.search(r"nowhere/train is not a folder", fails(capsys, "--data", tmp_path / "nowhere", "--epochs", 2))
+    assert re.search(r"red/0\.png cannot be read as an image", fails(*words))
+    assert re.search(r"nowhere/train is not a folder", fails("--data", tmp_path / "nowhere", "--epochs", 2))
 
 
-def test_labels_of_another_number_than_the_checkpoints_are_refused(data, tmp_path, capsys):
+def test_labels_of_another_number_than_the_checkpoints_are_refused(data, tmp_path):
     file = tmp_path / "five.pth"
     torch.save(rb.build("resnest14", num_classes=5).state_dict(), file)
-    message = fails(capsys, "--data", data, "--eval-only", file, network=None)
+    message = fails("--data", data, "--eval-only", file, network=None)
     assert f"val must have as many classes as {file}, 5, got 3" in message
     torch.save(rb.build("resnest14").state_dict(), file)
-    assert f"{file} holds no classifier" in fails(capsys, "--data", data, "--eval-only", file, network=None)
+    assert f"{file} holds no classifier" in fails("--data", data, "--eval-only", file, network=None)
 
 
-def test_a_loss_that_is_not_finite_ends_the_training(data, tmp_path, monkeypatch, capsys):
+def test_a_loss_that_is_not_finite_ends_the_training(data, tmp_path, monkeypatch):
     monkeypatch.setattr(train.F, "cross_entropy", lambda *_: torch.tensor(float("nan"), requires_grad=True))
-    message = fails(capsys, "--data", data, "--epochs", 2, "--output-dir", tmp_path)
+    message = fails("--data", data, "--epochs", 2, "--output-dir", tmp_path)
     assert "the training diverged by iteration 2, at learning rate" in message and "lower --lr" in message
 
 

@@ -20,9 +20,9 @@ from torchvision.transforms.v2 import functional as F
 
 from resnest_backbones.data import IMAGE_SUFFIXES, read_image
 from resnest_backbones.errors import DatasetError, name_first
+from resnest_backbones.weights import get_record
 
-# Of ImageNet, and their averages for images of other channels; those of ``weights/records.py`` are the same.
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_PUBLISHED = get_record("resnest50")  # mean and std of ImageNet; images of other channels take their averages
 _MARGIN = 32  # pixels around the crop in the evaluation
 _EIGENVALUES = torch.tensor([0.2175, 0.0188, 0.0045])  # of ImageNet's colours, and their directions
 _EIGENVECTORS = torch.tensor([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
@@ -122,5 +122,6 @@ def crop_centre(image: Tensor, crop: int) -> Tensor:
 
 
 def _normalize(channels: int) -> v2.Normalize:
-    mean, std = (_MEAN, _STD) if channels == 3 else ([float(np.mean(v))] * channels for v in (_MEAN, _STD))
+    of_rgb = _PUBLISHED.mean, _PUBLISHED.std
+    mean, std = of_rgb if channels == 3 else ([float(np.mean(values))] * channels for values in of_rgb)
     return v2.Normalize(mean, std)

@@ -16,9 +16,10 @@ from mmseg.registry import DATASETS, MODELS
 from torch import nn
 
 from resnest_backbones.acceleration import resolve_device
+from resnest_backbones.checkpoint.classes import known_classes
 from resnest_backbones.data import palette_of, read_classes
 from resnest_backbones.errors import ConfigError
-from resnest_backbones.mmseg.checkpoint import check_fills, known_classes, load_segmentor
+from resnest_backbones.mmseg.checkpoint import check_fills, load_segmentor
 from resnest_backbones.mmseg.config import fit_heads, inner_datasets, type_name, use_test_time_augmentation
 from resnest_backbones.mmseg.transforms import with_image_reader
 
