@@ -279,7 +279,8 @@ def _read_onnx_with_openvino(file: Path) -> Loaded:
             raise
         # After many lines of its own sources: "-- No conversion rule found for operations: DeformConv-19".
         reason = str(error).partition("Summary:")[2].strip(" -\n").splitlines()[0]
-        raise ExportError(f"OpenVINO {openvino.__version__} cannot run {file}: {reason}") from error
+        version = openvino.__version__.partition("-")[0]
+        raise ExportError(f"OpenVINO {version} cannot run {file}: {reason}") from error
 
     def run(x: Tensor) -> list[Tensor]:
         return [torch.from_numpy(value) for value in model([x.numpy()]).values()]

@@ -12,10 +12,11 @@ import onnx
 from PIL import Image
 
 from quantize import run
+from resnest_backbones import build
 from resnest_backbones.choices import RUNTIMES
 from resnest_backbones.data import read_image
 from resnest_backbones.errors import DatasetError, ExportError
-from resnest_backbones.export import load, save
+from resnest_backbones.export import export_backbone, load, save
 from resnest_backbones.export.detectors import export_detector
 from resnest_backbones.predict import Predictor
 from resnest_backbones.predict.evaluate import average_precision
@@ -120,3 +121,15 @@ def test_mistakes_are_told_in_one_line(folder, tmp_path, capsys):
     with pytest.raises(SystemExit) as status:
         run([str(model), str(images), "--val-images", str(images)])
     assert status.value.code == 2 and "--val-images goes with --val-json" in capsys.readouterr().err
+
+
+def test_what_openvino_cannot_run_is_named_in_one_line(tmp_path):
+    pytest.importorskip("openvino")
+    save(
+        export_backbone(build("resnest14", deform_stages=("res5",), out_features=("res5",))),
+        "onnx",
+        tmp_path / "a.onnx",
+    )
+    with pytest.raises(ExportError, match=r"OpenVINO \d+\.\d+\.\d+ cannot run .*a\.onnx: .*DeformConv") as raised:
+        load(tmp_path / "a.onnx", runtime="openvino")
+    assert "\n" not in str(raised.value)
