@@ -168,8 +168,10 @@ def print_info(args: argparse.Namespace) -> int:
         facts = _facts_of_config(args.name)
         following = ("see its network", "info", facts["network"] or "resnest50")
     elif os.path.isfile(args.name):
-        facts = resnest_backbones.checkpoint.describe_file(args.name)
-        following = ("convert it to another layout", "convert", args.name, "OUT.pth", "--to", "detectron2")
+        described = resnest_backbones.checkpoint.describe_file(args.name)
+        facts = {name: value for name, value in described.items() if value is not None}
+        target = "core" if facts["layout"] == "detectron2" else "detectron2"
+        following = ("convert it to another layout", "convert", args.name, "OUT.pth", "--to", target)
     else:
         known = [*resnest_backbones.VARIANTS, *model_zoo.list()]
         hint = did_you_mean(args.name, known, f"`{PROGRAM} list` prints the names")
