@@ -50,6 +50,7 @@ METRICS: Mapping[str, str] = MappingProxyType(
         "miou_multi_scale": "mIoU, several scales and flip",
         "pix_acc_multi_scale": "pixel accuracy, several scales and flip",
         "miou_scales_not_stated": "mIoU, scales not stated",
+        "top1": "top-1 accuracy",
     }
 )
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from resnest_backbones.model_zoo import MEASURED, METRICS, RECIPES
-from resnest_backbones.weights import PUBLISHED, PublishedFile
+from resnest_backbones.weights import PUBLISHED, WEIGHTS, PublishedFile
 
 
 def recipes_of(framework: str, source: str = "") -> list:
@@ -88,7 +88,7 @@ def test_names_and_metrics_are_whole():
     assert Counter(recipe.framework for recipe in RECIPES.values()) == {"detectron2": 29, "mmseg": 21}
     assert all(recipe.metrics and recipe.metrics.keys() <= METRICS.keys() for recipe in RECIPES.values())
     assert PUBLISHED.keys() == {name for name, recipe in RECIPES.items() if recipe.file}
-    assert all(measured.name == name in RECIPES for name, measured in MEASURED.items())
+    assert all(measured.name == name in {**RECIPES, **WEIGHTS} for name, measured in MEASURED.items())
 
 
 def test_metrics_are_known_ones_and_cannot_be_changed():

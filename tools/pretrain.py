@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import warnings
 from pathlib import Path
 
 from resnest_backbones.commands import print_next
@@ -27,7 +28,8 @@ def build_argument_parser() -> argparse.ArgumentParser:
     add("--data", type=Path, required=True, metavar="DIR", help="folder of train/ and val/")
     add("--network", metavar="NAME", help="one that `resnest-backbones list` prints")
     add("--in-channels", type=int, default=3, metavar="N", help="3 for RGB, 1 for grey, or all that images have")
-    add("--output-dir", type=Path, default=Path("pretrain"), metavar="DIR", help="default: %(default)s")
+    text = "default: pretrain; --eval-only writes metrics.json if it is given"
+    add("--output-dir", type=Path, metavar="DIR", help=text)
     add("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
     text = "print the accuracy of a file in any layout, or resnest://NAME, on val/ instead of training"
     add("--eval-only", metavar="FILE", help=text)
@@ -49,7 +51,8 @@ def build_argument_parser() -> argparse.ArgumentParser:
     add("--ema", type=float, metavar="DECAY", help="evaluate and keep an average of the weights, such as 0.9999")
     add("--amp", action="store_true", help="mixed precision")
     add("--channels-last", action="store_true", help="keep images and weights channels-last in memory")
-    add("--compile", action="store_true", help="compile the network")
+    text = "compile the network, with this backend of torch.compile (default: inductor)"
+    add("--compile", nargs="?", const=True, default=False, metavar="BACKEND", help=text)
     add("--device", help="default: a GPU if there is one, else cpu")
     add("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
     add("--log-period", type=int, default=50, metavar="N", help="iterations between lines (default: %(default)s)")
@@ -66,6 +69,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         get_variant(args.network)
     if args.eval_only:
         return
+    args.output_dir = args.output_dir or Path("pretrain")
     if args.network is None:
         raise ConfigError("--network must be given: one that `resnest-backbones list` prints")
     positive = ("epochs", "batch_size", "in_channels", "log_period")
@@ -93,6 +97,7 @@ def run(arguments: list[str] | None = None) -> None:
 
     with one_line_errors(parser.prog, ValueError, verbose=args.verbose, interrupted=interrupted):
         check_arguments(args)
+        warnings.filterwarnings("ignore", "`torch.jit.interface`", FutureWarning)  # timm's import of PyTorch's own
         from pretraining.evaluate import evaluate
         from pretraining.processes import join, leave
         from pretraining.train import train

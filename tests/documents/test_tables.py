@@ -46,7 +46,7 @@ def test_a_stale_document_is_named_by_the_check_and_rewritten_without_it(monkeyp
 def test_every_network_has_its_row():
     rows = named_rows(variants_table())
     assert list(rows) == list(VARIANTS)
-    assert rows["resnest50"] == ["2", "1", "27.48", "5.39", "81.03", "224", "`resnest50-528c19ca.pth`"]
+    assert rows["resnest50"] == ["2", "1", "27.48", "5.39", "81.03", "224", "", "`resnest50-528c19ca.pth`"]
 
 
 def test_the_sizes_of_features_are_those_that_networks_compute():
@@ -86,6 +86,10 @@ def test_a_measured_recipe_is_shown_with_machine_date_and_command(monkeypatch):
     monkeypatch.setattr(tables, "MEASURED", {name: run})
     expected = "box AP 42.50, mask AP 38.00; a machine, 2030-01-31, `reproduce.py run`"
     assert named_rows(detectron2_table())[name][:4] == ["42.81", "38.14", "", expected]
+    network = Measurement("resnest14", {"top1": 75.5}, "a machine", "2030-01-31", "reproduce.py run")
+    monkeypatch.setattr(tables, "MEASURED", {"resnest14": network})
+    cell = named_rows(variants_table())["resnest14"][6]
+    assert cell == "top-1 accuracy 75.50; a machine, 2030-01-31, `reproduce.py run`"
     assert model_zoo.MEASURED == {}, "a run in full goes there, and into this test"
 
 

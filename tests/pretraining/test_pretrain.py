@@ -118,11 +118,13 @@ def test_a_detector_starts_from_its_trunk(trained):
     assert all(torch.equal(value, weights[key]) for key, value in trunk.named_parameters())
 
 
-def test_evaluating_the_best_checkpoint_gives_the_accuracy_that_the_training_saw(trained, data, capsys):
-    run("--data", data, "--eval-only", trained[0] / "best.pth", network=None)
+def test_evaluating_the_best_checkpoint_gives_the_accuracy_that_the_training_saw(trained, data, tmp_path, capsys):
+    words = ("--data", data, "--eval-only", trained[0] / "best.pth", "--output-dir", tmp_path)
+    run(*words, network=None)
     out = capsys.readouterr().out
     best = torch.load(trained[0] / "best.pth", weights_only=True)
     assert re.search(rf"top-1 +\| +{best['top1']:.2f} \|", out) and "tiny, 12 images" in out and "crop 32" in out
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {"iteration": 0, "top1": best["top1"]}
 
 
 def test_a_file_with_a_published_name_is_shown_beside_the_published_figure(data, tmp_path, capsys, fill_randomly):
@@ -140,6 +142,7 @@ def test_a_file_with_a_published_name_is_shown_beside_the_published_figure(data,
     [
         ("--ema", "0.9", "--drop-block", "0.1", "--dropout", "0.2"),
         pytest.param(("--amp", "--channels-last"), marks=pytest.mark.slow),
+        pytest.param(("--compile", "aot_eager"), marks=pytest.mark.slow),  # inductor takes minutes
     ],
 )
 def test_a_training_that_was_killed_in_an_epoch_resumes_to_equal_weights(data, tmp_path, monkeypatch, options):

@@ -34,6 +34,9 @@ def smoke_settings(recipe: Recipe, iterations: int) -> list[str]:
     """Return KEY=VALUE for the framework of a recipe; ``iterations`` of training."""
     if recipe.framework == "mmseg":
         return [*_mmseg_settings(get_config(recipe.name), iterations)]
+    if recipe.framework == "pretrain":
+        options = ("epochs=1", "warmup-epochs=0", "batch-size=4", "crop=64", "workers=0")
+        return [f"pretrain.{option}" for option in options]
     # Without its package panoptic quality cannot be computed: boxes and masks alone are evaluated.
     without_pq = ["DATASETS.TEST=('coco_2017_val',)"] if lacks_panoptic_evaluation(recipe) else []
     deep = _DEEP if "resnest200" in recipe.name else []

@@ -1,7 +1,7 @@
 """A tiny data root in the layout that the recipes read: rectangles on noise, each under the name of some class.
 
-COCO with its panoptic annotations, ADE20K, PASCAL-Context and Cityscapes show the same images. Ids and numbers of
-classes are the real ones, so a recipe's own config reads it; its metrics mean nothing.
+COCO with its panoptic annotations, ADE20K, PASCAL-Context, Cityscapes and ImageNet show the same images. Ids and
+numbers of classes are the real ones, but of ImageNet, so a recipe's own config reads it; its metrics mean nothing.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def make_smoke_data(root: Path) -> Path:
             _save(pixels, voc / "JPEGImages" / f"{stem}.jpg")
             _save(_classes(59)[labels], voc / "SegmentationClassContext" / f"{stem}.png")
             _write(voc / "ImageSets" / "SegmentationContext" / f"{split}.txt", f"{stem}\n", "a")
+            _save(pixels, root / "imagenet" / split / f"n{number % 2:08d}" / f"{split}_{number}.JPEG")
             # Twice as wide as high, as the real images.
             stem, half = f"{split}/smoke/smoke_{number:06d}_000019", IMAGE_SIZE // 2
             _save(pixels[half:], root / "cityscapes" / "leftImg8bit" / f"{stem}_leftImg8bit.png")

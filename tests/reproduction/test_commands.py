@@ -12,6 +12,7 @@ import pytest
 
 from reproduce import build_argument_parser
 from reproduction.commands import Command, make_commands, settings_for
+from reproduction.common import ALL
 from resnest_backbones.errors import ConfigError
 from resnest_backbones.model_zoo import RECIPES, get_config_file
 from tests.helpers import ROOT
@@ -29,7 +30,7 @@ TWO_MACHINES = ("--num-machines", "2", "--machine-rank", "1", "--dist-url", "tcp
 
 def commands(name: str, *options: object, gpus: int = 1, number: int = 0, output: object = "out") -> list[Command]:
     words = ["run", name, "--output-dir", output, "--num-gpus", gpus, *options]
-    return make_commands(RECIPES[name], build_argument_parser().parse_args([str(word) for word in words]), number)
+    return make_commands(ALL[name], build_argument_parser().parse_args([str(word) for word in words]), number)
 
 
 def tool_of(command: Command) -> tuple[list[str], Path, list[str]]:
@@ -40,11 +41,12 @@ def tool_of(command: Command) -> tuple[list[str], Path, list[str]]:
 
 def parse(command: Command) -> argparse.Namespace:
     """The arguments as the tool reads them."""
+    import pretrain
     import test_seg
     import train_net
     import train_seg
 
-    tools = {"train_net": train_net, "train_seg": train_seg, "test_seg": test_seg}
+    tools = {"train_net": train_net, "train_seg": train_seg, "test_seg": test_seg, "pretrain": pretrain}
     _, tool, arguments = tool_of(command)
     assert tool.is_file()
     return tools[tool.stem].build_argument_parser().parse_args(arguments)
@@ -98,6 +100,19 @@ def test_a_segmentor_trains_and_is_tested_as_its_metrics_were(name):
         roots = {cfg[f"{split}_dataloader"].dataset.data_root for split in ("train", "val", "test")}
         assert len(roots) == 1 and roots.pop().startswith("datasets/")
         assert cfg.train_dataloader.batch_size == (8 if RECIPES[name].dataset == "cityscapes" else 16)
+
+
+def test_a_network_trains_by_the_published_recipe_and_its_file_is_evaluated():
+    (command,) = commands("resnest50", "--set", "SEED=1", "pretrain.epochs=90", "pretrain.amp=")
+    args = parse(command)
+    assert (args.network, args.resume, args.eval_only, args.epochs, args.amp) == ("resnest50", True, None, 90, True)
+    assert (str(args.data), str(args.output_dir)) == ("datasets/imagenet", "out/resnest50/train")
+    (command,) = commands("resnest269", "--eval-only", "resnest269-0cc87c48.pth", gpus=8)
+    launcher, _, _ = tool_of(command)
+    assert command.name == "evaluate" and launcher[-3:] == ["--nproc-per-node", "8", "--standalone"]
+    args = parse(command)
+    assert (args.network, args.eval_only) == ("resnest269", "resnest269-0cc87c48.pth")
+    assert not args.resume and str(args.output_dir) == "out/resnest269/evaluate"
 
 
 # GPUs and machines

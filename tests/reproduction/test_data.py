@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from PIL import Image
 pytest.importorskip("detectron2")
 
 from reproduce import main
-from reproduction.data import Extent, make_check, needs, spread
+from reproduction import data
+from reproduction.common import ALL, NETWORKS
+from reproduction.data import LAYOUT, Extent, make_check, needs, spread
 from resnest_backbones.model_zoo import RECIPES
 
 BOXES = RECIPES["faster_rcnn_resnest50_fpn_1x"]
@@ -43,7 +46,7 @@ def problems(recipe, root: Path, **extent) -> list[str]:
 
 
 def test_nothing_is_said_of_a_good_root(smoke_root):
-    for recipe in RECIPES.values():
+    for recipe in ALL.values():
         assert problems(recipe, smoke_root) == problems(recipe, smoke_root, quick=True) == []
         assert all("images to " in line and "\n" not in line for line in needs(recipe))
     assert [line.split()[0] for line in needs(BOXES)] == ["118287", "5000"]
@@ -57,6 +60,7 @@ def test_the_published_counts_are_expected(smoke_root):
         BOXES: ["118287 files *.jpg, got 8", "118287 images, got 8", "5000 files *.jpg, got 4", "5000 images, got 4"],
         ADE20K: ["20210 files *.jpg, got 8", "20210 files *.png, got 8", "2000 files *.jpg", "2000 files *.png"],
         PASCAL: ["must name 4998 images, got 8", "must name 5105 images, got 4"],
+        NETWORKS["resnest50"]: ["1281167 files *.JPEG, got 8", "50000 files *.JPEG, got 4"],
         CITYSCAPES: ["2975 files", "2975 files", "500 files *_leftImg8bit.png, got 4", "500 files"],
     }
     for recipe, texts in wanted.items():
@@ -64,6 +68,13 @@ def test_the_published_counts_are_expected(smoke_root):
         assert len(found) == len(texts)
         assert all(text in line for line, text in zip(found, texts, strict=True)), found
     assert len(problems(PANOPTIC, smoke_root, any_count=False)) == 4 + 6
+
+
+def test_imagenet_has_a_folder_for_each_class(root, monkeypatch):
+    train, val = (replace(split, count=count) for split, count in zip(LAYOUT["imagenet"], (8, 4), strict=True))
+    monkeypatch.setattr(data, "LAYOUT", {"imagenet": (train, val)})
+    (problem, _) = problems(NETWORKS["resnest14"], root, any_count=False)
+    assert problem == f"{root / 'imagenet/train'}: must have 1000 folders of files, got 2"
 
 
 def test_a_dataset_of_several_recipes_is_read_once(root):
@@ -188,7 +199,7 @@ def test_the_command(root, capsys):
     assert main(["data", "--data-root", str(root), "--any-count"]) == 0
     printed = capsys.readouterr().out
     users = sum(recipe.dataset.startswith("coco") for recipe in RECIPES.values())
-    assert printed.count("  complete\n") == 5 and f"coco, for {users} recipes:" in printed
+    assert printed.count("  complete\n") == 6 and f"coco, for {users} recipes:" in printed
     (root / "coco/val2017/000000000003.jpg").unlink()
     names = ["faster_rcnn_resnest50_fpn_1x", "ade20k"]
     assert main(["data", *names, "--data-root", str(root), "--any-count", "--quick"]) == 1

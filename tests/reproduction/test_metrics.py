@@ -9,6 +9,7 @@ pytest.importorskip("detectron2")
 pytest.importorskip("mmengine")
 
 
+from reproduction.common import NETWORKS
 from reproduction.metrics import final_metrics, read_curves, training_files
 from resnest_backbones.errors import ConfigError
 from resnest_backbones.model_zoo import RECIPES
@@ -92,6 +93,18 @@ def test_a_segmentor_has_the_metrics_of_its_last_tests(tmp_path):
     assert final_metrics(RECIPES[SEGMENTOR], tmp_path) == {"miou_multi_scale": 20.0, "pix_acc_multi_scale": 40.0}
     both = RECIPES["fcn_resnest101-d8_4xb4-160k_ade20k-512x512"]
     assert final_metrics(both, tmp_path) == {"miou": 9.0, "miou_multi_scale": 20.0}
+
+
+def test_a_network_has_the_accuracy_of_its_last_epoch_or_of_its_evaluation(tmp_path):
+    for step, lines in (("train", ['{"iteration": 9, "loss": 2.0}', '{"iteration": 9, "top1": 60.0, "top5": 80.0}']), (
+        "evaluate", ['{"iteration": 0, "top1": 81.04}']
+    )):  # fmt: skip
+        folder = tmp_path / step / step
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text("\n".join(lines))
+    assert final_metrics(NETWORKS["resnest50"], tmp_path / "train") == {"top1": 60.0}
+    assert final_metrics(NETWORKS["resnest50"], tmp_path / "evaluate") == {"top1": 81.04}
+    assert read_curves(tmp_path / "train", "pretrain") == {"loss": ([9], [2.0]), "top1": ([9], [60.0])}
 
 
 def test_a_run_without_files_has_no_curves_and_no_metrics(tmp_path):

@@ -14,10 +14,11 @@ pytest.importorskip("detectron2")
 pytest.importorskip("mmengine")
 
 from reproduce import main
+from reproduction.common import ALL
 from reproduction.compare import SPREADS
 from reproduction.report import embed_curves
 from reproduction.run import Step
-from resnest_backbones.model_zoo import METRICS, RECIPES, Measurement
+from resnest_backbones.model_zoo import METRICS, Measurement
 from tests.helpers import error_of
 from tests.reproduction import report_sample as sample
 from tests.reproduction.report_sample import write_run, write_sample
@@ -63,7 +64,7 @@ def page(root) -> SimpleNamespace:
 
 
 def test_every_published_metric_has_a_spread_with_its_source(page, markdown):
-    assert all(recipe.metrics.keys() <= SPREADS[recipe.dataset].keys() for recipe in RECIPES.values())
+    assert all(recipe.metrics.keys() <= SPREADS[recipe.dataset].keys() for recipe in ALL.values())
     for spread in (spread for spreads in SPREADS.values() for spread in spreads.values()):
         assert 0 < spread.points <= 1
         assert bool(spread.source) != spread.reason.startswith("assumed")
@@ -92,8 +93,8 @@ def test_the_verdict_is_by_the_spread_to_both_sides(tmp_path, measured, verdict,
 
 def test_the_totals_count_every_recipe_once_and_one_metric_below_counts(content):
     assert content["totals"] == {
-        "recipes": len(RECIPES), "run": 6, "finished": 4, "running": 1, "failed": 1, "smoke": 1, "smoke_failed": 0,
-        "broken": 1, "not_run": len(RECIPES) - 8, "within": 2, "below": 1, "above": 1,
+        "recipes": len(ALL), "run": 6, "finished": 4, "running": 1, "failed": 1, "smoke": 1, "smoke_failed": 0,
+        "broken": 1, "not_run": len(ALL) - 8, "within": 2, "below": 1, "above": 1,
     }  # fmt: skip
     entry = content["recipes"][sample.BELOW]
     assert [metric["verdict"] for metric in entry["metrics"]] == ["above", "below"] and entry["verdict"] == "below"
@@ -142,6 +143,18 @@ def test_runs_that_do_not_measure_the_recipe_have_no_verdict_and_are_not_recorde
     assert "smoke runs, which measure nothing: 1; 1 of them failed." in out
 
 
+def test_the_published_file_of_a_network_is_compared_and_recorded(tmp_path, capsys):
+    write_run(tmp_path, "resnest50", metrics={"top1": 81.0}, eval_only="cache/resnest50-528c19ca.pth")
+    write_run(tmp_path, "resnest101", metrics={"top1": 80.1}, eval_only="own.pth")
+    write_run(tmp_path, "resnest14", metrics={"top1": 75.8})
+    content = run_on(tmp_path)
+    entries = {name: content["recipes"][name] for name in ("resnest50", "resnest101", "resnest14")}
+    assert [entry["verdict"] for entry in entries.values()] == ["within", "below", "within"]
+    assert [entry["published_file"] for entry in entries.values()] == [True, False, False]
+    assert [name for name, entry in entries.items() if entry["record"]] == ["resnest50", "resnest14"]
+    assert '"resnest50": Measurement("resnest50", {"top1": 81.0}, ' in capsys.readouterr().out
+
+
 def test_a_smoke_run_is_marked_and_not_compared(content, page, markdown):
     entry = content["recipes"][sample.SMOKE]
     assert (entry["smoke"], entry["verdict"], entry["record"]) == (True, None, "")
@@ -158,8 +171,8 @@ def test_a_smoke_run_is_marked_and_not_compared(content, page, markdown):
 
 
 def test_every_recipe_and_what_is_to_be_known_of_a_run_are_in_every_file(content, page, markdown):
-    assert content["recipes"].keys() == RECIPES.keys()
-    for name in RECIPES:
+    assert content["recipes"].keys() == ALL.keys()
+    for name in ALL:
         assert name in page.text and re.search(rf"\| `{re.escape(name)}` +\|", markdown)
     entry = content["recipes"][sample.WITHIN]
     assert entry["versions"] == {"python": "3.11.2", "torch": "2.8.0"} and entry["steps"][0]["seconds"] == 43985.2
@@ -283,7 +296,7 @@ def test_folders_of_unknown_recipes_and_without_a_result_are_named(tmp_path, cap
     assert content["problems"] == [f"{tmp_path / 'yolo_resnest50'} holds the run of an unknown recipe"]
     assert content["recipes"][sample.BELOW]["problems"] == [f"{tmp_path / sample.BELOW} holds files but no run.json"]
     assert content["recipes"][sample.ABOVE]["problems"] == []
-    assert content["totals"]["not_run"] == len(RECIPES)
+    assert content["totals"]["not_run"] == len(ALL)
     assert capsys.readouterr().out.count("problem: ") == 2
 
 

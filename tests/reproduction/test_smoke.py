@@ -8,6 +8,7 @@ import json
 import pytest
 
 from reproduce import main
+from reproduction.common import ALL
 from reproduction.metrics import read_curves
 from resnest_backbones.model_zoo import RECIPES
 from tests.reproduction.smoke import lacks_panoptic_evaluation, smoke_settings
@@ -18,10 +19,10 @@ pytest.importorskip("mmseg")
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [*RECIPES, "resnest14"])
 def test_a_recipe_trains_evaluates_and_is_reported(name, smoke_root, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    recipe = RECIPES[name]
+    recipe = ALL[name]
     arguments = [name, "--output-dir", str(tmp_path), "--data-root", str(smoke_root), "--any-count", "--num-gpus", "1"]
     status = main(["run", *arguments, "--set", *smoke_settings(recipe, 2)])
     assert status == 0, "\n".join(capfd.readouterr().out.splitlines()[-40:])

@@ -26,15 +26,16 @@ def variants_table() -> str:
     """Return every network with radix, cardinality, cost, and what was published of its ImageNet weights."""
     head = (
         "network", "radix", "cardinality", "parameters (M)", "multiply-adds (G, 224 x 224)", "published top-1 (%)",
-        "crop", "published file",
+        "crop", "measured here", "published file",
     )  # fmt: skip
     rows = []
     for name, spec in VARIANTS.items():
         record = WEIGHTS.get(name)
-        published = (f"{record.top1:.2f}", str(record.crop), f"`{record.filename}`") if record else ("", "", "")
+        published = (f"{record.top1:.2f}", str(record.crop)) if record else ("", "")
+        file = f"`{record.filename}`" if record else ""
         cost = (f"{(spec.params or 0) / 1e6:.2f}", f"{(spec.multiply_adds or 0) / 1e9:.2f}")
-        rows.append((f"`{name}`", str(spec.radix), str(spec.cardinality), *cost, *published))
-    return markdown_table(head, rows, "lrrrrrrl")
+        rows.append((f"`{name}`", str(spec.radix), str(spec.cardinality), *cost, *published, _measured(name), file))
+    return markdown_table(head, rows, "lrrrrrrll")
 
 
 def strides_table(network: str = "resnest50", side: int = 512) -> str:
@@ -62,7 +63,7 @@ def detectron2_table() -> str:
     for recipe in _recipes("detectron2"):
         metrics = (percent(recipe, metric) for metric in ("box_ap", "mask_ap", "pq"))
         file = f"`{recipe.file.name}`" if recipe.file and recipe.file.name else ""
-        rows.append((f"`{recipe.name}`", *metrics, _measured(recipe), *_cost(recipe), file, _living(recipe)))
+        rows.append((f"`{recipe.name}`", *metrics, _measured(recipe.name), *_cost(recipe), file, _living(recipe)))
         if "box_ap_test_dev" in recipe.metrics:
             metrics = (percent(recipe, metric) for metric in ("box_ap_test_dev", "mask_ap_test_dev", "pq"))
             rows.append((f"`{recipe.name}_test_dev`", *metrics, "", *_cost(recipe), "the same", ""))
@@ -83,7 +84,7 @@ def mmseg_table() -> str:
             multi = f"{unstated} (scales not stated)"
         metrics = (percent(recipe, "miou"), multi, percent(recipe, "pix_acc_multi_scale"))
         digits = f"{recipe.file.hash_kinds[0]} `{recipe.file.hash_prefix}`" if recipe.file else ""
-        facts = (_measured(recipe), *_cost(recipe), digits, _living(recipe), recipe.source)
+        facts = (_measured(recipe.name), *_cost(recipe), digits, _living(recipe), recipe.source)
         rows.append((f"`{recipe.name}`", *metrics, *facts))
     return markdown_table(head, rows, "lrrrlrrlll")
 
@@ -119,8 +120,8 @@ def percent(recipe: Recipe, metric: str) -> str:
     return f"{value:.1f}" if "mmdetection" in recipe.source else f"{value:.2f}"
 
 
-def _measured(recipe: Recipe) -> str:
-    run = MEASURED.get(recipe.name)
+def _measured(name: str) -> str:
+    run = MEASURED.get(name)
     if run is None:
         return ""
     metrics = ", ".join(f"{METRICS[metric]} {value:.2f}" for metric, value in run.metrics.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from pretraining.data import ClassFolders, evaluation_transform
 from pretraining.processes import Processes, autocast
 from pretraining.recipe import CROPS
 from resnest_backbones import checkpoint
-from resnest_backbones.errors import ConfigError, DatasetError
+from resnest_backbones.errors import ConfigError, DatasetError, check_writable
 from resnest_backbones.weights import SCHEME, WEIGHTS
+
+METRICS = "metrics.json"
 
 
 def make_loader(data: Dataset[tuple[Tensor, int]], args: argparse.Namespace, processes: Processes) -> DataLoader:
@@ -48,6 +51,8 @@ def measure(
 
 def evaluate(args: argparse.Namespace, processes: Processes) -> None:
     """Run ``--eval-only``: print the accuracy of a file on ``val/``, beside the published one."""
+    if args.output_dir:
+        check_writable(args.output_dir)
     facts = checkpoint.describe_file(args.eval_only)
     name = str(args.eval_only).removeprefix(SCHEME)
     record = WEIGHTS.get(name) or next((r for r in WEIGHTS.values() if r.filename == Path(name).name), None)
@@ -69,6 +74,9 @@ def evaluate(args: argparse.Namespace, processes: Processes) -> None:
     net.to(processes.device, memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
     measured = measure(net, make_loader(data, args, processes), args.amp, processes.device)
     if processes.rank == 0:
+        if args.output_dir:
+            content = json.dumps({"iteration": 0, **measured}) + "\n"
+            checkpoint.write_atomically(args.output_dir / METRICS, lambda stream: stream.write(content.encode()))
         print(f"{network}, {len(data)} images of {root}, {facts['num_classes']} classes, crop {crop}, {args.eval_only}")
         print(accuracy_table(measured, record.top1 if record and record.crop == crop else None))
 

@@ -19,7 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from pretraining import recipe
 from pretraining.data import ClassFolders, evaluation_transform, training_transform
-from pretraining.evaluate import make_loader, measure
+from pretraining.evaluate import METRICS, make_loader, measure
 from pretraining.processes import Processes, autocast, half_type, share_buffers
 from resnest_backbones import checkpoint
 from resnest_backbones.acceleration import accelerate
@@ -27,7 +27,7 @@ from resnest_backbones.checkpoint.classes import check_resumed_classes
 from resnest_backbones.data import derive_seed
 from resnest_backbones.errors import CheckpointError, ConfigError, DatasetError, DivergedError, check_writable
 
-LAST, BEST, METRICS = "last.pth", "best.pth", "metrics.json"
+LAST, BEST = "last.pth", "best.pth"
 # What a resumed training may have otherwise than the one it continues.
 _FREE = ("data", "output_dir", "workers", "resume", "eval_only", "device", "verbose", "log_period", "compile")
 

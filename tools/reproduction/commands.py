@@ -1,7 +1,8 @@
 """The commands of a recipe: those of this repository's tools, as one would type them, one to three of them.
 
 With Detectron2 the training evaluates at its end. With MMSegmentation, what a recipe publishes decides: metrics of one
-scale (or of scales that it does not state) are tested at one, metrics of several scales and flip with ``--tta``.
+scale (or of scales that it does not state) are tested at one, metrics of several scales and flip with ``--tta``. The
+networks of ImageNet are trained and evaluated by ``tools/pretrain.py``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from resnest_backbones.model_zoo import Recipe, get_config_file
 from resnest_backbones.outputs import named_checkpoint
 
 _LAST_CHECKPOINT = "LAST_CHECKPOINT"  # in a command: of the training, known when that has ended
+_PRETRAIN = "pretrain."  # before a setting of tools/pretrain.py
 _DATASETS = {
     "ade20k": "ade/ADEChallengeData2016",
     "pascal_context_59": "VOCdevkit/VOC2010",
@@ -59,8 +61,8 @@ def make_commands(recipe: Recipe, args: argparse.Namespace, number: int = 0) -> 
 
     The number of the recipe among those that run gives each command a port of its own on several machines.
     """
-    make = _detectron2_commands if recipe.framework == "detectron2" else _mmseg_commands
-    return make(recipe, args, 4 * number)
+    make = {"detectron2": _detectron2_commands, "mmseg": _mmseg_commands, "pretrain": _pretrain_commands}
+    return make[recipe.framework](recipe, args, 4 * number)
 
 
 def _detectron2_commands(recipe: Recipe, args: argparse.Namespace, port_offset: int) -> list[Command]:
@@ -99,6 +101,18 @@ def _mmseg_commands(recipe: Recipe, args: argparse.Namespace, port_offset: int) 
         words += ["--cfg-options", *_mmseg_options(recipe, args)]
         commands.append(Command(name, tuple(words), folder))
     return commands
+
+
+def _pretrain_commands(recipe: Recipe, args: argparse.Namespace, port_offset: int) -> list[Command]:
+    name = "evaluate" if args.eval_only else "train"
+    folder = args.output_dir / recipe.name / name
+    words = [*_torchrun(args, port_offset), str(TOOLS / "pretrain.py"), "--network", recipe.name]
+    words += ["--eval-only", str(args.eval_only)] if args.eval_only else ["--resume"]
+    words += ["--data", str(args.data_root / "imagenet"), "--output-dir", str(folder)]
+    for setting in settings_for(recipe, args.settings):
+        option, _, value = setting.removeprefix(_PRETRAIN).partition("=")
+        words += [f"--{option}", value] if value else [f"--{option}"]
+    return [Command(name, tuple(words), folder)]
 
 
 def _mmseg_options(recipe: Recipe, args: argparse.Namespace) -> list[str]:
@@ -141,12 +155,20 @@ def _host_and_port(url: str | None, port_offset: int) -> tuple[str, int]:
 
 
 def settings_for(recipe: Recipe, settings: Sequence[str]) -> list[str]:
-    """Return the settings for the framework of a recipe: keys of Detectron2 begin in capitals."""
+    """Return the settings for the framework of a recipe.
+
+    Keys of Detectron2 begin in capitals; options of ``tools/pretrain.py`` with ``pretrain.``, in place of two dashes.
+    """
     for setting in settings:
         if not re.match(r"[^=]+=", setting):
             raise ConfigError(f"--set must be KEY=VALUE, got {setting!r}")
-    is_detectron2 = recipe.framework == "detectron2"
-    return [setting for setting in settings if re.split(r"[.=]", setting)[0].isupper() == is_detectron2]
+    return [setting for setting in settings if _framework_of(setting) == recipe.framework]
+
+
+def _framework_of(setting: str) -> str:
+    if setting.startswith(_PRETRAIN):
+        return "pretrain"
+    return "detectron2" if re.split(r"[.=]", setting)[0].isupper() else "mmseg"
 
 
 def batch_of_segmentor(recipe: Recipe) -> int:

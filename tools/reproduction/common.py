@@ -1,4 +1,7 @@
-"""What the commands and the preparation of data share: recipes by name, options, locks, work on many files."""
+"""What the commands and the preparation of data share: recipes by name, options, locks, work on many files.
+
+The networks of ImageNet are recipes too, by the name of the network: ``tools/pretrain.py`` trains and evaluates them.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,19 @@ from tqdm.contrib.concurrent import process_map
 import resnest_backbones as rb
 from resnest_backbones.errors import ConfigError, add_verbose
 from resnest_backbones.model_zoo import RECIPES, Recipe
+from resnest_backbones.weights import WEIGHTS
 
 Item = TypeVar("Item")
 
 SPLITS = ("train", "val")
+NETWORKS = {
+    record.name: Recipe(
+        name=record.name, framework="pretrain", dataset="imagenet", method="classification", backbone=record.name,
+        schedule="270 epochs", metrics={"top1": record.top1}, source=record.source,
+    )
+    for record in WEIGHTS.values()
+}  # fmt: skip
+ALL = {**RECIPES, **NETWORKS}
 DEFAULT_WORKERS = min(8, os.cpu_count() or 1)  # disks seldom serve more
 _CHUNK = 16  # items that a process is given at a time
 
@@ -34,22 +46,28 @@ def select_recipes(patterns: Sequence[str]) -> list[Recipe]:
 
     One that chooses nothing is a ``ConfigError`` with the nearest name.
     """
-    chosen = set() if patterns else set(RECIPES)
+    chosen = set() if patterns else set(ALL)
     for pattern in patterns:
-        found = {r.name for r in RECIPES.values() if pattern == r.dataset or fnmatchcase(r.name, pattern)}
+        found = {r.name for r in ALL.values() if pattern == r.dataset or fnmatchcase(r.name, pattern)}
         if not found:
-            known = [*RECIPES, *dict.fromkeys(recipe.dataset for recipe in RECIPES.values())]
+            known = [*ALL, *dict.fromkeys(recipe.dataset for recipe in ALL.values())]
             nearest = difflib.get_close_matches(pattern, known, n=1, cutoff=0.0)[0]
             must = "RECIPE must be a name, a pattern or a dataset that `list` prints"
             raise ConfigError(f"{must}, got {pattern!r}; the nearest is {nearest}")
         chosen |= found
-    return [recipe for recipe in RECIPES.values() if recipe.name in chosen]
+    return [recipe for recipe in ALL.values() if recipe.name in chosen]
+
+
+def is_published_file(recipe: Recipe, file: str) -> bool:
+    """Tell whether a file has the name under which the trained file of a recipe was published."""
+    published = WEIGHTS.get(recipe.name) or recipe.file
+    return published is not None and Path(file).name == published.filename
 
 
 def add_data_root(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data-root", type=Path, default=Path("datasets"), metavar="DIR",
-        help="folder of coco/, ade/, VOCdevkit/ and cityscapes/ (default: %(default)s)",
+        help="folder of coco/, ade/, VOCdevkit/, cityscapes/ and imagenet/ (default: %(default)s)",
     )  # fmt: skip
 
 

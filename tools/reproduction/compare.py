@@ -21,7 +21,8 @@
       log       path from the report to the log, or null
       metric_files    paths from the report to what the framework wrote about the training
       problems  a list of texts: what is wrong with its files
-      record    the line of resnest_backbones.model_zoo.MEASURED for a finished run of the unchanged recipe, or ""
+      record    the line of resnest_backbones.model_zoo.MEASURED for a finished run of the unchanged recipe, or of a
+                network's published file; or ""
 
 It tells no time but those of the runs: the same runs give the same report.
 """
@@ -35,10 +36,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from reproduction.common import ALL, NETWORKS, is_published_file
 from reproduction.metrics import finite, training_files
 from reproduction.run import LOG_FILE, RUN_FILE, STATES, Run, read_run
 from resnest_backbones.errors import ConfigError
-from resnest_backbones.model_zoo import METRICS, RECIPES, Recipe
+from resnest_backbones.model_zoo import METRICS, Recipe
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,21 @@ SPREADS: Mapping[str, Mapping[str, Spread]] = {
         }
         for dataset, spread in _MIOU.items()
     },
+    "imagenet": {
+        "top1": Spread(
+            0.3,
+            "five trainings of a ResNet-50 had a standard deviation of 0.12 points, so two of them differ by less than "
+            "0.3 nine times out of ten",
+            "arXiv 1706.02677, table 1",
+        )
+    },
 }
 
 
 def read_report(recipes: Sequence[Recipe], output_dir: Path, folder: Path) -> dict[str, Any]:
     """Return the content at the top of this file, of runs in ``output_dir``, for a report in ``folder``."""
     entries = [_report_recipe(recipe, output_dir / recipe.name, folder) for recipe in recipes]
-    unknown = sorted(file.parent for file in output_dir.glob(f"*/{RUN_FILE}") if file.parent.name not in RECIPES)
+    unknown = sorted(file.parent for file in output_dir.glob(f"*/{RUN_FILE}") if file.parent.name not in ALL)
     real = [entry for entry in entries if not entry["smoke"]]
     states, verdicts = [entry["state"] for entry in real], [entry["verdict"] for entry in real]
     return {
@@ -139,7 +149,7 @@ def _report_recipe(recipe: Recipe, run_folder: Path, folder: Path) -> dict[str, 
         **{key: getattr(recipe, key) for key in ("name", "framework", "dataset", "source")},
         "state": state,
         "smoke": run is not None and run.smoke,
-        "published_file": bool(run and recipe.file and Path(run.eval_only).name == recipe.file.name),
+        "published_file": bool(run and run.eval_only and is_published_file(recipe, run.eval_only)),
         "verdict": next((verdict for verdict in ("below", "above", "within") if verdict in verdicts), None),
         "metrics": metrics,
         **{name: getattr(run, name, "") for name in ("error", "machine", "command", "started", "ended")},
@@ -148,7 +158,7 @@ def _report_recipe(recipe: Recipe, run_folder: Path, folder: Path) -> dict[str, 
         "log": _relative(log, folder) if log.is_file() else None,
         "metric_files": [_relative(file, folder) for file in training_files(run_folder, recipe.framework)],
         "problems": problems,
-        "record": _record(run),
+        "record": _record(recipe, run),
     }
 
 
@@ -177,9 +187,14 @@ def _compare(metric: str, recipe: Recipe, run: Run | None) -> dict[str, Any]:
     return found | {"spread": points, "verdict": verdict, "reason": reason}
 
 
-def _record(run: Run | None) -> str:
-    """Return the line of ``MEASURED`` that records a finished run of the unchanged recipe; "" for another run."""
-    if run is None or run.smoke or run.state != "finished" or run.settings or run.eval_only:
+def _record(recipe: Recipe, run: Run | None) -> str:
+    """Return the line of ``MEASURED`` that records a finished run of the unchanged recipe; "" for another run.
+
+    Of a network, that may be an evaluation of its published file.
+    """
+    if run is None or run.smoke or run.state != "finished" or run.settings:
+        return ""
+    if run.eval_only and not (recipe.name in NETWORKS and is_published_file(recipe, run.eval_only)):
         return ""
     metrics = {name: round(value, 2) for name in METRICS if (value := finite(run.metrics.get(name))) is not None}
     name, machine, date, command = map(json.dumps, (run.recipe, run.machine, run.ended[:10], run.command))

@@ -10,7 +10,7 @@ import argparse
 import functools
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,6 +38,7 @@ class Folder:
     last_label: int | None = None  # the largest label of label maps; None for other images
     modes: tuple[str, ...] = ("L", "P")  # of PIL, in which the recipes' loaders read label maps
     shared: bool = False  # with another split, so that the number of files says nothing
+    classes: int | None = None  # folders that the files must lie in, one for each class; None where any will do
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ _TRAIN_IDS = (
     f"{_CITYSCAPES} (gtFine_trainvaltest.zip), then `pip install cityscapesscripts` and "
     "`CITYSCAPES_DATASET=DATA_ROOT/cityscapes csCreateTrainIdLabelImgs`"
 )
+_IMAGENET = "https://image-net.org/challenges/LSVRC/2012"
 _TEST_DEV = "coco/annotations/image_info_test-dev2017.json, coco/test2017"
 LAYOUT: Mapping[str, tuple[Split, ...]] = {
     "coco": _splits(
@@ -107,6 +109,10 @@ LAYOUT: Mapping[str, tuple[Split, ...]] = {
         (2975, 500),
         Folder("cityscapes/leftImg8bit/{split}", "_leftImg8bit.png", f"{_CITYSCAPES} (leftImg8bit_trainvaltest.zip)"),
         Folder("cityscapes/gtFine/{split}", "_gtFine_labelTrainIds.png", _TRAIN_IDS, 18),
+    ),
+    "imagenet": _splits(
+        (1281167, 50000),
+        Folder("imagenet/{split}", ".JPEG", f"from {_IMAGENET}, in a folder for each of 1000 classes", classes=1000),
     ),
 }
 
@@ -163,6 +169,8 @@ def _check_dataset(dataset: str, data_root: Path, extent: Extent, *, masks: bool
                 yield f"{data_root / folder.path}: no such folder; it must have {what}; {folder.source}"
             elif not files or not (extent.any_count or folder.shared or len(files) == split.count):
                 yield f"{data_root / folder.path}: must have {what}, got {len(files)}; {folder.source}"
+            elif folder.classes and not extent.any_count and (got := _count_parents(files)) != folder.classes:
+                yield f"{data_root / folder.path}: must have {folder.classes} folders of files, got {got}"
         if split.index:
             names = []
             try:
@@ -192,6 +200,10 @@ def _find(folder: Path, suffix: str) -> dict[str, Path] | None:
         return None
     files = (file for file in folder.rglob(f"*{suffix}") if not file.name.startswith("."))
     return {str(file.relative_to(folder)).removesuffix(suffix): file for file in sorted(files)}
+
+
+def _count_parents(names: Iterable[str]) -> int:
+    return len({Path(name).parent for name in names})
 
 
 def _read_index(file: Path, *, masks: bool) -> list[str]:

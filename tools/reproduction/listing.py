@@ -26,13 +26,14 @@ from textwrap import wrap
 from typing import Any, NamedTuple
 
 from reproduction.commands import batch_of_segmentor
-from reproduction.common import select_recipes
+from reproduction.common import NETWORKS, select_recipes
 from reproduction.data import LAYOUT, needs
 from resnest_backbones.errors import ConfigError
 from resnest_backbones.model_zoo import METRICS, Recipe, config_root, get_config, get_config_file, list_trained
 from resnest_backbones.weights import SCHEME, WEIGHTS
 
 DEVICE_RATE = 10.0  # TFLOP/s
+_EPOCHS = 270  # of tools/pretrain.py
 _DEVICE_RATE_SOURCE = (
     ", about that of a V100 in float32: Detectron2's MODEL_ZOO.md has 0.210 s per iteration of Faster R-CNN R50-FPN 1x "
     "on 8 V100 with 2 images each, 9.8 TFLOP/s by the same formula"
@@ -57,7 +58,13 @@ def estimate(recipe: Recipe, device_rate: float = DEVICE_RATE) -> Estimate:
     """Estimate the training of a recipe on GPUs with an effective rate in TFLOP/s; it needs the recipe's framework."""
     if not device_rate > 0:
         raise ConfigError(f"--device-rate must be positive, got {device_rate}")
-    from documents.costs import costs  # not at the top: it imports PyTorch, which --help need not
+    if recipe.name in NETWORKS:
+        from resnest_backbones import get_variant  # not at the top: it imports PyTorch, which --help need not
+
+        images = _EPOCHS * LAYOUT[recipe.dataset][0].count
+        counted, area = get_variant(recipe.name).multiply_adds or 0, (WEIGHTS[recipe.name].crop / 224) ** 2
+        return _estimate(counted * area, images, device_rate)
+    from documents.costs import costs  # likewise
 
     cfg, cost, area = get_config(recipe.name), costs()[recipe.name], 1.0
     if recipe.framework == "detectron2":
@@ -68,8 +75,11 @@ def estimate(recipe: Recipe, device_rate: float = DEVICE_RATE) -> Estimate:
             images = batch * cfg.train_cfg.max_iters
         else:  # an epoch drops what fills no batch
             images = batch * cfg.train_cfg.max_epochs * (LAYOUT[recipe.dataset][0].count // batch)
-    scaled = cost.multiply_adds * area
-    return Estimate(images, scaled, 3 * 2 * scaled * images / (device_rate * 1e12) / 3600)
+    return _estimate(cost.multiply_adds * area, images, device_rate)
+
+
+def _estimate(multiply_adds: float, images: int, device_rate: float) -> Estimate:
+    return Estimate(images, multiply_adds, 3 * 2 * multiply_adds * images / (device_rate * 1e12) / 3600)
 
 
 def _detector_area(cfg: Any, counted: int) -> float:
@@ -99,29 +109,20 @@ def as_dict(recipe: Recipe, device_rate: float) -> dict[str, Any]:
         "recipe": recipe.name,
         **{key: getattr(recipe, key) for key in ("framework", "dataset", "method", "backbone", "schedule")},
         "published": dict(recipe.metrics),
-        "config": get_config_file(recipe.name),
+        "config": "" if recipe.name in NETWORKS else get_config_file(recipe.name),
         "source": recipe.source,
         "training_images": found and found.images,
         "multiply_adds_per_image": found and round(found.multiply_adds),
         "gpu_hours": found and round(found.gpu_hours, 1),
-        "trained_file": f"{SCHEME}{recipe.name}" if recipe.name in list_trained() else "",
+        "trained_file": f"{SCHEME}{recipe.name}" if recipe.name in [*NETWORKS, *list_trained()] else "",
         "data": needs(recipe),
-        "note": "; ".join(note for metric, note in _NOTES.items() if metric in recipe.metrics),
+        "note": "; ".join(note for metric, note in _NOTES.items() if metric in recipe.metrics) or _crop(recipe),
     }
 
 
-def imagenet() -> list[dict[str, Any]]:
-    """Return what is listed of each published ImageNet file: its accuracy, and the command that evaluates it."""
-    return [
-        {
-            "network": record.name,
-            "published": {"top1": record.top1},
-            "crop": record.crop,
-            "source": record.source,
-            "command": f"python tools/pretrain.py --data imagenet --eval-only {SCHEME}{record.name}",
-        }
-        for record in WEIGHTS.values()
-    ]
+def _crop(recipe: Recipe) -> str:
+    record = WEIGHTS.get(recipe.name)
+    return f"on images of {record.crop} x {record.crop} pixels" if record else ""
 
 
 def as_text(listed: Sequence[dict[str, Any]], device_rate: float, width: int) -> str:
@@ -135,7 +136,9 @@ def as_text(listed: Sequence[dict[str, Any]], device_rate: float, width: int) ->
     for (dataset, folder), group in groups.items():
         title = f"{dataset}, with {group[0]['framework']}"
         place = folder.relative_to(root) if folder.is_relative_to(root) else folder
-        lines += ["", title, "=" * len(title), f"configs: {place}/RECIPE{Path(group[0]['config']).suffix}"]
+        configs = f"configs: {place}/RECIPE{Path(group[0]['config']).suffix}"
+        command = "trained and evaluated by tools/pretrain.py, as docs/pretraining.md says"
+        lines += ["", title, "=" * len(title), configs if group[0]["config"] else command]
         for need in dict.fromkeys(need for entry in group for need in entry["data"]):
             lines += wrap(need, width, subsequent_indent="      ")
         lines.append("")
@@ -167,7 +170,7 @@ def _rate_in_words(device_rate: float) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``list``."""
-    parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="or imagenet, for the networks; default: all")
+    parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="default: all")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--device-rate", type=float, default=DEVICE_RATE, metavar="TFLOPS",
@@ -177,23 +180,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Print the recipes."""
-    networks = imagenet() if not args.recipes or "imagenet" in args.recipes else []
-    chosen = [name for name in args.recipes if name != "imagenet"]
-    recipes = select_recipes(chosen) if chosen or not args.recipes else []
-    listed = [as_dict(recipe, args.device_rate) for recipe in recipes]
+    listed = [as_dict(recipe, args.device_rate) for recipe in select_recipes(args.recipes)]
     rate = {"device_rate_tflops": args.device_rate, "device_rate": _rate_in_words(args.device_rate)}
     width = shutil.get_terminal_size().columns
     if args.json:
-        print(json.dumps({**rate, "recipes": listed, "networks": networks}, indent=1))
-        return 0
-    if networks:
-        print("\nimagenet, with tools/pretrain.py\n================================")
-        print("imagenet/val: 50000 images in a folder for each of 1000 classes, from https://image-net.org\n")
-        for entry in networks:
-            print(
-                f"{entry['network']:<24} top-1 {entry['published']['top1']} at {entry['crop']} x {entry['crop']} pixels"
-            )
-        print(f"\nevaluate one: {networks[0]['command']}")
-    if listed:
+        print(json.dumps({**rate, "recipes": listed}, indent=1))
+    else:
         print(as_text(listed, args.device_rate, width))
     return 0

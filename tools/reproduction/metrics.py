@@ -2,9 +2,10 @@
 
 ::
 
-    train/metrics.json                 Detectron2: an object per line, with "iteration"
+    train/metrics.json                 Detectron2, tools/pretrain.py: an object per line, with "iteration"
     train/TIME/vis_data/scalars.json   MMEngine: likewise, with "step"; a file for each start of the training
     evaluate/log.txt                   Detectron2 only logs what --eval-only gives
+    evaluate/metrics.json              tools/pretrain.py: an object with the accuracy
     test/TIME/TIME.json                MMEngine: the metrics of a test
 """
 
@@ -33,6 +34,7 @@ _MMSEG = {
 _CURVES: Mapping[str, Mapping[str, str]] = {
     "detectron2": {"total_loss": "loss"} | {"/".join(names): metric for metric, names in _DETECTRON2.items()},
     "mmseg": {"loss": "loss", "mIoU": "miou"},
+    "pretrain": {"loss": "loss", "top1": "top1"},
 }
 # Detectron2 logs the first when it starts. Our tool logs the second before metrics of several scales, which have the
 # same names as those of one scale that recipes publish.
@@ -41,13 +43,13 @@ _START, _SEVERAL_SCALES = "Rank of current process: ", "Evaluating with test-tim
 
 def training_files(folder: Path, framework: str) -> list[Path]:
     """Return the files of metrics that a training wrote, in the order of time."""
-    pattern = "train/metrics.json" if framework == "detectron2" else "train/*/vis_data/scalars.json"
+    pattern = "train/*/vis_data/scalars.json" if framework == "mmseg" else "train/metrics.json"
     return sorted(file for file in folder.glob(pattern) if file.is_file())
 
 
 def read_curves(folder: Path, framework: str) -> dict[str, Curve]:
     """Read "loss" and metrics, by the names of ``METRICS``, of the training of a run."""
-    found = read_metrics(*training_files(folder, framework), key="iteration" if framework == "detectron2" else "step")
+    found = read_metrics(*training_files(folder, framework), key="step" if framework == "mmseg" else "iteration")
     return {ours: found[name] for name, ours in _CURVES[framework].items() if name in found}
 
 
@@ -65,7 +67,7 @@ def final_metrics(recipe: Recipe, folder: Path) -> dict[str, float | None]:
     They are in percent, by the names of ``METRICS``; None where the framework gave NaN. Metrics on test-dev are
     missing, since it has no public annotations, and PQ where its package was not installed. To have none is an error.
     """
-    found = _of_detectron2(folder) if recipe.framework == "detectron2" else _of_mmseg(folder)
+    found = {"detectron2": _of_detectron2, "mmseg": _of_mmseg, "pretrain": _of_pretrain}[recipe.framework](folder)
     metrics = {metric: finite(found[metric]) for metric in recipe.metrics if metric in found}
     if not metrics:
         raise ConfigError(f"{folder} must hold the metrics of an evaluation, got none of {', '.join(recipe.metrics)}")
@@ -102,3 +104,10 @@ def _of_mmseg(folder: Path) -> dict[str, Any]:
         if values:
             found[metric] = values[-1]
     return found
+
+
+def _of_pretrain(folder: Path) -> dict[str, Any]:
+    """Read the last evaluation of a training, or an evaluation alone."""
+    files = (folder / step / "metrics.json" for step in ("train", "evaluate"))
+    curves = read_metrics(*(file for file in files if file.is_file()))
+    return {"top1": curves["top1"][1][-1]} if "top1" in curves else {}

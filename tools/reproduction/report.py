@@ -31,6 +31,7 @@ DATASETS = {
     "ade20k": "ADE20K",
     "pascal_context_59": "Pascal-Context-59",
     "cityscapes": "Cityscapes",
+    "imagenet": "ImageNet, classification",
 }
 SMOKE_WARNING = (
     "SMOKE RUN, NOT A MEASUREMENT. A few iterations on a small dataset show that the recipe runs, and nothing else. "

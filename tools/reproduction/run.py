@@ -29,7 +29,7 @@ from typing import Any
 from checkout import environment_with_package
 from machine import describe_machine
 from reproduction.commands import Command, count_processes, make_commands, settings_for
-from reproduction.common import add_data_root, locked, select_recipes, write_text
+from reproduction.common import NETWORKS, add_data_root, locked, select_recipes, write_text
 from reproduction.data import Extent, make_check
 from reproduction.metrics import final_metrics
 from resnest_backbones.errors import ConfigError, DatasetError, ResNeStError
@@ -284,7 +284,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", dest="settings",
         help="change settings of the configs, Detectron2's (SOLVER.IMS_PER_BATCH=8) or MMSegmentation's "
-        "(train_dataloader.batch_size=2)",
+        "(train_dataloader.batch_size=2), or options of tools/pretrain.py (pretrain.batch-size=64 pretrain.amp=)",
     )  # fmt: skip
     add("--dry-run", action="store_true", help="print the commands and do nothing")
     add = parser.add_argument_group("GPUs and machines", "each machine runs this command once").add_argument
@@ -330,7 +330,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _with_published_file(recipes: Sequence[Recipe]) -> list[Recipe]:
     """Return the recipes whose published file can be fetched; raise a ``ConfigError`` where there is none."""
-    found = [recipe for recipe in recipes if recipe.name in list_trained()]
+    found = [recipe for recipe in recipes if recipe.name in [*NETWORKS, *list_trained()]]
     if not found:
         get_record(recipes[0].name)  # says why
     if len(found) < len(recipes):
