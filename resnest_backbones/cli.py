@@ -170,7 +170,7 @@ def print_info(args: argparse.Namespace) -> int:
     elif os.path.isfile(args.name):
         described = resnest_backbones.checkpoint.describe_file(args.name)
         facts = {name: value for name, value in described.items() if value is not None}
-        target = "core" if facts["layout"] == "detectron2" else "detectron2"
+        target = "mmseg" if facts["layout"] == "detectron2" else "detectron2"
         following = ("convert it to another layout", "convert", args.name, "OUT.pth", "--to", target)
     else:
         known = [*resnest_backbones.VARIANTS, *model_zoo.list()]
