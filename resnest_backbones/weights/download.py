@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
@@ -13,7 +12,7 @@ from functools import partial
 from http.client import HTTPException, IncompleteRead
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlparse
 from urllib.request import Request, urlopen
@@ -22,15 +21,11 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from resnest_backbones.errors import WeightsError
-
-if TYPE_CHECKING:
-    from resnest_backbones.weights.records import Record
+from resnest_backbones.weights.records import MIRROR_VARIABLE, Record, digests
 
 logger = logging.getLogger(__name__)
 
-MIRROR_VARIABLE = "RESNEST_BACKBONES_MIRROR"
 TIMEOUT = 60.0  # seconds to connect, and then without a byte
-_BLOCK = 1 << 20
 _HUB, _HUB_FILE = "https://huggingface.co", "model.safetensors"
 
 
@@ -147,16 +142,6 @@ def _is_published(file: Path, record: Record) -> bool:
     return file.exists() and digests(file, ("sha256",))["sha256"].startswith(record.sha256_prefix.lower())
 
 
-def digests(file: Path | str, kinds: tuple[str, ...]) -> dict[str, str]:
-    """Compute the hexadecimal digests of a file by several algorithms in one pass."""
-    computed = {kind: hashlib.new(kind) for kind in kinds}
-    with open(file, "rb") as stream:
-        while block := stream.read(_BLOCK):
-            for digest in computed.values():
-                digest.update(block)
-    return {kind: digest.hexdigest() for kind, digest in computed.items()}
-
-
 @contextmanager
 def _lock(file: Path) -> Iterator[None]:
     """Let one process at a time fetch a file; create its folder."""
@@ -185,7 +170,7 @@ def _download(url: str, file: Path, sha256_prefix: str, progress: bool) -> Path:
                 raise WeightsError(f"{url} sent a web page instead of the file")
             total = int(response.headers.get("Content-Length") or 0)
             with tqdm.wrapattr(stream, "write", total=total or None, desc=file.name, disable=not progress) as shown:
-                shutil.copyfileobj(response, shown, _BLOCK >> 3)
+                shutil.copyfileobj(response, shown, 1 << 17)
             stream.flush()
             os.fsync(stream.fileno())
             if stream.tell() < total:  # Python's own client is silent about a connection that ended early

@@ -8,6 +8,7 @@ that MMDetection and MMSegmentation trained can be fetched.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -18,9 +19,9 @@ from types import MappingProxyType
 from urllib.parse import quote
 
 from resnest_backbones.errors import CheckpointError, ConfigError, did_you_mean
-from resnest_backbones.weights.download import MIRROR_VARIABLE, digests
 
 SCHEME = "resnest://"
+MIRROR_VARIABLE = "RESNEST_BACKBONES_MIRROR"
 _RELEASE = "https://github.com/zhanghang1989/ResNeSt/releases/download/weights_step1"
 _TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download"
 _TIMM_SOURCE = "github.com/huggingface/pytorch-image-models"
@@ -284,6 +285,16 @@ PUBLISHED: Mapping[str, PublishedFile] = MappingProxyType({  # by the name of th
 
 
 Record = WeightRecord | PublishedFile
+
+
+def digests(file: Path | str, kinds: tuple[str, ...]) -> dict[str, str]:
+    """Compute the hexadecimal digests of a file by several algorithms in one pass."""
+    computed = {kind: hashlib.new(kind) for kind in kinds}
+    with open(file, "rb") as stream:
+        while block := stream.read(1 << 20):
+            for digest in computed.values():
+                digest.update(block)
+    return {kind: digest.hexdigest() for kind, digest in computed.items()}
 
 
 def find_published(file_name: str) -> PublishedFile | None:

@@ -146,7 +146,7 @@ def test_a_mistake_ends_the_tool_with_one_line(processes, bccd, tmp_path):
     [
         (["MODEL.RESNETS.DEPHT", 50], "no key 'MODEL.RESNETS.DEPHT'; did you mean MODEL.RESNETS.DEPTH"),
         (["SOLVER.IMS_PER_BATCH", 1, "MODEL.RESNETS.NORM", "BN"], "PER_BATCH must be 2 or more per process .*, got 1"),
-        (["SOLVER.IMS_PER_BATCH", 0], "PER_BATCH must be a positive multiple of 1, the processes, got 0"),
+        (["SOLVER.IMS_PER_BATCH", 0], "PER_BATCH must be a positive multiple of the 1 processes, got 0"),
         (["SOLVER.IMS_PER_BATCH", 1], "IMS_PER_BATCH must be 2 or more in all with MODEL.RESNETS.NORM SyncBN, got 1"),
         (["MODEL.RESNETS.DEPTH", 18], "MODEL.RESNETS.DEPTH must be one of 14, .*, got 18"),
     ],

@@ -106,7 +106,7 @@ def check_batch(cfg: CfgNode) -> None:
     """
     batch, processes, norm = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size(), cfg.MODEL.RESNETS.NORM
     if batch < 1 or batch % processes:
-        raise ConfigError(f"SOLVER.IMS_PER_BATCH must be a positive multiple of {processes}, the processes, got {batch}")
+        raise ConfigError(f"SOLVER.IMS_PER_BATCH must be a positive multiple of the {processes} processes, got {batch}")
     images = batch if "SyncBN" in norm else batch // processes
     is_batch_norm = norm in ("BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
     if images == 1 and is_batch_norm and "resnest" in cfg.MODEL.BACKBONE.NAME:
