@@ -1,5 +1,6 @@
 """The small benchmark compares networks and nothing else, and its table says what its record holds."""
 
+import math
 from collections.abc import Mapping
 
 import pytest
@@ -101,6 +102,11 @@ def test_wrong_arguments_are_named(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         small_benchmark.run(["--data", str(tmp_path), "--seeds", "1", "1"])
     assert "--seeds must be different numbers, 0 or more, got 1 1" in capsys.readouterr().err
+
+
+def test_a_detector_that_finds_nothing_has_an_ap_of_0():
+    metrics = {"bbox/AP": 12.3456, "bbox/AP50": math.nan}
+    assert [small_benchmark._percent(metrics, name) for name in (*metrics, "segm/AP")] == [12.346, 0.0, 0.0]
 
 
 def test_a_training_leaves_its_metrics_and_a_failed_one_names_its_log(tmp_path, monkeypatch):
