@@ -64,7 +64,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="ResNeSt backbones: the networks, their costs, results and weights, and this installation.",
+        description="ResNeSt backbones: list networks and results, manage weights, check the installation.",
         epilog=f"example: {EXAMPLES['info']}",
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {resnest_backbones.__version__}")
@@ -73,30 +73,30 @@ def build_argument_parser() -> argparse.ArgumentParser:
     def add(name: str, text: str) -> argparse.ArgumentParser:
         described = text[0].upper() + text[1:] + "."
         command = commands.add_parser(name, help=text, description=described, epilog=f"example: {EXAMPLES[name]}")
-        command.add_argument("--json", action="store_true", help="print JSON, for scripts")
+        command.add_argument("--json", action="store_true", help="print JSON")
         add_verbose(command)
         return command
 
     listing = add("list", "print the networks, or the configs of both frameworks, with published metrics")
     which = listing.add_mutually_exclusive_group()
     which.add_argument("--configs", action="store_true", help="list the configs instead of the networks")
-    which.add_argument("--trained", action="store_true", help="list the recipes whose trained files can be downloaded")
+    which.add_argument("--trained", action="store_true", help="list the recipes with a trained checkpoint to download")
     info = add("info", "print what is known about a network, a config or a checkpoint file")
-    info.add_argument("name", metavar="NAME", help="a name that `list` or `list --configs` prints, or a file")
-    download = add("download", "download and verify published weights of a network or a recipe, and print their path")
-    download.add_argument("name", metavar="NAME", help="a network, or a recipe that `list --trained` prints")
+    info.add_argument("name", metavar="NAME", help="a name printed by `list` or `list --configs`, or a file")
+    download = add("download", "download and verify the published weights of a network or recipe, and print their path")
+    download.add_argument("name", metavar="NAME", help="a network, or a recipe printed by `list --trained`")
     download.add_argument("--cache-dir", metavar="DIR", help="default: PyTorch Hub's cache")
     add_convert_arguments(add("convert", "convert a ResNeSt checkpoint from any published layout to another"))
     for name, text in COMMANDS.items():
         commands.add_parser(name, help=text, add_help=False)
-    add("doctor", "print what is installed, what is missing, and what clashes; exit with status 1 if something clashes")
+    add("doctor", "print what is installed, missing or conflicting; exit with status 1 if there is a conflict")
     return parser
 
 
 def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``convert``."""
     parser.add_argument(
-        "source", metavar="IN", help="a checkpoint file, or resnest://NAME; FILE#ema for a file's averaged weights"
+        "source", metavar="IN", help="a checkpoint file, or resnest://NAME; FILE#ema for its averaged weights"
     )
     parser.add_argument("target_file", metavar="OUT", help="the file to write, .pth; it must not exist yet")
     parser.add_argument("--to", required=True, choices=TARGETS, help="the layout to write")
@@ -134,7 +134,7 @@ def print_list(args: argparse.Namespace) -> int:
     for line in cells:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
     print()
-    print_next("print everything about one", "-m", "resnest_backbones", "info", *(configs[:1] or ["resnest50"]))
+    print_next("print everything about one of them", "-m", "resnest_backbones", "info", *(configs[:1] or ["resnest50"]))
     return 0
 
 
@@ -259,7 +259,7 @@ def download(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"name": name, "file": str(file), "use_as": use_as}))
         return 0
-    print(f"{file}: verified; both frameworks and load_checkpoint take it as {use_as}")
+    print(f"{file}: verified; in both frameworks and load_checkpoint, use it as {use_as}")
     target = "segmentor" if name in RECIPES and RECIPES[name].framework == "mmseg" else "detectron2"
     words = ("-m", "resnest_backbones", "convert", use_as, f"{name}_{target}.pth", "--to", target)
     print_next("convert it for use without this package's checkpointer", *words)
@@ -305,7 +305,7 @@ def diagnose() -> dict[str, Any]:
     plugins = {framework: _import_plugin(framework) for framework in PLUGINS}
     failed = [f"{name}: {said}" for name, said in plugins.items() if said.startswith("fails")]
     if not os.access(next(path for path in (folder, *folder.parents) if path.exists()), os.W_OK):
-        failed.append(f"the folder of weights {folder} cannot be written: export TORCH_HOME=FOLDER takes another")
+        failed.append(f"the weights folder {folder} cannot be written: choose another with export TORCH_HOME=FOLDER")
     return {
         "machine": _describe_machine(),
         "packages": packages,
@@ -387,7 +387,7 @@ def _describe_machine() -> dict[str, str]:
         "resnest_backbones": resnest_backbones.__version__,
         "python": f"{platform.python_version()} ({sys.executable})",
         "system": platform.platform(),
-        "gpus": ", ".join(gpus) or "none that PyTorch sees",
+        "gpus": ", ".join(gpus) or "none visible to PyTorch",
         "cuda of torch": torch.version.cuda or "none",
         "threads": str(torch.get_num_threads()),
         "weights cache": str(default_cache_dir()),

@@ -73,7 +73,7 @@ def diverged(reason: str, *, iteration: int, images: Iterable[str], rates: Itera
     """Return an error that says where a training diverged; the arguments are those of ``check_finite``."""
     images = list(images)
     return DivergedError(
-        f"the training diverged in iteration {iteration}, at learning rate "
+        f"training diverged at iteration {iteration}, at learning rate "
         f"{', '.join(f'{rate:.6g}' for rate in sorted(set(rates)))}, with the images "
         f"{name_first(images, _MAX_IMAGES)}: {' '.join(reason.split())}"
     )

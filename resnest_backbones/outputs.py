@@ -42,8 +42,8 @@ def how_to_resume(folder: str | Path) -> str:
     """Return what to do after an interrupted training, by the checkpoint that its output folder names."""
     named = named_checkpoint(Path(folder))
     if named is None:
-        return f"no checkpoint was saved in {folder} yet, and the same command starts again"
-    return f"the last checkpoint is {named}: go on by the same command with --resume"
+        return f"no checkpoint was saved in {folder} yet; the same command starts over"
+    return f"the last checkpoint is {named}: to continue, rerun the same command with --resume"
 
 
 def find_training(folder: Path) -> tuple[Path, Path]:
@@ -54,10 +54,10 @@ def find_training(folder: Path) -> tuple[Path, Path]:
     """
     configs = [folder / "config.yaml"] if (folder / "config.yaml").is_file() else sorted(folder.glob("*.py"))
     if len(configs) != 1:
-        raise ConfigError(f"{folder} must hold config.yaml or one config in Python, found {len(configs)}")
+        raise ConfigError(f"{folder} must contain config.yaml or one Python config, found {len(configs)}")
     checkpoint = last_checkpoint(folder)
     if checkpoint is None:
-        raise ConfigError(f"{folder} holds no checkpoint of a training, such as model_final.pth")
+        raise ConfigError(f"{folder} contains no training checkpoint, such as model_final.pth")
     return configs[0], checkpoint
 
 

@@ -61,7 +61,7 @@ def train_detector(
     from detectron2.evaluation.testing import flatten_results_dict
 
     if train and not val:
-        raise ConfigError("data to train on need data to evaluate on: val=(json, folder of images)")
+        raise ConfigError("training data requires validation data: val=(json, image folder)")
     (train_json, train_images), (val_json, val_images) = train or (None, None), val or (None, None)
     args = argparse.Namespace(
         config_file=get_config_file(config),

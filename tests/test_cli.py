@@ -67,7 +67,7 @@ def test_a_wrong_name_is_one_line_with_a_hint():
     assert "did you mean" in line
     assert "`resnest-backbones list`" in error_of(main, "info", "zzzzzz")
     assert "no published weights are known for 'resnest152'" in error_of(main, "download", "resnest152")
-    assert "no longer answers" in error_of(main, "download", "faster_rcnn_resnest50_fpn_1x")
+    assert "is offline" in error_of(main, "download", "faster_rcnn_resnest50_fpn_1x")
 
 
 def test_download_fetches_verifies_and_says_where(capsys, tmp_path, monkeypatch):
@@ -77,7 +77,7 @@ def test_download_fetches_verifies_and_says_where(capsys, tmp_path, monkeypatch)
             found = json.loads(said(capsys, "download", name, "--cache-dir", tmp_path / "cache", "--json"))
             text = said(capsys, "download", f"resnest://{name}")
         assert Path(found["file"]).parent == tmp_path / "cache" and Path(found["file"]).is_file()
-        assert f"take it as resnest://{name}" in text and "100%" not in text
+        assert f"use it as resnest://{name}" in text and "100%" not in text
 
 
 def test_trained_models_are_listed_and_known(capsys):
@@ -122,7 +122,9 @@ def test_doctor_names_the_command_for_what_is_missing(monkeypatch, tmp_path):
     monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "no"))
     (problem,) = cli.diagnose()["problems"]
-    assert str(tmp_path) in problem and problem.endswith("cannot be written: export TORCH_HOME=FOLDER takes another")
+    assert str(tmp_path) in problem and problem.endswith(
+        "cannot be written: choose another with export TORCH_HOME=FOLDER"
+    )
 
 
 @pytest.mark.parametrize(

@@ -57,16 +57,14 @@ def test_ctrl_c_is_one_line_that_says_how_to_go_on(capsys, tmp_path):
         assert raised.value.code == 130
         return capsys.readouterr().err.strip()
 
-    assert (
-        line() == f"train.py: interrupted; no checkpoint was saved in {tmp_path} yet, and the same command starts again"
-    )
+    assert line() == f"train.py: interrupted; no checkpoint was saved in {tmp_path} yet; the same command starts over"
     for named in ("model_0000004.pth", str(tmp_path / "model_0000004.pth")):  # of Detectron2, and of MMEngine
         (tmp_path / "last_checkpoint").write_text(named)
         file = tmp_path / "model_0000004.pth"
-        assert line().endswith(f"the last checkpoint is {file}: go on by the same command with --resume")
+        assert line().endswith(f"the last checkpoint is {file}: to continue, rerun the same command with --resume")
     (tmp_path / "last_checkpoint").write_text("")  # interrupted while it was written
     file.touch()
-    assert line().endswith(f"the last checkpoint is {file}: go on by the same command with --resume")
+    assert line().endswith(f"the last checkpoint is {file}: to continue, rerun the same command with --resume")
     with pytest.raises(SystemExit), one_line_errors("test.py"):
         raise KeyboardInterrupt
     assert capsys.readouterr().err == "\ntest.py: interrupted\n"

@@ -97,7 +97,7 @@ def test_a_requirement_of_another_package_is_refused_before_anything_is_removed(
         write_wheel(Path(arguments[arguments.index("--wheel-dir") + 1]) / "torch-2.0-py3-none-any.whl", {})
 
     monkeypatch.setattr(installer, "run_pip", run_pip)
-    with pytest.raises(ConfigError, match=r"must be a distribution of Detectron2, and pip made torch-2\.0"):
+    with pytest.raises(ConfigError, match=r"must be a Detectron2 distribution, but pip built torch-2\.0"):
         installer.install("git+https://example.org/x.git")
 
 

@@ -59,7 +59,7 @@ def _compile_options(compile: bool | str | Mapping[str, Any]) -> dict[str, Any] 
     options = {} if compile is True else {"backend": compile} if isinstance(compile, str) else compile
     if not isinstance(options, Mapping):
         raise ValueError(
-            f"compile must be a boolean, the name of a backend or a dict of torch.compile's arguments, got {compile!r}"
+            f"compile must be a boolean, a backend name or a dict of torch.compile arguments, got {compile!r}"
         )
     backend = options.get("backend", "inductor")
     if isinstance(backend, str) and backend not in torch.compiler.list_backends(exclude_tags=()):

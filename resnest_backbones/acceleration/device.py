@@ -26,11 +26,11 @@ def resolve_device(wanted: str | None = None, option: str = "--device") -> str:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count()
         there = f"only {found} (cuda:0 to cuda:{found - 1})" if found else "none"
-        raise ConfigError(f"{option} {wanted} needs a GPU, and PyTorch finds {there}; cpu runs on the processor")
+        raise ConfigError(f"{option} {wanted} needs a GPU, but PyTorch finds {there}; use cpu to run on the CPU")
     if device.type == "meta":
-        raise ConfigError(f"{option} must be a device that computes, such as cpu or cuda, got {wanted!r}")
+        raise ConfigError(f"{option} must be a compute device such as cpu or cuda, got {wanted!r}")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"{option} {wanted} cannot be used here; cpu runs on the processor") from error
+        raise ConfigError(f"{option} {wanted} cannot be used here; use cpu to run on the CPU") from error
     return wanted

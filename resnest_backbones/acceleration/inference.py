@@ -61,7 +61,7 @@ def optimize_for_inference(
         raise ValueError(f"dtype must be one of {', '.join(map(str, _DTYPES))}, got {dtype}")
     names = [name for name, module in model.named_modules() if isinstance(module, ResNeSt)]
     if not names:
-        raise ExportError(f"the model must hold a ResNeSt of resnest_backbones, {type(model).__name__} has none")
+        raise ExportError(f"the model must contain a ResNeSt from resnest_backbones, {type(model).__name__} has none")
     fast = copy.deepcopy(model).eval().requires_grad_(False)
     _fold_all_norms(fast)
     _warn_of_other_norms(fast, names)
@@ -90,8 +90,8 @@ def _warn_of_other_norms(model: nn.Module, trunks: Sequence[str]) -> None:
     )
     if left:
         logger.warning(
-            "%s stay as they are, and their blocks compute as before: only batch norms with running statistics "
-            "(BN, SyncBN, FrozenBN) can be folded into convolutions",
+            "%s are kept, and their blocks are not optimized: only batch norms with running statistics (BN, SyncBN, "
+            "FrozenBN) can be folded into convolutions",
             ", ".join(f"{number} {kind}" for kind, number in left.items()),
         )
 

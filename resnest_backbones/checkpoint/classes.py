@@ -27,16 +27,16 @@ def match_classes(of_model: Sequence[str] | None, of_data: Sequence[str] | None)
         return None
     lists = f"{_listed(of_model)} in the model, {_listed(of_data)} in the data"
     if len(of_model) != len(of_data):
-        raise DatasetError(f"the data to evaluate on have other classes than the model: {lists}")
+        raise DatasetError(f"the evaluation data has different classes than the model: {lists}")
     if sorted(of_model) == sorted(of_data):
-        logger.warning("The model's classes have another order in the data, and are matched by name: %s", lists)
+        logger.warning("The data lists the model's classes in a different order; they are matched by name: %s", lists)
         return [of_data.index(name) for name in of_model]
     if moved := [name for at, name in enumerate(of_model) if name in of_data and of_data[at] != name]:
         raise DatasetError(
-            f"the data to evaluate on have some of the model's classes at other places, such as {moved[0]}, and others "
-            f"are missing: {lists}"
+            f"the evaluation data has some of the model's classes at other positions, such as {moved[0]}, and lacks "
+            f"others: {lists}"
         )
-    logger.warning("The classes of the data to evaluate on have other names than the model's, and are taken in order: "
+    logger.warning("The class names of the evaluation data differ from the model's; they are matched by position: "
                    "%s", lists)  # fmt: skip
     return None
 
@@ -50,8 +50,8 @@ def check_resumed_classes(of_run: Sequence[str] | None, of_data: Sequence[str] |
     of_run, of_data = as_list(of_run), as_list(of_data)
     if of_run and of_data and of_run != of_data:
         raise DatasetError(
-            f"--resume goes on with {file}, whose classes are not those of the training data: {_listed(of_run)} there, "
-            f"{_listed(of_data)} in the data; train without --resume, or in another output folder"
+            f"--resume continues from {file}, whose classes differ from the training data: {_listed(of_run)} there, "
+            f"{_listed(of_data)} in the data; train without --resume, or use another output folder"
         )
 
 

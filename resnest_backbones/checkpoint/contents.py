@@ -62,7 +62,7 @@ def choose_weights(content: Mapping[str, Any], part: str, file: str) -> tuple[st
         fits = (lambda n: n == part), (lambda n: n.endswith(f".{part}")), (lambda n: part in re.split("[._]", n))
         fitting = next(filter(None, ([name for name in networks if fit(name)] for fit in fits)), [])
         if len(fitting) != 1:
-            raise ValueError(f"{_MARK}{part} must name one of the ResNeSts in the file, which are {names}")
+            raise ValueError(f"{_MARK}{part} must name one of the ResNeSts in the file: {names}")
         return fitting[0], networks[fitting[0]]
     if not networks:
         return _without_network(content)

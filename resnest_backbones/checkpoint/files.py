@@ -83,7 +83,7 @@ def read_checkpoint(file: str | PathLike[str]) -> dict[str, Any]:
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise CheckpointError(_why_unreadable(path, error)) from error
     if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
+        raise CheckpointError(f"{path} contains a {type(content).__name__}, not a dict of tensors")
     return dict(content)
 
 
@@ -110,12 +110,12 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     # torch's own message advises to turn the safety off: only what it says of the file is passed on.
     if named := re.search(r"GLOBAL (\S+)|(\S+) is neither an array", str(error)):
         what = named[1] or named[2]
-        return f"{path} holds more than tensors and plain containers and is refused, as it could run code: {what}"
+        return f"{path} contains more than tensors and plain containers, so it could run code and is refused: {what}"
     reason = str(error).strip().split("\n")[0] or type(error).__name__
     if "weights_only" in str(error):
         said = re.search(r"Unsupported operand \d+|(?<=WeightsUnpickler error: )[^\n]*", str(error))
         reason = said[0].strip() if said else "it cannot be read safely"
-    return f"{path} ({path.stat().st_size} bytes) is not a checkpoint, or is cut short or damaged: {reason}"
+    return f"{path} ({path.stat().st_size} bytes) is not a checkpoint, or is truncated or damaged: {reason}"
 
 
 def local_file(name: str) -> tuple[Path, str]:
@@ -211,17 +211,17 @@ def load_checkpoint(
     more_blocks = [key for key in fit_trunk(state, own).unexpected if not key.startswith(tuple(new))]
     if more_blocks or not fit.is_whole:
         raise CheckpointError(
-            f"{path} (layout {layout}) does not fit the model: {describe_networks(state, own)}{fit.describe()}; "
-            "name in `new` what is to stay as initialised"
+            f"{path} (layout {layout}) does not fit the model: {describe_networks(state, own)}{fit.describe()}; list "
+            "in `new` what should keep its initialization"
         )
     model.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
     if any(is_offset(key) and key not in state for key in wanted):
-        logger.info("%s: no offsets of deformable convolutions; they stay as initialised", path)
+        logger.info("%s: no offsets of deformable convolutions; they keep their initialization", path)
     if warning := describe_other_pools(model, content):
         logger.warning("%s: %s", path, warning)
     unused = [*fit.unexpected, *(key for key in heads if not key.endswith(COUNTER))]
     if unused:
-        logger.info("%s: %d tensors have no place in the model: %s", path, len(unused), summarize_keys(unused))
+        logger.info("%s: %d tensors are not in the model: %s", path, len(unused), summarize_keys(unused))
     return LoadReport(path, layout, sum(key in state for key in wanted), tuple(unused))
 
 
@@ -232,7 +232,7 @@ def _adapted(
     state, wanted = dict(state), dict(wanted)
     if "fc.weight" in wanted and (classes := len(state.get("fc.weight", ()))) != len(wanted["fc.weight"]):
         wanted = {key: value for key, value in wanted.items() if not key.startswith("fc.")}
-        logger.warning("%s: its classifier has %d classes; the model's stays as initialised", path, classes)
+        logger.warning("%s: its classifier has %d classes; the model's keeps its initialization", path, classes)
     given, own = (tensors.get(IMAGE_KEY, torch.empty(0)) for tensors in (state, wanted))
     if given.dim() == own.dim() == 4 and given.shape[1] != own.shape[1]:
         old, new = given.shape[1], own.shape[1]
@@ -240,7 +240,7 @@ def _adapted(
             state[IMAGE_KEY] = given.sum(dim=1, keepdim=True)
         else:
             state[IMAGE_KEY] = given.repeat(1, -(-new // old), 1, 1)[:, :new] * (old / new)
-        logger.warning("%s: is for images of %d channels; its first convolution is adapted to %d", path, old, new)
+        logger.warning("%s: expects images with %d channels; its first convolution is adapted to %d", path, old, new)
     return state, wanted
 
 
@@ -315,7 +315,7 @@ def set_aside(folder: str | PathLike[str], marks: Sequence[str], others: Sequenc
             shutil.copy2(path, target / path.name)
         else:
             path.rename(target / path.name)
-    return [f"{root} held a run: moved it to {target}; --resume continues a run instead"]
+    return [f"{root} contained a run, which was moved to {target}; use --resume to continue a run"]
 
 
 def for_detectron2(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -354,7 +354,7 @@ def convert_file(source: str | PathLike[str], target_file: str | PathLike[str], 
     if output.exists():
         raise ValueError(f"target_file must be a new file, but {output} exists")
     if not output.parent.is_dir():
-        raise ValueError(f"target_file must lie in an existing folder, got {output}")
+        raise ValueError(f"target_file must be in an existing folder, got {output}")
     path, part = local_file(str(source))
     try:
         source_content = read_checkpoint(path)

@@ -49,15 +49,15 @@ class Fit:
         Examples:
             >>> import torch
             >>> state = {"a": torch.zeros(2), "b": torch.zeros(3)}
-            >>> compare(state, {"a": torch.zeros(2), "b": torch.zeros(4), "c": torch.zeros(1)}).describe()
-            '1 of 3 tensors match; 1 missing (c); 1 with another shape (b is (3,) in the file and (4,) in the model)'
+            >>> compare(state, {"a": torch.zeros(2), "b": torch.zeros(4)}).describe()
+            '1 of 2 tensors match; 1 with a different shape (b is (3,) in the file and (4,) in the model)'
         """
         parts = [f"{len(self.filled)} of {self.total} tensors match"]
         if self.missing:
             parts.append(f"{len(self.missing)} missing ({summarize_keys(self.missing)})")
         if self.mismatched:
             shapes = [f"{key} is {a} in the file and {b} in the model" for key, (a, b) in self.mismatched.items()]
-            parts.append(f"{len(shapes)} with another shape ({summarize_keys(shapes, _MAX_SHAPES)})")
+            parts.append(f"{len(shapes)} with a different shape ({summarize_keys(shapes, _MAX_SHAPES)})")
         if self.unexpected:
             parts.append(f"{len(self.unexpected)} unexpected ({summarize_keys(self.unexpected)})")
         return "; ".join(parts)
@@ -112,7 +112,7 @@ def describe_networks(state: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     names, own_names = networks_of(state), networks_of(own)
     if set(names) & set(own_names) or not own_names:
         return ""
-    return f"the file holds {' or '.join(names) or 'no whole ResNeSt'}, the model is {' or '.join(own_names)}; "
+    return f"the file contains {' or '.join(names) or 'no complete ResNeSt'}, the model is {' or '.join(own_names)}; "
 
 
 def networks_of(trunk: Mapping[str, Any]) -> list[str]:
@@ -151,7 +151,7 @@ def describe_other_pools(
         pools = [m for trunk in trunks for m in trunk.modules() if isinstance(m, nn.AvgPool2d) and m.stride == 1]
         if pools and detect_layout(state) in ("mmseg", "mmdet"):
             return (
-                "the layout is that of OpenMMLab's ResNeSt, which has no average pool where the stride is 1; this "
-                f"trunk has {len(pools)}. For weights that were trained at output stride 16 or 8 there, set {remedy}"
+                "the layout is that of OpenMMLab's ResNeSt, which has no average pool at stride 1; this trunk has "
+                f"{len(pools)}. For weights trained there at output stride 16 or 8, set {remedy}"
             )
     return None

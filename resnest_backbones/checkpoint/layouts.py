@@ -241,7 +241,9 @@ def _detectron2_names(keys: Collection[str]) -> dict[str, str]:
 
 def _log_left_out(keys: Collection[str], target: str) -> None:
     if keys:
-        logger.info("Left out %d keys of heads that %s has no place for: %s", len(keys), target, summarize_keys(keys))
+        logger.info(
+            "Left out %d head keys that the layout %s does not have: %s", len(keys), target, summarize_keys(keys)
+        )
 
 
 def split_trunk(state_dict: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor], dict[str, Tensor]]:

@@ -17,19 +17,19 @@ from pathlib import Path
 PROGRAM = "resnest-backbones"
 # Name -> what it does; the module has underscores.
 COMMANDS = {
-    "train-net": "train or evaluate a detector, by Detectron2",
-    "train-seg": "train a segmentor, by MMSegmentation",
+    "train-net": "train or evaluate a detector with Detectron2",
+    "train-seg": "train a segmentor with MMSegmentation",
     "test-seg": "test a segmentor",
-    "infer-seg": "draw the label maps of a segmentor",
+    "infer-seg": "predict and draw label maps with a segmentor",
     "demo": "predict on images, folders, videos or a camera with a trained model",
     "export": "export a trained model to ONNX, TorchScript, torch.export or AOTInductor",
-    "quantize": "quantise an exported ONNX file to int8",
-    "install-detectron2": "install Detectron2, of which no wheel is published under its own name",
+    "quantize": "quantize an exported ONNX file to int8",
+    "install-detectron2": "install Detectron2, which has no wheel under its own name",
 }
 # What one might look for here, and where it is. The pages of visualize need more packages than the wheel asks for.
 ELSEWHERE = {
-    "evaluate": "a detector is evaluated by train-net --eval-only, a segmentor by test-seg",
-    "visualize": "it needs a checkout of the repository: python tools/visualize.py",
+    "evaluate": "evaluate a detector with train-net --eval-only, a segmentor with test-seg",
+    "visualize": "it needs a repository checkout: python tools/visualize.py",
 }
 
 

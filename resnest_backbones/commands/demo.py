@@ -36,22 +36,22 @@ is the n-th class, as in ADE20K's annotations), and OUTPUT_DIR/predictions.json.
     )
     add = parser.add_argument
     add("inputs", nargs="*", metavar="FILE_OR_FOLDER", help="images and videos")
-    text = "a recipe that `resnest-backbones list --trained` prints, whose weights are downloaded; the output folder "
-    text += f"of a training; or a file that tools/export.py wrote ({', '.join(SUFFIXES.values())})"
+    text = "a recipe printed by `resnest-backbones list --trained`, whose weights are downloaded; a training "
+    text += f"output folder; or a file written by tools/export.py ({', '.join(SUFFIXES.values())})"
     add("--model", metavar="NAME", help=text)
-    add("--config", metavar="CONFIG", help="instead of --model: a config of Detectron2 or MMSegmentation")
+    add("--config", metavar="CONFIG", help="instead of --model: a Detectron2 or MMSegmentation config")
     add("--checkpoint", metavar="FILE", help="checkpoint of --config")
     add("--framework", choices=("detectron2", "mmseg"), help="framework of the config (default: detected)")
-    add("--classes", metavar="FILE", help="names of the classes: one per line, or a JSON in COCO's format")
+    add("--classes", metavar="FILE", help="class names: one per line, or JSON in COCO format")
     add("--opts", nargs="+", default=[], metavar="KEY=VALUE", help="config overrides: a.b=c")
     add("--camera", metavar="N", help="number of a camera, or the URL of a stream")
-    add("--show", action="store_true", help="also show videos and the camera on the screen; q ends it")
+    add("--show", action="store_true", help="also show videos and the camera on the screen; press q to quit")
     add("--max-frames", type=int, metavar="N", help="stop after N frames of each video or of the camera")
     add("--min-score", type=float, default=0.5, metavar="S", help="minimum score of predictions (default: %(default)s)")
     add("--opacity", type=float, default=0.5, help="opacity of masks and label maps, 0 to 1 (default: %(default)s)")
     add("--output-dir", type=Path, default=Path("predictions"), metavar="DIR", help="default: %(default)s")
-    add("--runtime", choices=RUNTIMES, default="onnxruntime", help="what runs an ONNX file (default: %(default)s)")
-    add("--device", help="device for --config, such as cpu or cuda:1 (default: a GPU if there is one)")
+    add("--runtime", choices=RUNTIMES, default="onnxruntime", help="runtime for ONNX files (default: %(default)s)")
+    add("--device", help="device for --config, such as cpu or cuda:1 (default: a GPU if available)")
     add_verbose(parser)
     return parser
 
@@ -64,9 +64,9 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error("--config needs --checkpoint")
     of_configs = [name for name in ("checkpoint", "framework", "classes", "opts") if getattr(args, name)]
     if of_configs and args.model and args.model.endswith(tuple(SUFFIXES.values())):
-        parser.error(f"--{of_configs[0]} goes with --config: an exported file contains it")
+        parser.error(f"--{of_configs[0]} requires --config: an exported file already contains it")
     if args.model and args.device not in (None, "cpu"):
-        parser.error(f"--device goes with --config: exported files run on the CPU, got {args.device}")
+        parser.error(f"--device requires --config: exported files run on the CPU, got {args.device}")
     if args.runtime == "openvino" and not (args.model or "").endswith(SUFFIXES["onnx"]):
         parser.error(f"--runtime {args.runtime} runs ONNX files, got {args.model or args.config}")
     if not args.inputs and args.camera is None:
@@ -85,7 +85,7 @@ def run(arguments: list[str] | None = None, *, command: str | None = None) -> No
     check_arguments(parser, args)
 
     def interrupted() -> str:
-        return f"the predictions so far are in {args.output_dir}" if args.output_dir.is_dir() else ""
+        return f"predictions so far are in {args.output_dir}" if args.output_dir.is_dir() else ""
 
     with one_line_errors(parser.prog, ImportError, verbose=args.verbose, interrupted=interrupted):
         problems = predict(args)

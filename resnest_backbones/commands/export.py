@@ -33,7 +33,7 @@ def parse_size(text: str) -> tuple[int, int]:
 def build_argument_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = argparse.ArgumentParser(
-        description="Write a trunk, a detector or a segmentor in other formats, and compare each file with PyTorch.",
+        description="Export a trunk, detector or segmentor to other formats, and compare each file with PyTorch.",
         epilog="""
 Examples:
 
@@ -45,22 +45,22 @@ Examples:
     )
     add = parser.add_argument
     add("model", metavar="MODEL", help="a network such as resnest50, or the config of a detector or segmentor")
-    add("checkpoint", metavar="CHECKPOINT", help="a file, resnest://NAME, or random, to try the formats")
+    add("checkpoint", metavar="CHECKPOINT", help="a file, resnest://NAME, or 'random' to try out the formats")
     add("--formats", nargs="+", choices=tuple(SUFFIXES), default=["onnx"], metavar="FORMAT", help=", ".join(SUFFIXES))
     text = "opset of the ONNX file: 18, 19 or 20 (default: %(default)s)"
     add("--opset", type=int, default=OPSETS[-1], metavar="N", help=text)
     add("--output-dir", type=Path, default=Path("exported"), metavar="DIR", help="default: %(default)s")
-    add("--name", help="name of the files, without suffix (default: that of MODEL)")
-    add("--size", type=parse_size, metavar="HxW", help="size of the image to trace the network with")
-    add("--fixed", action="store_true", help="let the files take only batches of this size")
+    add("--name", help="file name without suffix (default: that of MODEL)")
+    add("--size", type=parse_size, metavar="HxW", help="image size for tracing the network")
+    add("--fixed", action="store_true", help="fix the batch and image size of the exported files")
     sizes = [(224, 224), (160, 256), (193, 129)]
     text = "image sizes to compare the files at, besides --size (default: 224x224 160x256 193x129)"
     add("--check-sizes", nargs="*", type=parse_size, default=sizes, metavar="HxW", help=text)
-    add("--check-images", nargs="+", default=[], metavar="FILE", help="photographs to compare on as well")
+    add("--check-images", nargs="+", default=[], metavar="FILE", help="photographs to compare the files on as well")
     add("--tolerance", type=float, default=1e-4, help="largest relative difference allowed (default: %(default)s)")
     add("--backbone", action="store_true", help="export only the trunk of a detector or segmentor")
     add("--framework", choices=("detectron2", "mmseg"), help="framework of the config (default: detected)")
-    add("--classes", metavar="FILE", help="names of the classes: one per line, or a JSON in COCO's format")
+    add("--classes", metavar="FILE", help="class names: one per line, or JSON in COCO format")
     add("--opts", nargs="+", default=[], metavar="KEY=VALUE", help="config overrides: a.b=c, or Detectron2's A.B C")
     add_verbose(parser)
     group = parser.add_argument_group("only for a trunk given by name")
@@ -95,7 +95,7 @@ def export(args: argparse.Namespace) -> bool:
     name = args.name or Path(args.model).stem
     inputs = random_inputs(exportable, [] if args.fixed else args.check_sizes)
     if args.check_images and (exportable.metadata["task"] == BACKBONE or not exportable.dynamic):
-        raise ExportError("--check-images goes with a detector or a segmentor that is not --fixed")
+        raise ExportError("--check-images requires a detector or segmentor without --fixed")
     inputs += [prepare_image(read_image(Path(file)), exportable.metadata)[0] for file in args.check_images]
     good = True
     for format_name in tqdm(args.formats, desc="formats", leave=False):
@@ -111,7 +111,7 @@ def export(args: argparse.Namespace) -> bool:
         rows = [("x".join(map(str, d.size)), d.output, f"{d.absolute:.1e}", f"{d.relative:.1e}", d.note) for d in found]
         print(textwrap.indent(tabulate(rows, _HEADER, **_TABLE), "  "), flush=True)
         if exportable.rows and all(d.note.startswith("0 ") for d in found if d.output == "boxes"):
-            print("  nothing was detected in any of these: compare on photographs, with --check-images", flush=True)
+            print("  nothing was detected in any of these: compare on photographs with --check-images", flush=True)
         problems = find_problems(found, args.tolerance)
         for problem in problems:
             print(f"{format_name}: NOT EQUAL: {problem}", flush=True)
@@ -134,11 +134,11 @@ def build_exportable(args: argparse.Namespace) -> Exportable:
         return export_backbone(net, args.size or (224, 224), fixed=args.fixed)
     if given:
         option = next(iter(given)).replace("_", "-")
-        raise ExportError(f"--{option} is for a trunk given by its name, and MODEL is the config {args.model}")
+        raise ExportError(f"--{option} is for a trunk given by name, but MODEL is the config {args.model}")
     if args.model not in model_zoo.list() and not Path(args.model).is_file():
         known = [*list_variants(), *model_zoo.list()]
         hint = did_you_mean(Path(args.model).stem, known, "`resnest-backbones list --configs` prints the configs")
-        raise ExportError(f"MODEL must be a network, or a config by its file or name, got {args.model}; {hint}")
+        raise ExportError(f"MODEL must be a network, a config file or a config name, got {args.model}; {hint}")
     file = None if args.checkpoint == _RANDOM else args.checkpoint
     options = {"framework": args.framework, "options": args.opts, "classes": args.classes}
     built = build_model(args.model, file, **options)

@@ -19,7 +19,7 @@ from resnest_backbones.model_zoo import get_config_file
 def build_argument_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = argparse.ArgumentParser(
-        description="Predict label maps, and draw them over the images.",
+        description="Predict label maps and draw them over the images.",
         epilog="example: python tools/infer_seg.py CONFIG CHECKPOINT photo.jpg folder/ --out-dir predictions",
     )
     add_verbose(parser)
@@ -28,8 +28,8 @@ def build_argument_parser() -> argparse.ArgumentParser:
     add("checkpoint", help="the checkpoint file")
     add("images", nargs="+", metavar="IMAGE_OR_FOLDER", help=f"images, or folders with {', '.join(IMAGE_SUFFIXES)}")
     add("--out-dir", required=True, metavar="DIR", help="write drawn/NAME.png and label_maps/NAME.png there")
-    add("--opacity", type=float, default=0.5, help="opacity of the colours, 0 to 1 (default: %(default)s)")
-    add("--device", help="device, such as cpu or cuda:1 (default: a GPU if there is one)")
+    add("--opacity", type=float, default=0.5, help="opacity of the colors, 0 to 1 (default: %(default)s)")
+    add("--device", help="device, such as cpu or cuda:1 (default: a GPU if available)")
     add("--tta", action="store_true", help="use test-time augmentation: tta_model and tta_pipeline")
     add_config_options(parser)
     return parser

@@ -89,7 +89,7 @@ def build_wheel(source: str, folder: Path) -> Path:
     run_pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), source)
     (wheel,) = folder.glob("*.whl")
     if "detectron2" not in wheel.name.lower():
-        raise ConfigError(f"{source!r} must be a distribution of Detectron2, and pip made {wheel.name} of it")
+        raise ConfigError(f"{source!r} must be a Detectron2 distribution, but pip built {wheel.name}")
     return wheel
 
 
@@ -107,8 +107,8 @@ def verify() -> None:
         done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=folder, check=False)
     if done.returncode != 0:
         raise ResNeStError(
-            "Detectron2 is installed but does not import, see above. If a package is missing, "
-            'pip install "resnest-backbones[detectron2]" brings it.'
+            "Detectron2 is installed but cannot be imported, see above. If a package is missing, run "
+            'pip install "resnest-backbones[detectron2]".'
         )
 
 
@@ -139,7 +139,7 @@ def run(arguments: list[str] | None = None, *, command: str | None = None) -> No
     )
     text = "'registry' or a pip requirement; the default is the environment variable DETECTRON2, else 'registry'"
     parser.add_argument("--source", default=os.environ.get("DETECTRON2") or "registry", help=text)
-    parser.add_argument("--force", action="store_true", help="replace another Detectron2 that is there already")
+    parser.add_argument("--force", action="store_true", help="replace an existing Detectron2")
     add_verbose(parser)
     args = named(parser, command).parse_args(arguments)
     with one_line_errors(parser.prog, verbose=args.verbose):

@@ -26,14 +26,19 @@ def build_argument_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("model", type=Path, metavar="MODEL.onnx", help="a file that tools/export.py wrote")
+    add("model", type=Path, metavar="MODEL.onnx", help="a file written by tools/export.py")
     add("images", nargs="+", metavar="IMAGE_OR_FOLDER", help="a few dozen typical images, for calibration")
     add("--output", type=Path, metavar="FILE.onnx", help="default: MODEL_int8.onnx")
     add("--max-images", type=int, default=100, metavar="N", help="use the first N of the images (default: %(default)s)")
-    text = "how to find the range of an activation (default: %(default)s)"
+    text = "how to calibrate activation ranges (default: %(default)s)"
     add("--method", choices=CALIBRATIONS, default="minmax", help=text)
-    add("--keep", nargs="+", default=[], metavar="NAME", help="keep nodes with this in their names in float32")
-    add("--runtime", choices=RUNTIMES, default="onnxruntime", help="what measures both files (default: %(default)s)")
+    add("--keep", nargs="+", default=[], metavar="NAME", help="keep nodes whose names contain this in float32")
+    add(
+        "--runtime",
+        choices=RUNTIMES,
+        default="onnxruntime",
+        help="runtime for measuring both files (default: %(default)s)",
+    )
     group = parser.add_argument_group("measure AP, or mIoU, of both files")
     group.add_argument("--val-json", type=Path, metavar="FILE", help="annotations in COCO format, for a detector")
     group.add_argument("--val-images", type=Path, metavar="DIR", help="folder of the validation images")
@@ -49,7 +54,7 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error(f"--max-images must be positive, got {args.max_images}")
     truth = [name for name in ("val_json", "val_label_maps") if getattr(args, name)]
     if len(truth) > 1 or bool(truth) != bool(args.val_images):
-        parser.error("--val-images goes with --val-json or with --val-label-maps")
+        parser.error("--val-images requires --val-json or --val-label-maps")
     for name in ("val_json", "val_images", "val_label_maps"):
         value = getattr(args, name)
         if value is not None and not (value.is_file() if name == "val_json" else value.is_dir()):

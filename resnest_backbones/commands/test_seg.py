@@ -23,9 +23,9 @@ def build_argument_parser() -> argparse.ArgumentParser:
     add("--work-dir", help="folder for logs and metrics (default: work_dirs/ and the config's name)")
     add("--out", metavar="DIR", help="write the predicted label maps to DIR, for evaluation elsewhere")
     add("--show", action="store_true", help="show the predictions in windows")
-    show_dir = "draw the predictions beside the annotations, in DIR/vis_data/vis_image"
+    show_dir = "draw predictions next to annotations, in DIR/vis_data/vis_image"
     add("--show-dir", metavar="DIR", help=show_dir)
-    add("--wait-time", type=float, default=2, help="seconds to show each (default: %(default)s)")
+    add("--wait-time", type=float, default=2, help="seconds to show each image (default: %(default)s)")
     add("--tta", action="store_true", help="test-time augmentation: tta_model and tta_pipeline")
     return parser
 

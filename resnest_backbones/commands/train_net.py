@@ -19,12 +19,12 @@ Examples:
     python tools/train_net.py --num-gpus 8 \\
         --config-file faster_rcnn_resnest50_fpn_1x
 
-  Train the same network on a few thousand images of your own, on one GPU:
+  Train the same network on a few thousand of your own images, on one GPU:
     python tools/train_net.py --config-file faster_rcnn_resnest50_fpn_1x_1gpu \\
         --train-json train.json --train-images images/ --val-json val.json --val-images images/ \\
         SOLVER.MAX_ITER 5000 SOLVER.STEPS "(3500,4500)" SOLVER.WARMUP_ITERS 500
 
-  Without a GPU, a small network from random weights, in ten minutes: the same with
+  Without a GPU, train a small network from random weights in ten minutes: the same with
     --config-file faster_rcnn_resnest14_fpn_cpu
 
   Resume after an interruption: the same command with --resume
@@ -39,22 +39,22 @@ def build_argument_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--config-file", default="", metavar="FILE", help="a config, .yaml or .py, or the name of a packaged one")
-    add("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
+    add("--resume", action="store_true", help="resume from the last checkpoint in the output folder")
     add("--eval-only", action="store_true", help="evaluate instead of training")
     add("--num-gpus", type=int, default=1, metavar="N", help="GPUs, or processes on the CPU, per machine (default: 1)")
     add("--num-machines", type=int, default=1, metavar="N", help="machines (default: 1)")
-    add("--machine-rank", type=int, default=0, metavar="N", help="number of this machine, from 0 on (default: 0)")
-    text = "where the processes meet, tcp://HOST:PORT of the first machine (default: a free port of this one)"
+    add("--machine-rank", type=int, default=0, metavar="N", help="rank of this machine, starting at 0 (default: 0)")
+    text = "rendezvous address, tcp://HOST:PORT of the first machine (default: a free local port)"
     add("--dist-url", default="auto", metavar="URL", help=text)
-    text = "how long to wait for a process that does not answer before ending with an error (default: %(default)g)"
+    text = "how long to wait for an unresponsive process before failing (default: %(default)g)"
     add("--dist-timeout", type=float, default=1800.0, metavar="SECONDS", help=text)
     add_verbose(parser)
     group = parser.add_argument_group("a custom dataset in COCO format, instead of the config's")
-    group.add_argument("--train-json", metavar="FILE", help="annotations to train on; they give the classes")
+    group.add_argument("--train-json", metavar="FILE", help="training annotations; these define the classes")
     group.add_argument("--train-images", metavar="DIR", help="folder of their images")
-    group.add_argument("--val-json", metavar="FILE", help="annotations to evaluate on")
+    group.add_argument("--val-json", metavar="FILE", help="validation annotations")
     group.add_argument("--val-images", metavar="DIR", help="folder of their images")
-    text = "settings of the config, after all options: KEY VALUE pairs for .yaml, key=value for .py"
+    text = "config overrides, after all options: KEY VALUE pairs for .yaml, key=value for .py"
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help=text)
     return parser
 
@@ -66,7 +66,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     if not 0 < args.dist_timeout < float("inf"):
         raise ValueError(f"--dist-timeout must be above 0, got {args.dist_timeout:g}")
     if args.num_machines > 1 and args.dist_url == "auto":
-        raise ValueError("--num-machines above 1 needs --dist-url tcp://HOST:PORT, of the first machine")
+        raise ValueError("--num-machines above 1 needs --dist-url tcp://HOST:PORT of the first machine")
     needed = _CUSTOM_DATASET[2:] if args.eval_only else _CUSTOM_DATASET
     missing = [name for name in needed if not getattr(args, name)]
     if missing and any(getattr(args, name) for name in _CUSTOM_DATASET):

@@ -26,7 +26,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
     resume = "resume from the last checkpoint in the work dir, or from load_from if set"
     add("--resume", action="store_true", help=resume)
     add("--amp", action="store_true", help="train with automatic mixed precision")
-    tensorboard = "also write TensorBoard's files, with every N-th validation image drawn"
+    tensorboard = "also write TensorBoard files, and draw every Nth validation image"
     add("--tensorboard", type=int, metavar="N", help=tensorboard)
     return parser
 
@@ -42,7 +42,7 @@ def build_parser_of_both(verb: str, *examples: str) -> argparse.ArgumentParser:
     add_config_options(parser)
     add_verbose(parser)
     parser.add_argument(
-        "--launcher", choices=("none", "pytorch", "slurm", "mpi"), default="none", help="launcher of the processes"
+        "--launcher", choices=("none", "pytorch", "slurm", "mpi"), default="none", help="process launcher"
     )
     # torch.distributed.launch passes it in either spelling.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
@@ -56,14 +56,16 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
-        help='change settings of the config: a.b=1 a.c="[1,2]" a.d="[(1,2),(3,4)]", without spaces in a value',
+        help='config overrides: a.b=1 a.c="[1,2]" a.d="[(1,2),(3,4)]", without spaces in a value',
     )
     group = parser.add_argument_group("a custom dataset in ADE20K's layout, instead of the config's")
     group.add_argument(
-        "--data-root", metavar="DIR", help="holds images/{training,validation} and annotations/{training,validation}"
+        "--data-root",
+        metavar="DIR",
+        help="folder with images/{training,validation} and annotations/{training,validation}",
     )
     group.add_argument(
-        "--classes", metavar="FILE", help="one name per line (default: classes.txt or objectInfo150.txt in DIR)"
+        "--classes", metavar="FILE", help="class names, one per line (default: classes.txt or objectInfo150.txt in DIR)"
     )
 
 

@@ -22,11 +22,11 @@ def find_class_file(data_root: str | Path) -> Path:
     """
     root = Path(data_root)
     if not root.is_dir():
-        raise DatasetError(f"the root {root} of the dataset is not a folder")
+        raise DatasetError(f"the dataset root {root} is not a folder")
     for name in CLASS_FILES:
         if (root / name).is_file():
             return root / name
-    raise DatasetError(f"{root} has no file with the names of the classes ({' or '.join(CLASS_FILES)})")
+    raise DatasetError(f"{root} has no file with class names ({' or '.join(CLASS_FILES)})")
 
 
 def read_classes(class_file: str | Path, *, max_classes: int | None = MAX_CLASSES) -> tuple[str, ...]:
@@ -50,7 +50,7 @@ def read_classes(class_file: str | Path, *, max_classes: int | None = MAX_CLASSE
         raise DatasetError(f"the class file {file} must name {wanted}, got {len(names)}")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise DatasetError(
-            f"the class file {file} must name different classes, {', '.join(twice[:3])} appear more than once"
+            f"the class file {file} must name distinct classes, {', '.join(twice[:3])} appear more than once"
         )
     return tuple(names)
 

@@ -74,7 +74,7 @@ def _read_json(file: Path, keys: Sequence[str]) -> tuple[Record, bool]:
     except OSError as error:
         raise DatasetError(f"{file} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # of json, and of the decoding
-        raise DatasetError(f"{file} is not json: {error}") from error
+        raise DatasetError(f"{file} is not JSON: {error}") from error
     lists = content if isinstance(content, dict) else {}
     if wrong := [
         repr(key)
@@ -143,7 +143,7 @@ class _Check:
         repeated = set(_repeated(c["name"] for c in categories))
         spare = [c for c in categories if c["name"] in repeated and c["id"] not in used]
         if repeated and len(categories) - len(spare) == len({c["name"] for c in categories}):
-            self.note("categories have the name of another and no annotations: left out", [c["id"] for c in spare])
+            self.note("categories duplicate another's name and have no annotations: left out", [c["id"] for c in spare])
             content["categories"] = [c for c in categories if c not in spare]
             self.changed = True
         else:
@@ -152,26 +152,26 @@ class _Check:
     def images(self, images: list[Record], root: Path) -> None:
         self.tidy_ids(images, "id", "width", "height")
         nameless = [i.get("file_name") for i in images if _as_id(i.get("id")) is None]
-        self.problem("images have no id, which is an integer or a string", nameless)
+        self.problem("images have no id (an integer or a string)", nameless)
         self.problem(
             "images have no file_name", [i.get("id") for i in images if not isinstance(i.get("file_name"), str)]
         )
         self.problem(
-            "images have a width or height that is no positive integer",
+            "images have a width or height that is not a positive integer",
             [f"{i.get('id')} ({i.get('width')!r} x {i.get('height')!r})" for i in images
              if not all(isinstance(i.get(key), int) and i[key] > 0 for key in ("width", "height"))],
         )  # fmt: skip
         self.end()
         if len({type(image["id"]) for image in images}) > 1:
             strings = [image["id"] for image in images if isinstance(image["id"], str)]
-            self.problem("image ids are strings, and the others numbers", strings)
+            self.problem("image ids are strings, while others are numbers", strings)
         self.problem("image ids are not unique", _repeated(image["id"] for image in images))
         self.note("image files are listed more than once", _repeated(image["file_name"] for image in images))
         if absent := [image["file_name"] for image in images if not (root / image["file_name"]).is_file()]:
             self.problem(f"of {len(images)} images are not in {root}", absent)
         else:
             resized = [text for image in images if (text := _other_size(image, root))]
-            self.problem("images have another size, or cannot be read", resized)
+            self.problem("images have a different size, or cannot be read", resized)
 
     def ids(self, content: Record) -> None:
         annotations = content["annotations"]
@@ -180,7 +180,7 @@ class _Check:
         # pycocotools takes the id of a match for a truth value: with an id of 0, a found object counts as missed.
         if any(not isinstance(key, int) or key < 1 for key in ids):
             unfit = [a.get("id") for a, i in zip(annotations, ids, strict=True) if not isinstance(i, int) or i < 1]
-            self.note("annotation ids are not positive integers: all were numbered anew", unfit)
+            self.note("annotation ids are not positive integers: all were renumbered", unfit)
             ids = list(range(1, len(annotations) + 1))
         for annotation, key in zip(annotations, ids, strict=True):
             self.put(annotation, "id", key)
@@ -209,11 +209,11 @@ class _Check:
         empty, outside, beyond, fractions = (ids[mask] for mask in (is_empty, is_outside, is_beyond, is_fraction))
         corners = (x < w) & (w <= width + _MARGIN) & (y < h) & (h <= height + _MARGIN)
         as_corners = corners.mean() >= 0.95
-        as_fractions = "lie between 0 and 1, as fractions of the image"
+        as_fractions = "lie between 0 and 1, like fractions of the image"
         if len(fractions) + len(empty) >= len(ids) / 2 and len(fractions):
             self.problem(f"boxes {as_fractions}: multiply them by width and height", fractions)
         elif as_corners and len(beyond) + len(outside) >= len(ids) / 4:
-            text = "boxes reach beyond their images, and would fit as x0, y0, x1, y1: write x, y, width, height"
+            text = "boxes extend beyond their images but would fit as x0, y0, x1, y1: write x, y, width, height"
             self.problem(text, [*beyond, *outside])
         elif len(empty) + len(outside) == len(ids):
             self.problem("boxes have no width or no height", empty)
@@ -221,9 +221,9 @@ class _Check:
         self.end()
         likely = ", as x0, y0, x1, y1 would" if as_corners else ""
         self.note(f"boxes {as_fractions} would", fractions)
-        self.note("boxes have no width or no height and are not trained on", empty)
-        self.note("boxes lie outside their images and are not trained on", outside)
-        self.note(f"boxes reach beyond their images{likely}: they are cut off", beyond)
+        self.note("boxes have no width or no height and are not used for training", empty)
+        self.note("boxes lie outside their images and are not used for training", outside)
+        self.note(f"boxes extend beyond their images{likely}: they are clipped", beyond)
         return {*empty, *outside}
 
     def masks(self, annotations: list[Record], sizes: Sizes, unusable_boxes: set[int]) -> None:
@@ -252,8 +252,8 @@ class _Check:
             self.changed = True
         else:
             self.note("segmentations have no area in their boxes, and give no mask", [a["id"] for a in apart])
-        self.note("segmentations are written as one flat list or as pairs: read as polygons", rewritten)
-        self.note("segmentations have a polygon that cannot be used beside others: it is left out", dropped)
+        self.note("segmentations are one flat list or pairs of coordinates: read as polygons", rewritten)
+        self.note("segmentations have an unusable polygon next to valid ones: it is left out", dropped)
         for reason, ids in unusable.items():
             self.note(f"segmentations cannot be used: {reason}", ids)
 
@@ -273,10 +273,10 @@ class _Check:
             del annotation["keypoints"]
         self.changed = self.changed or bool(unsound) or any(a.get("ignore", 0) != 0 for a in annotations)
         ignored = [a["id"] for a in annotations if a.pop("ignore", 0)]
-        self.note('annotations are to be ignored ("ignore"): taken as crowds', ignored)
+        self.note('annotations are marked "ignore": treated as crowds', ignored)
         flags = set(ignored)
         lacking = {key: [a["id"] for a in annotations if a.get(key) is None] for key in ("iscrowd", "area")}
-        self.note("annotations lack iscrowd: taken as 0", lacking["iscrowd"])
+        self.note("annotations lack iscrowd: assumed to be 0", lacking["iscrowd"])
         self.note("annotations lack area: computed from the mask or the box", lacking["area"])
         for annotation in annotations:
             self.put(annotation, "iscrowd", int(annotation["id"] in flags or annotation.get("iscrowd") or 0))
@@ -298,7 +298,7 @@ def _other_size(image: Record, root: Path) -> str | None:
         return f"{image['file_name']} ({str(error).removeprefix(f'{file} ')})"
     if turned == (image["width"], image["height"]):
         return None
-    after = f" after its EXIF turn, {width} x {height} before" if turned != (width, height) else ""
+    after = f" after EXIF rotation, {width} x {height} before" if turned != (width, height) else ""
     listed = f"listed {image['width']} x {image['height']}"
     return f"{image['file_name']} (is {turned[0]} x {turned[1]}{after}, {listed})"
 

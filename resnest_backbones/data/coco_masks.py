@@ -25,7 +25,7 @@ def usable_mask(given: Any, width: int, height: int) -> tuple[Any, str]:
     if isinstance(given, dict):
         return _usable_rle(given, width, height)
     if not isinstance(given, list):
-        return None, "neither a list of polygons nor a run-length code"
+        return None, "neither a list of polygons nor a run-length encoding"
     flat = all(isinstance(v, (int, float)) for v in given) or _are_pairs(given)
     parts = [given] if flat else given
     polygons = [[v for pair in part for v in pair] if _are_pairs(part) else part for part in parts]
@@ -73,16 +73,16 @@ def _outlines_are_longer(polygons: list[list[float]], limit: int, longest_edge: 
 def _usable_rle(given: dict[str, Any], width: int, height: int) -> tuple[Any, str]:
     size, counts = given.get("size"), given.get("counts")
     if not isinstance(counts, (list, str)) or not isinstance(size, list):
-        return None, "a run-length code lacks size or counts"
+        return None, "a run-length encoding lacks size or counts"
     if size != [height, width]:
-        return None, "a run-length code has another size than [height, width] of its image"
+        return None, "a run-length encoding's size is not [height, width] of its image"
     runs = _decode_counts(counts) if isinstance(counts, str) else counts
     if runs is None:
-        return None, "the counts of a run-length code are not COCO's"
+        return None, "the counts of a run-length encoding are not in COCO's format"
     if not all(isinstance(v, int) and v >= 0 for v in runs):
-        return None, "the counts of a run-length code are not lengths"
+        return None, "the counts of a run-length encoding are not lengths"
     if sum(runs) != width * height:
-        return None, "the counts of a run-length code do not add up to the image"
+        return None, "the counts of a run-length encoding do not add up to the image size"
     return (given if all(type(side) is int for side in size) else {**given, "size": [height, width]}), ""
 
 

@@ -17,7 +17,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _SWAPPING = (5, 6, 7, 8)  # EXIF's orientations that exchange width and height
 _MAX_16_BITS = 65535
 _MODES = {1: "L", 3: "RGB"}
-_32_BITS = "holds numbers of 32 bits, which do not say what is black and what is white: save it with 8 or 16 bits"
+_32_BITS = "has 32-bit values, whose black and white points are undefined: save it with 8 or 16 bits"
 
 
 @contextmanager

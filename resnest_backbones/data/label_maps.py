@@ -36,11 +36,11 @@ def read_label_map(file: str | Path, content: bytes | None = None) -> np.ndarray
         labels = np.asarray(opened) // spread if spread else np.asarray(opened)
     if labels.ndim != 2:
         raise DatasetError(
-            f"the label map {file} must have one channel with the number of a class at each pixel, got a colour image "
-            f"of {labels.shape[2]} channels"
+            f"the label map {file} must have one channel with a class number at each pixel, got a color image with "
+            f"{labels.shape[2]} channels"
         )
     if labels.dtype.kind == "f":
-        raise DatasetError(f"the label map {file} must hold whole numbers, got floating-point ones: save it as PNG")
+        raise DatasetError(f"the label map {file} must contain integers, got floating-point values: save it as PNG")
     return labels.astype(np.uint8) if labels.min() >= 0 and labels.max() <= IGNORED else labels
 
 
@@ -62,8 +62,8 @@ def check_shape(file: str | Path, shape: Sequence[int], image: Any, image_shape:
     """Raise a ``DatasetError`` where a label map has not the height and width of its image."""
     if tuple(shape) != tuple(image_shape[:2]):
         raise DatasetError(
-            f"the label map {file} must be as large as its image {image}, which has height and width "
-            f"{tuple(image_shape[:2])}, got {tuple(shape)}"
+            f"the label map {file} must have the height and width of its image {image}, {tuple(image_shape[:2])}, got "
+            f"{tuple(shape)}"
         )
 
 
@@ -100,9 +100,9 @@ def pair_label_maps(images: Path, label_maps: Path) -> tuple[list[tuple[Path, Pa
     files = files_below(images)
     found = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
     if not found:
-        raise DatasetError(f"the folder of images {images} has none ({', '.join(IMAGE_SUFFIXES)})")
+        raise DatasetError(f"the image folder {images} has no images ({', '.join(IMAGE_SUFFIXES)})")
     if lost := [file for file in found if not (images / file).exists()]:
-        raise DatasetError(f"{len(lost)} of {len(found)} images in {images} are links to nothing: {name_first(lost)}")
+        raise DatasetError(f"{len(lost)} of {len(found)} images in {images} are broken links: {name_first(lost)}")
     beside = files_below(label_maps)
     maps = {file.with_suffix(""): file for file in beside if file.suffix.lower() == ".png"}
     counts = Counter(image.with_suffix("") for image in found)
@@ -158,7 +158,7 @@ def check_label_maps(pairs: Sequence[tuple[Path, Path]], classes: Sequence[str])
         shown = " and ".join(f"{value} ({count} pixels)" for value, count in ignored.items())
         written = ", ".join(f"{label} for {name}" for label, name in enumerate(classes[:2], start=1))
         raise DatasetError(
-            f"every pixel of {where} is ignored: they hold {shown} only, where 0 is not labelled (reduce_zero_label) "
+            f"every pixel of {where} is ignored: they contain only {shown}, where 0 is unlabeled (reduce_zero_label) "
             f"and {IGNORED} is ignored; write {written}"
         )
     if wrong := sorted(value for value in pixels if value != IGNORED and not 0 <= value <= len(classes)):
@@ -166,15 +166,15 @@ def check_label_maps(pairs: Sequence[tuple[Path, Path]], classes: Sequence[str])
         raise DatasetError(f"{where} have labels beyond the {len(classes)} classes or {IGNORED}: {shown}")
     if len(classes) == 1:
         raise DatasetError(
-            f"the class file names one class, {classes[0]}, which a network would predict everywhere: name the "
-            "background too, with a label of its own"
+            f"the class file names one class, {classes[0]}, which a network would predict everywhere: list the "
+            "background too, with its own label"
         )
     absent = [f"{label} ({name})" for label, name in enumerate(classes, start=1) if label not in pixels]
     if not absent:
         return []
     line = f"{len(absent)} of {len(classes)} classes never occur in {where}: {name_first(absent)}"
     if len(absent) == len(classes) - 1:
-        line += "; a network that sees one class only learns to predict it everywhere"
+        line += "; a network that sees only one class learns to predict it everywhere"
     if pixels[0] and len(classes) not in pixels:
-        line += "; if label 0 is the first class there, add 1 to all labels, for 0 is not labelled"
+        line += "; if label 0 is the first class there, add 1 to all labels, because 0 means unlabeled"
     return [line]

@@ -93,7 +93,7 @@ class ResNeSt(resnest.ResNeSt, Backbone):
             state_dict[key] = own[key]
         fit = compare({key: value for key, value in state_dict.items() if key in own}, own)
         if fit.missing:
-            logger.warning("The checkpoint fills the ResNeSt in part: %s", fit.describe())
+            logger.warning("The checkpoint fills only part of the ResNeSt: %s", fit.describe())
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

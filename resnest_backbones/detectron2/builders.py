@@ -61,14 +61,15 @@ def _check_heads(cfg: CfgNode) -> None:
     if any(name not in STAGES_IN_ORDER for name in wanted):
         builder = "build_retinanet_resnest_fpn_backbone" if is_retinanet else "build_resnest_fpn_backbone"
         raise ConfigError(
-            f"MODEL.BACKBONE.NAME must be {builder} where the heads take {', '.join(wanted)} of a pyramid, got "
+            f"MODEL.BACKBONE.NAME must be {builder} if the heads use {', '.join(wanted)} of an FPN, got "
             "build_resnest_backbone"
         )
     # Detectron2's defaults are those of a C4 detector, also where somebody builds a trunk alone.
     is_used = keys.WEIGHTS or cfg.DATASETS.TRAIN or cfg.DATASETS.TEST
     if has_plain_res5(cfg) and is_used and keys.RESNETS.OUT_FEATURES == keys.ROI_HEADS.IN_FEATURES == ["res4"]:
         raise ConfigError(
-            "MODEL.ROI_HEADS.NAME must be ResNeStRes5ROIHeads on a ResNeSt, got Res5ROIHeads, whose res5 is a ResNet's"
+            "MODEL.ROI_HEADS.NAME must be ResNeStRes5ROIHeads with a ResNeSt, got Res5ROIHeads, which builds a "
+            "ResNet's res5"
         )
 
 
@@ -157,7 +158,7 @@ def _spec_from_config(cfg: CfgNode) -> ResNeStSpec:
             return published
     usual = {"RADIX": 2, "NUM_GROUPS": 1, "WIDTH_PER_GROUP": 64, "BOTTLENECK_WIDTH": 64, "AVD_FIRST": False}
     others = ", ".join(f"{key} {keys[key]}" for key, value in usual.items() if keys[key] != value)
-    message = f"MODEL.RESNETS.DEPTH {keys.DEPTH} with {others} is no published ResNeSt"
+    message = f"MODEL.RESNETS.DEPTH {keys.DEPTH} with {others} is not a published ResNeSt"
     if cfg.MODEL.WEIGHTS.startswith(SCHEME):
         usual_values = ", ".join(f"{key} {value}" for key, value in usual.items())
         raise ConfigError(f"{message}, and {cfg.MODEL.WEIGHTS} does not fit it; {plain.name} has {usual_values}")
@@ -179,8 +180,8 @@ def build_resnest_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     wanted = cfg.MODEL.RETINANET.IN_FEATURES
     if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" and not backbone.output_shape().keys() >= {*wanted}:
         raise ConfigError(
-            "MODEL.BACKBONE.NAME must be build_retinanet_resnest_fpn_backbone where RetinaNet takes "
-            f"{', '.join(wanted)}, got build_resnest_fpn_backbone"
+            f"MODEL.BACKBONE.NAME must be build_retinanet_resnest_fpn_backbone if RetinaNet uses {', '.join(wanted)}, "
+            "got build_resnest_fpn_backbone"
         )
     return backbone
 
@@ -193,7 +194,7 @@ def build_retinanet_resnest_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -
         ConfigError: ``MODEL.RESNETS.OUT_FEATURES`` lacks res5, or another key has a value that is not allowed.
     """
     if "res5" not in cfg.MODEL.RESNETS.OUT_FEATURES:
-        raise ConfigError(f"MODEL.RESNETS.OUT_FEATURES must have res5, got {list(cfg.MODEL.RESNETS.OUT_FEATURES)}")
+        raise ConfigError(f"MODEL.RESNETS.OUT_FEATURES must include res5, got {list(cfg.MODEL.RESNETS.OUT_FEATURES)}")
     if cfg.MODEL.FPN.IN_FEATURES and cfg.MODEL.FPN.IN_FEATURES[-1] != "res5":
         raise ConfigError(f"MODEL.FPN.IN_FEATURES must end with res5, got {list(cfg.MODEL.FPN.IN_FEATURES)}")
     bottom_up = _bottom_up(cfg, input_shape)
@@ -205,8 +206,8 @@ def _bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> ResNeSt:
     given, in_features = cfg.MODEL.RESNETS.OUT_FEATURES, cfg.MODEL.FPN.IN_FEATURES
     if not in_features:
         raise ConfigError(
-            "MODEL.FPN.IN_FEATURES must name at least one stage, got none; without a pyramid, as in C4 and DC5 "
-            "detectors, MODEL.BACKBONE.NAME is build_resnest_backbone"
+            "MODEL.FPN.IN_FEATURES must name at least one stage, got none; without FPN, as in C4 and DC5 detectors, "
+            "MODEL.BACKBONE.NAME is build_resnest_backbone"
         )
     wrong = [name for name in in_features if name not in given]
     if wrong:
@@ -222,8 +223,8 @@ def _bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> ResNeSt:
     strides = [bottom_up.feature_strides[name] for name in in_features]
     if any(after != 2 * before for before, after in zip(strides, strides[1:], strict=False)):
         raise ConfigError(
-            "MODEL.FPN.IN_FEATURES must have strides that double each time, which Detectron2's FPN requires, "
-            f"got {', '.join(map(str, strides))} of {', '.join(in_features)}"
+            "MODEL.FPN.IN_FEATURES must have strides that double at each level, as Detectron2's FPN requires, got "
+            f"{', '.join(map(str, strides))} of {', '.join(in_features)}"
         )
     return bottom_up
 

@@ -40,10 +40,11 @@ logger = logging.getLogger(__name__)
 # The backbone files that the wrapper's recipes start from; their server no longer answers.
 _WRAPPER_FILE = re.compile(r"resnest(50|101|200|269)_detectron-\w+\.pth$")
 _WRAPPERS_DILATION = (
-    "if the original's Detectron2 wrapper trained it, with RES5_DILATION 2, it needs MODEL.RESNETS.RES5_MULTI_GRID "
-    "[1, 1, 1] and AVG_POOL_AT_STRIDE_1 False: the wrapper dilates the first block of res5, too, and has no pool there"
+    "if it was trained with the original Detectron2 wrapper and RES5_DILATION 2, it needs "
+    "MODEL.RESNETS.RES5_MULTI_GRID [1, 1, 1] and AVG_POOL_AT_STRIDE_1 False: the wrapper also dilates the first block "
+    "of res5 and has no pool there"
 )
-_WITHOUT_WEIGHTS = "MODEL.WEIGHTS '' (train.init_checkpoint='' in a LazyConfig) starts without weights"
+_WITHOUT_WEIGHTS = "MODEL.WEIGHTS '' (train.init_checkpoint='' in a LazyConfig) trains without initial weights"
 _WITHOUT_POOLS = "MODEL.RESNETS.AVG_POOL_AT_STRIDE_1 False (avg_pool_at_stride_1=False in a LazyConfig)"
 
 
@@ -203,7 +204,7 @@ class ResNeStCheckpointer(DetectionCheckpointer):
     def _renamed(self, state: dict[str, Any], filename: str) -> dict[str, Any]:
         """Return what Detectron2's loader needs of a ResNeSt in any layout; of another model, nothing new."""
         try:
-            logger.info("%s holds a ResNeSt in the layout %s", filename, detect_layout(state))
+            logger.info("%s contains a ResNeSt in the layout %s", filename, detect_layout(state))
         except ValueError:
             # Not a ResNeSt: a ResNet baseline, or another project's model, which loads as Detectron2 does it.
             return {"matching_heuristics": True} if filename.endswith(".pyth") else {}
@@ -238,7 +239,7 @@ class ResNeStCheckpointer(DetectionCheckpointer):
                 raise CheckpointError(f"{self._file} does not fit the model's ResNeSt: {named}{trunk_fit.describe()}")
         left = [] if trunks else [key for key in fit.unexpected if is_core_key(key)]
         if left or not fit.filled:
-            what = "is of a ResNeSt, and the model has none" if left else "fills nothing of the model"
+            what = "contains a ResNeSt, but the model has none" if left else "matches nothing in the model"
             raise CheckpointError(f"{self._file} {what}: {fit.describe()}")
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
@@ -257,7 +258,7 @@ class ResNeStCheckpointer(DetectionCheckpointer):
         incompatible.missing_keys[:] = [k for k in incompatible.missing_keys if k not in fit.mismatched]
         incompatible.incorrect_shapes.clear()  # counted in the line below
         all_used = fit.filled and not fit.unexpected and not fit.mismatched
-        left = "; what has another shape stays as initialised" if fit.mismatched else ""
+        left = "; tensors with a different shape keep their initialization" if fit.mismatched else ""
         logger.log(logging.INFO if all_used else logging.WARNING, "%s: %s%s", self._file, fit.describe(), left)
         return incompatible
 

@@ -104,7 +104,7 @@ def use_resnest(cfg: CfgNode | Mapping[str, Any], name: str, *, head: str | None
     get_variant(name)
     weights = f"{SCHEME}{name}" if name in WEIGHTS else ""
     if not weights:
-        logger.warning("%s has no published weights: it starts from random ones", name)
+        logger.warning("%s has no published weights: it starts from random weights", name)
     if isinstance(cfg, CfgNode):
         _use_in_yaml(cfg, name, weights, head)
     else:
@@ -120,7 +120,7 @@ def _use_in_yaml(cfg: CfgNode, name: str, weights: str, head: str | None) -> Non
         head = heads[0] if heads else None
     if head not in _BUILDERS:
         raise ConfigError(
-            f"head must be one of {', '.join(_BUILDERS)} where MODEL.BACKBONE.NAME is none of Detectron2's own, got "
+            f"head must be one of {', '.join(_BUILDERS)} if MODEL.BACKBONE.NAME is not one of Detectron2's own, got "
             f"{head} with {model.BACKBONE.NAME}"
         )
     model.BACKBONE.NAME = _BUILDERS[head]
@@ -143,7 +143,7 @@ def _use_in_lazy(cfg: Mapping[str, Any], name: str, weights: str) -> None:
     features = list(old.get("out_features") or ())
     if not features or not {*features} <= {*STAGES_IN_ORDER}:
         raise ConfigError(
-            "model.backbone must be a ResNet, or have one as bottom_up, with out_features of "
+            "model.backbone must be a ResNet, or have one as bottom_up, with out_features from "
             f"{', '.join(STAGES_IN_ORDER)}, got {', '.join(features) or 'none'}"
         )
     norm = old.get("stages", old).get("norm", "BN")

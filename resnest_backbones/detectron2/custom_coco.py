@@ -87,7 +87,7 @@ def _read(json_file: Path, image_root: Path) -> tuple[CocoSource, dict[str, Any]
     logger.info("%s: %d images, %d of them without objects; %d objects of %d classes%s", json_file, num_images, empty,
                 len(objects), num_classes, crowds)  # fmt: skip
     maskless = [a["id"] for a in annotations if not a.get("segmentation")]
-    lacking = count_and_name(f"annotations of {json_file} have no segmentation that can be used", maskless)
+    lacking = count_and_name(f"annotations of {json_file} have no usable segmentation", maskless)
     source = CocoSource(
         json_file,
         image_root,
@@ -120,8 +120,8 @@ def register_custom_coco(
         return None, _register(val, val_content), val
     train, train_content = _read(Path(train_json), Path(train_images))
     if shared := train.images & val.images:
-        logger.warning("%d images are used for training and for validation, %s is the first: the metrics say nothing "
-                       "about other images", len(shared), min(shared))  # fmt: skip
+        logger.warning("%d images are in both the training and validation sets, first %s: the metrics will not reflect "
+                       "unseen images", len(shared), min(shared))  # fmt: skip
     if train.num_objects == 0:
         raise DatasetError(f"{train.json_file} has no annotations to train on (crowds do not count)")
     if train.class_names != val.class_names:
@@ -131,7 +131,8 @@ def register_custom_coco(
         if one == two:
             difference = "their order differs"
         raise DatasetError(
-            f"{train.json_file} and {val.json_file} must have equal categories in the same order of ids; {difference}"
+            f"{train.json_file} and {val.json_file} must have the same categories in the same order of ids; "
+            f"{difference}"
         )
     without_mask = "; ".join(filter(None, (train.without_mask, val.without_mask)))
     both = replace(train, without_mask=without_mask, most_objects=val.most_objects)
@@ -168,7 +169,7 @@ def use_custom_dataset(
 
 def _check_masks(source: CocoSource, what: str, remedy: str) -> None:
     if source.num_annotations and not source.has_masks:
-        raise DatasetError(f"{what} needs masks, and {source.without_mask}; {remedy}")
+        raise DatasetError(f"{what} needs masks, but {source.without_mask}; {remedy}")
 
 
 def _use_in_yaml(cfg: CfgNode, train: str | None, val: str, source: CocoSource) -> None:
@@ -178,12 +179,12 @@ def _use_in_yaml(cfg: CfgNode, train: str | None, val: str, source: CocoSource) 
     if cfg.MODEL.KEYPOINT_ON:
         raise DatasetError(f"{source.json_file}: a custom dataset cannot be used with a keypoint model")
     if cfg.MODEL.MASK_ON:
-        _check_masks(source, "a model with MODEL.MASK_ON", "take a detection config, or turn the key off")
+        _check_masks(source, "a model with MODEL.MASK_ON", "use a detection config, or turn the key off")
         if source.has_rle and cfg.INPUT.MASK_FORMAT == "polygon":
-            logger.warning("%s has run-length codes: INPUT.MASK_FORMAT is set to bitmask", source.json_file)
+            logger.warning("%s has run-length encodings: INPUT.MASK_FORMAT is set to bitmask", source.json_file)
             cfg.INPUT.MASK_FORMAT = "bitmask"
     if source.most_objects > cfg.TEST.DETECTIONS_PER_IMAGE:
-        logger.warning("an image to evaluate on has %d objects, and the model gives up to %d detections: raise "
+        logger.warning("a validation image has %d objects, but the model outputs at most %d detections: raise "
                        "TEST.DETECTIONS_PER_IMAGE", source.most_objects, cfg.TEST.DETECTIONS_PER_IMAGE)  # fmt: skip
     cfg.DATASETS.TRAIN = (train,) if train is not None else ()
     cfg.DATASETS.TEST = (val,)
@@ -198,9 +199,9 @@ def _use_in_lazy(cfg: DictConfig, train: str | None, val: str, source: CocoSourc
         raise DatasetError("the config has neither model.roi_heads.num_classes nor model.num_classes to set")
     heads[0].num_classes = len(source.class_names)
     if "mask_head" in heads[0]:
-        _check_masks(source, "a mask head", "take a config without one")
+        _check_masks(source, "a mask head", "use a config without one")
         if source.has_rle and train is not None:
-            logger.warning("%s has run-length codes: instance_mask_format is set to bitmask", source.json_file)
+            logger.warning("%s has run-length encodings: instance_mask_format is set to bitmask", source.json_file)
             cfg.dataloader.train.mapper.instance_mask_format = "bitmask"
     if train is not None:
         cfg.dataloader.train.dataset.names = train

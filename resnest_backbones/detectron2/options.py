@@ -53,11 +53,11 @@ def merge_options(cfg: CfgNode, words: Sequence[str]) -> None:
         if number % 2:
             continue
         if key.startswith("--"):
-            raise ConfigError(f"options come before the settings of the config, got {key} behind {words[0]}")
+            raise ConfigError(f"options must come before config overrides, got {key} after {words[0]}")
         if "=" in key:
-            raise ConfigError(f"the settings of a YAML config are KEY VALUE: {' '.join(key.split('=', 1))}, got {key}")
+            raise ConfigError(f"overrides of a YAML config are KEY VALUE: {' '.join(key.split('=', 1))}, got {key}")
         if number + 1 == len(words) or (len(words) % 2 and words[number + 1] in known):
-            raise ConfigError(f"the settings of a YAML config are KEY VALUE pairs, and {key} has no value")
+            raise ConfigError(f"overrides of a YAML config are KEY VALUE pairs, but {key} has no value")
         try:
             cfg.merge_from_list([key, words[number + 1]])
         except (AssertionError, KeyError, ValueError, TypeError, AttributeError) as error:
@@ -78,7 +78,7 @@ def _unknown(cfg: CfgNode, key: str) -> str:
     if below := [name for name in known if name.startswith(f"{key}.")]:
         return f"{key} is a group of keys, such as {below[0]}"
     inner = [name for name in known if name.endswith(f".{key.upper()}")]
-    hint = f"did you mean {inner[0]}?" if inner else did_you_mean(key, known, "config.yaml of a run has all keys")
+    hint = f"did you mean {inner[0]}?" if inner else did_you_mean(key, known, "a run's config.yaml lists all keys")
     return f"a config has no key {key!r}; {hint}"
 
 
@@ -107,9 +107,9 @@ def merge_lazy_options(cfg: DictConfig, words: Sequence[str]) -> DictConfig:
     """Set keys of a LazyConfig, in place; see ``load_lazy_config``."""
     for word in words:
         if word.startswith("--"):
-            raise ConfigError(f"options come before the settings of the config, got {word} behind {words[0]}")
+            raise ConfigError(f"options must come before config overrides, got {word} after {words[0]}")
         if "=" not in word:
-            raise ConfigError(f"the settings of a LazyConfig are key=value, without spaces, got {word!r}")
+            raise ConfigError(f"overrides of a LazyConfig are key=value, without spaces, got {word!r}")
         if word[0] not in "+~":
             _check_lazy_key(cfg, word.partition("=")[0])
         try:

@@ -180,8 +180,8 @@ def keep_last_mask_head(state: dict[str, Any], wanted: Collection[str]) -> dict[
     last = max(int(match[2]) for match in heads)
     names = {match[0]: match[1] + match[3] for match in heads if int(match[2]) == last}
     left_out = {match[0] for match in heads} - names.keys()
-    logger.warning("The model has one mask head: it is filled from stage %d, and %d tensors of the mask heads of other "
-                   "stages are left out", last, len(left_out))  # fmt: skip
+    logger.warning("The model has one mask head: it is loaded from stage %d, and %d tensors of other stages' mask "
+                   "heads are left out", last, len(left_out))  # fmt: skip
     return {names.get(key, key): value for key, value in state.items() if key not in left_out}
 
 

@@ -77,7 +77,7 @@ def export_detector(
         )
     if getattr(model, "proposal_generator", model) is None:
         raise ExportError(
-            "a detector that needs precomputed proposals cannot be exported: its only input must be an image"
+            "a detector that needs precomputed proposals cannot be exported: the only input must be an image"
         )
     if getattr(getattr(model, "roi_heads", None), "keypoint_on", False):
         raise ExportError("keypoints cannot be exported: Detectron2 decodes them in a scripted loop over boxes")
@@ -98,8 +98,8 @@ def _program(model: Any, image: torch.Tensor, fields: Sequence[str], fixed: bool
     height, width = image.shape[1:]
     if not fixed and min(height, width) <= stride:
         raise ExportError(
-            f"the coarsest features, of stride {stride}, are one pixel high or wide for {height} x {width}, and a file "
-            "of torch.export would take such images only: use a larger --size"
+            f"the coarsest features, with stride {stride}, are one pixel high or wide for {height} x {width}, and a "
+            "torch.export file would accept only such images: use a larger --size"
         )
     return TraceableDetector(model, _detect, fields).eval()
 
@@ -121,8 +121,8 @@ def build(
     known = [names for names in ([classes] if classes else [held, facts["classes"]]) if names]
     fitting = [names for names in known if len(names) == number]
     if known and not fitting:
-        found = f"the model has {number} classes, but {len(known[0])} names"
-        raise ExportError(f"{found}: give a file of them with --classes")
+        found = f"the model has {number} classes but {len(known[0])} names"
+        raise ExportError(f"{found}: pass a file of class names with --classes")
     facts["classes"] = list(fitting[0]) if fitting else [f"class {i}" for i in range(number)]
     return BuiltModel(model.eval(), partial(export_detector, model, metadata=facts))
 
@@ -150,7 +150,7 @@ def _from_lazy(file: str, options: Sequence[str], classes: Sequence[str] | None)
         resize = next((step for step in mapper.augmentations if _name(step) == "ResizeShortestEdge"), None)
         tested = cfg.dataloader.test.dataset.names
     except (AttributeError, OmegaConfBaseException) as error:
-        raise ExportError(f"{file} has no dataloader.test as Detectron2's LazyConfigs: {error}") from error
+        raise ExportError(f"{file} has no dataloader.test like Detectron2's LazyConfigs: {error}") from error
     if classes is not None:
         heads = [node for node in (cfg.model.get("roi_heads"), cfg.model) if node is not None and "num_classes" in node]
         if not heads:

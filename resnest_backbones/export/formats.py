@@ -105,7 +105,7 @@ def load(file: str | Path, *, runtime: str = "onnxruntime") -> Loaded:
     except ExportError:
         raise
     except Exception as error:  # each reader has its own errors for damaged files
-        raise ExportError(f"{file} is not a file that tools/export.py wrote: {first_line(error)}") from error
+        raise ExportError(f"{file} is not a file written by tools/export.py: {first_line(error)}") from error
 
 
 @contextmanager
@@ -144,8 +144,8 @@ def _write_onnx(exportable: Exportable, metadata: str, file: Path, opset: int) -
     cells = [m.output_size for m in exportable.module.modules() if isinstance(m, nn.AdaptiveAvgPool2d)]
     if exportable.dynamic and any(size not in (1, (1, 1)) for size in cells):
         raise ExportError(
-            f"the network pools images of any size to {max(map(str, cells))} cells, which ONNX supports for a fixed "
-            "size only: add --fixed, and --size for the size"
+            f"the network pools images of any size to {max(map(str, cells))} bins, which ONNX supports only for a "
+            "fixed size: add --fixed, and set the size with --size"
         )
     try:
         model = _trace_to_onnx(exportable, opset) if exportable.rows else _export_to_onnx(exportable, opset)
@@ -156,7 +156,7 @@ def _write_onnx(exportable: Exportable, metadata: str, file: Path, opset: int) -
         raise ExportError(f"PyTorch's ONNX exporter failed: {first_line(cause)}") from error
     domains = {node.domain for node in all_nodes(model.graph)} - {"", "ai.onnx"}
     if domains:
-        raise ExportError(f"the ONNX file would need operators of {', '.join(sorted(domains))}")
+        raise ExportError(f"the ONNX file would need operators from {', '.join(sorted(domains))}")
     onnx.helper.set_model_props(model, {METADATA_KEY: metadata})
     onnx.checker.check_model(model)
     write_atomically(file, lambda stream: stream.write(model.SerializeToString()))

@@ -70,7 +70,7 @@ def export_backbone(model: nn.Module, size: Sequence[int] = (224, 224), *, fixed
     trunks = [module for module in model.modules() if isinstance(module, ResNeSt)]
     if len(trunks) != 1:
         raise ExportError(
-            f"the model must contain one ResNeSt of resnest_backbones, {type(model).__name__} has {len(trunks)}"
+            f"the model must contain one ResNeSt from resnest_backbones, {type(model).__name__} has {len(trunks)}"
         )
     (trunk,) = trunks
     names = tuple(trunk.out_features)

@@ -69,7 +69,7 @@ def _compare_rows(x: Tensor, wanted: Mapping[str, Tensor], given: Mapping[str, T
     """Compare each detection with the nearest one of its class: rounding may change their order."""
     ours, theirs = match_detections(wanted, given)
     unmatched = max(_missing(wanted, ours, given), _missing(given, theirs, wanted))
-    note = f"{len(wanted['boxes'])} detections" + (f", {unmatched} without a match" if unmatched else "")
+    note = f"{len(wanted['boxes'])} detections" + (f", {unmatched} unmatched" if unmatched else "")
     return [
         _difference(x, name, value[ours], given[name][theirs], note, unmatched)
         if name != "image_size"
@@ -124,7 +124,7 @@ def find_problems(differences: Sequence[Difference], tolerance: float) -> list[s
     for d in differences:
         where = f"{d.output} at {'x'.join(map(str, d.size))}"
         if not d.relative <= tolerance:  # NaN is a problem, too
-            problems.append(f"{where} differs by {d.relative:.1e}, allowed is {tolerance:.1e}")
+            problems.append(f"{where} differs by {d.relative:.1e}, more than the allowed {tolerance:.1e}")
         elif d.unmatched:
-            problems.append(f"{where}: {d.unmatched} detections have no match")
+            problems.append(f"{where}: {d.unmatched} detections are unmatched")
     return problems

@@ -51,10 +51,10 @@ def quantize(
     if method not in CALIBRATIONS:
         raise ExportError(f"method must be one of {', '.join(CALIBRATIONS)}, got {method}")
     if source.suffix != ".onnx" or target.suffix != ".onnx":
-        raise ExportError(f"int8 is for ONNX files, named *.onnx, got {source} and {target}")
+        raise ExportError(f"int8 needs ONNX files, named *.onnx, got {source} and {target}")
     metadata = load(source).metadata
     if metadata["task"] == BACKBONE:
-        raise ExportError(f"{source} is a trunk alone, without preprocessing: int8 is for detectors and segmentors")
+        raise ExportError(f"{source} is a bare trunk, without preprocessing: int8 is for detectors and segmentors")
     if not images:
         raise ExportError("calibration needs at least one image")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ def _named(model: Any, keep: Sequence[str]) -> list[str]:
     names = [node.name for node in model.graph.node if node.op_type in _OPERATORS]
     for part in keep:
         if not any(part in name for name in names):
-            raise ExportError(f"no node to quantise has {part!r} in its name; one is called {names[-1]}")
+            raise ExportError(f"no node to quantize has {part!r} in its name; one is called {names[-1]}")
     return [name for name in names if any(part in name for part in keep)]
 
 

@@ -108,7 +108,7 @@ def export_segmentor(
         raise ExportError(f"only MMSegmentation's EncoderDecoder can be exported, got {type(model).__name__}")
     head = type(model.decode_head)
     if head.predict is not BaseDecodeHead.predict or head.predict_by_feat is not BaseDecodeHead.predict_by_feat:
-        raise ExportError(f"{head.__name__} overrides how features become scores, and cannot be exported")
+        raise ExportError(f"{head.__name__} overrides how features become scores and cannot be exported")
     slides = model.test_cfg.get("mode", "whole") == "slide"
     padding = model.data_preprocessor.test_cfg or {}
     if padding.get("size") or (padding and slides):
@@ -151,7 +151,8 @@ def build(
     names, palette = classes_and_palette(classes, cfg, content)
     if len(names) != model.num_classes:
         raise ExportError(
-            f"the model has {model.num_classes} classes, but {len(names)} names: give a file of them with --classes"
+            f"the model has {model.num_classes} classes but {len(names)} names: pass a file of class names with "
+            "--classes"
         )
     facts = {
         "classes": list(names),

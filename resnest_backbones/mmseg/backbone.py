@@ -35,9 +35,7 @@ _STRIDES = {
     16: {"strides": (1, 2, 2, 1), "dilations": (1, 1, 1, 2)},
     8: {"strides": (1, 2, 1, 1), "dilations": (1, 1, 2, 4)},
 }
-_PRETRAINED = (
-    'set pretrained=None in the model, and write init_cfg=dict(type="Pretrained", checkpoint="resnest://NAME")'
-)
+_PRETRAINED = 'set pretrained=None in the model, and use init_cfg=dict(type="Pretrained", checkpoint="resnest://NAME")'
 _DECIDED_BY_NAME = (
     *("avd", "avg_down", "avg_down_stride", "base_channels", "base_width", "contract_dilation", "deep_stem", "groups"),
     *("num_stages", "plugins", "radix", "reduction_factor", "stem_channels", "style"),
@@ -200,7 +198,7 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
         fit = fit_trunk(held, own)
         if not fit.is_exact:
             networks = describe_networks(held, own)
-            raise CheckpointError(f"the checkpoint is of another network: {networks}{fit.describe()}")
+            raise CheckpointError(f"the checkpoint is of a different network: {networks}{fit.describe()}")
         parts = {key.partition(".")[0] for key in own}  # no classifier, no stage that was not asked for
         trunk = {key: value for key, value in held.items() if key.partition(".")[0] in parts}
         return {**{key: value for key, value in own.items() if key.endswith(COUNTER)}, **trunk}
@@ -223,7 +221,7 @@ def _trunk(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[st
             return given
         raise CheckpointError(str(error)) from error
     if others:
-        message = f"Left out {len(others)} tensors of heads of a checkpoint in the layout {layout}: "
+        message = f"Left out {len(others)} head tensors of a checkpoint in the layout {layout}: "
         print_log(message + summarize_keys(others), logger="current")
     return trunk
 
@@ -239,23 +237,23 @@ def _refuse(others: Mapping[str, Any]) -> None:
         elif name == "pretrained":
             remedies[name] = _PRETRAINED
         elif name in given:
-            other = "not available: write output_stride=32, 16 or 8 instead, which are other networks"
+            other = "not available: use output_stride=32, 16 or 8 instead, which give different networks"
             remedies[name] = f"write output_stride={fits[0]}" if fits else other
         elif name in _DECIDED_BY_NAME:
-            remedies[name] = "leave it out: name decides it"
+            remedies[name] = "remove it: name sets it"
         else:
             known = inspect.signature(ResNeStBackbone.__init__).parameters
-            remedies[name] = did_you_mean(name, known, "leave it out")
+            remedies[name] = did_you_mean(name, known, "remove it")
     if remedies:
         each = "; ".join(f"{name}={others[name]!r} ({remedy})" for name, remedy in remedies.items())
-        raise ConfigError(f"ResNeStBackbone must get its own arguments only, got {each}")
+        raise ConfigError(f"ResNeStBackbone must get only its own arguments, got {each}")
 
 
 def _check_out_indices(indices: Sequence[int]) -> tuple[int, ...]:
     one = isinstance(indices, (int, str)) or not isinstance(indices, Sequence)
     wrong = [indices] if one else [i for i in indices if isinstance(i, bool) or i not in range(len(STAGES))]
     if wrong or not indices or len(set(indices)) < len(indices):
-        raise ValueError(f"out_indices must be a sequence of different integers from 0 to 3, got {indices!r}")
+        raise ValueError(f"out_indices must be a sequence of distinct integers from 0 to 3, got {indices!r}")
     return tuple(indices)
 
 
@@ -275,7 +273,7 @@ def _check_stage_with_dcn(stage_with_dcn: Sequence[bool], dcn: Mapping[str, Any]
     if not isinstance(stage_with_dcn, Sequence) or len(stage_with_dcn) != len(STAGES):
         raise ValueError(f"stage_with_dcn must have {len(STAGES)} booleans, for res2 to res5, got {stage_with_dcn!r}")
     if any(stage_with_dcn) and dcn is None:
-        raise ValueError(f"dcn must be a dict where stage_with_dcn is {stage_with_dcn!r}, got None")
+        raise ValueError(f"dcn must be a dict if stage_with_dcn is {stage_with_dcn!r}, got None")
     return [name for name, on in zip(STAGES, stage_with_dcn, strict=True) if on]
 
 

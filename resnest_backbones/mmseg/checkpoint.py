@@ -115,7 +115,7 @@ class ResNeStCheckpointHook(Hook):
             state = _for_segmentor(checkpoint, backbone, file)
             checkpoint["state_dict"] = _with_initial_heads(state, model, backbone, file) if starts else state
         elif starts and not (fit := compare(_plain(checkpoint), model.state_dict())).filled:
-            raise CheckpointError(f"{file} fills nothing of the model: {fit.describe()}")
+            raise CheckpointError(f"{file} matches nothing in the model: {fit.describe()}")
 
 
 def _with_initial_heads(
@@ -128,7 +128,7 @@ def _with_initial_heads(
     own = model.state_dict()
     fit = compare({**heads, **{_OWN + key: value for key, value in fitting.items()}}, own)
     if not fit.is_exact:
-        line = f"{file}: {fit.describe()}; heads that do not match stay as initialised"
+        line = f"{file}: {fit.describe()}; heads that do not match keep their initialization"
         print_log(line, logger="current", level=logging.WARNING)
     initial = {key: value for key, value in own.items() if not key.startswith(_OWN)}
     return {**initial, **{key: value for key, value in heads.items() if key in fit.filled}, **trunk}
@@ -206,8 +206,9 @@ def reorder_classes(state: dict[str, Any], places: Sequence[int], file: str) -> 
     rows = [places.index(place) for place in range(len(places))]
     found = {key: value for key, value in state.items() if _CLASSIFIER.fullmatch(key) and len(value) == len(rows)}
     if not any(key.startswith("decode_head.") for key in found):
-        raise CheckpointError(f"{file} has its classes in another order than the data, and no decode_head.conv_seg of "
-                              f"{len(rows)} classes to reorder: write the class file in the model's order")  # fmt: skip
+        raise CheckpointError(f"{file} has its classes in a different order than the data, but no decode_head.conv_seg "
+                              f"with {len(rows)} classes to reorder: write the class file in the model's "
+                              "order")  # fmt: skip
     return {**state, **{key: value[rows] for key, value in found.items()}}
 
 

@@ -73,7 +73,7 @@ def _check_effect(cfg: Config, key: str) -> None:
     else:
         return _check_key(cfg, key)
     remedy = f"; set {', '.join(where)} instead" if where else ""
-    reason = f"{first} is a variable of the config file, which is read before"
+    reason = f"{first} is a variable of the config file, which is evaluated earlier"
     raise ConfigError(f"the setting {key} changes nothing: {reason}{remedy}")
 
 
@@ -179,7 +179,7 @@ def describe_output_stride(cfg: Config) -> list[str]:
     has = backbone.get("output_stride", 32)
     if meant in (None, has):
         return []
-    why = f"the config's name says d{meant}" if named else f"its ASPP has the dilations of output stride {meant}"
+    why = f"the config's name says d{meant}" if named else f"its ASPP has the dilations for output stride {meant}"
     return [f"ResNeStBackbone has output_stride={has}, but {why}: set model.backbone.output_stride={meant}"]
 
 

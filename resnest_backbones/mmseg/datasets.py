@@ -61,10 +61,10 @@ class LabelMapDataset(BaseSegDataset):
         max_refetch: int = 1000,
     ) -> None:
         if not isinstance(data_prefix, Mapping) or set(data_prefix) != {"img_path", "seg_map_path"}:
-            raise DatasetError(f"data_prefix must be a dict of img_path and seg_map_path, got {data_prefix!r}")
+            raise DatasetError(f"data_prefix must be a dict with img_path and seg_map_path, got {data_prefix!r}")
         classes = read_classes(find_class_file(data_root) if class_file is None else class_file)
         if not Path(data_root).is_dir():
-            raise DatasetError(f"the root {data_root} of the dataset is not a folder")
+            raise DatasetError(f"the dataset root {data_root} is not a folder")
         super().__init__(
             data_root=str(data_root),
             data_prefix=dict(data_prefix),

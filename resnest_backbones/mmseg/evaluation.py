@@ -68,10 +68,12 @@ class PaperTTAModel(BaseTTAModel):
         for argument, value in (("base_size", base_size), ("crop_size", crop_size), ("stride", stride)):
             check_positive(argument, value)
         if stride > crop_size:
-            raise ValueError(f"stride must be {crop_size} (crop_size) at most, so that windows meet, got {stride}")
+            raise ValueError(
+                f"stride must be {crop_size} (crop_size) at most, so that windows leave no gaps, got {stride}"
+            )
         super().__init__(module, data_preprocessor)
         if not isinstance(self.module, BaseSegmentor):
-            raise ValueError(f"module must be a segmentor of MMSegmentation, got a {type(self.module).__name__}")
+            raise ValueError(f"module must be an MMSegmentation segmentor, got a {type(self.module).__name__}")
         if self.module.out_channels < 2:
             raise ValueError(f"module must have two or more output channels, got {self.module.out_channels}")
         self.base_size = base_size
@@ -101,8 +103,8 @@ class PaperTTAModel(BaseTTAModel):
 
     def _predict(self, image: Tensor, sample: SegDataSample) -> SegDataSample:
         if not isinstance(image, Tensor):
-            raise ValueError("the pipeline in front of PaperTTAModel must give one image per sample, without "
-                             f"TestTimeAug, got a {type(image).__name__}")  # fmt: skip
+            raise ValueError("the pipeline for PaperTTAModel must return one image per sample, without TestTimeAug, "
+                             f"got a {type(image).__name__}")  # fmt: skip
         black, _ = self._normalize(torch.zeros_like(image[:, :1, :1]), SegDataSample())
         image, sample = self._normalize(image, sample)
         size = tuple(sample.metainfo.get("ori_shape", image.shape[1:]))[:2]

@@ -46,7 +46,7 @@ class ResNeStDataPreProcessor(SegDataPreProcessor):
         if not isinstance(weights, str):
             raise ValueError(f"weights must be the name of a published weight file, got {weights!r}")
         if size is not None and size_divisor is not None:
-            raise ValueError(f"size must be None where size_divisor is {size_divisor!r}, got {size!r}")
+            raise ValueError(f"size must be None if size_divisor is {size_divisor!r}, got {size!r}")
         record = get_record(weights)
         if not isinstance(record, WeightRecord):
             raise ValueError(f"weights must be the name of published ImageNet weights, got {weights!r}")

@@ -94,7 +94,7 @@ class LoadCheckedAnnotations(LoadAnnotations):
         """Add ``gt_seg_map``, (H, W) in uint8, to a data info that has ``seg_map_path``."""
         file = results.get("seg_map_path")
         if file is None:
-            raise DatasetError(f"the dataset names no label map for the image {results.get('img_path')}")
+            raise DatasetError(f"the dataset has no label map for the image {results.get('img_path')}")
         try:
             labels = read_label_map(file, fileio.get(file, backend_args=self.backend_args))
         except FileNotFoundError as error:
@@ -103,7 +103,7 @@ class LoadCheckedAnnotations(LoadAnnotations):
         num_classes = results.get("num_classes", self.num_classes)
         if num_classes is None:
             raise ValueError(
-                "num_classes must be given to LoadCheckedAnnotations unless the dataset provides it, got None"
+                "num_classes must be passed to LoadCheckedAnnotations unless the dataset provides it, got None"
             )
         _check_num_classes(num_classes)
         check_labels(file, labels, num_classes, zero_is_ignored=bool(results["reduce_zero_label"]))

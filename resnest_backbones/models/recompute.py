@@ -291,10 +291,8 @@ def applies(module: DeepStem | Bottleneck, x: Tensor) -> bool:
         known = known and not (isinstance(part, DropBlock2d) and part.training and part.p)
         if not known or has_hooks(part):
             if module.recompute is True:
-                reason = "has a hook" if known else "is of a kind that cannot be computed again"
-                raise ValueError(
-                    f'recompute must be "auto" or False where a part of a block {reason}, got True: {part}'
-                )
+                reason = "has a hook" if known else "is of a kind that cannot be recomputed"
+                raise ValueError(f'recompute must be "auto" or False if a part of a block {reason}, got True: {part}')
             return False
     return True
 

@@ -99,6 +99,6 @@ def get_variant(name: str) -> ResNeStSpec:
         ValueError: ``name`` is not one of ``list_variants()``.
     """
     if not isinstance(name, str) or name not in VARIANTS:
-        hint = did_you_mean(str(name), VARIANTS, f"there are {', '.join(VARIANTS)}")
+        hint = did_you_mean(str(name), VARIANTS, f"available: {', '.join(VARIANTS)}")
         raise ValueError(f"name must be one of list_variants(), got {name!r}; {hint}")
     return VARIANTS[name]

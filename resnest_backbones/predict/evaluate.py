@@ -80,8 +80,8 @@ def average_precision(predictor: Predictor, json_file: Path, image_root: Path) -
     truth, categories = read_truth(predictor, json_file, image_root)
     with_masks = "masks" in predictor.metadata["outputs"]
     maskless = [one["id"] for one in truth.anns.values() if not one.get("segmentation")]
-    for line in count_and_name("annotations have no segmentation that can be used", maskless) if with_masks else []:
-        logger.warning("%s: %s: the AP of masks is not measured", json_file, line)
+    for line in count_and_name("annotations have no usable segmentation", maskless) if with_masks else []:
+        logger.warning("%s: %s: mask AP is not measured", json_file, line)
     results = []
     for number, entry in tqdm(sorted(truth.imgs.items()), desc="evaluating"):
         found = predictor(read_image(image_root / entry["file_name"]))
@@ -132,7 +132,7 @@ def evaluate_coco(truth: Any, results: Sequence[Mapping[str, Any]], kind: str) -
         evaluation.evaluate()
         evaluation.accumulate()
     if limit > 100 and kind == "bbox":  # once, of boxes and masks
-        logger.warning("AP counts up to %d detections per image, where COCO counts 100", limit)
+        logger.warning("AP counts up to %d detections per image, whereas COCO counts 100", limit)
     return evaluation
 
 

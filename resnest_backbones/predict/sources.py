@@ -33,11 +33,11 @@ def find_files(paths: Sequence[str], *, allow_videos: bool = True) -> tuple[dict
         if not path.exists():
             raise DatasetError(f"{path} does not exist")
         if not allow_videos and path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
-            raise DatasetError(f"{path} is a video, but only images can be used here")
+            raise DatasetError(f"{path} is a video, but only images are supported here")
         for file in [path / below for below in files_below(path, suffixes)] if path.is_dir() else [path]:
             name = file.stem if file is path else str(file.relative_to(path).with_suffix(""))
             if found.setdefault(name, file) is not file:
-                raise DatasetError(f"the names of images and videos must differ, got {found[name]} and {file}")
+                raise DatasetError(f"images and videos must have different names, got {found[name]} and {file}")
     if not found:
         kinds = "images or videos" if allow_videos else "images"
         raise DatasetError(f"no {kinds} ({', '.join(suffixes)}) in {', '.join(paths)}")

@@ -65,14 +65,15 @@ def fetch(record: Record, *, cache_dir: Path | str | None = None, progress: bool
         if _is_published(file, record):
             return file
         if file.exists():
-            logger.warning("%s is not the published file (its sha256 does not begin with %s): fetching it again", file,
+            logger.warning("%s is not the published file (its sha256 does not begin with %s): downloading it "
+                           "again", file,
                            record.sha256_prefix)  # fmt: skip
         places: dict[str, Callable[[], Path]] = {
             url: partial(_download, url, file, record.sha256_prefix, progress) for url in record.urls
         }
         places |= {f"{_HUB}/{record.hub}": from_hub} if use_hub else {}
-        remedy = f"Put the file at {file} yourself, or name a mirror of the folder in {MIRROR_VARIABLE}"
-        remedy += f"; with the packages of the extra hub it comes from {_HUB}/{record.hub}" * (has_hub and not use_hub)
+        remedy = f"Put the file at {file} yourself, or set {MIRROR_VARIABLE} to a mirror of the folder"
+        remedy += f"; with the extra 'hub' installed, it can come from {_HUB}/{record.hub}" * (has_hub and not use_hub)
         return _from_first(places, remedy)
 
 
@@ -129,7 +130,7 @@ def fetch_url(url: str, *, cache_dir: Path | str | None = None, progress: bool =
     """
     name = Path(urlparse(url).path).name
     if not name:
-        raise WeightsError(f"{url} names no file")
+        raise WeightsError(f"{url} does not name a file")
     file = (default_cache_dir() if cache_dir is None else Path(cache_dir)) / name
     if not file.exists():
         with _lock(file):
@@ -151,7 +152,7 @@ def _lock(file: Path) -> Iterator[None]:
         lock.acquire()
     except OSError as error:
         reason = error.strerror or error
-        raise WeightsError(f"{file} does not exist, and its folder cannot be written to fetch it: {reason}") from error
+        raise WeightsError(f"{file} does not exist, and its folder is not writable for a download: {reason}") from error
     try:
         yield
     finally:
@@ -178,12 +179,12 @@ def _download(url: str, file: Path, sha256_prefix: str, progress: bool) -> Path:
         digest = digests(temporary, ("sha256",))["sha256"]
         if not digest.startswith(sha256_prefix.lower()):
             wrong = f"its sha256 begins with {digest[:8]} instead of {sha256_prefix}"
-            raise WeightsError(f"{url} sent another file: {wrong}")
+            raise WeightsError(f"{url} sent a different file: {wrong}")
         os.replace(temporary, file)
     except HTTPError as error:
         raise WeightsError(f"{url} answered {error.code} {error.reason}") from error
     except TimeoutError as error:
-        raise WeightsError(f"{url} stopped answering for {TIMEOUT:g} s") from error
+        raise WeightsError(f"{url} did not respond for {TIMEOUT:g} s") from error
     except (URLError, OSError, HTTPException, ValueError) as error:  # ValueError: a mirror that is not a url
         raise WeightsError(f"{url} could not be downloaded: {error!r}") from error
     finally:

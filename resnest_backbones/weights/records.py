@@ -322,14 +322,14 @@ def get_record(name: str) -> Record:
         return record
     trained = PUBLISHED.get(short)
     if trained is None:
-        known = f"{', '.join(WEIGHTS)}, and the trained models that `resnest-backbones list --trained` prints"
+        known = f"{', '.join(WEIGHTS)}, and the trained models printed by `resnest-backbones list --trained`"
         living = [recipe for recipe, file in PUBLISHED.items() if file.server_answers]
         hint = did_you_mean(short, [*WEIGHTS, *living], f"available: {known}")
         raise ConfigError(f"no published weights are known for {name!r}; {hint}")
     if not trained.server_answers:
         file = trained.name or f"a file whose {trained.hash_kinds[0]} begins with {trained.hash_prefix}"
         raise ConfigError(
-            f"the published file of {short} cannot be fetched, as {trained.server} no longer answers; if you have a "
-            f"copy ({file}), give its path"
+            f"the published file of {short} cannot be downloaded, because {trained.server} is offline; if you have a "
+            f"copy ({file}), pass its path"
         )
     return trained

@@ -207,7 +207,7 @@ def test_inductor_is_told_to_keep_to_channels_last_memory(given, monkeypatch):
         ("inductr", r"compile must name one of torch.compile's backends \(.*inductor.*\), got 'inductr'"),
         ({"backend": "inductr"}, "got 'inductr'"),
         ({"mode": "fastest"}, "the mode of compile must be one of default, .*, got 'fastest'"),
-        (1, r"compile must be a boolean, the name of a backend or a dict of torch.compile's arguments, got 1"),
+        (1, r"compile must be a boolean, a backend name or a dict of torch.compile arguments, got 1"),
     ],
 )
 def test_what_cannot_be_compiled_with_is_named(compile, message):

@@ -17,8 +17,8 @@ def test_a_gpu_is_chosen_where_there_is_one():
     [
         ("gpu", "--device must be a device such as cpu, cuda or cuda:1, got 'gpu'"),
         ("", "--device must be a device"),
-        ("cuda:99", r"--device cuda:99 needs a GPU, and PyTorch finds (none|only)"),
-        ("meta", "must be a device that computes"),
+        ("cuda:99", r"--device cuda:99 needs a GPU, but PyTorch finds (none|only)"),
+        ("meta", "must be a compute device"),
         ("xpu", "--device xpu cannot be used here"),
     ],
 )
@@ -27,6 +27,6 @@ def test_a_device_that_is_not_here_is_refused_with_the_remedy(wanted, message):
         resolve_device(wanted)
     if not torch.cuda.is_available():
         with pytest.raises(
-            ConfigError, match="--device cuda needs a GPU, and PyTorch finds none; cpu runs on the proc"
+            ConfigError, match="--device cuda needs a GPU, but PyTorch finds none; use cpu to run on the CPU"
         ):
             resolve_device("cuda")

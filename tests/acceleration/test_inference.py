@@ -254,13 +254,13 @@ def test_unknown_norms_stay_and_train_and_infer_as_they_are(norm_layer, left, ca
         assert_close(fast(images()), net(images()), 1e-12)
         features = fast.float()(images(torch.float32))
         assert_close(features, net.float()(images(torch.float32)), 1e-3)
-    assert f" {left} stay as they are" in caplog.text
+    assert f" {left} are kept" in caplog.text
     net.train()(images(torch.float32))["res3"].sum().backward()
     assert net.res2[0].conv1.weight.grad.isfinite().all()
 
 
 def test_what_cannot_be_optimised_is_refused_with_the_reason():
-    with pytest.raises(ExportError, match="must hold a ResNeSt of resnest_backbones, Linear has none"):
+    with pytest.raises(ExportError, match="must contain a ResNeSt from resnest_backbones, Linear has none"):
         optimize_for_inference(nn.Linear(1, 1))
     with torch.device("meta"):
         grouped = build("resnest14", norm_layer=lambda channels: nn.GroupNorm(1, channels))

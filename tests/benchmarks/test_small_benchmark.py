@@ -101,7 +101,7 @@ def test_wrong_arguments_are_named(tmp_path, capsys):
         small_benchmark.run(["--data", str(tmp_path)])
     with pytest.raises(SystemExit, match="2"):
         small_benchmark.run(["--data", str(tmp_path), "--seeds", "1", "1"])
-    assert "--seeds must be different numbers, 0 or more, got 1 1" in capsys.readouterr().err
+    assert "--seeds must be distinct numbers, 0 or more, got 1 1" in capsys.readouterr().err
 
 
 def test_a_detector_that_finds_nothing_has_an_ap_of_0():
@@ -118,7 +118,7 @@ def test_a_training_leaves_its_metrics_and_a_failed_one_names_its_log(tmp_path, 
         train(*arguments)
     assert log.read_text().splitlines() == ["trains"]
     tool.write_text("import pathlib, sys\npathlib.Path(sys.argv[-1], 'metrics.json').touch()\n")
-    with pytest.raises(ResNeStError, match=r"metrics.json holds no metrics of an evaluation"):
+    with pytest.raises(ResNeStError, match=r"metrics.json has no evaluation metrics"):
         train(*arguments)
     tool.write_text(
         "import pathlib, sys\npathlib.Path(sys.argv[-1], 'metrics.json').write_text('{\"bbox/AP\": 40.0}')\n"
@@ -153,6 +153,6 @@ def test_the_whole_benchmark_runs_and_finished_trainings_are_used_again(shared, 
     assert records.keys() == DATASETS.keys()
     assert all(len(kept.runs) == 4 and kept.pretraining.keys() == set(NETWORKS) for kept in records.values())
     status, refused = run_tool("small_benchmark", *arguments, "SOLVER.BASE_LR", "0.1", timeout=60)
-    assert status == 1 and "is of other settings (python tools/small_benchmark.py " in refused
+    assert status == 1 and "has different settings (python tools/small_benchmark.py " in refused
     status, again = run_tool("small_benchmark", *arguments, timeout=60)
     assert status == 0 and again.splitlines()[-8:] == output.splitlines()[-8:]

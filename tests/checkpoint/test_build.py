@@ -25,8 +25,8 @@ def test_weights_by_name_fill_the_network_in_one_line(official, tmp_path, monkey
 def test_other_classes_and_images_are_adapted_and_said(channels, official, tmp_path, caplog):
     torch.save(official, tmp_path / "file.pth")
     net = build("resnest14", weights=tmp_path / "file.pth", num_classes=2, in_channels=channels)
-    assert "its classifier has 7 classes; the model's stays as initialised" in caplog.text
-    assert f"is for images of 3 channels; its first convolution is adapted to {channels}" in caplog.text
+    assert "its classifier has 7 classes; the model's keeps its initialization" in caplog.text
+    assert f"expects images with 3 channels; its first convolution is adapted to {channels}" in caplog.text
     grey = torch.rand(1, 1, 32, 32)
     want = nn.functional.conv2d(grey.expand(-1, 3, -1, -1), official["conv1.0.weight"], stride=2, padding=1)
     found = net.stem.conv1_1.convolve(grey.expand(-1, channels, -1, -1))

@@ -73,7 +73,7 @@ def test_code_in_a_file_is_not_run(write: Callable, suffix, tmp_path):
         load_checkpoint(stem_alone(), file)
     assert not trace.exists()
     if (write, suffix) in ((torch_zip, ".pth"), (torch_legacy, ".pth"), (plain_pickle, ".pkl")):
-        assert "holds more than tensors and plain containers" in str(error.value)
+        assert "contains more than tensors and plain containers" in str(error.value)
     pickle.loads(pickle.dumps(Payload(trace)))
     assert trace.exists(), "the payload works, where it is let"
 
@@ -87,7 +87,7 @@ WEB_PAGE = pytest.mark.fault("a web page saved as a checkpoint", "refused in one
     [
         (None, r" does not exist"),
         ("", r" \(0 bytes\) is not a checkpoint"),
-        ("# Notes\n", r" \(8 bytes\) is not a checkpoint, or is cut short(?!.*code)"),
+        ("# Notes\n", r" \(8 bytes\) is not a checkpoint, or is truncated(?!.*code)"),
         pytest.param("\n<!DOCTYPE html><html>", " is not a checkpoint but a web page", marks=WEB_PAGE),
     ],
 )
@@ -138,11 +138,14 @@ def test_a_damaged_file_gives_no_other_error(write, suffix, tmp_path, record_pro
         ({"model": {}}, "it is empty"),
         ({"epoch": 3, "lr": 0.1}, "no tensors under epoch, lr"),
         ({"model": {"weights": [1, 2]}}, "no tensors under weights"),
-        (torch.zeros(1), "holds a Tensor, not a dict of tensors"),
+        (torch.zeros(1), "contains a Tensor, not a dict of tensors"),
         ({0: torch.zeros(1)}, "keys of a state dict must be strings, got 0"),
         ({"vit": torch.zeros(1)}, "not the layout of a known ResNeSt"),
         ({"a": Namespace()}, "no tensors under a"),
-        ({"a": Fraction(1, 2)}, r"refused, as it could run code: fractions\.Fraction$"),  # and no advice to allow it
+        (
+            {"a": Fraction(1, 2)},
+            r"so it could run code and is refused: fractions\.Fraction$",
+        ),  # and no advice to allow it
     ],
 )
 def test_a_file_without_a_state_dict_is_named(content, message, tmp_path):
@@ -184,7 +187,7 @@ def test_fewer_stages_and_no_classifier_load_and_report_the_rest(source, officia
     assert report.loaded == len(net.state_dict())
     assert "fc.weight" in report.unused
     assert {key.split(".")[0] for key in report.unused} == {"res4", "res5", "fc"}
-    assert f"{official}: {len(report.unused)} tensors have no place in the model: res4.0." in caplog.text
+    assert f"{official}: {len(report.unused)} tensors are not in the model: res4.0." in caplog.text
     assert torch.equal(net.res3[0].conv3.weight, source.res3[0].conv3.weight)
     state = {f"backbone.{key}": value for key, value in convert_state_dict(net.state_dict(), "mmseg").items()}
     torch.save({"state_dict": {**state, "decode_head.conv_seg.weight": torch.zeros(1)}}, tmp_path / "segmentor.pth")
@@ -216,7 +219,7 @@ def test_a_file_that_does_not_fit_is_explained_and_the_model_untouched(official)
     net = tiny_net(in_channels=4, num_classes=9)
     before = {key: value.clone() for key, value in net.state_dict().items()}
     message = re.escape(f"{official} (layout official) does not fit the model: ") + (
-        r"\d+ of \d+ tensors match; 3 with another shape "
+        r"\d+ of \d+ tensors match; 3 with a different shape "
         r"\(stem\.conv1_1\.weight is \(8, 3, 3, 3\) in the file and \(8, 4, 3, 3\) in the model, "
         r"fc\.weight is \(5, 2048\) in the file and \(9, 2048\) in the model"
     )
@@ -312,7 +315,7 @@ def test_a_file_of_mmcvs_runner_keeps_the_names_of_its_classes(write, source, tm
         ("out.pth", "caffe", "target must be one of core, .*, got 'caffe'"),
         ("out.pkl", "core", r"target_file must end in \.pth, got .*out\.pkl"),
         ("in.pth", "core", r"target_file must be a new file, but .*in\.pth exists"),
-        ("none/out.pth", "core", "target_file must lie in an existing folder, got .*none"),
+        ("none/out.pth", "core", "target_file must be in an existing folder, got .*none"),
     ],
 )
 def test_where_a_conversion_cannot_go_is_named(output, target, message, official, tmp_path):

@@ -23,7 +23,7 @@ def test_another_order_is_matched_by_name_and_said(caplog):
 
 def test_other_names_at_the_same_places_may_mean_the_same(caplog):
     assert match_classes(["wall", "building", "sky"], ["wall", "building, edifice", "sky"]) is None
-    assert "other names than the model's, and are taken in order: 3 (wall, building, sky)" in caplog.text
+    assert "differ from the model's; they are matched by position: 3 (wall, building, sky)" in caplog.text
 
 
 @pytest.mark.parametrize("of_data", [["a"], ["a", "b", "c"], ["b", "x"], ["x", "a"]])
@@ -36,7 +36,7 @@ def test_what_cannot_be_matched_is_refused_with_both_lists(of_data):
 @pytest.mark.parametrize("of_data", [["a"], ["b", "a"], ["a", "x"], ["a", "b", "c"]])
 def test_a_training_goes_on_with_its_own_classes_only(of_data):
     with pytest.raises(
-        DatasetError, match=r"--resume goes on with file.pth, .*: 2 \(a, b\) there, .* without --resume"
+        DatasetError, match=r"--resume continues from file.pth, .*: 2 \(a, b\) there, .* without --resume"
     ):
         check_resumed_classes(["a", "b"], of_data, "file.pth")
 

@@ -99,7 +99,7 @@ def test_heads_beside_an_encoder_are_left_out_and_counted(timm_state, tmp_path, 
         state = behind(outer, {**behind("encoder.", timm_state), **decoder})
         with caplog.at_level(logging.INFO, "resnest_backbones.checkpoint"):
             assert is_filled_from(load(state, tmp_path), timm_state)
-        assert "2 tensors have no place in the model: " in caplog.text
+        assert "2 tensors are not in the model: " in caplog.text
     with_own_head = {**timm_state, "classifier.1.weight": torch.ones(1)}
     assert is_filled_from(load(with_own_head, tmp_path), timm_state)
 
@@ -188,7 +188,7 @@ def test_of_weights_and_their_average_the_weights_are_taken_and_a_line_offers_th
         assert is_filled_from(load(content, tmp_path, f"#{part}"), averaged(timm_state)), part
     assert is_filled_from(load(content, tmp_path, f"#{name}"), timm_state)
     assert [record for record in caplog.records if record.levelno == logging.WARNING] == []
-    with pytest.raises(CheckpointError, match=rf"{file}: #nothing must name one of .* which are .*{other}"):
+    with pytest.raises(CheckpointError, match=rf"{file}: #nothing must name one of .*: .*{other}"):
         load(content, tmp_path, "#nothing")
 
 
@@ -210,7 +210,7 @@ def test_code_among_settings_is_not_run(suffix, timm_state, tmp_path):
     file, trace = tmp_path / f"evil{suffix}", tmp_path / "trace"
     content = {"state_dict": timm_state, "args": argparse.Namespace(data=Payload(trace))}
     torch.save(content, file) if suffix == ".pth" else file.write_bytes(pickle.dumps({"args": content["args"]}))
-    with pytest.raises(CheckpointError, match=rf"evil\{suffix} holds more than tensors .*: posix\.system"):
+    with pytest.raises(CheckpointError, match=rf"evil\{suffix} contains more than tensors .*: posix\.system"):
         read_checkpoint(file)
     assert not trace.exists()
 
@@ -259,5 +259,5 @@ def test_a_network_with_more_or_fewer_blocks_is_named(tmp_path):
     for one, other in itertools.permutations(names, 2):
         state = {key: torch.zeros(()).expand(value.shape) for key, value in nets[one].state_dict().items()}
         torch.save(behind("module.", state), tmp_path / "file.pth")
-        with pytest.raises(CheckpointError, match=f"the file holds {one}.*, the model is {other}.*; "):
+        with pytest.raises(CheckpointError, match=f"the file contains {one}.*, the model is {other}.*; "):
             load_checkpoint(nets[other], tmp_path / "file.pth")

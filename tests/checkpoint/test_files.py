@@ -19,7 +19,7 @@ from tests.helpers import small_disk
 def test_a_pickle_may_name_arrays_only(module, name, tmp_path):
     file = tmp_path / "file.pkl"
     file.write_bytes(f"c{module}\n{name}\n.".encode())
-    with pytest.raises(CheckpointError, match=rf"file\.pkl holds more than .*{module}\.{name}"):
+    with pytest.raises(CheckpointError, match=rf"file\.pkl contains more than .*{module}\.{name}"):
         read_checkpoint(file)
 
 
@@ -113,7 +113,7 @@ def test_pickled_arrays_keep_their_numbers(protocol, tmp_path):
 def test_arrays_of_anything_but_numbers_are_refused(array, tmp_path):
     file = tmp_path / "file.pkl"
     file.write_bytes(pickle.dumps({"x": array}))
-    with pytest.raises(CheckpointError, match=r"file\.pkl holds more than .*numpy\.dtype"):
+    with pytest.raises(CheckpointError, match=r"file\.pkl contains more than .*numpy\.dtype"):
         read_checkpoint(file)
 
 

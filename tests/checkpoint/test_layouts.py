@@ -137,7 +137,7 @@ def test_whole_detectors_are_recognised_and_their_heads_logged(shared, caplog):
             converted = convert_state_dict(state)
         assert converted.keys() == without_classifier(core_state(deform_stages=deformable)).keys(), case
         left_out = len(state) - len(converted)
-        assert f"Left out {left_out} keys of heads that core has no place for: backbone.fpn_lateral2" in caplog.text
+        assert f"Left out {left_out} head keys that the layout core does not have: backbone.fpn_lateral2" in caplog.text
         assert same_tensors(convert_state_dict(state, "detectron2"), state), "heads stay where the layout stays"
 
 
@@ -166,7 +166,7 @@ def test_an_mmseg_segmentor_is_recognised(caplog):
     assert detect_layout(state) == "mmseg"
     with caplog.at_level(logging.INFO, LOGGER):
         assert same_tensors(convert_state_dict(state), trunk)
-    assert "Left out 2 keys of heads that core has no place for: decode_head.conv_seg.weight" in caplog.text
+    assert "Left out 2 head keys that the layout core does not have: decode_head.conv_seg.weight" in caplog.text
     assert same_tensors(convert_state_dict(state, "mmseg"), state), "heads stay where the layout stays"
 
 
@@ -206,7 +206,7 @@ def test_the_heads_of_mmdetection_are_named_as_detectron2_names_them(caplog):
         assert all(converted[name] is state[key] for key, name in MMDET_KEYS)
         assert all(converted[f"backbone.bottom_up.{key}"] is trunk[key] for key in trunk)
         left = "roi_head.mask_iou_head.fc_mask_iou.weight, rpn_head.rpn_conv.1.weight"
-        assert f"Left out 2 keys of heads that detectron2 has no place for: {left}" in caplog.text
+        assert f"Left out 2 head keys that the layout detectron2 does not have: {left}" in caplog.text
         assert same_tensors(convert_state_dict(converted, "detectron2"), converted)
     assert same_tensors(convert_state_dict(state), trunk)
     assert same_tensors(convert_state_dict(state, "mmseg"), state), "the trunk's layout stays"
@@ -286,7 +286,7 @@ def test_a_trunk_becomes_a_segmentors_backbone(target, caplog):
         segmentor = convert_state_dict(convert_state_dict(core, target), "segmentor")
     trunk = without_classifier(core)
     assert same_tensors(segmentor, {f"backbone.{key}": value for key, value in trunk.items()})
-    assert "Left out 2 keys of heads that segmentor has no place for" in caplog.text
+    assert "Left out 2 head keys that the layout segmentor does not have" in caplog.text
     assert same_tensors(convert_state_dict(segmentor), trunk)
     assert same_tensors(convert_state_dict(segmentor, "segmentor"), segmentor)
 

@@ -129,12 +129,14 @@ def test_a_published_detector_is_evaluated(detector_file, evaluate, tmp_path, mo
 def test_a_file_of_another_network_is_refused(detector_file, evaluate, tmp_path, monkeypatch):
     file = publish(Path(shutil.copy(detector_file, tmp_path)), RECIPE, monkeypatch)
     message = (
-        rf"error: {file} does not fit the model's ResNeSt: the file holds resnest14, the model is resnest26; .* match; "
-        r"\d+ missing \(res2\.1\.conv1\.weight, .* and \d+ more\)"
+        rf"error: {file} does not fit the model's ResNeSt: the file contains resnest14, the model is resnest26; "
+        r".* match; \d+ missing \(res2\.1\.conv1\.weight, .* and \d+ more\)"
     )
     with pytest.raises(SystemExit, match=message):
         evaluate(file, "MODEL.RESNETS.DEPTH", 26)
-    message = rf"error: {file} does not fit the model of the config: .* \d+ with another shape \(backbone\.fpn_lateral2"
+    message = (
+        rf"error: {file} does not fit the model of the config: .* \d+ with a different shape \(backbone\.fpn_lateral2"
+    )
     with pytest.raises(SystemExit, match=message):
         evaluate(file, "MODEL.FPN.OUT_CHANNELS", 48)
 

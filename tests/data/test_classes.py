@@ -32,7 +32,7 @@ def test_class_files_are_read(tmp_path):
     [
         (b"# nothing\n", "must name 1 to 254 classes, got 0"),
         ("\n".join(map(str, range(255))).encode(), "must name 1 to 254 classes, got 255"),
-        (b"a\nb\na\n", "must name different classes, a appear more than once"),
+        (b"a\nb\na\n", "must name distinct classes, a appear more than once"),
         (b"\xff\xfe\x00", "is not UTF-8 text"),
         ("Bäume\n".encode("latin-1"), "is not UTF-8 text.*; save it as UTF-8"),
         (b"Idx\tName\n", "must name 1 to 254 classes, got 0"),

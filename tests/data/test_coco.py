@@ -37,12 +37,12 @@ def test_a_sound_file_stays_as_it_is(folder):
     [
         (lambda c: [a.update(id=a["id"] - 1) for a in c["annotations"]], "1 annotation ids are not positive", "id", 1),
         (every(id="x1"), "not unique", None, None),
-        (first(id="x1"), "all were numbered anew: x1", "id", 1),
+        (first(id="x1"), "all were renumbered: x1", "id", 1),
         (first(id=7.0), "", "id", 7),
-        (lambda c: c["annotations"][0].pop("id"), "all were numbered anew: None", "id", 1),
-        (first(ignore=1), r'to be ignored \("ignore"\): taken as crowds: 1', "iscrowd", 1),
+        (lambda c: c["annotations"][0].pop("id"), "all were renumbered: None", "id", 1),
+        (first(ignore=1), r'marked "ignore": treated as crowds: 1', "iscrowd", 1),
         (first(ignore=None), "", "iscrowd", 0),
-        (every(iscrowd=None), "4 annotations lack iscrowd: taken as 0: 1, 2, 3 and 1 more", "iscrowd", 0),
+        (every(iscrowd=None), "4 annotations lack iscrowd: assumed to be 0: 1, 2, 3 and 1 more", "iscrowd", 0),
         (first(iscrowd=True), "", "iscrowd", 1),
         (first(iscrowd="0"), r"iscrowd that is not 0 or 1: 1 \('0'\)", None, None),
         (first(area=None), "1 annotations lack area: computed", "area", 480.0),
@@ -56,8 +56,8 @@ def test_a_sound_file_stays_as_it_is(folder):
         (first(area=None, segmentation=[[10, 8] * 3]), "lack area", "area", 0.0),
         (first(ignore="0"), r"ignore that is not 0 or 1: 1 \('0'\)", None, None),
         (first(keypoints=["a"]), "keypoints are not a list of numbers: left out: 1", "id", 1),
-        (first(id=10**20), "all were numbered anew: 100000000000000000000", "id", 1),
-        (first(id=True), "all were numbered anew: True", "id", 1),
+        (first(id=10**20), "all were renumbered: 100000000000000000000", "id", 1),
+        (first(id=True), "all were renumbered: True", "id", 1),
         (first(id=2), "annotation ids are not unique: 2", None, None),
         (first(image_id=1.0, category_id=1.0), "", "image_id", 1),
         (first(image_id="1"), r"image_id that is not in the file: 1 \(image_id '1'\)", None, None),
@@ -86,13 +86,16 @@ def test_what_cocos_rules_determine_is_filled_in_and_the_rest_is_named(folder, c
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c["images"][0].update(id="one"), "1 image ids are strings, and the others numbers: one"),
-        (lambda c: c["images"][0].update(id=1.5), "1 images have no id, .*: a.jpg"),
+        (lambda c: c["images"][0].update(id="one"), "1 image ids are strings, while others are numbers: one"),
+        (lambda c: c["images"][0].update(id=1.5), r"1 images have no id \(an integer or a string\): a.jpg"),
         (lambda c: c["images"][0].update(id=2), "image ids are not unique: 2"),
         (lambda c: c["images"][0].update(file_name=7), "1 images have no file_name: 1"),
         (lambda c: c["images"][0].update(file_name="gone.jpg"), "1 of 2 images are not in .*: gone.jpg"),
         (lambda c: c["images"][0].update(file_name="."), r"1 of 2 images are not in .*: \."),
-        (lambda c: c["images"][0].update(width="96"), r"width or height that is no positive integer: 1 \('96' x 64\)"),
+        (
+            lambda c: c["images"][0].update(width="96"),
+            r"width or height that is not a positive integer: 1 \('96' x 64\)",
+        ),
         (lambda c: c["images"][0].update(height=0), r"width or height .*: 1 \(96 x 0\)"),
         (lambda c: c["images"][0].update(width=64, height=96), r"a.jpg \(is 96 x 64, listed 64 x 96\)"),
         (lambda c: c["categories"][0].update(name="y"), "1 category names are not unique: y"),
@@ -103,7 +106,7 @@ def test_what_cocos_rules_determine_is_filled_in_and_the_rest_is_named(folder, c
         (lambda c: c.update(images=[]), "has no images"),
         (lambda c: c.update(categories=[]), "has no categories"),
         (every(bbox=[0.1, 0.1, 0.5, 0.5]), "4 boxes lie between 0 and 1, .*: multiply them by width and height"),
-        (every(bbox=[50, 30, 80, 54]), "4 boxes reach beyond .* would fit as x0, y0, x1, y1"),
+        (every(bbox=[50, 30, 80, 54]), "4 boxes extend beyond .* would fit as x0, y0, x1, y1"),
         (every(bbox=[500, 8, 24, 20]), "4 boxes lie outside their images: 1, 2, 3 and 1 more"),
         (every(bbox=[10, 8, 0, 20]), "4 boxes have no width or no height"),
         (first(bbox=[10, 8, math.inf, 20]), "no bbox of four numbers"),
@@ -140,11 +143,11 @@ def test_values_that_cannot_be_meant_are_refused(folder, change, message):
 @pytest.mark.parametrize(
     ("box", "note"),
     [
-        ([500, 8, 24, 20], "1 boxes lie outside their images and are not trained on: 1"),
-        ([10, 8, 0, 20], "1 boxes have no width or no height and are not trained on: 1"),
-        ([80, 8, 24, 20], "1 boxes reach beyond their images: they are cut off: 1"),
-        ([-5, 8, 24, 20], "1 boxes reach beyond their images: they are cut off: 1"),
-        ([0.1, 0.2, 0.3, 0.9], "1 boxes lie between 0 and 1, as fractions of the image would: 1"),
+        ([500, 8, 24, 20], "1 boxes lie outside their images and are not used for training: 1"),
+        ([10, 8, 0, 20], "1 boxes have no width or no height and are not used for training: 1"),
+        ([80, 8, 24, 20], "1 boxes extend beyond their images: they are clipped: 1"),
+        ([-5, 8, 24, 20], "1 boxes extend beyond their images: they are clipped: 1"),
+        ([0.1, 0.2, 0.3, 0.9], "1 boxes lie between 0 and 1, like fractions of the image would: 1"),
     ],
 )
 @pytest.mark.fault("COCO json: boxes outside, beyond or of no size beside others", "counted in a line")
@@ -155,33 +158,33 @@ def test_a_box_among_others_is_counted(folder, box, note):
 @pytest.mark.parametrize(
     ("mask", "read_as", "note"),
     [
-        (POLYGON, [POLYGON], "one flat list or as pairs"),
-        ([[10, 8], [34, 8], [34, 28], [10, 28]], [POLYGON], "one flat list or as pairs"),
-        ([[[10, 8], [34, 8], [34, 28], [10, 28]]], [POLYGON], "one flat list or as pairs"),
-        ([POLYGON, [1, 2, 3, 4]], [POLYGON], "beside others: it is left out"),
+        (POLYGON, [POLYGON], "one flat list or pairs of coordinates"),
+        ([[10, 8], [34, 8], [34, 28], [10, 28]], [POLYGON], "one flat list or pairs of coordinates"),
+        ([[[10, 8], [34, 8], [34, 28], [10, 28]]], [POLYGON], "one flat list or pairs of coordinates"),
+        ([POLYGON, [1, 2, 3, 4]], [POLYGON], "unusable polygon next to valid ones: it is left out"),
         ([[1, 2, 3, 4]], [], "fewer than three points"),
         ([[10, 8, 34, 8, 34, 28, 10]], [], "an odd number of coordinates"),
         ([[10, 8, math.nan, 8, 34, 28]], [], "a coordinate is NaN or infinite"),
         ([POLYGON, [10, 8, math.inf, 8, 34, 28]], [], "a coordinate is NaN or infinite"),
         ([[10, 8, 2e8, 8, 34, 28]], [], "a coordinate is far outside the image"),
         ([["10", "8", "34", "8", "34", "28"]], [], "a polygon is not a list of numbers"),
-        ([POLYGON, None], [POLYGON], "beside others: it is left out"),
+        ([POLYGON, None], [POLYGON], "unusable polygon next to valid ones: it is left out"),
         ([[10, 8, True, 8, 34, 28]], [], "a polygon is not a list of numbers"),
         ([[10, 8], [34, 8]], [], "fewer than three points"),
         ([[10, 8, 10**400, 8, 34, 28]], [], "a coordinate is far outside the image"),
         ([[0, 0, 95, 63] * 20000], [], "the outline is longer than 1000000 pixels"),
         ([[0, 0, 95, 63, 0, 63]] * 20000, [], "the outline is longer than 1000000 pixels"),
-        (7, [], "neither a list of polygons nor a run-length code"),
-        ("10,8,34,8", [], "neither a list of polygons nor a run-length code"),
-        ({**RLE, "size": [96, 64]}, [], r"another size than \[height, width\]"),
+        (7, [], "neither a list of polygons nor a run-length encoding"),
+        ("10,8,34,8", [], "neither a list of polygons nor a run-length encoding"),
+        ({**RLE, "size": [96, 64]}, [], r"size is not \[height, width\]"),
         ({"size": [64, 96]}, [], "lacks size or counts"),
         ({"size": [64, 96], "counts": [10, 20]}, [], "do not add up to the image"),
         ({"size": [64, 96], "counts": [64 * 96 + 1, -1]}, [], "are not lengths"),
-        ({"size": [64, 96], "counts": ""}, [], "are not COCO's"),
-        ({"size": [64, 96], "counts": "o" * 9 + "1"}, [], "are not COCO's"),
+        ({"size": [64, 96], "counts": ""}, [], "are not in COCO's format"),
+        ({"size": [64, 96], "counts": "o" * 9 + "1"}, [], "are not in COCO's format"),
         ({"size": [64, 96], "counts": "PYn0"}, [], "do not add up to the image"),
         ({"size": "64x96", "counts": RLE["counts"]}, [], "lacks size or counts"),
-        ({"size": [10**9, 10**9], "counts": [10**18]}, [], r"another size than \[height, width\]"),
+        ({"size": [10**9, 10**9], "counts": [10**18]}, [], r"size is not \[height, width\]"),
         (None, None, None),
         ([], [], None),
         (RLE, RLE, None),
@@ -210,7 +213,7 @@ def test_sizes_of_floats_are_taken_and_those_of_turned_images_are_after_the_turn
     turn = Image.Exif()
     turn[0x0112] = 6
     Image.new("RGB", (96, 64)).save(folder / "a.jpg", exif=turn)
-    with pytest.raises(DatasetError, match=r"a.jpg \(is 64 x 96 after its EXIF turn, 96 x 64 before, listed 96 x 64\)"):
+    with pytest.raises(DatasetError, match=r"a.jpg \(is 64 x 96 after EXIF rotation, 96 x 64 before, listed 96 x 64\)"):
         read_coco_json(write(folder), folder)
     assert read_coco_json(write(folder, lambda c: c["images"][0].update(width=64.0, height=96.0)), folder)[0]["images"]
 
@@ -273,7 +276,7 @@ def test_ids_of_any_size_and_gaps_are_taken(folder):
 @pytest.mark.fault("COCO json: cut short, or nested without end", "refused in one line that names the file")
 def test_nested_and_cut_jsons_are_no_json(folder, text):
     (folder / "train.json").write_text(text)
-    with pytest.raises(DatasetError, match="train.json is not (json|a COCO instances file)"):
+    with pytest.raises(DatasetError, match="train.json is not (JSON|a COCO instances file)"):
         read_coco_json(folder / "train.json", folder)
 
 

@@ -43,13 +43,13 @@ def write_png(file: Path, values: np.ndarray, *, bits: int, colour: int) -> None
 @pytest.mark.parametrize(
     ("classes", "values", "message"),
     [
-        (["sky"], [[0, 1]], "names one class, sky, .*: name the background too"),
+        (["sky"], [[0, 1]], "names one class, sky, .*: list the background too"),
         (
             ["road", "sky"],
             [[0, 255], [0, 0]],
-            r"every pixel of 2 of 2 .* hold 0 \(6 pixels\) and 255 \(2 pixels\) only",
+            r"every pixel of 2 of 2 .* contain only 0 \(6 pixels\) and 255 \(2 pixels\)",
         ),
-        (["road", "sky"], [[255, 255]], r"hold 255 \(4 pixels\) only, .*write 1 for road, 2 for sky"),
+        (["road", "sky"], [[255, 255]], r"contain only 255 \(4 pixels\), .*write 1 for road, 2 for sky"),
         (["road", "sky"], [[1, 2], [3, 9]], r"beyond the 2 classes or 255: 3 \(2 pixels, as in .*1.png\), 9 \(2"),
     ],
 )
@@ -67,15 +67,15 @@ def test_label_maps_that_teach_nothing_are_refused(classes, values, message, tmp
         (
             [[2, 255]],
             [
-                "2 of 3 classes never occur in 1 of 1 label maps in {}: 1 (road), 3 (tree); a network that sees one "
-                "class only learns to predict it everywhere"
+                "2 of 3 classes never occur in 1 of 1 label maps in {}: 1 (road), 3 (tree); a network that sees only "
+                "one class learns to predict it everywhere"
             ],
         ),
         (
             [[0, 1], [1, 2]],
             [
                 "1 of 3 classes never occur in 2 of 2 label maps in {}: 3 (tree); if label 0 is the first class there, "
-                "add 1 to all labels, for 0 is not labelled"
+                "add 1 to all labels, because 0 means unlabeled"
             ],
         ),
     ],
@@ -101,9 +101,11 @@ def test_a_label_map_of_another_size_than_its_upright_image_is_named(tmp_path):
     for turned, size in ((False, r"\(3, 2\)"), (True, r"\(2, 3\)")):
         if turned:
             Image.new("RGB", (2, 3)).save(image, exif=exif)
-        with pytest.raises(DatasetError, match=rf"{label_map} must be as large as .* {size}, got \(2, 2\)"):
+        with pytest.raises(
+            DatasetError, match=rf"{label_map} must have the height and width of .* {size}, got \(2, 2\)"
+        ):
             check_label_maps([(image, label_map)], ["road", "sky"])
-    with pytest.raises(DatasetError, match=f"{label_map} must be as large as its image {image}"):
+    with pytest.raises(DatasetError, match=f"{label_map} must have the height and width of its image {image}"):
         read_labels(label_map, image, (2, 3), 2)
 
 
@@ -135,10 +137,10 @@ def test_label_maps_keep_the_numbers_of_the_file_whatever_its_depth(kind, tmp_pa
 @pytest.mark.parametrize(
     ("image", "reason"),
     [
-        (Image.new("RGB", (4, 2)), "colour image of 3 channels"),
-        (Image.new("RGBA", (4, 2)), "colour image of 4 channels"),
-        (Image.new("LA", (4, 2)), "colour image of 2 channels"),
-        (Image.fromarray(np.full((2, 4), 0.5, np.float32)), "must hold whole numbers"),
+        (Image.new("RGB", (4, 2)), "color image with 3 channels"),
+        (Image.new("RGBA", (4, 2)), "color image with 4 channels"),
+        (Image.new("LA", (4, 2)), "color image with 2 channels"),
+        (Image.fromarray(np.full((2, 4), 0.5, np.float32)), "must contain integers"),
         (None, "cannot be read as an image: its format is unknown, or it is damaged"),
     ],
 )
@@ -173,7 +175,7 @@ def test_what_is_left_out_is_counted(tmp_path):
     assert files.startswith("2 files in ") and files.endswith("are left out: b.gif, notes.txt")
     assert maps == f"1 label maps in {tmp_path / 'maps'} have no image and are left out: b.png"
     (tmp_path / "images" / "b.jpg").symlink_to(tmp_path / "nothing.jpg")
-    with pytest.raises(DatasetError, match="1 of 2 images in .* are links to nothing: b.jpg"):
+    with pytest.raises(DatasetError, match="1 of 2 images in .* are broken links: b.jpg"):
         pair_label_maps(tmp_path / "images", tmp_path / "maps")
     (tmp_path / "images" / "b.jpg").unlink()
     (tmp_path / "maps" / "0.png").rename(tmp_path / "maps" / "0.jpg")

@@ -67,7 +67,7 @@ def test_a_second_call_reuses_everything_and_its_command_evaluates_to_the_same_m
     root, _ = finished
     before = file_times(root)
     again = train_detector(root, iterations=3, num_train=8, num_val=4)
-    assert "holds a finished training" in capsys.readouterr().out
+    assert "contains a finished run" in capsys.readouterr().out
     assert unchanged(before, file_times(root), drawn=("/predictions", "/visualized", "curves.png", "log.txt"))
     _, tool, *arguments = shlex.split(again.commands["evaluate the saved model"])
     assert tool == "tools/train_net.py"
@@ -103,7 +103,7 @@ def test_a_missing_framework_leaves_the_other_part():
         framework = make_demo.FRAMEWORKS[missing]
         installed = [name for name in both if name != framework]
         chosen, (note,) = make_demo.choose(None, installed)
-        assert chosen == [kept] and f"{missing} part is skipped" in note and framework in note
+        assert chosen == [kept] and f"Skipping the {missing} part" in note and framework in note
         with pytest.raises(ImportError, match=f"nothing to run: .*{framework}, which is not installed"):
             make_demo.choose(missing, installed)
 

@@ -78,7 +78,7 @@ def test_a_second_call_reuses_everything_and_its_commands_do_what_they_promise(f
     before = file_times(root)
     run_segmentation(root)
     output = capsys.readouterr().out
-    assert "holds a finished training" in output and "segmentation: mIoU" in output
+    assert "contains a finished run" in output and "segmentation: mIoU" in output
     assert unchanged(before, file_times(root), drawn=("/predictions", "/visualized", "curves.png"))
 
     commands = [shlex.split(line)[1:] for line in output.splitlines() if line.startswith("    ")]

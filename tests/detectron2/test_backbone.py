@@ -216,7 +216,7 @@ def test_a_pyramid_ends_with_the_last_stage_it_is_given(last, levels):
 
 def test_a_retinanet_without_res5_is_refused():
     keys = {"MODEL.RESNETS.OUT_FEATURES": ["res3", "res4"], "MODEL.FPN.IN_FEATURES": ["res3", "res4"]}
-    with pytest.raises(ValueError, match=r"MODEL\.RESNETS\.OUT_FEATURES must have res5, got \['res3', 'res4'\]"):
+    with pytest.raises(ValueError, match=r"MODEL\.RESNETS\.OUT_FEATURES must include res5, got \['res3', 'res4'\]"):
         build_backbone(helpers.resnest_config(RETINANET, keys))
 
 

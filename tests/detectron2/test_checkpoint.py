@@ -198,12 +198,11 @@ def test_a_partly_matching_checkpoint_warns_in_detectron2s_checkpointer_and_is_r
     assert differing(model, state) == []
     first = next(name for name in expected if name not in state)
     counts = f"{len(state)} of {len(expected)} tensors match; {len(expected) - len(state)} missing ({first}"
-    assert f"fills the ResNeSt in part: {counts}" in our_messages(caplog)[0]
+    assert f"fills only part of the ResNeSt: {counts}" in our_messages(caplog)[0]
     with pytest.raises(CheckpointError) as error:
         ResNeStCheckpointer(model).load(str(tmp_path / "part.pth"))
-    wanted = (
-        f"part.pth does not fit the model's ResNeSt: the file holds no whole ResNeSt, the model is resnest14; {counts}"
-    )
+    both = "the file contains no complete ResNeSt, the model is resnest14"
+    wanted = f"part.pth does not fit the model's ResNeSt: {both}; {counts}"
     assert wanted.replace(TRUNK, "") in str(error.value)
 
 
@@ -242,22 +241,22 @@ def test_weights_of_another_depth_are_refused_and_both_networks_named(whole, mod
     torch.save(convert_state_dict(core_state(), "timm"), tmp_path / "14.pth")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(
-        CheckpointError, match=r"26\.pth does not fit .*: the file holds resnest26, the model is resnest14; "
+        CheckpointError, match=r"26\.pth does not fit .*: the file contains resnest26, the model is resnest14; "
     ):
         ResNeStCheckpointer(model).load(str(tmp_path / "26.pth"))
     assert differing(model, before) == []
     with pytest.raises(
-        CheckpointError, match=r"holds resnest14, the model is resnest26; 127 of \d+ .* missing \(res2\.1"
+        CheckpointError, match=r"contains resnest14, the model is resnest26; 127 of \d+ .* missing \(res2\.1"
     ):
         ResNeStCheckpointer(deeper).load(str(tmp_path / "14.pth"))
 
 
 def test_a_file_that_fills_nothing_is_refused(resnet, tmp_path):
     torch.save(convert_state_dict(core_state(), "timm"), tmp_path / "resnest.pth")
-    with pytest.raises(CheckpointError, match=r"resnest\.pth is of a ResNeSt, and the model has none"):
+    with pytest.raises(CheckpointError, match=r"resnest\.pth contains a ResNeSt, but the model has none"):
         ResNeStCheckpointer(resnet).load(str(tmp_path / "resnest.pth"))
     torch.save({"model": {"blocks.0.weight": torch.ones(2)}}, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match=r"other\.pth fills nothing of the model: 0 of \d+ tensors match"):
+    with pytest.raises(CheckpointError, match=r"other\.pth matches nothing in the model: 0 of \d+ tensors match"):
         ResNeStCheckpointer(resnet).load(str(tmp_path / "other.pth"))
     torch.save({"model": {}}, tmp_path / "empty.pth")
     with pytest.raises(CheckpointError, match=r"empty\.pth: not a state dict"):
@@ -273,8 +272,8 @@ def test_heads_of_other_classes_are_left_out_in_one_line(model, tmp_path, caplog
     fitting = {name: value for name, value in state.items() if "box_predictor" not in name}
     assert differing(model, fitting) == []
     (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert f"seven.pth: {len(fitting)} of {len(state)} tensors match; 4 with another shape (roi_heads.box" in line
-    assert line.endswith("; what has another shape stays as initialised")
+    assert f"seven.pth: {len(fitting)} of {len(state)} tensors match; 4 with a different shape (roi_heads.box" in line
+    assert line.endswith("; tensors with a different shape keep their initialization")
 
 
 @pytest.mark.parametrize(("classes", "number"), [(["a", "c", "b"], 3), (["a", "b"], 2), (None, 2)])
@@ -290,7 +289,7 @@ def test_a_training_resumes_with_its_own_classes_only(classes, number, model, tm
     file = tmp_path / "model_0000001.pth"
     lists = rf"3 \(a, b, c\) there, {number} \({', '.join(classes or [])}\) in the data"
     unnamed = rf"{file} does not fit the model of the config: .*cls_score"
-    with pytest.raises(ResNeStError, match=f"--resume goes on with {file}, .*: {lists}; " if classes else unnamed):
+    with pytest.raises(ResNeStError, match=f"--resume continues from {file}, .*: {lists}; " if classes else unnamed):
         resuming.resume_or_load("", resume=True)
     if number == 3:
         resuming.class_names = ["a", "b", "c"]
@@ -318,7 +317,7 @@ def test_a_checkpoint_at_a_url_is_fetched_once_and_its_code_is_not_run(server, t
     assert differing(model, {n: v for n, v in core_state().items() if not n.startswith("fc.")}) == []
     torch.save({"model": Payload(tmp_path / "trap")}, tmp_path / "evil.pth")
     server.content = (tmp_path / "evil.pth").read_bytes()
-    with pytest.raises(CheckpointError, match=r"evil\.pth holds more than tensors and plain containers"):
+    with pytest.raises(CheckpointError, match=r"evil\.pth contains more than tensors and plain containers"):
         ResNeStCheckpointer(model).load(f"{url}/evil.pth")
     assert not (tmp_path / "trap").exists()
 
@@ -337,14 +336,16 @@ def test_weights_for_other_images_are_reported_and_keys_of_no_resnest_refused(mo
     core = core_state() | {"stem.conv1_1.weight": torch.rand(64, 3, 3, 3)}
     torch.save(convert_state_dict(core, "official"), tmp_path / "wide.pth")
     with pytest.raises(
-        CheckpointError, match=r"the file holds a ResNeSt of 1, 1, 1, 1 blocks, the model is resnest14; "
+        CheckpointError, match=r"the file contains a ResNeSt of 1, 1, 1, 1 blocks, the model is resnest14; "
     ):
         ResNeStCheckpointer(model).load(str(tmp_path / "wide.pth"))
     core = core_state() | {"stem.conv1_1.weight": torch.rand(32, 4, 3, 3)}
     torch.save(convert_state_dict(core, "official"), tmp_path / "four.pth")
     ResNeStCheckpointer(model).load(str(tmp_path / "four.pth"))
     warnings = our_messages(caplog)
-    assert "1 with another shape (backbone.bottom_up.stem.conv1_1.weight is (32, 4, 3, 3) in the file" in warnings[-1]
+    assert (
+        "1 with a different shape (backbone.bottom_up.stem.conv1_1.weight is (32, 4, 3, 3) in the file" in warnings[-1]
+    )
     state = convert_state_dict(core_state(), "official") | {"layer1.0.conv4.weight": torch.rand(1)}
     torch.save(state, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=r"x\.pth.*layer1\.0\.conv4\.weight"):

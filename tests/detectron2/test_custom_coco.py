@@ -71,7 +71,7 @@ def test_missing_files_and_folders_are_named(bccd, tmp_path):
     ("names", "message"),
     [
         (["red", "WBC", "Platelets"], "only in the first: RBC; only in the second: red"),
-        (["WBC", "RBC", "Platelets"], "must have equal categories in the same .*; their order differs"),
+        (["WBC", "RBC", "Platelets"], "must have the same categories in the same .*; their order differs"),
     ],
 )
 def test_other_categories_in_the_two_files_are_named(bccd, names, message):
@@ -96,7 +96,7 @@ def test_a_picture_that_is_none_is_named(bccd, tmp_path):
     json_file, _ = bccd
     for image in json.loads(json_file.read_text())["images"]:
         (tmp_path / image["file_name"]).write_text("<html>")
-    with pytest.raises(DatasetError, match="4 images have another size, or .*its format is unknown"):
+    with pytest.raises(DatasetError, match="4 images have a different size, or .*its format is unknown"):
         check_coco_json(json_file, tmp_path)
 
 
@@ -130,7 +130,7 @@ def test_as_many_detections_count_as_the_model_gives(tmp_path, caplog):
     results = [{"image_id": 1, "category_id": 1, "bbox": box, "score": 1 - n / 300} for n, box in enumerate(boxes)]
     metrics = summarize(evaluate_coco(COCO(tmp_path / "val.json"), results, "bbox"))
     assert metrics == {"AP": pytest.approx(100), "AP50": pytest.approx(100), "AP75": pytest.approx(100)}
-    assert "AP counts up to 150 detections per image, where COCO counts 100" in caplog.text
+    assert "AP counts up to 150 detections per image, whereas COCO counts 100" in caplog.text
 
 
 # Files with the faults of annotation tools, as Detectron2 takes them.
@@ -145,7 +145,7 @@ def test_detectron2_reads_what_was_filled_in(folder, caplog):
     file = write(folder, lambda c: [a.update(id=a["id"] - 1, iscrowd=None, ignore=0) for a in c["annotations"]])
     with caplog.at_level(logging.INFO, "resnest_backbones"):
         train, val, _ = register_custom_coco(file, folder, file, folder)
-    assert train == val and "2 images are used for training and for validation" in caplog.text
+    assert train == val and "2 images are in both the training and validation sets" in caplog.text
     assert f"{file}: 2 images, 0 of them without objects; 4 objects of 2 classes" in caplog.text
     assert [a["iscrowd"] for d in DatasetCatalog.get(train) for a in d["annotations"]] == [0] * 4
     assert MetadataCatalog.get(train).json_file != str(file)
@@ -159,7 +159,7 @@ def test_boxes_of_unusable_masks_are_kept_for_boxes_and_refused_for_masks(folder
     use_custom_dataset(cfg, str(file), str(folder), str(file), str(folder))
     assert sum(len(d["annotations"]) for d in DatasetCatalog.get(cfg.DATASETS.TRAIN[0])) == 4
     cfg.MODEL.MASK_ON = True
-    with pytest.raises(DatasetError, match=r"1 annotations of .*train.json have no segmentation .*: 1; .*NaN"):
+    with pytest.raises(DatasetError, match=r"1 annotations of .*train.json have no usable segmentation.*: 1; .*NaN"):
         use_custom_dataset(cfg, str(file), str(folder), str(file), str(folder))
     coded = write(folder, first(segmentation=RLE), "coded.json")
     use_custom_dataset(cfg, str(coded), str(folder), str(coded), str(folder))

@@ -140,7 +140,7 @@ def test_a_damaged_checkpoint_is_not_gone_on_with(damage, tmp_path):
         content[content.index(torch.ones(9).numpy().tobytes()) + 2] ^= 1
     file.write_bytes({"truncated": content[:-700], "flipped": content, "web page": b"<html>Sign in</html>"}[damage])
     (tmp_path / "run" / "last_checkpoint").write_text(file.name)
-    with pytest.raises(CheckpointError, match=f"{file}.*(cut short or damaged|web page)"):
+    with pytest.raises(CheckpointError, match=f"{file}.*(truncated or damaged|web page)"):
         run(data, tmp_path / "run", 2, "--resume")
 
 
@@ -175,5 +175,5 @@ def test_ctrl_c_says_what_was_saved_and_how_to_go_on(tmp_path, capsys):
 
 def test_weights_that_cannot_be_downloaded_can_be_left_out_as_the_error_says(tmp_path):
     data = write_coco(tmp_path / "data", ["plain", "grey"])
-    with pytest.raises(CheckpointError, match="refused.*; MODEL.WEIGHTS '' .* starts without weights"):
+    with pytest.raises(CheckpointError, match="refused.*; MODEL.WEIGHTS '' .* trains without initial weights"):
         run(data, tmp_path / "out", **{"MODEL.WEIGHTS": "http://127.0.0.1:9/weights.pth"})

@@ -38,7 +38,7 @@ def test_an_optimised_detector_equals_the_detector(parts, norm):
 
 def test_group_norms_of_a_trunk_stay_and_the_heads_are_made_fast(caplog):
     fast = optimize_for_inference(detector(FPN_DETECTOR, {"MODEL.RESNETS.NORM": "GN"}))
-    assert "GroupNorm stay as they are" in caplog.text
+    assert "GroupNorm are kept" in caplog.text
     assert not [m for m in fast.backbone.modules() if isinstance(m, Conv2d) and m.norm is not None]
 
 

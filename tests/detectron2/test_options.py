@@ -24,11 +24,11 @@ LAZY = model_zoo.get_config_file("faster_rcnn_resnest50_fpn_1x_lazy")
         (["SOLVERR.BASE_LR", "1"], "no key 'SOLVERR.BASE_LR'; did you mean SOLVER.BASE_LR"),
         (["solver.max_iter", "1"], "did you mean SOLVER.MAX_ITER"),
         (["MAX_ITER", "1"], "no key 'MAX_ITER'; did you mean SOLVER.MAX_ITER"),
-        (["NONSENSE", "1"], "no key 'NONSENSE'; config.yaml of a run has all keys"),
+        (["NONSENSE", "1"], "no key 'NONSENSE'; a run's config.yaml lists all keys"),
         (["SOLVER", "1"], "SOLVER is a group of keys, such as SOLVER."),
-        (["SOLVER.MAX_ITER"], "pairs, and SOLVER.MAX_ITER has no value"),
+        (["SOLVER.MAX_ITER"], "pairs, but SOLVER.MAX_ITER has no value"),
         (["SEED", "1", "SOLVER.MAX_ITER=5"], "KEY VALUE: SOLVER.MAX_ITER 5, got SOLVER.MAX_ITER=5"),
-        (["SEED", "1", "--resume"], "options come before the settings of the config, got --resume behind SEED"),
+        (["SEED", "1", "--resume"], "options must come before config overrides, got --resume after SEED"),
         (["SOLVER.MAX_ITER", "1.5"], "SOLVER.MAX_ITER must be of type int, such as 90000, got '1.5'"),
         (["SOLVER.BASE_LR", "fast"], "SOLVER.BASE_LR must be of type float, .* got 'fast'"),
         (["INPUT.MIN_SIZE_TRAIN", "640"], "INPUT.MIN_SIZE_TRAIN must be of type tuple, such as .*, got '640'"),
@@ -60,7 +60,7 @@ def test_right_settings_are_taken_and_a_wrong_key_in_a_file_is_named(tmp_path):
         ("model.roi_heads.num_clases=3", "there is no 'num_clases'; did you mean num_classes"),
         ("train.max_iter", "key=value, without spaces, got 'train.max_iter'"),
         ("train.max_iter=[", r"train\.max_iter=\[ cannot be used"),
-        ("--resume", "options come before the settings"),
+        ("--resume", "options must come before config overrides"),
     ],
 )
 def test_a_wrong_setting_of_a_lazy_config_is_refused(word, message):
@@ -98,7 +98,7 @@ def test_an_unregistered_name_is_answered_with_the_nearest():
     [
         (["INPUT.MIN_SIZE_TRAIN", "(96,)"], r"range, got \(96,\): write '\(96,96\)', or set .*_SAMPLING choice"),
         (["INPUT.MIN_SIZE_TRAIN", "(96,64,80)"], r"write '\(64,96\)'"),
-        (["INPUT.MIN_SIZE_TRAIN", "()"], "must be sizes of the shorter side"),
+        (["INPUT.MIN_SIZE_TRAIN", "()"], "must be shorter-side sizes"),
         (["INPUT.MIN_SIZE_TRAIN_SAMPLING", "rnge"], "_SAMPLING must be range or choice, got 'rnge'"),
     ],
 )
@@ -147,7 +147,7 @@ def test_a_mistake_ends_the_tool_with_one_line(processes, bccd, tmp_path):
         (["MODEL.RESNETS.DEPHT", 50], "no key 'MODEL.RESNETS.DEPHT'; did you mean MODEL.RESNETS.DEPTH"),
         (["SOLVER.IMS_PER_BATCH", 1, "MODEL.RESNETS.NORM", "BN"], "PER_BATCH must be 2 or more per process .*, got 1"),
         (["SOLVER.IMS_PER_BATCH", 0], "PER_BATCH must be a positive multiple of the 1 processes, got 0"),
-        (["SOLVER.IMS_PER_BATCH", 1], "IMS_PER_BATCH must be 2 or more in all with MODEL.RESNETS.NORM SyncBN, got 1"),
+        (["SOLVER.IMS_PER_BATCH", 1], "IMS_PER_BATCH must be 2 or more in total with MODEL.RESNETS.NORM SyncBN, got 1"),
         (["MODEL.RESNETS.DEPTH", 18], "MODEL.RESNETS.DEPTH must be one of 14, .*, got 18"),
     ],
 )
@@ -167,7 +167,9 @@ def test_masks_are_asked_for_where_the_model_has_them_in_the_end(bccd, tmp_path)
         arguments = ["--config-file", CONFIG, *bccd, *tiny(tmp_path / "run", 1), *keys]
         return train.YamlRun(parse(*arguments)).cfg
 
-    with pytest.raises(DatasetError, match=r"MODEL\.MASK_ON needs masks, and .*train\.json have no segmentation"):
+    with pytest.raises(
+        DatasetError, match=r"MODEL\.MASK_ON needs masks, but .*train\.json have no usable segmentation"
+    ):
         setup("MODEL.MASK_ON", True)
     with pytest.raises(DatasetError, match="PanopticFPN needs other annotations too"):
         setup("MODEL.META_ARCHITECTURE", "PanopticFPN")

@@ -160,8 +160,8 @@ def test_of_three_mask_heads_the_stock_class_takes_the_last_and_one_line_counts_
     lines = [record.getMessage() for record in caplog.records if "mask" in record.getMessage()]
     others = 2 * len(model.roi_heads.mask_head.state_dict())
     assert lines == [
-        f"The model has one mask head: it is filled from stage 2, and {others} tensors of the mask heads of other "
-        "stages are left out"
+        f"The model has one mask head: it is loaded from stage 2, and {others} tensors of other stages' "
+        "mask heads are left out"
     ]
     caplog.clear()
     for parts in ([], [BOXES_ALONE]):

@@ -95,15 +95,15 @@ def test_the_res5_of_a_resnet_is_refused_on_a_resnest():
     ("file", "builder", "message"),
     [
         ("COCO-Detection/retinanet_R_50_FPN_1x.yaml", "build_resnest_fpn_backbone",
-         "must be build_retinanet_resnest_fpn_backbone where RetinaNet takes p3, p4, p5, p6, p7, got"),
+         "must be build_retinanet_resnest_fpn_backbone if RetinaNet uses p3, p4, p5, p6, p7, got"),
         ("COCO-Detection/retinanet_R_50_FPN_1x.yaml", "build_resnest_backbone",
-         "must be build_retinanet_resnest_fpn_backbone where the heads take p3"),
+         "must be build_retinanet_resnest_fpn_backbone if the heads use p3"),
         ("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml", "build_resnest_backbone",
-         "must be build_resnest_fpn_backbone where the heads take p2, p3, p4, p5, p6 of a pyramid"),
+         "must be build_resnest_fpn_backbone if the heads use p2, p3, p4, p5, p6 of an FPN"),
         ("COCO-Detection/faster_rcnn_R_50_C4_1x.yaml", "build_resnest_fpn_backbone",
-         "without a pyramid, as in C4 and DC5 detectors, MODEL.BACKBONE.NAME is build_resnest_backbone"),
+         "without FPN, as in C4 and DC5 detectors, MODEL.BACKBONE.NAME is build_resnest_backbone"),
         ("COCO-Detection/faster_rcnn_R_50_DC5_1x.yaml", "build_resnest_fpn_backbone",
-         "without a pyramid, as in C4 and DC5 detectors, MODEL.BACKBONE.NAME is build_resnest_backbone"),
+         "without FPN, as in C4 and DC5 detectors, MODEL.BACKBONE.NAME is build_resnest_backbone"),
     ],
 )  # fmt: skip
 def test_a_builder_that_does_not_go_with_the_heads_is_answered_with_the_one_to_take(file, builder, message):
@@ -146,13 +146,13 @@ def test_a_detector_that_the_wrapper_may_have_trained_with_its_dilation_is_said(
     for name in ("ours", "theirs"):
         assert "RES5_MULTI_GRID" not in caplog.text
         ResNeStCheckpointer(model).load(str(tmp_path / f"{name}.pth"))
-    assert "theirs.pth: if the original's Detectron2 wrapper trained it" in caplog.text
+    assert "theirs.pth: if it was trained with the original Detectron2 wrapper" in caplog.text
 
 
 def test_a_network_that_nobody_published_is_said_and_gets_no_published_weights(caplog):
     cfg = zoo_yaml("COCO-Detection/faster_rcnn_X_101_32x8d_FPN_3x.yaml", add_resnest_config)
     cfg.MODEL.BACKBONE.NAME, cfg.MODEL.WEIGHTS = "build_resnest_fpn_backbone", ""
-    words = "MODEL.RESNETS.DEPTH 101 with NUM_GROUPS 32, WIDTH_PER_GROUP 8 is no published ResNeSt"
+    words = "MODEL.RESNETS.DEPTH 101 with NUM_GROUPS 32, WIDTH_PER_GROUP 8 is not a published ResNeSt"
     assert on_meta(cfg).backbone.bottom_up.spec.name == "custom"
     assert words in caplog.text
     cfg.MODEL.WEIGHTS = "resnest://resnest101"
@@ -230,7 +230,7 @@ def test_one_line_makes_a_lazyconfig_of_the_zoo_a_resnests(file):
 
 def test_a_lazy_backbone_that_is_no_resnet_is_refused():
     cfg = model_zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_regnetx_4gf_dds_fpn_1x.py")
-    with pytest.raises(ConfigError, match="with out_features of stem, .*, got s1, s2, s3, s4"):
+    with pytest.raises(ConfigError, match="with out_features from stem, .*, got s1, s2, s3, s4"):
         use_resnest(cfg, "resnest50")
 
 

@@ -109,7 +109,7 @@ def test_the_saved_checkpoint_is_evaluated_to_the_same_metrics(trained, coco_min
     log = (tmp_path / "log.txt").read_text()
     assert re.search(r"model_final\.pth: (\d+) of \1 tensors match", log), log
     classes = load(trained.folder / "model_final.pth")["meta"]["CLASSES"]
-    assert len(classes) == 80 and classes[0] == "person" and "have other names" not in log
+    assert len(classes) == 80 and classes[0] == "person" and "matched by position" not in log
     files = [folder / "inference" / "coco_instances_results.json" for folder in (trained.folder, tmp_path)]
     assert json.loads(files[0].read_text()) == json.loads(files[1].read_text()) != []
 
@@ -310,7 +310,7 @@ def test_a_fresh_run_moves_an_earlier_one_out_of_its_way(bccd, tmp_path):
     assert not (folder / "metrics.json").exists() and (folder / "mine.txt").is_file()
     (moved,) = folder.glob("before_*")
     assert {file.name for file in moved.iterdir()} == left
-    assert f"{folder} held a run: moved it to {moved}" in (folder / "log.txt").read_text()
+    assert f"{folder} contained a run, which was moved to {moved}" in (folder / "log.txt").read_text()
 
 
 @pytest.fixture
@@ -345,6 +345,6 @@ def test_an_evaluation_matches_classes_in_another_order_by_name(swapped, tmp_pat
         run(*evaluated)
         results = json.loads((tmp_path / case / "inference" / "coco_instances_results.json").read_text())
         found[case] = [(result["image_id"], result["category_id"]) for result in results]
-        said = "another order in the data, and are matched by name: 2 (cell, platelet) in the model, 2 (platelet, cell)"
+        said = "in a different order; they are matched by name: 2 (cell, platelet) in the model, 2 (platelet, cell)"
         assert (said in (tmp_path / case / "log.txt").read_text()) == (case == "swapped")
     assert found["same"] and found["swapped"] == [(image, 3 - category) for image, category in found["same"]]

@@ -103,7 +103,7 @@ def test_exporting_leaves_the_model_alone():
 
 def test_refusals_name_the_cause(tmp_path):
     pytest.importorskip("onnx")
-    with pytest.raises(ExportError, match="must contain one ResNeSt of resnest_backbones, Linear has 0"):
+    with pytest.raises(ExportError, match="must contain one ResNeSt from resnest_backbones, Linear has 0"):
         export_backbone(nn.Linear(2, 2))
     exportable = export_backbone(trained_trunk(*DEFORMABLE), (64, 64))
     with pytest.raises(ExportError, match="opset must be 19 or more for deformable convolution, got 18"):
@@ -119,7 +119,7 @@ def test_a_file_that_is_not_an_exported_model_is_refused_by_name(format_name, tm
     with pytest.raises(ExportError, match=f"{file.name} does not exist"):
         load(file)
     file.write_text("<html>not found</html>")
-    with pytest.raises(ExportError, match=f"{file.name} is not a file that tools/export.py wrote"):
+    with pytest.raises(ExportError, match=f"{file.name} is not a file written by tools/export.py"):
         load(file)
     with pytest.raises(ExportError, match="must end in one of .onnx, .torchscript, .aoti.pt2, .pt2, got .*page.pth"):
         (tmp_path / "page.pth").touch()

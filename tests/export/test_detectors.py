@@ -201,4 +201,4 @@ def test_a_detection_that_is_lost_is_counted(tmp_path):
             return [value if len(value) == 2 else torch.cat([value[:best], value[best + 1 :]]) for value in values]
 
     found = {difference.output: difference for difference in check_parity(exportable, Lossy(), [image])}
-    assert found["boxes"].unmatched == 1 and "1 without a match" in found["boxes"].note
+    assert found["boxes"].unmatched == 1 and "1 unmatched" in found["boxes"].note

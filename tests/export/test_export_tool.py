@@ -44,7 +44,7 @@ def test_a_difference_above_the_tolerance_is_told_and_ends_with_status_1(tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("resnest15 random", "a config by its file or name, got resnest15; did you mean resnest152"),
+        ("resnest15 random", "a config file or a config name, got resnest15; did you mean resnest152"),
         ("resnest14 nothing.pth", "nothing.pth"),
         ("resnest14 random --formats onnx --opset 7", "onnx: opset must be one of 18, 19, 20, got 7"),
         ("resnest14 random --num-classes 0", "num_classes must be a positive integer, got 0"),

@@ -103,7 +103,7 @@ def test_ap_falls_with_wrong_boxes_and_needs_the_same_classes(folder, tmp_path):
     popped = content["categories"].pop()["id"]
     content["annotations"] = [one for one in content["annotations"] if one["category_id"] != popped]
     (tmp_path / "wrong.json").write_text(json.dumps(content))
-    with pytest.raises(DatasetError, match=r"other classes than the model: 3 \(.*\) in the model, 2 \("):
+    with pytest.raises(DatasetError, match=r"different classes than the model: 3 \(.*\) in the model, 2 \("):
         average_precision(predictor, tmp_path / "wrong.json", folder / "images")
 
 
@@ -111,16 +111,16 @@ def test_mistakes_are_told_in_one_line(folder, tmp_path, capsys):
     (tmp_path / "a.torchscript").touch()
     model, images = folder / "model.onnx", folder / "images"
     for arguments, message in (
-        ([tmp_path / "a.torchscript", images], "int8 is for ONNX files, named"),
+        ([tmp_path / "a.torchscript", images], "int8 needs ONNX files, named"),
         ([tmp_path / "no.onnx", images], "no.onnx does not exist"),
         ([model, tmp_path / "nothing"], "nothing does not exist"),
-        ([model, images, "--keep", "head_of_cabbage"], "no node to quantise has 'head_of_cabbage' in its name"),
+        ([model, images, "--keep", "head_of_cabbage"], "no node to quantize has 'head_of_cabbage' in its name"),
         ([model, images, "--output", model], "--output must not be"),
     ):
         assert message in error_of(run, *arguments)
     with pytest.raises(SystemExit) as status:
         run([str(model), str(images), "--val-images", str(images)])
-    assert status.value.code == 2 and "--val-images goes with --val-json" in capsys.readouterr().err
+    assert status.value.code == 2 and "--val-images requires --val-json" in capsys.readouterr().err
 
 
 def test_what_openvino_cannot_run_is_named_in_one_line(tmp_path):

@@ -119,7 +119,7 @@ def test_refusals_name_the_cause(tmp_path):
         export_segmentor(nn.Linear(1, 1))
     model = segmentor(PAPER)
     pyramid = segmentor("pspnet_resnest50-d8_4xb4-160k_ade20k-512x512")
-    with pytest.raises(ExportError, match="to 6 cells, which ONNX supports for a fixed size only"):
+    with pytest.raises(ExportError, match="to 6 bins, which ONNX supports only for a fixed size"):
         save(export_segmentor(pyramid, (64, 96)), "onnx", tmp_path / "model.onnx")
     model.data_preprocessor.test_cfg = {"size_divisor": 32}
     with pytest.raises(ExportError, match="data_preprocessor.test_cfg pads images in a way that cannot be exported"):
@@ -129,5 +129,5 @@ def test_refusals_name_the_cause(tmp_path):
     with pytest.raises(ExportError, match="the test pipeline has a step that cannot be exported: .*CLAHE"):
         build_model(str(file), None)
     file = write_config(tmp_path, num_classes=5)
-    with pytest.raises(ExportError, match="the model has 5 classes, but 21 names"):
+    with pytest.raises(ExportError, match="the model has 5 classes but 21 names"):
         build_model(str(file), None)

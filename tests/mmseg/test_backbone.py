@@ -152,7 +152,7 @@ def test_other_settings_arrive():
         ({"dcn": {"type": "DCNv3"}}, "dcn must be None or a dict with type DCN or DCNv2"),
         ({"dcn": {"type": "DCN", "groups": 2}}, "dcn may have type, deform_groups"),
         ({"dcn": {"type": "DCN", "deform_groups": 0}, "stage_with_dcn": [1] * 4}, "deform_groups must be a positive"),
-        ({"stage_with_dcn": (True,) * 4}, "dcn must be a dict where stage_with_dcn is"),
+        ({"stage_with_dcn": (True,) * 4}, "dcn must be a dict if stage_with_dcn is"),
         ({"compile": "inductr"}, "compile must name one of .*got 'inductr'"),
     ],
 )
@@ -169,12 +169,12 @@ def test_what_a_config_has_left_of_a_resnet_is_named_with_what_to_write_here():
         'depth=50 (write name="resnest50")',
         "strides=(1, 2, 1, 1) (write output_stride=8)",
         "dilations=(1, 1, 2, 4) (write output_stride=8)",
-        "style='pytorch' (leave it out: name decides it)",
+        "style='pytorch' (remove it: name sets it)",
         "output_strid=8 (did you mean output_stride?)",
-        "pretrained='open-mmlab://resnet50_v1c' (set pretrained=None in the model, and write init_cfg=dict(",
+        "pretrained='open-mmlab://resnet50_v1c' (set pretrained=None in the model, and use init_cfg=dict(",
     ):
         assert words in str(caught.value)
-    with pytest.raises(ConfigError, match=r"strides=\(1, 2, 2, 2\) \(not available: write output_stride=32, 16 or 8"):
+    with pytest.raises(ConfigError, match=r"strides=\(1, 2, 2, 2\) \(not available: use output_stride=32, 16 or 8"):
         tiny(strides=(1, 2, 2, 2), dilations=(1, 1, 2, 4))  # FastFCN's, dilated without keeping the resolution
     with pytest.raises(ValueError, match=r"name must be one of list_variants\(\), got ''"):
         ResNeStBackbone()
@@ -223,7 +223,7 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path):
     with torch.device("meta"):
         state = convert_state_dict(build("resnest26", num_classes=10).state_dict(), "official")
     file = file_with({key: torch.zeros(()).expand(value.shape) for key, value in state.items()}, tmp_path)
-    with pytest.raises(CheckpointError, match=rf"{re.escape(file)}: the checkpoint is of another network: .*res\d"):
+    with pytest.raises(CheckpointError, match=rf"{re.escape(file)}: the checkpoint is of a different network: .*res\d"):
         pretrained(file)
 
 

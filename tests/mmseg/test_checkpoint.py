@@ -115,7 +115,9 @@ def test_code_in_a_checkpoint_never_runs(place, tmp_path):
         history.payload = Payload(trace)
         content["message_hub"]["log_scalars"]["x"] = history
     torch.save(content, tmp_path / "bad.pth")
-    with pytest.raises(CheckpointError, match=r"bad\.pth holds more than tensors .* could run code: posix\.system"):
+    with pytest.raises(
+        CheckpointError, match=r"bad\.pth contains more than tensors .* could run code and is refused: posix\.system"
+    ):
         load_from_file(str(tmp_path / "bad.pth"))
     assert not trace.exists()
 
@@ -158,7 +160,7 @@ def test_a_segmentor_at_a_url_loads(source, tmp_path, monkeypatch, safe_loading)
         assert server.requests == ["/iter_4.pth"]
     with pytest.raises(WeightsError, match=r"no_such_server.* could not be downloaded.*Put the file at"):
         load_segmentor(segmentor(), "http://no_such_server.invalid/other.pth")
-    with pytest.raises(WeightsError, match="http://127.0.0.1/ names no file"):
+    with pytest.raises(WeightsError, match="http://127.0.0.1/ does not name a file"):
         load_segmentor(segmentor(), "http://127.0.0.1/")
 
 
@@ -174,7 +176,7 @@ def test_a_tools_process_reads_nothing_unsafely_and_other_processes_keep_mmengin
     assert CheckpointLoader._get_checkpoint_loader("resnest://resnest50").__name__ == "load_from_resnest"
     request.getfixturevalue("safe_loading")
     torch.save({"state_dict": {}, "x": Payload(tmp_path / "code_ran")}, tmp_path / "bad.pth")
-    with pytest.raises(CheckpointError, match=r"bad\.pth holds more"):
+    with pytest.raises(CheckpointError, match=r"bad\.pth contains more"):
         CheckpointLoader.load_checkpoint(str(tmp_path / "bad.pth"))
     with pytest.raises(Exception, match="posix.system"):
         torch.load(tmp_path / "bad.pth", weights_only=False)  # as MMEngine does for URLs
@@ -264,8 +266,8 @@ def test_a_segmentor_of_another_depth_is_refused_by_name(layout, tmp_path):
         state = WHOLE[layout](segmentor("resnest26"))
     file, model = str(tmp_path / "deeper.pth"), segmentor()
     torch.save({"state_dict": {key: torch.zeros(()).expand(value.shape) for key, value in state.items()}}, file)
-    names = "the file holds resnest26, the model is resnest14; "
-    message = rf"{re.escape(file)}: the checkpoint is of another network: {names}.*res2\.1\."
+    names = "the file contains resnest26, the model is resnest14; "
+    message = rf"{re.escape(file)}: the checkpoint is of a different network: {names}.*res2\.1\."
     with pytest.raises(CheckpointError, match=message):
         load_segmentor(model, file)
     with pytest.raises(CheckpointError, match=message):
@@ -278,7 +280,7 @@ def test_a_model_without_our_backbone_is_left_alone_unless_the_file_fills_nothin
     content = {"state_dict": {"module.weight": model.weight, "anything": 1}, "meta": {}}
     ResNeStCheckpointHook().after_load_checkpoint(runner, content)
     assert content == {"state_dict": {"module.weight": model.weight, "anything": 1}, "meta": {}}
-    with pytest.raises(CheckpointError, match=r"x\.pth fills nothing of the model: 0 of 2 tensors match"):
+    with pytest.raises(CheckpointError, match=r"x\.pth matches nothing in the model: 0 of 2 tensors match"):
         ResNeStCheckpointHook().after_load_checkpoint(runner, {"state_dict": {"anything": torch.ones(1)}})
 
 
@@ -322,9 +324,9 @@ def test_heads_of_other_classes_stay_in_one_line_in_a_training(source, caplog):
     hook_loads(model, {"state_dict": dict(source.state_dict())}, "three.pth")
     (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert re.search(
-        r"three\.pth: \d+ of \d+ tensors match; 4 with another shape \(decode_head\.conv_seg\.weight", line
+        r"three\.pth: \d+ of \d+ tensors match; 4 with a different shape \(decode_head\.conv_seg\.weight", line
     )
-    assert line.endswith("; heads that do not match stay as initialised")
+    assert line.endswith("; heads that do not match keep their initialization")
     assert_same(model, source, "backbone.")
     assert_same(model, source, "decode_head.bottleneck.")
 
@@ -348,6 +350,6 @@ def test_classes_in_the_order_wanted(source, tmp_path, caplog):
     load_segmentor(other, str(tmp_path / "file.pth"), ("x", "y", "z"))  # other names for the same classes
     assert_same(other, source)
     with pytest.raises(
-        CheckpointError, match=r"file\.pth has its classes in another order .* no decode_head\.conv_seg of 3"
+        CheckpointError, match=r"file\.pth has its classes in a different order .* no decode_head\.conv_seg with 3"
     ):
         reorder_classes({"decode_head.cls_seg.weight": torch.ones(3)}, [2, 0, 1], "file.pth")

@@ -44,7 +44,7 @@ def test_the_lines_for_an_existing_project_in_the_readme_make_a_segmentor(tmp_pa
             "the config's name says d8: set model.backbone.output_stride=8",
         ),
         ("deeplabv3_r101-d16-mg124_4xb2-80k.py", 8, "the config's name says d16"),
-        ("mine.py", 32, "its ASPP has the dilations of output stride 8"),
+        ("mine.py", 32, "its ASPP has the dilations for output stride 8"),
         ("deeplabv3_r50-d8_4xb4-160k_ade20k-512x512.py", 8, None),
         ("upernet_r50_4xb4-160k_ade20k-512x512.py", 8, None),
     ],

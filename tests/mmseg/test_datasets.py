@@ -78,7 +78,7 @@ def empty(*parts):
         (lambda root: shutil.rmtree(root), ["{root}", "is not a folder"]),
         (lambda root: shutil.rmtree(root / "annotations"), ["{root}/annotations/training", "does not exist"]),
         (lambda root: (root / "classes.txt").unlink(), ["{root}", "classes.txt or objectInfo150.txt"]),
-        (empty("images", "training"), ["{root}/images/training", "has none", ".jpg"]),
+        (empty("images", "training"), ["{root}/images/training", "has no images", ".jpg"]),
         (
             empty("annotations", "training"),
             ["4 of 4", "{root}/annotations/training", "000.jpg, 001.jpg, 002.jpg and 1"],
@@ -97,5 +97,5 @@ def test_what_is_missing_is_named(root, damage, words):
 
 
 def test_the_folders_must_be_two(root):
-    with pytest.raises(DatasetError, match="data_prefix must be a dict of img_path and seg_map_path"):
+    with pytest.raises(DatasetError, match="data_prefix must be a dict with img_path and seg_map_path"):
         build(root, data_prefix={"img_path": "images"})

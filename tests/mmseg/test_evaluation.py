@@ -203,7 +203,7 @@ def test_images_resized_by_the_pipeline_or_padded_by_the_preprocessor_are_scored
     [
         ({"base_size": 0}, "base_size must be a positive integer, got 0"),
         ({"crop_size": (480, 480)}, "crop_size must be a positive integer, got (480, 480)"),
-        ({"stride": 481}, "stride must be 480 (crop_size) at most, so that windows meet, got 481"),
+        ({"stride": 481}, "stride must be 480 (crop_size) at most, so that windows leave no gaps, got 481"),
         ({"scales": 1.0}, "scales must be a sequence of positive numbers, got 1.0"),
         ({"scales": ()}, "scales must be a sequence of positive numbers, got ()"),
         ({"scales": (1.0, float("nan"))}, "scales must be a sequence of positive numbers, got (1.0, nan)"),
@@ -215,7 +215,7 @@ def test_wrong_arguments_are_named(segmentor, arguments, message):
 
 
 def test_what_it_cannot_test_is_refused(segmentor):
-    with pytest.raises(ValueError, match="module must be a segmentor of MMSegmentation, got a SegTTAModel"):
+    with pytest.raises(ValueError, match="module must be an MMSegmentation segmentor, got a SegTTAModel"):
         PaperTTAModel(MODELS.build({"type": "SegTTAModel", "module": segmentor}))
     binary = copy.deepcopy(SEGMENTOR)
     binary["decode_head"].update(num_classes=2, out_channels=1, threshold=0.5)

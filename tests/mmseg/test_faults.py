@@ -75,7 +75,7 @@ def test_a_loss_that_is_no_number_ends_the_training_with_where_it_was(custom_dat
     work_dir = tmp_path / "run"
     more = options("optim_wrapper.optimizer.lr=1e20", "default_hooks.checkpoint.interval=1")
     message = fails(train_seg.run, config, "--data-root", custom_data, "--work-dir", work_dir, *more)
-    assert "the training diverged in iteration 1, at learning rate " in message and "e+19, with the images " in message
+    assert "training diverged at iteration 1, at learning rate " in message and "e+19, with the images " in message
     assert str(custom_data / "images" / "training") in message and "loss nan" in message
     for file in work_dir.glob("*.pth"):  # written in the iteration before, whose loss was a number
         assert file.name == "iter_1.pth"
@@ -119,7 +119,7 @@ def test_a_damaged_checkpoint_is_not_gone_on_with_or_tested(damage, custom_data,
     (tmp_path / "last_checkpoint").write_text(str(file))
     data = ["--data-root", custom_data, "--work-dir", tmp_path]
     for message in (fails(train_seg.run, config, *data, "--resume"), fails(test_seg.run, config, file, *data)):
-        assert str(file) in message and ("web page" if damage == "web page" else "cut short or damaged") in message
+        assert str(file) in message and ("web page" if damage == "web page" else "truncated or damaged") in message
 
 
 @pytest.mark.fault("a batch of one image with batch norm", "an error names the setting")
@@ -149,7 +149,7 @@ def test_a_data_set_without_images_is_named(custom_data, config, tmp_path):
     data = write_data(tmp_path / "data", ["plain"])
     (data / "images" / "training" / "plain.png").unlink()
     message = fails(train_seg.run, config, "--data-root", data, "--work-dir", tmp_path / "run")
-    assert f"the folder of images {data}/images/training has none" in message
+    assert f"the image folder {data}/images/training has no images" in message
 
 
 def test_ctrl_c_says_what_was_saved_and_how_to_go_on(custom_data, config, tmp_path, capsys):
@@ -166,7 +166,7 @@ def test_weights_that_cannot_be_downloaded_are_left_out_as_the_error_says(custom
     url = "http://127.0.0.1:9/weights.pth"
     wanted = ["model.backbone.init_cfg.type=Pretrained", f"model.backbone.init_cfg.checkpoint={url}"]
     assert fails(train_seg.run, *words, "--cfg-options", *wanted).endswith(
-        "; --cfg-options model.backbone.init_cfg=None starts without weights"
+        "; --cfg-options model.backbone.init_cfg=None trains without initial weights"
     )
     assert "did you mean resnest50" in fails(train_seg.run, *words, "--cfg-options", "load_from=resnest://resnest51")
     run_here(train_seg.run, *words, "--cfg-options", "model.backbone.init_cfg=None", "train_cfg.max_iters=1")

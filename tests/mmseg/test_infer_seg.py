@@ -68,7 +68,7 @@ def test_images_of_one_name_in_two_folders_are_not_written_over_each_other(custo
     shutil.copy(custom_data / "classes.txt", tmp_path / "data")
     arguments = [config, checkpoint, "--data-root", tmp_path / "data", "--work-dir", tmp_path / "test"]
     message = fails(test_seg.run, *arguments, "--out", tmp_path / "maps")
-    assert re.search(r"--out needs images of different names, got .*a/000.jpg and .*b/000.jpg", message)
+    assert re.search(r"--out needs images with different names, got .*a/000.jpg and .*b/000.jpg", message)
     assert not (tmp_path / "maps").exists() or not [*(tmp_path / "maps").iterdir()]
 
 
@@ -145,6 +145,6 @@ def test_a_config_that_names_no_classes_asks_for_a_file(config, custom_data, che
     torch.save({"state_dict": content["state_dict"]}, tmp_path / "bare.pth")
     arguments = [config, tmp_path / "bare.pth", custom_data / "images" / "validation", "--out-dir", tmp_path / "out"]
     message = fails(infer_seg.run, *arguments)
-    assert "the model has 3 classes, but 21 names: give a file of them with --classes" in message
+    assert "the model has 3 classes but 21 names: pass a file of class names with --classes" in message
     message = fails(infer_seg.run, *arguments, "--cfg-options", "test_dataloader.dataset.type=BaseSegDataset")
     assert "neither the checkpoint nor the config names the classes" in message

@@ -63,7 +63,7 @@ def test_the_other_settings_arrive():
         ({"weights": "resnest51"}, "no published weights are known for 'resnest51'"),
         ({"weights": None}, "weights must be the name of a published weight file, got None"),
         ({"weights": "resnest50", "size": (4, 4), "size_divisor": 8},
-         "size must be None where size_divisor is 8, got (4, 4)"),
+         "size must be None if size_divisor is 8, got (4, 4)"),
     ],
 )  # fmt: skip
 def test_wrong_arguments_are_named(arguments, message):

@@ -145,7 +145,7 @@ def test_a_checkpoint_of_other_classes_or_without_a_head_is_refused_by_name(trai
 
     more = Path(shutil.copytree(custom_data, tmp_path / "data"))
     (more / "classes.txt").write_text("red\ngreen\nblue\nblack\n")
-    classes = "other classes than the model: 3 (red, green, blue) in the model, 4 (red, green, blue, black"
+    classes = "different classes than the model: 3 (red, green, blue) in the model, 4 (red, green, blue, black"
     assert classes in error(trained / "iter_6.pth", more)
     state = load(trained / "iter_6.pth")["state_dict"]
     torch.save({"state_dict": state}, tmp_path / "unnamed.pth")
@@ -176,7 +176,7 @@ def test_classes_in_another_order_are_tested_by_name(trained, config, reordered,
 def test_a_training_with_other_classes_does_not_resume_but_fine_tunes(trained, config, reordered, tmp_path):
     folder, data = Path(shutil.copytree(trained, tmp_path / "run")), ["--data-root", reordered]
     line = fails(train_seg.run, config, *data, "--work-dir", folder, "--resume")
-    assert f"--resume goes on with {trained / 'iter_6.pth'}, whose classes are not those of the training data" in line
+    assert f"--resume continues from {trained / 'iter_6.pth'}, whose classes differ from the training data" in line
     assert "3 (red, green, blue) there, 3 (blue, red, green) in the data" in line
     (reordered / "classes.txt").write_text("blue\nred\ngreen\nwhite\n")
     assert "3 (red, green, blue) there, 4 (blue, " in fails(
@@ -188,7 +188,7 @@ def test_a_training_with_other_classes_does_not_resume_but_fine_tunes(trained, c
     run_here(train_seg.run, dumped, *data, "--work-dir", tmp_path / "new", *more)
     log = logged(tmp_path / "new")
     assert (
-        len(re.findall(r"iter_6\.pth: \d+ of \d+ tensors match; 4 with another shape \(decode_head\.conv_seg", log))
+        len(re.findall(r"iter_6\.pth: \d+ of \d+ tensors match; 4 with a different shape \(decode_head\.conv_seg", log))
         == 1
     )
     assert "do not match exactly" not in log
@@ -208,8 +208,8 @@ def test_a_checkpoint_that_would_run_code_is_refused(config, custom_data, tmp_pa
         (train_seg.run, ["nowhere.py"], "a config file or the name of a config, got 'nowhere.py'"),
         (test_seg.run, ["{config}", "nowhere.pth"], "checkpoint must be a file, got nowhere.pth"),
         (train_seg.run, ["{config}", "--cfg-options", "load_from=no.pth"], "load_from must be a file, got no.pth"),
-        (train_seg.run, ["{config}", "--classes", "c.txt"], "--classes goes with --data-root"),
-        (train_seg.run, ["{config}", "--data-root", "nowhere"], "the root nowhere of the dataset is not a folder"),
+        (train_seg.run, ["{config}", "--classes", "c.txt"], "--classes requires --data-root"),
+        (train_seg.run, ["{config}", "--data-root", "nowhere"], "the dataset root nowhere is not a folder"),
         (train_seg.run, ["{config}", "--amp", "--cfg-options", "optim_wrapper.type=Other"], "the config has Other"),
         (test_seg.run, ["{bare}", "{bare}", "--tta"], "--tta needs tta_model and tta_pipeline in the config"),
         (test_seg.run, ["{bare}", "{bare}", "--show-dir", "x"], "--show and --show-dir need a hook in the config"),
@@ -276,7 +276,7 @@ def test_a_fresh_run_moves_an_earlier_one_out_of_its_way(trained, config, custom
     (moved,) = folder.glob("before_*")
     assert {file.name for file in moved.iterdir()} >= {"iter_4.pth", "iter_6.pth", "last_checkpoint", config.name}
     assert {file.name for file in folder.glob("*.pth")} == {"iter_1.pth", "iter_6.pth"}
-    assert "Iter(train) [6/6]" not in logged(folder) and f"moved it to {moved}" in logged(folder)
+    assert "Iter(train) [6/6]" not in logged(folder) and f"was moved to {moved}" in logged(folder)
 
 
 def test_the_screen_begins_with_what_the_machine_changes_and_leaves_the_config_to_the_file(

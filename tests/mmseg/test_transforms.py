@@ -82,7 +82,9 @@ def test_files_that_are_no_label_maps_of_their_image_are_named(tmp_path):
         load(info(None))
     file = save(tmp_path, np.zeros((4, 5), np.uint8))
     assert load(info(file, ori_shape=(4, 5)))["gt_seg_map"].shape == (4, 5)
-    with pytest.raises(DatasetError, match=r"labels\.png must be as large as its image street\.jpg.*5, 4\).*\(4, 5\)"):
+    with pytest.raises(
+        DatasetError, match=r"labels\.png must have the height and width of its image street\.jpg.*5, 4\).*\(4, 5\)"
+    ):
         load(info(file, ori_shape=(5, 4)))
 
 
@@ -91,7 +93,7 @@ def test_the_data_set_knows_best_how_many_classes_there_are(tmp_path):
     LoadCheckedAnnotations(num_classes=3)(info(file, num_classes=5))
     with pytest.raises(DatasetError, match="from 0 to 1 or 255"):
         LoadCheckedAnnotations(num_classes=150)(info(file, num_classes=2))
-    with pytest.raises(ValueError, match="num_classes must be given to LoadCheckedAnnotations"):
+    with pytest.raises(ValueError, match="num_classes must be passed to LoadCheckedAnnotations"):
         LoadCheckedAnnotations()(info(file))
     load = TRANSFORMS.build({"type": "LoadCheckedAnnotations", "num_classes": 5, "backend_args": {"backend": "local"}})
     loaded = load(info(file, label_map={0: 255, 4: 1}))  # a chosen subset of classes

@@ -193,9 +193,7 @@ def test_recomputing_can_be_turned_off_or_insisted_on(calls):
     with pytest.raises(ValueError, match="recompute must be .auto., True or False, got 'on'"):
         build("resnest14", recompute="on")
     net = tiny(recompute=True, norm_layer=lambda channels: nn.GroupNorm(1, channels))
-    with pytest.raises(
-        ValueError, match='recompute must be "auto" or False where a part of a block is of a kind.*GroupN'
-    ):
+    with pytest.raises(ValueError, match='recompute must be "auto" or False if a part of a block is of a kind.*GroupN'):
         net(torch.randn(2, 3, 48, 32))
     with torch.no_grad():
         net(torch.randn(2, 3, 48, 32))  # where nothing is kept, nothing need be recomputed

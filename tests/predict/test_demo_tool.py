@@ -80,7 +80,7 @@ def test_a_wrong_command_line_is_explained(capsys):
         ("photo.jpg", "either --model or --config must be given"),
         ("--config a.yaml photo.jpg", "--config needs --checkpoint"),
         ("--model a.onnx", "FILE_OR_FOLDER or --camera must be given"),
-        ("--model a.onnx --classes x.txt photo.jpg", "--classes goes with --config"),
+        ("--model a.onnx --classes x.txt photo.jpg", "--classes requires --config"),
         ("--model a.onnx photo.jpg --min-score 2", "--min-score must be from 0 to 1, got 2.0"),
         ("--model a.onnx photo.jpg --max-frames 0", "--max-frames must be positive, got 0"),
     ):

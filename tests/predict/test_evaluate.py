@@ -87,7 +87,11 @@ def one_box(x: torch.Tensor) -> list[torch.Tensor]:
     ("change", "metrics", "line"),
     [
         (lambda c: None, {"box AP": 100, "mask AP": 100}, ""),
-        (first(segmentation=[[10, 8, 34, 8]]), {"box AP": 100}, "1 annotations have no segmentation .*: 1: the AP of"),
+        (
+            first(segmentation=[[10, 8, 34, 8]]),
+            {"box AP": 100},
+            "1 annotations have no usable segmentation.*: 1: mask AP",
+        ),
         (lambda c: c.update(annotations=[]), {"box AP": math.nan, "mask AP": math.nan}, ""),
         (every(iscrowd=1), {"box AP": math.nan, "mask AP": math.nan}, ""),
     ],

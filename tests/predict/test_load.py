@@ -53,8 +53,8 @@ def test_a_recipe_takes_its_published_file(monkeypatch):
 def test_what_is_no_model_is_named_with_the_nearest_name(tmp_path):
     with pytest.raises(ConfigError, match="got faster_rcnn_resnest5_fpn_1x_mmdet; did you mean faster_rcnn_resnest50"):
         load("faster_rcnn_resnest5_fpn_1x_mmdet")
-    with pytest.raises(ConfigError, match="must hold config.yaml or one config in Python, found 0"):
+    with pytest.raises(ConfigError, match="must contain config.yaml or one Python config, found 0"):
         find_training(tmp_path)
     (tmp_path / "config.yaml").touch()
-    with pytest.raises(ConfigError, match="holds no checkpoint of a training, such as model_final.pth"):
+    with pytest.raises(ConfigError, match="contains no training checkpoint, such as model_final.pth"):
         find_training(tmp_path)

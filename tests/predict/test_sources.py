@@ -28,7 +28,7 @@ def test_sub_folders_are_read_and_results_keep_them(folder):
 
 def test_a_video_where_images_are_needed_is_an_error_unless_a_folder_has_it(folder):
     assert len(find_files([str(folder)], allow_videos=False)[0]) == 3
-    with pytest.raises(DatasetError, match="clip.mp4 is a video, but only images can be used here"):
+    with pytest.raises(DatasetError, match="clip.mp4 is a video, but only images are supported here"):
         find_files([str(folder / "1.jpg"), str(folder / "clip.mp4")], allow_videos=False)
 
 
@@ -38,7 +38,7 @@ def test_a_video_where_images_are_needed_is_an_error_unless_a_folder_has_it(fold
         (["nowhere.jpg"], True, "nowhere.jpg does not exist"),
         (["empty"], True, r"no images or videos \(.jpg, .*, .mpeg\) in .*empty"),
         (["empty"], False, r"no images \(.jpg, .*, .webp\) in .*empty"),
-        (["1.jpg", "north"], True, "must differ, got .*1.jpg and .*north/1.jpg"),
+        (["1.jpg", "north"], True, "different names, got .*1.jpg and .*north/1.jpg"),
     ],
 )
 def test_what_cannot_be_used_is_named(folder, names, allow_videos, message):

@@ -105,7 +105,7 @@ FETCHERS = {
     [
         ("broken off", "IncompleteRead"),
         ("broken off in chunks", "IncompleteRead"),
-        ("falls silent", "stopped answering"),
+        ("falls silent", "did not respond"),
         ("a web page", "sent a web page instead of the file"),
     ],
 )
@@ -130,7 +130,7 @@ def test_a_server_that_takes_the_connection_and_says_nothing_is_given_up(cache, 
     monkeypatch.setattr(download, "TIMEOUT", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         record = record_at(f"http://127.0.0.1:{silent.getsockname()[1]}")
-        assert_refused(record, cache, "timed out|stopped answering")
+        assert_refused(record, cache, "timed out|did not respond")
 
 
 @pytest.mark.fault("a full disk in a download", "the reason is said, nothing half-written stays")
@@ -144,7 +144,7 @@ def test_a_read_only_cache_is_named_unless_the_file_is_in_it(cache):
     with serving(CONTENT) as server:
         record = record_at(server.url)
         cache.mkdir()
-        with read_only(cache), pytest.raises(WeightsError, match=r"folder cannot be written .*: Read-only file system"):
+        with read_only(cache), pytest.raises(WeightsError, match=r"folder is not writable .*: Read-only file system"):
             fetch(record, cache_dir=cache, progress=False)
         fetch(record, cache_dir=cache, progress=False)
         with read_only(cache):

@@ -84,7 +84,7 @@ def test_a_record_is_found_by_name_or_uri():
         with pytest.raises(ValueError, match=message):
             get_record(name)
     with pytest.raises(
-        ValueError, match=r"cannot be fetched, as https://s3.* no longer answers; .*ad123c0b\.pth\), give"
+        ValueError, match=r"cannot be downloaded, because https://s3.* is offline; .*ad123c0b\.pth\), pass"
     ):
         get_record("resnest://faster_rcnn_resnest50_fpn_1x")
 
@@ -116,7 +116,7 @@ def test_every_file_is_fetched_from_the_first_place_that_has_it(name, tmp_path, 
         assert [*dead.requests, *alive.requests] == [urlparse(url).path for url in (record.url, record.urls[-1])]
         for behaviour, said in (
             ("broken off", "IncompleteRead"),
-            ("whole", "sent another file: its sha256 begins with"),
+            ("whole", "sent a different file: its sha256 begins with"),
         ):
             file.unlink()
             dead.content, dead.behaviour = CONTENT + b"!", behaviour

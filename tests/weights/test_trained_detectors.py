@@ -80,7 +80,9 @@ def test_it_is_fine_tuned_on_other_classes(detector, shared, tmp_path):
     train_net.run(["--config-file", config, *arguments, *words])
     log = (tmp_path / "out" / "log.txt").read_text()
     total = sum(not key.endswith("num_batches_tracked") for key in detector.state)
-    lines = [line for line in log.splitlines() if f"{total - 4} of {total} tensors match; 4 with another shape" in line]
+    lines = [
+        line for line in log.splitlines() if f"{total - 4} of {total} tensors match; 4 with a different shape" in line
+    ]
     assert len(lines) == 1 and "roi_heads.box_predictor.cls_score.weight is (81, 1024)" in lines[0]
     assert "Skip loading" not in log and "not found in the checkpoint" not in log
     trained = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)["model"]

@@ -67,7 +67,9 @@ def test_a_name_without_a_file_that_can_be_fetched_is_explained(tmp_path):
         lambda: demo.run(["--model", name, str(photo), "--output-dir", str(tmp_path / "out")]),
         lambda: reproduce.main(["run", name, "--published", "--output-dir", str(tmp_path / "out")]),
     ):
-        with pytest.raises(SystemExit, match="error: the published file of .* cannot be fetched, as https://s3"):
+        with pytest.raises(
+            SystemExit, match="error: the published file of .* cannot be downloaded, because https://s3"
+        ):
             call()
-    with pytest.raises(ConfigError, match=r"give its path"):
+    with pytest.raises(ConfigError, match=r"pass its path"):
         model_zoo.get(name, trained=True)

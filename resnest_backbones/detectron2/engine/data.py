@@ -237,7 +237,7 @@ def build_train_loader_from_config(cfg: CfgNode) -> Any:
         # Detectron2's samplers draw their seed, shared among processes, from numpy's generator.
         arguments = _train_loader_from_config(cfg, ImageMapper(cfg, is_train=True))
     if isinstance(arguments["dataset"], IterableDataset):
-        logger.warning("The training set is an iterable dataset: resuming starts it anew")
+        logger.warning("The training set is an iterable dataset: resuming restarts it from the beginning")
         return build_detection_train_loader(**arguments)
     return build_resumable_train_loader(**arguments, seed=seed)
 
@@ -284,7 +284,7 @@ def check_evaluator(dataset_name: str) -> None:
 def limit_of_detections(detections_per_image: int) -> int | None:
     """Return the detections of an image that COCO's evaluation has to count; None for its own 100."""
     limit = max(detections_per_image, COCO_MAX_DETECTIONS)
-    logger.info("AP counts up to %d detections per image; the model gives up to %d", limit, detections_per_image)
+    logger.info("AP counts at most %d detections per image; the model outputs up to %d", limit, detections_per_image)
     return None if limit == COCO_MAX_DETECTIONS else limit
 
 

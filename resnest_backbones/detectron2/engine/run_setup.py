@@ -60,7 +60,7 @@ def prepare(
     if device != wanted:
         messages.append("No GPU found: running on the CPU")
     if device.startswith("cpu") and amp:
-        messages.append("Mixed precision on the CPU uses float32 and bfloat16, without scaling of losses")
+        messages.append("Mixed precision on the CPU uses float32 and bfloat16, without loss scaling")
     return device, resolve_seed(seed, output_dir, args), messages
 
 
@@ -85,10 +85,10 @@ def check_sizes(cfg: CfgNode) -> None:
     if sampling not in ("range", "choice"):
         raise ConfigError(f"{key}_SAMPLING must be range or choice, got {sampling!r}")
     if not sizes or min(sizes) < 0:
-        raise ConfigError(f"{key} must be sizes of the shorter side in pixels, got {sizes}")
+        raise ConfigError(f"{key} must be shorter-side sizes in pixels, got {sizes}")
     if sampling == "range" and len(sizes) != 2:
         raise ConfigError(
-            f"{key} must be the least and the largest size with {key}_SAMPLING range, got {sizes}: write "
+            f"{key} must be the smallest and the largest size with {key}_SAMPLING range, got {sizes}: write "
             f"'({min(sizes)},{max(sizes)})', or set {key}_SAMPLING choice"
         )
 
@@ -111,8 +111,9 @@ def check_batch(cfg: CfgNode) -> None:
     is_batch_norm = norm in ("BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
     if images == 1 and is_batch_norm and "resnest" in cfg.MODEL.BACKBONE.NAME:
         raise ConfigError(
-            f"SOLVER.IMS_PER_BATCH must be 2 or more {'in all' if 'SyncBN' in norm else 'per process'} with "
-            f"MODEL.RESNETS.NORM {norm}, got {batch} for {processes} processes; FrozenBN, GN and LN take single images"
+            f"SOLVER.IMS_PER_BATCH must be 2 or more {'in total' if 'SyncBN' in norm else 'per process'} with "
+            f"MODEL.RESNETS.NORM {norm}, got {batch} for {processes} processes; FrozenBN, GN and LN accept single "
+            "images"
         )
 
 

@@ -291,7 +291,9 @@ class LazyRun:
         loader: Any = use_image_mapper(self.cfg.dataloader.train)
         known = {"_target_", *inspect.signature(build_resumable_train_loader).parameters}
         if locate_target(loader) is not build_detection_train_loader or not set(loader) <= known:
-            logger.warning("dataloader.train is not Detectron2's standard loader: resuming starts it anew")
+            logger.warning(
+                "dataloader.train is not Detectron2's standard loader: resuming restarts it from the beginning"
+            )
             return instantiate(loader)
         loader = OmegaConf.merge(loader, {"seed": self.seed})
         loader._target_ = f"{build_resumable_train_loader.__module__}.{build_resumable_train_loader.__name__}"

@@ -63,8 +63,8 @@ class Predictor:
         self._model = model.to(device).eval()
         self.classes, self.palette = classes_and_palette(names, cfg, content)
         if len(self.classes) != segmentor.num_classes:
-            found = f"the model has {segmentor.num_classes} classes, but {len(self.classes)} names"
-            raise ConfigError(f"{found}: give a file of them with --classes")
+            found = f"the model has {segmentor.num_classes} classes but {len(self.classes)} names"
+            raise ConfigError(f"{found}: pass a file of class names with --classes")
 
     @torch.no_grad()
     def __call__(self, file: str | Path) -> np.ndarray:
@@ -100,5 +100,7 @@ def classes_and_palette(
         dataset = inner_datasets(cfg.test_dataloader.dataset)[0]
         known = {**DATASETS.get(dataset.type).METAINFO, **(dataset.get("metainfo") or {})}
     if not known.get("classes"):
-        raise ConfigError("neither the checkpoint nor the config names the classes: give a file of them with --classes")
+        raise ConfigError(
+            "neither the checkpoint nor the config names the classes: pass a file of class names with --classes"
+        )
     return known["classes"], known.get("palette") or palette_of(known["classes"])

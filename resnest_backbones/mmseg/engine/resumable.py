@@ -213,7 +213,7 @@ class CheckBatchHook(Hook):
             return
         if size == 1:
             raise ConfigError("train_dataloader.batch_size must be 2 or more per process with batch norm, got 1; GN, "
-                              "or norm_eval with trained weights, takes single images")  # fmt: skip
+                              "or norm_eval with trained weights, accepts single images")  # fmt: skip
         images = len(loader.sampler) if isinstance(loader.sampler, DefaultSampler) else 0
         if images % size == 1 and not loader.drop_last:
             raise ConfigError("the last batch of each epoch must have 2 or more images with batch norm, got 1: "
@@ -254,7 +254,7 @@ def make_resumable(cfg: Config) -> list[str]:
         loader.sampler.type = _SEEDED[sampler]
         loader.dataset = {"type": "SeededDataset", "dataset": loader.dataset}
     elif loader.get("batch_sampler"):
-        return ["A resumed training will see other augmentations: a batch_sampler cannot be seeded"]
+        return ["A resumed run will see different augmentations: a batch_sampler cannot be seeded"]
     elif sampler not in _SEEDED.values():
-        return [f"A resumed training will see other augmentations: the sampler must be of {' or '.join(_SEEDED)}"]
+        return [f"A resumed run will see different augmentations: the sampler must be of {' or '.join(_SEEDED)}"]
     return []

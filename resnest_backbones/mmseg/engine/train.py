@@ -100,7 +100,7 @@ def train(args: argparse.Namespace) -> Training:
             runner.train()
     except (WeightsError, URLError) as error:
         without = f"model.backbone.init_cfg=None{' load_from=None' if cfg.get('load_from') else ''}"
-        raise WeightsError(f"{error}; --cfg-options {without} starts without weights") from error
+        raise WeightsError(f"{error}; --cfg-options {without} trains without initial weights") from error
     folder = Path(cfg.work_dir)
     if not _end_processes():
         return Training(folder, {}, None)
@@ -164,7 +164,7 @@ def name_nearest(message: str) -> str:
     if not found:
         return message
     names = [name for r in registries() if r.name == found[2].rpartition("::")[2] for name in _names_of(r)]
-    return f"there is no {found[1]}; {did_you_mean(found[1], names, 'custom_imports may lack its module')}"
+    return f"there is no {found[1]}; {did_you_mean(found[1], names, 'its module may be missing from custom_imports')}"
 
 
 def _names_of(registry: Registry) -> list[str]:
@@ -177,7 +177,7 @@ def _setup_config(args: argparse.Namespace) -> Config:
     if args.data_root:
         use_custom_dataset(cfg, args.data_root, args.classes)
     elif args.classes:
-        raise ConfigError("--classes goes with --data-root, which is not given")
+        raise ConfigError("--classes requires --data-root")
     # Also for a config without this package in it: the run's dumped config names modules of it.
     imports = cfg.get("custom_imports") or {"imports": []}
     names = [*as_list(imports["imports"]), "resnest_backbones.mmseg"]
@@ -201,8 +201,8 @@ def _check_custom_data(cfg: Config, *loaders: str) -> list[str]:
             images.append({image.resolve() for image in found})
             lines += said
     if len(images) == 2 and (shared := images[0] & images[1]):
-        lines.append(f"{len(shared)} images are used for training and for validation, {min(shared)} is the first: the "
-                     "metrics say nothing about other images")  # fmt: skip
+        lines.append(f"{len(shared)} images are in both the training and validation sets, first {min(shared)}: the "
+                     "metrics will not reflect unseen images")  # fmt: skip
     return lines
 
 
@@ -270,7 +270,7 @@ def _check_names_differ(dataset: Any) -> None:
     first: dict[str, str] = {}
     for image in (dataset.get_data_info(i)["img_path"] for i in range(len(dataset))):
         if first.setdefault(Path(image).stem, image) != image:
-            raise ConfigError(f"--out needs images of different names, got {first[Path(image).stem]} and {image}")
+            raise ConfigError(f"--out needs images with different names, got {first[Path(image).stem]} and {image}")
 
 
 def adapt_to_cpu(cfg: Config) -> list[str]:
@@ -283,12 +283,12 @@ def adapt_to_cpu(cfg: Config) -> list[str]:
         wrapper.type = "CPUAmpOptimWrapper"
         for key in ("loss_scale", "dtype", "use_fsdp"):
             wrapper.pop(key, None)
-        messages.append("Mixed precision on the CPU uses float32 and bfloat16, without scaling of losses")
+        messages.append("Mixed precision on the CPU uses float32 and bfloat16, without loss scaling")
     if cfg.get("launcher", "none") != "none":
         if _replace_sync_norms(cfg.model):
-            messages.append("SyncBN is replaced by CpuSyncBN, which exchanges its statistics by gloo")
+            messages.append("SyncBN is replaced by CpuSyncBN, which exchanges statistics through Gloo")
         if cfg.pop("sync_bn", None) is not None:
-            messages.append("sync_bn is ignored: MMEngine converts norms for GPUs only; name SyncBN in the norm_cfg")
+            messages.append("sync_bn is ignored: MMEngine converts norms only for GPUs; set SyncBN in the norm_cfg")
         unused = cfg.get("find_unused_parameters", False)
         usual = {"type": "MMDistributedDataParallel", "broadcast_buffers": False, "find_unused_parameters": unused}
         cfg.model_wrapper_cfg = {**(cfg.get("model_wrapper_cfg") or usual), "device_ids": None}
