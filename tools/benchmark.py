@@ -30,17 +30,17 @@ def build_argument_parser() -> argparse.ArgumentParser:
     add("--batches", nargs="+", type=int, default=[1], metavar="N", help="images per batch (default: 1)")
     add(
         "--dtypes", "--dtype", nargs="+", choices=("float32", "bfloat16", "float16"), default=["float32"],
-        help="types of our network; peers run in float32 and under autocast (default: float32)",
+        help="data types of our network; peers run in float32 and under autocast (default: float32)",
     )  # fmt: skip
     add("--train", action="store_true", help="measure training steps, and the memory they keep for backward")
     add("--detector", action="store_true", help="measure Faster R-CNN with FPN instead of the trunk")
     add("--compile", action="store_true", help="also measure compiled networks (minutes each)")
-    add("--profile", action="store_true", help="also print the operators that take longest")
+    add("--profile", action="store_true", help="also print the slowest operators")
     add("--only", nargs="+", metavar="NAME", help="networks to run, as patterns: 'ours*' original (default: all)")
     add("--rounds", type=int, default=11, metavar="N", help="default: %(default)s")
-    add("--threads", type=int, metavar="N", help="threads of PyTorch (default: its own choice)")
+    add("--threads", type=int, metavar="N", help="PyTorch threads (default: PyTorch's own choice)")
     add("--device", default="cpu", help="default: cpu")
-    add("--output-dir", type=Path, metavar="DIR", help="write benchmark.md, .json and .png there")
+    add("--output-dir", type=Path, metavar="DIR", help="write benchmark.md, .json and .png to this folder")
     return parser
 
 

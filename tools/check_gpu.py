@@ -33,12 +33,14 @@ _SIZES = [(480, 480, 16), (800, 1216, 2)]  # of the recipes of segmentation and 
 
 def build_argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda", help="default: cuda; cpu rehearses the run")
-    parser.add_argument("--output-dir", type=Path, required=True, metavar="DIR", help="where the report is written")
-    parser.add_argument("--minutes", type=float, default=8.0, metavar="N", help="time for all (default: 8)")
-    parser.add_argument("--rounds", type=int, default=11, metavar="N", help="of each measurement (default: 11)")
-    parser.add_argument("--quick", action="store_true", help="two networks in the tests, small images in measurements")
-    parser.add_argument("--wheels", type=Path, metavar="DIR", help="folder of wheels of what is not installed")
+    parser.add_argument("--device", default="cuda", help="default: cuda; use cpu for a rehearsal")
+    parser.add_argument("--output-dir", type=Path, required=True, metavar="DIR", help="folder for the report")
+    parser.add_argument("--minutes", type=float, default=8.0, metavar="N", help="total time limit (default: 8)")
+    parser.add_argument("--rounds", type=int, default=11, metavar="N", help="per measurement (default: 11)")
+    parser.add_argument("--quick", action="store_true", help="test only two networks, and measure on small images")
+    parser.add_argument(
+        "--wheels", type=Path, metavar="DIR", help="folder of wheels for packages that are not installed"
+    )
     return parser
 
 
@@ -88,7 +90,7 @@ def _test(args: argparse.Namespace, unpacked: str) -> int:
             log.write(line)
             if time.monotonic() > deadline:
                 process.kill()
-                log.write("stopped: the tests' share of the time is over\n")
+                log.write("stopped: the tests used up their share of the time\n")
     return process.returncode
 
 
@@ -120,12 +122,12 @@ def _measure(args: argparse.Namespace, command: str, until: float) -> None:
     for case, only in _cases(args.quick):
         begun = time.monotonic()
         if begun + max(longest, _COMPILATION if case.compiled else 0) > until:
-            print(f"left out, no time: {case}", flush=True)
+            print(f"skipped, out of time: {case}", flush=True)
             continue
         try:
             results.append(measure(case, rounds=args.rounds, device=device, only=only))
         except torch.cuda.OutOfMemoryError as error:
-            print(f"left out: {case}: {str(error).splitlines()[0]}", flush=True)
+            print(f"skipped: {case}: {str(error).splitlines()[0]}", flush=True)
             continue
         longest = max(longest, time.monotonic() - begun)
         print(table(results[-1]), flush=True)

@@ -24,10 +24,17 @@ from resnest_backbones.errors import ConfigError, add_verbose, one_line_errors
 def build_argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("json", type=Path, help="annotations in COCO format")
-    parser.add_argument("images", type=Path, help="folder of their images")
-    parser.add_argument("output", type=Path, help="folder to write to; it must not exist yet")
-    parser.add_argument("--per-class", type=int, metavar="N", help="objects of a class, drawn at random (default: all)")
-    parser.add_argument("--margin", type=float, default=0.2, help="share of the box around it (default: %(default)s)")
+    parser.add_argument("images", type=Path, help="image folder")
+    parser.add_argument("output", type=Path, help="output folder; must not exist yet")
+    parser.add_argument(
+        "--per-class", type=int, metavar="N", help="objects per class, sampled at random (default: all)"
+    )
+    parser.add_argument(
+        "--margin",
+        type=float,
+        default=0.2,
+        help="margin around the box, as a fraction of its size (default: %(default)s)",
+    )
     parser.add_argument("--min-side", type=int, default=8, metavar="PIXELS", help="of a box (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
     add_verbose(parser)

@@ -28,7 +28,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output-dir", type=Path, default=Path("demo_output"), help="default: %(default)s")
     parser.add_argument("--only", choices=tuple(FRAMEWORKS), help="run only this part (default: both)")
-    parser.add_argument("--iterations", type=int, help="training iterations; fewer are faster and learn less")
+    parser.add_argument("--iterations", type=int, help="training iterations; fewer are faster but learn less")
     parser.add_argument("--num-train", type=int, help="training images (default: 1000)")
     parser.add_argument("--num-val", type=int, help="held-out images (default: 100)")
     return parser
@@ -39,7 +39,7 @@ def choose(only: str | None, installed: Collection[str]) -> tuple[list[str], lis
     wanted = [only] if only else list(FRAMEWORKS)
     chosen = [name for name in wanted if FRAMEWORKS[name] in installed]
     notes = [
-        f"The {name} part is skipped, because it needs {FRAMEWORKS[name]}, which is not installed (see README.md)."
+        f"Skipping the {name} part, because {FRAMEWORKS[name]} is not installed (see README.md)."
         for name in wanted
         if name not in chosen
     ]

@@ -2,7 +2,7 @@
 """Train ResNeSt-50 and ResNet-50 with one recipe on two small datasets, from scratch and pre-trained on digits.
 
 The pre-training on digits is one per network; from its checkpoint, every layer is taken but those of the classes. The
-datasets are not part of this project: --data names a folder with bccd/ and nuclei/, see MODEL_ZOO.md. The same command
+datasets are not part of this project: --data is a folder with bccd/ and nuclei/, see MODEL_ZOO.md. The same command
 continues after an interruption; further seeds are added. The metrics are written to small_benchmark.json in the output
 folder.
 
@@ -39,15 +39,15 @@ from resnest_backbones.outputs import last_evaluation
 
 def build_argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with bccd/ and nuclei/")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder containing bccd/ and nuclei/")
     parser.add_argument("--output-dir", type=Path, default=Path("small_benchmark"), help="default: %(default)s")
-    text = "cpu is shorter (default: gpu where there is one)"
+    text = "cpu is shorter (default: gpu if available)"
     parser.add_argument("--recipe", choices=("gpu", "cpu"), help=text)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="default: 1 2 3")
     datasets = tuple(DATASETS)
     parser.add_argument("--datasets", nargs="+", choices=datasets, default=datasets, help="default: all of them")
     add_verbose(parser)
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys for every training, after --")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides for every run, after --")
     return parser
 
 
@@ -55,7 +55,7 @@ def run(arguments: list[str] | None = None) -> None:
     parser = build_argument_parser()
     args = parser.parse_args(arguments)
     if min(args.seeds) < 0 or len(set(args.seeds)) < len(args.seeds):
-        parser.error(f"--seeds must be different numbers, 0 or more, got {' '.join(map(str, args.seeds))}")
+        parser.error(f"--seeds must be distinct numbers, 0 or more, got {' '.join(map(str, args.seeds))}")
     command = shlex.join(["python", "tools/small_benchmark.py", *(sys.argv[1:] if arguments is None else arguments)])
     with one_line_errors(parser.prog, verbose=args.verbose):
         benchmark(args, command)
@@ -73,7 +73,7 @@ def benchmark(args: argparse.Namespace, command: str) -> None:
     for record in records.values():
         earlier = build_argument_parser().parse_args(shlex.split(record.command)[2:])
         if (record.recipe, earlier.opts) != (args.recipe, args.opts):
-            raise ConfigError(f"{file} is of other settings ({record.command}); choose another --output-dir")
+            raise ConfigError(f"{file} has different settings ({record.command}); choose another --output-dir")
     options = {name: [*data_options(args.data / name), *args.opts] for name in args.datasets}
     pretraining = next((record.pretraining for record in records.values()), None) or {
         network: pretrain(network, args.output_dir, args.recipe, args.opts) for network in NETWORKS
@@ -152,7 +152,7 @@ def train(folder: Path, config: Path, options: Sequence[str]) -> dict[str, float
         raise ResNeStError(f"{config.stem} failed with status {done.returncode}; its log is {log}")
     metrics = last_evaluation(folder)
     if not metrics:
-        raise ResNeStError(f"{folder / 'metrics.json'} holds no metrics of an evaluation")
+        raise ResNeStError(f"{folder / 'metrics.json'} has no evaluation metrics")
     return metrics
 
 

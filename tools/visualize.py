@@ -11,8 +11,8 @@ from resnest_backbones.errors import add_verbose, one_line_errors
 
 def build_argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Draw what a model finds beside the ground truth: false positives, misses, precision and recall, "
-        "confusion, and split attention.",
+        description="Draw a model's predictions next to the ground truth: false positives, misses, precision and "
+        "recall, confusion, and split attention.",
         epilog="""
 Examples:
 
@@ -28,13 +28,13 @@ which contains all of them.
     )
     add = parser.add_argument
     model, truth = (parser.add_mutually_exclusive_group(required=True) for _ in range(2))
-    model.add_argument("--config", metavar="CONFIG", help="a config of Detectron2 or MMSegmentation")
+    model.add_argument("--config", metavar="CONFIG", help="a Detectron2 or MMSegmentation config")
     add("--checkpoint", metavar="FILE", help="checkpoint of --config")
-    text = "instead of both: a file that tools/export.py wrote; without attention"
+    text = "instead of both: a file written by tools/export.py; without attention"
     model.add_argument("--model", metavar="FILE", help=text)
     truth.add_argument("--val-json", type=Path, metavar="FILE", help="annotations in COCO format, for a detector")
     add("--val-images", type=Path, metavar="DIR", required=True, help="folder of the images")
-    text = "label maps (PNG), for a segmentor: n is the n-th class, 0 is unlabelled"
+    text = "label maps (PNG), for a segmentor: n is the n-th class, 0 is unlabeled"
     truth.add_argument("--val-label-maps", type=Path, metavar="DIR", help=text)
     add("--pictures", type=int, default=8, metavar="N", help="draw the first N images (default: %(default)s)")
     text = "draw attention for the first N images (default: %(default)s)"
@@ -42,10 +42,10 @@ which contains all of them.
     add("--max-images", type=int, metavar="N", help="predict only the first N images (default: all)")
     add("--min-score", type=float, default=0.5, metavar="S", help="minimum score of drawn boxes (default: %(default)s)")
     add("--min-iou", type=float, default=0.5, metavar="IOU", help="minimum IoU of a correct box (default: %(default)s)")
-    add("--classes", metavar="FILE", help="names of the classes: one per line, or a JSON in COCO's format")
+    add("--classes", metavar="FILE", help="class names: one per line, or JSON in COCO format")
     add("--framework", choices=("detectron2", "mmseg"), help="framework of the config (default: detected)")
     add("--opts", nargs="+", default=[], metavar="KEY=VALUE", help="config overrides: a.b=c")
-    add("--device", help="device for --config, such as cpu or cuda:1 (default: a GPU if there is one)")
+    add("--device", help="device for --config, such as cpu or cuda:1 (default: a GPU if available)")
     add("--output-dir", type=Path, default=Path("visualized"), metavar="DIR", help="default: %(default)s")
     add_verbose(parser)
     return parser
@@ -56,7 +56,7 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     if args.config and not args.checkpoint:
         parser.error("--config needs --checkpoint")
     if args.model and args.device not in (None, "cpu"):
-        parser.error(f"--device goes with --config: exported files run on the CPU, got {args.device}")
+        parser.error(f"--device requires --config: exported files run on the CPU, got {args.device}")
     for path in (args.val_json, args.val_images, args.val_label_maps):
         if path is not None and not path.exists():
             parser.error(f"{path} does not exist")
@@ -77,7 +77,7 @@ def run(arguments: list[str] | None = None) -> None:
         from visualization.page import visualize
 
         page = visualize(args)
-    print(f"wrote {page}, and its pictures beside it")
+    print(f"wrote {page} and its images")
     if args.config:
         print_next("export the model", "tools/export.py", args.config, args.checkpoint)
     else:

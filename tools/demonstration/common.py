@@ -71,18 +71,18 @@ def check_iterations(iterations: int, folder: Path, found: int | None) -> None:
         raise ValueError(f"iterations must be a positive integer, got {iterations}")
     if found not in (None, iterations):
         raise ValueError(
-            f"iterations must be {found}, as in the training in {folder}, got {iterations}; remove that folder or "
-            "choose another output folder"
+            f"iterations must be {found}, as for the run in {folder}, got {iterations}; remove that folder or choose "
+            "another output folder"
         )
 
 
 def is_finished(folder: Path, model: Path) -> bool:
     """Return whether a training is finished, and print what happens otherwise."""
     if (folder / "results.json").is_file() and model.is_file():
-        print(f"{folder} holds a finished training, which is reused; remove it to train again", flush=True)
+        print(f"{folder} contains a finished run, which is reused; remove it to train again", flush=True)
         return True
     if named_checkpoint(folder) is not None:
-        print(f"{folder} holds an interrupted training, which resumes from its last checkpoint", flush=True)
+        print(f"{folder} contains an interrupted run, which resumes from its last checkpoint", flush=True)
     return False
 
 
@@ -132,7 +132,8 @@ def report(demonstrations: Mapping[str, Demonstration], seconds: float) -> str:
         lines += [
             "",
             f"{name}: {metrics} on {len(list(dataset.val_images.iterdir()))} held-out images",
-            f"  pictures   {folder}/predictions.png: {' | '.join(one.panels)}; singly in {folder}/predictions",
+            f"  images     {folder}/predictions.png: {' | '.join(one.panels)}; individual files in "
+            f"{folder}/predictions",
             f"  page       {folder}/visualized/index.html: false positives, misses, precision, confusion, attention",
             f"  curves     {folder}/curves.png",
             f"  metrics    {folder}/results.json",

@@ -77,7 +77,7 @@ def train_segmentor(
     infer = (SEGMENTATION_CONFIG, model, min(images.iterdir()), "--out-dir", folder / "own_images")
     commands = {
         "evaluate the saved model": python_command("tools/test_seg.py", *evaluate),
-        "draw its prediction for another image": python_command("tools/infer_seg.py", *infer),
+        "draw its prediction on another image": python_command("tools/infer_seg.py", *infer),
     }
     return Demonstration(folder, model, dataset, headline=("mIoU", "aAcc", "mAcc"), panels=_PANELS, commands=commands)
 

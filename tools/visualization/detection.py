@@ -1,4 +1,4 @@
-"""A detector's boxes compared with the ground truth: right, false, missed; precision over recall."""
+"""A detector's boxes compared with the ground truth: right, false, missed; precision-recall curves."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def visualize_detector(
         pictures.append((picture_file(args.output_dir / "pictures", file, args.val_images), entry["file_name"]))
         draw_panels([panels], pictures[-1][0])
     text = (
-        f"Boxes with a score of at least {args.min_score:g}. A false positive overlaps no object of its class by an "
-        f"IoU of {args.min_iou:g}, or only one that a box with a higher score has already found."
+        f"Boxes with a score of at least {args.min_score:g}. A false positive overlaps no object of its class with an "
+        f"IoU of {args.min_iou:g}, or only one already matched by a higher-scoring box."
     )
     sections: list[Section] = [("Ground truth, predictions, false positives, misses", text, pictures)]
     facts = {
         "images": str(len(entries)),
-        f"right boxes (score {args.min_score:g}, IoU {args.min_iou:g})": str(len(right)),
+        f"correct boxes (score {args.min_score:g}, IoU {args.min_iou:g})": str(len(right)),
         "false positives": str(len(false)),
         "missed objects": str(len(missed)),
     }
@@ -66,8 +66,8 @@ def visualize_detector(
         facts |= {name: f"{value:.1f}" for name, value in summarize(evaluation).items()}
         file = args.output_dir / "precision.png"
         draw_precision(evaluation, [*names.values()], file)
-        text = "As COCO defines them, for boxes of any score."
-        sections.append(("Precision and recall", text, [(file, "precision over recall")]))
+        text = "As defined by COCO, for boxes of any score."
+        sections.append(("Precision and recall", text, [(file, "precision-recall curves")]))
     return sections, facts
 
 
@@ -113,7 +113,7 @@ def draw_annotations(image: np.ndarray, annotations: Sequence[Boxes], names: Map
 
 
 def draw_precision(evaluation: Any, names: Sequence[str], file: Path) -> None:
-    """Draw precision over recall: of each class at the first IoU, and the mean of the classes at several.
+    """Draw precision-recall curves: of each class at the first IoU, and the mean of the classes at several.
 
     Of more than 20 classes, the ten best and the ten worst. ``evaluation`` is an accumulated ``COCOeval``.
     """

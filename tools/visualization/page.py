@@ -55,9 +55,9 @@ def visualize(args: argparse.Namespace) -> Path:
     sections, facts = draw(args, predictor, look)
     if attended:
         text = (
-            "Each channel of a block's 3x3 convolution comes in several splits. Attention weighs them for each image, "
-            "with weights that sum to one. Rows are blocks and, within them, splits; columns are channels, sorted by "
-            "the weight of the first split. At the dotted line, the splits are averaged."
+            "Each channel of a block's 3x3 convolution has several splits. Attention combines them with per-image "
+            "weights that sum to one. Rows are blocks and, within them, splits; columns are channels, sorted by the "
+            "weight of the first split. At the dotted line, the splits are averaged."
         )
         sections.append(("Split attention", text, attended))
     facts = {"model": args.model or f"{args.config}, {args.checkpoint}", "images in": str(args.val_images), **facts}

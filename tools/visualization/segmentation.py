@@ -1,4 +1,4 @@
-"""A segmentor's label maps compared with the ground truth, and the confusion of classes."""
+"""A segmentor's label maps compared with the ground truth, and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def visualize_segmentor(
         draw_panels([panels], pictures[-1][0], legend=colors)
     confusion_file = args.output_dir / "confusion.png"
     draw_confusion(confusion, names, confusion_file)
-    text = "The last two panels show the wrong pixels: by the class that was predicted, and by the true class."
+    text = "The last two panels show the wrong pixels by predicted class and by true class."
     if _BACKGROUND in names:
-        text += " The background stays grey."
+        text += " The background stays gray."
     sections: list[Section] = [
         ("Ground truth, prediction, false positives, misses", text, pictures),
-        ("Confusion", "Of all labelled pixels.", [(confusion_file, "confusion of classes")]),
+        ("Confusion", "Over all labeled pixels.", [(confusion_file, "confusion matrix")]),
     ]
     metrics = {name: f"{value:.1f}" for name, value in metrics_of(confusion).items()}
     return sections, {"images": str(len(pairs)), **metrics}
