@@ -85,7 +85,7 @@ def test_wrong_arguments_and_a_folder_of_other_settings_are_refused(finished, ca
     for options, message in (
         (["--iterations", "0"], "iterations must be a positive integer, got 0"),
         (["--num-val", "-1"], "num_val must be an integer from 1 to 100000, got -1"),
-        (["--iterations", "4"], "iterations must be 3, as in the training in"),
+        (["--iterations", "4"], "iterations must be 3, as for the run in"),
         (["--num-train", "9"], "was generated with other arguments"),
     ):
         with pytest.raises(SystemExit) as error:
@@ -104,7 +104,7 @@ def test_a_missing_framework_leaves_the_other_part():
         installed = [name for name in both if name != framework]
         chosen, (note,) = make_demo.choose(None, installed)
         assert chosen == [kept] and f"Skipping the {missing} part" in note and framework in note
-        with pytest.raises(ImportError, match=f"nothing to run: .*{framework}, which is not installed"):
+        with pytest.raises(ImportError, match=f"nothing to run: .*{framework} is not installed"):
             make_demo.choose(missing, installed)
 
 

@@ -54,7 +54,7 @@ def test_a_detector(tmp_path, shared, capsys):
     want = average_precision(Predictor.from_config(model[1], model[3]), truth, images)
     assert found["AP"] == f"{want['box AP']:.1f}" and found["images"] == "3"
     objects = sum(not one["iscrowd"] for one in json.loads(truth.read_text())["annotations"])
-    right = next(int(value) for name, value in found.items() if name.startswith("right boxes"))
+    right = next(int(value) for name, value in found.items() if name.startswith("correct boxes"))
     assert right + int(found["missed objects"]) == objects
     assert "tools/export.py" in capsys.readouterr().out
 
