@@ -51,7 +51,7 @@ class DivergedError(ResNeStError, FloatingPointError):
 
 
 class ExportError(ResNeStError, ValueError):
-    """A model cannot be exported or optimised, or an exported file does not compute what the model computes."""
+    """A model cannot be exported or optimized, or an exported file does not compute what the model computes."""
 
 
 class WeightsError(ResNeStError, RuntimeError):

@@ -2,7 +2,7 @@
 """Measure what a training step of a Detectron2 recipe keeps for backward, as a Markdown table.
 
 The model is the recipe's own, with its norms, its frozen stages and its deformable convolutions, in as many processes
-as asked for, so that synchronised norms synchronise; each process has images and boxes of its own. "Kept" counts the
+as asked for, so that synchronized norms synchronize; each process has images and boxes of its own. "Kept" counts the
 bytes of all tensors that the forward pass keeps, parameters included, once with what can be computed again in backward
 (MODEL.RESNETS.RECOMPUTE True) and once without (False).
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Quantise an exported ONNX detector or segmentor to int8, calibrated on your images, and measure what that costs."""
+"""Quantize an exported ONNX detector or segmentor to int8, calibrated on your images, and measure what that costs."""
 
 from resnest_backbones.commands.quantize import build_argument_parser, run
 

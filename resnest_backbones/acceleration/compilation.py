@@ -71,7 +71,7 @@ def _compile_options(compile: bool | str | Mapping[str, Any]) -> dict[str, Any] 
 def _with_open_sizes(options: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments with which Inductor keeps to channels-last memory in backward, too, where it finds no convolutions.
 
-    Those of a ``mode`` are spelt out, since PyTorch takes a mode or options, not both.
+    Those of a ``mode`` are spelled out, since PyTorch takes a mode or options, not both.
     """
     mode = options.get("mode") or "default"
     modes = torch._inductor.list_mode_options()

@@ -185,9 +185,9 @@ def load_checkpoint(
         model: a ``ResNeSt``; it is left untouched when an error is raised.
         file: a path, or ``resnest://NAME`` for a published file, of a network or a trained recipe (downloaded into the
             cache, and verified). ``FILE#PART`` takes one of several networks in a file, such as the averaged weights.
-        new: beginnings of names that stay as they were initialised, whatever the file has: ``("fc.",)`` for a
+        new: beginnings of names that stay as they were initialized, whatever the file has: ``("fc.",)`` for a
             classifier of other classes, ``("stem.conv1_1.weight",)`` for images of other channels.
-        adapt: let a classifier of other classes stay as initialised, and give the first convolution the file's weights
+        adapt: let a classifier of other classes stay as initialized, and give the first convolution the file's weights
             for images of other channels, with a warning each: their sum for one channel, else repeated and scaled.
 
     Raises:

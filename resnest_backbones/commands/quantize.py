@@ -1,4 +1,4 @@
-r"""Quantise an exported ONNX detector or segmentor to int8, calibrated on your images, and measure what that costs.
+r"""Quantize an exported ONNX detector or segmentor to int8, calibrated on your images, and measure what that costs.
 
 For example:
     python tools/quantize.py exported/model.onnx photos/ --output exported/model_int8.onnx \
@@ -62,7 +62,7 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
 
 
 def run(arguments: list[str] | None = None, *, command: str | None = None) -> None:
-    """Parse the command line, quantise and measure."""
+    """Parse the command line, quantize and measure."""
     parser = named(build_argument_parser(), command)
     args = parser.parse_args(arguments)
     check_arguments(parser, args)
@@ -71,7 +71,7 @@ def run(arguments: list[str] | None = None, *, command: str | None = None) -> No
 
 
 def convert(args: argparse.Namespace) -> None:
-    """Quantise, and compare metrics and times of both files."""
+    """Quantize, and compare metrics and times of both files."""
     from tabulate import tabulate
 
     from resnest_backbones.export.quantize import quantize

@@ -11,7 +11,7 @@ from resnest_backbones.data.coco import read_category_names
 from resnest_backbones.errors import DatasetError
 
 CLASS_FILES = ("classes.txt", "objectInfo150.txt")  # looked for in the data root, in this order
-MAX_CLASSES = 254  # label maps are uint8; 0 is "not labelled", and MMSegmentation ignores 255
+MAX_CLASSES = 254  # label maps are uint8; 0 is "not labeled", and MMSegmentation ignores 255
 
 
 def find_class_file(data_root: str | Path) -> Path:

@@ -50,7 +50,7 @@ def read_image(file: str | Path, content: bytes | None = None, *, channels: int 
     Args:
         file: its path, or the name of ``content``.
         content: of the file, where it is not a local one.
-        channels: 3 for RGB, 1 for grey; for another number the file must have as many, as a satellite image has four.
+        channels: 3 for RGB, 1 for gray; for another number the file must have as many, as a satellite image has four.
 
     Raises:
         DatasetError: it cannot be read, has another number of channels, or holds numbers that do not say what is black

@@ -1,6 +1,6 @@
 """The one reader of label maps, and whether they fit the classes and the images.
 
-In ADE20K's layout: label n is the n-th class, 0 is not labelled and 255 is ignored.
+In ADE20K's layout: label n is the n-th class, 0 is not labeled and 255 is ignored.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from resnest_backbones.errors import DatasetError, name_first
 
 IGNORED = 255  # in label maps
 CHECKED_LABEL_MAPS = 200  # read before a training
-_SPREAD = {"L;2": 85, "L;4": 17}  # by which Pillow multiplies grey values of 2 and 4 bits
+_SPREAD = {"L;2": 85, "L;4": 17}  # by which Pillow multiplies gray values of 2 and 4 bits
 
 
 def read_label_map(file: str | Path, content: bytes | None = None) -> np.ndarray:
@@ -45,7 +45,7 @@ def read_label_map(file: str | Path, content: bytes | None = None) -> np.ndarray
 
 
 def read_labels(label_map: Path, image: Path, shape: Sequence[int], num_classes: int) -> np.ndarray:
-    """Read a label map (H, W) with the indices of classes, from 0; -1 where nothing is labelled or it is ignored.
+    """Read a label map (H, W) with the indices of classes, from 0; -1 where nothing is labeled or it is ignored.
 
     ``shape`` is height and width of its image, after the turn of its EXIF.
 

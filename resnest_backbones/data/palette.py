@@ -1,4 +1,4 @@
-"""Colours of classes, for all pictures."""
+"""Colors of classes, for all pictures."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import re
 from collections.abc import Sequence
 
 _GOLDEN_RATIO = 0.618034  # successive multiples of it lie far apart on the circle of hues
-# (saturation, value), in the order that keeps the nearest of the first 20 and of the first 40 colours farthest apart
+# (saturation, value), in the order that keeps the nearest of the first 20 and of the first 40 colors farthest apart
 _TONES = ((0.85, 0.95), (1.0, 1.0), (1.0, 0.45), (0.95, 0.65), (0.55, 1.0))
 
-# The classes of datasets with colours of their own, and these colours.
+# The classes of datasets with colors of their own, and these colors.
 _ADE20K = """
 wall 787878, building b47878, sky 06e6e6, floor 503232, tree 04c803, ceiling 787850, road 8c8c8c, bed cc05ff,
 windowpane e6e6e6, grass 04fa07, cabinet e005ff, sidewalk ebff07, person 96053d, earth 787846, door 08ff33,
@@ -44,14 +44,14 @@ truck 000046, bus 003c64, train 005064, motorcycle 0000e6, bicycle 770b20
 
 def _parse(text: str) -> dict[str, list[int]]:
     pairs = (entry.rpartition(" ") for entry in text.replace("\n", " ").strip().split(", "))
-    return {name: list(bytes.fromhex(colour)) for name, _, colour in pairs}
+    return {name: list(bytes.fromhex(color)) for name, _, color in pairs}
 
 
 _OWN = (_parse(_ADE20K), _parse(_CITYSCAPES))
 
 
 def palette_of(classes: Sequence[str]) -> list[list[int]]:
-    """Return colours of classes, [R, G, B] in 0..255: ADE20K's and Cityscapes' own for theirs, else ``make_palette``'s.
+    """Return colors of classes, [R, G, B] in 0..255: ADE20K's and Cityscapes' own for theirs, else ``make_palette``'s.
 
     Args:
         classes: names, in any order; synonyms, as in ADE20K's objectInfo150.txt, are separated by commas or semicolons.
@@ -67,14 +67,14 @@ def palette_of(classes: Sequence[str]) -> list[list[int]]:
 
 
 def make_palette(num_classes: int) -> list[list[int]]:
-    """Make colours [R, G, B], 0..255, as different as their number allows; the first ones do not depend on it.
+    """Make colors [R, G, B], 0..255, as different as their number allows; the first ones do not depend on it.
 
     >>> make_palette(2)
     [[242, 36, 36], [0, 74, 255]]
     """
-    colours = []
+    colors = []
     for number in range(num_classes):
         saturation, value = _TONES[number % len(_TONES)]
         rgb = colorsys.hsv_to_rgb(number * _GOLDEN_RATIO % 1, saturation, value)
-        colours.append([int(255 * channel) for channel in rgb])
-    return colours
+        colors.append([int(255 * channel) for channel in rgb])
+    return colors

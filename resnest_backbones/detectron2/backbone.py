@@ -56,7 +56,7 @@ class ResNeSt(resnest.ResNeSt, Backbone):
         compile: bool | str | Mapping[str, Any] = False,
         **options: Unpack[TrunkOptions],
     ) -> None:
-        # A pooled vector has too few values for 32 groups: one group of one value would even normalise to nothing.
+        # A pooled vector has too few values for 32 groups: one group of one value would even normalize to nothing.
         attention_norm = partial(nn.GroupNorm, 1) if norm == "GN" else None
         super().__init__(spec, norm_layer=_norm_layer(norm), attention_norm_layer=attention_norm, **options)
         self.freeze(freeze_at)

@@ -112,9 +112,9 @@ def _pad_image(
 
 
 def _place_anchors(size: Sequence[int], stride: int, offset: float, target_device_tensor: Tensor) -> tuple[Tensor, ...]:
-    """Return x and y of the anchors' centres in pixels, (H x W,) each, for a feature map of height and width ``size``.
+    """Return x and y of the anchors' centers in pixels, (H x W,) each, for a feature map of height and width ``size``.
 
-    Detectron2 steps from centre to centre with ``arange``, whose length PyTorch knows as a rounded quotient only.
+    Detectron2 steps from center to center with ``arange``, whose length PyTorch knows as a rounded quotient only.
     """
     device = target_device_tensor.device
     y, x = ((torch.arange(side, dtype=torch.float32, device=device) + offset) * stride for side in size)

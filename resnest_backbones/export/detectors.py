@@ -1,7 +1,7 @@
 """Detectron2's detectors: from the pixels of one image to boxes, classes, scores and masks.
 
 Detectron2's own ``TracingAdapter`` makes them traceable for ONNX and TorchScript, ``detector_program`` for
-``torch.export``. Normalisation and padding are part of the file; how to resize an image before, and its order of
+``torch.export``. Normalization and padding are part of the file; how to resize an image before, and its order of
 channels, are in the metadata. Boxes are in pixels of the input image, and masks in the frame of their box, not yet
 pasted into the image.
 """

@@ -62,7 +62,7 @@ def export_backbone(model: nn.Module, size: Sequence[int] = (224, 224), *, fixed
         fixed: the file takes exactly two images of that size, instead of any number and size.
 
     Returns:
-        Images (N, channels, H, W), normalised as the weights expect -> one feature map for each of ``out_features``.
+        Images (N, channels, H, W), normalized as the weights expect -> one feature map for each of ``out_features``.
 
     Raises:
         ExportError: the model contains no ResNeSt, or more than one.

@@ -1,4 +1,4 @@
-"""Post-training quantisation of an exported ONNX file to int8 by ONNX Runtime: static, calibrated on images.
+"""Post-training quantization of an exported ONNX file to int8 by ONNX Runtime: static, calibrated on images.
 
 Convolutions and linear layers compute in 8 bits, with one scale for each output channel of their weights; everything
 between them stays in float32. Source of the choices: ONNX Runtime's "Quantize ONNX models".
@@ -29,7 +29,7 @@ _OPERATORS = ("Conv", "Gemm", "MatMul")
 def quantize(
     source: Path, target: Path, images: Sequence[Path], *, method: str = "minmax", keep: Sequence[str] = ()
 ) -> int:
-    """Quantise an ONNX file of a detector or segmentor to int8.
+    """Quantize an ONNX file of a detector or segmentor to int8.
 
     Args:
         source: a file that ``formats.save`` wrote.
@@ -73,7 +73,7 @@ def quantize(
 def quantize_file(
     source: Path, target: Path, inputs: Iterator[dict[str, np.ndarray]], *, method: str, keep: Sequence[str] = ()
 ) -> None:
-    """Quantise any ONNX file, a trunk's too, calibrated on inputs by name; other arguments as in ``quantize``."""
+    """Quantize any ONNX file, a trunk's too, calibrated on inputs by name; other arguments as in ``quantize``."""
     import onnx
     from onnxruntime.quantization import (
         CalibrationDataReader,

@@ -1,6 +1,6 @@
 """MMSegmentation's segmentors: from pixels to the scores of the classes at each pixel.
 
-Normalisation and the change of channels' order, done by the data preprocessor, are part of the file; how the test
+Normalization and the change of channels' order, done by the data preprocessor, are part of the file; how the test
 pipeline resizes an image, and the sliding window if there is one, are in the metadata.
 """
 
@@ -156,7 +156,7 @@ def build(
         )
     facts = {
         "classes": list(names),
-        "palette": [list(map(int, colour)) for colour in palette],
+        "palette": [list(map(int, color)) for color in palette],
         "resize": _resize_of(inner_datasets(cfg.test_dataloader.dataset)[0].pipeline),
     }
     return BuiltModel(model.eval(), partial(export_segmentor, model, metadata=facts))

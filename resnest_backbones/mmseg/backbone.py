@@ -58,7 +58,7 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
         in_channels: channels of the image.
         frozen_stages: -1 freezes nothing, 0 the stem, 1 to 4 also res2 to res5: no gradients, batch norms in evaluation
             mode, in training too.
-        norm_cfg: normalisation layers as MMEngine's registry builds them.
+        norm_cfg: normalization layers as MMEngine's registry builds them.
         norm_eval: keep all batch norms in evaluation mode in training.
         with_cp: recompute each block in backward to save memory.
         recompute: compute norms, ReLUs and attention again in backward: "auto", True or False, as in the trunk.
@@ -72,7 +72,7 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
         channels_last: as in ``resnest_backbones.acceleration.accelerate``.
         compile: likewise. MMEngine's own ``compile``, at the top of a config, compiles the whole training step
             instead, heads and losses included.
-        init_cfg: MMEngine's initialisation; ``dict(type="Pretrained", checkpoint="resnest://resnest101")`` for the
+        init_cfg: MMEngine's initialization; ``dict(type="Pretrained", checkpoint="resnest://resnest101")`` for the
             published ImageNet weights, or a checkpoint in any layout that ``checkpoint.layouts`` knows.
         **others: there are none; what a config still has of another backbone is refused with what to write instead.
 
@@ -138,7 +138,7 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
         """Return the features of ``out_indices``.
 
         (N, in_channels, H, W) -> ((N, 256, H/4, W/4), ..., (N, 2048, H/S, W/S)), where S is the output stride;
-        sizes are rounded up. Images are normalised as the weights expect.
+        sizes are rounded up. Images are normalized as the weights expect.
         """
         features = super().forward(x)
         return tuple(features[STAGES[i]] for i in self.out_indices)
@@ -159,7 +159,7 @@ class ResNeStBackbone(resnest.ResNeSt, BaseModule):
                 self.get_submodule(name).eval().requires_grad_(False)
 
     def init_weights(self) -> None:
-        """Initialise as ``init_cfg`` says; without it, what the constructor drew stays.
+        """Initialize as ``init_cfg`` says; without it, what the constructor drew stays.
 
         Raises:
             CheckpointError: a pretrained checkpoint cannot be read or does not fit; the message names the file.

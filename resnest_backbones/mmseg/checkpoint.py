@@ -103,7 +103,7 @@ class ResNeStCheckpointHook(Hook):
     """
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Rename the state dict in ``checkpoint`` in place; what a training does not find there stays as initialised.
+        """Rename the state dict in ``checkpoint`` in place; what a training does not find there stays as initialized.
 
         Raises:
             CheckpointError: the checkpoint is of another network, or fills nothing; the message names the file.

@@ -3,7 +3,7 @@
 ::
 
     ROOT/images/{training,validation}/NAME.jpg         or another image format; sub-folders are searched too
-    ROOT/annotations/{training,validation}/NAME.png    uint8: 0 not labelled, n the n-th class
+    ROOT/annotations/{training,validation}/NAME.png    uint8: 0 not labeled, n the n-th class
     ROOT/classes.txt                                   one name per line; or ADE20K's own objectInfo150.txt
 """
 
@@ -78,7 +78,7 @@ class LabelMapDataset(BaseSegDataset):
             lazy_init=lazy_init,
             max_refetch=max_refetch,
         )
-        self.METAINFO = dict(self.metainfo)  # where some tools of MMSegmentation look for classes and colours
+        self.METAINFO = dict(self.metainfo)  # where some tools of MMSegmentation look for classes and colors
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """Pair images and annotations, sorted by name."""

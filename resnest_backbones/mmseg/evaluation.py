@@ -28,7 +28,7 @@ PAPER_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 class PaperTTAModel(BaseTTAModel):
     """A segmentor that predicts as in the published evaluation: over scales, mirrored, in windows.
 
-    The normalised image is resized, for each scale, until its long side is ``ceil(base_size * scale)``, and cut into
+    The normalized image is resized, for each scale, until its long side is ``ceil(base_size * scale)``, and cut into
     windows. A window scores ``exp(logits + mirrored logits of the mirrored window)``; windows are averaged where they
     overlap, resized to the image, and added up over the scales. A last window that does not fit is padded with black,
     while MMSegmentation's sliding window would move back.

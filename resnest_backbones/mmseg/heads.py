@@ -24,7 +24,7 @@ from resnest_backbones.models.arguments import check_positive
 
 
 class _PaperHead(BaseDecodeHead):
-    """What both heads share: their checks, batch norm by default, plain dropout, PyTorch's initialisation."""
+    """What both heads share: their checks, batch norm by default, plain dropout, PyTorch's initialization."""
 
     dropout: nn.Module | None
     divisor: int  # of the stage's channels, for those of the head
@@ -59,10 +59,10 @@ class _PaperHead(BaseDecodeHead):
             self.dropout = nn.Dropout(dropout_ratio)
 
     def init_weights(self) -> None:
-        """Initialise as ``init_cfg`` says, or as PyTorch does; once, as in all of MMEngine."""
+        """Initialize as ``init_cfg`` says, or as PyTorch does; once, as in all of MMEngine."""
         first = not self.is_init
         super().init_weights()
-        if first and not self.init_cfg:  # undo MMCV's ConvModule; its norms are initialised as PyTorch's
+        if first and not self.init_cfg:  # undo MMCV's ConvModule; its norms are initialized as PyTorch's
             for module in self.modules():
                 if isinstance(module, nn.Conv2d):
                     module.reset_parameters()
@@ -129,7 +129,7 @@ class PaperASPPHead(_PaperHead):
 class PaperFCNHead(_PaperHead, FCNHead):
     """The paper's FCN head and auxiliary head: a 3x3 convolution, plain dropout and the classifier.
 
-    Arguments and initialisation are those of ``PaperASPPHead``, without its own two; ``channels`` are C/4 by default.
+    Arguments and initialization are those of ``PaperASPPHead``, without its own two; ``channels`` are C/4 by default.
     """
 
     divisor = 4

@@ -1,4 +1,4 @@
-"""Normalisation of images as the published weights expect it."""
+"""Normalization of images as the published weights expect it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class ResNeStDataPreProcessor(SegDataPreProcessor):
     """MMSegmentation's preprocessor with mean, standard deviation and channel order of a published weight file.
 
     Images come in as MMCV's ``LoadImageFromFile`` gives them, (3, H, W) in BGR with values 0 to 255, and go out
-    as the record of the weights says: RGB, scaled to [0, 1], normalised. Padding is added to the normalised image; the
+    as the record of the weights says: RGB, scaled to [0, 1], normalized. Padding is added to the normalized image; the
     paper's black padding is therefore a transform of the training pipeline.
 
     Args:
         weights: the weight file, ``NAME`` or ``resnest://NAME``.
         size: height and width that training images are padded to, at the right and the bottom.
         size_divisor: pad to a multiple of it; training needs one of the two.
-        pad_val: value of padding in the normalised image.
+        pad_val: value of padding in the normalized image.
         seg_pad_val: label of padding.
         test_cfg: ``dict(size=...)`` or ``dict(size_divisor=...)`` for padding in evaluation.
 

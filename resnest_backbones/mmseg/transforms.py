@@ -24,7 +24,7 @@ _COMMON = {"type", "to_float32", "imdecode_backend", "backend_args"}
 
 
 def with_image_reader(pipeline: Any) -> Any:
-    """Return a pipeline with ``LoadImage`` for MMCV's ``LoadImageFromFile`` where that loads colour images.
+    """Return a pipeline with ``LoadImage`` for MMCV's ``LoadImageFromFile`` where that loads color images.
 
     Not in configs, since MMSegmentation's own inference looks for the step by its name.
     """

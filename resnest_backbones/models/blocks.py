@@ -110,7 +110,7 @@ class Bottleneck(nn.Module):
         avg_pool: there is a 3x3 average pool with ``stride`` beside the 3x3 convolution: in the first block of
             res3..res5.
         avd_first: that pool comes before the 3x3 convolution.
-        norm_layer: makes a normalisation layer from a channel count; None for none.
+        norm_layer: makes a normalization layer from a channel count; None for none.
         attention_norm_layer: likewise for the attention's hidden layer; ``norm_layer`` where None.
         deformable: the 3x3 convolution is deformable (version 1).
         deform_modulated: with a modulation mask (version 2).

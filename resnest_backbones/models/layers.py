@@ -11,7 +11,7 @@ from resnest_backbones.models.arguments import NormLayer
 
 
 def make_norm(norm_layer: NormLayer | None, channels: int) -> nn.Module:
-    """Make a normalisation layer over ``channels`` channels; the identity when ``norm_layer`` is None."""
+    """Make a normalization layer over ``channels`` channels; the identity when ``norm_layer`` is None."""
     norm = nn.Identity() if norm_layer is None else norm_layer(channels)
     if not isinstance(norm, nn.Module):
         raise ValueError(f"norm_layer must be a callable from channels to a module, or None; it returned {norm!r}")
@@ -19,7 +19,7 @@ def make_norm(norm_layer: NormLayer | None, channels: int) -> nn.Module:
 
 
 class ConvNorm(nn.Conv2d):
-    """A convolution without bias, followed by its normalisation layer ``norm``."""
+    """A convolution without bias, followed by its normalization layer ``norm``."""
 
     def __init__(
         self,

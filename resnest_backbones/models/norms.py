@@ -33,7 +33,7 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
     process_group: distributed.ProcessGroup | None = None
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise (N, C, H, W); all processes of the group must call it.
+        """Normalize (N, C, H, W); all processes of the group must call it.
 
         Raises:
             ValueError: there is one value per channel, and no other process.
@@ -55,7 +55,7 @@ def is_batch_norm(norm: Any) -> bool:
     """Return whether it is a batch norm over the images of this process or of several, or one with constants."""
     if getattr(norm, "running_mean", None) is None or getattr(norm, "running_var", None) is None:
         return False
-    if _is_synchronised(norm):
+    if _is_synchronized(norm):
         return True
     if isinstance(norm, nn.modules.batchnorm._BatchNorm):
         return type(norm).forward is nn.BatchNorm2d.forward
@@ -92,13 +92,13 @@ def _is_naive(norm: Any) -> bool:
     return known and norm._stats_mode == ""
 
 
-def _is_synchronised(norm: Any) -> bool:
+def _is_synchronized(norm: Any) -> bool:
     """Return whether it is a norm of which this module knows what it exchanges."""
     return type(norm) in (nn.SyncBatchNorm, CpuSyncBatchNorm) or _is_naive(norm)
 
 
 def group_of(norm: Any) -> Any:
-    """Return the processes with which a synchronised norm exchanges statistics now; None where it does not."""
+    """Return the processes with which a synchronized norm exchanges statistics now; None where it does not."""
     if not norm.training or not (distributed.is_available() and distributed.is_initialized()):
         return None
     group = getattr(norm, "process_group", None) or distributed.group.WORLD
@@ -114,13 +114,13 @@ class Statistics(NamedTuple):
     share: Tensor | None = None  # of a value in the statistics of several processes, ()
 
 
-def normalise(c: Tensor, norm: Any, *, relu: bool = True) -> tuple[Tensor, Statistics]:
+def normalize(c: Tensor, norm: Any, *, relu: bool = True) -> tuple[Tensor, Statistics]:
     """Compute the norm of ``c``, and ReLU, and update the running statistics as the norm's own ``forward`` does."""
-    exchanged = _is_synchronised(norm) and group_of(norm) is not None
+    exchanged = _is_synchronized(norm) and group_of(norm) is not None
     if exchanged or not is_trained(norm):
         mean, variance, share = _exchange(c, norm) if exchanged else (norm.running_mean, norm.running_var, None)
         statistics = Statistics(mean, variance, (variance + norm.eps).rsqrt(), share)
-        return normalise_again(c, norm.weight, norm.bias, statistics, norm.eps, relu=relu), statistics
+        return normalize_again(c, norm.weight, norm.bias, statistics, norm.eps, relu=relu), statistics
     if c.numel() == c.shape[1]:  # in the words of PyTorch's batch norm
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {c.size()}")
     y, mean, inverse_deviation = torch.native_batch_norm(
@@ -135,7 +135,7 @@ def _count_batch(norm: Any) -> float:
     return 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
 
 
-def normalise_again(
+def normalize_again(
     c: Tensor, scale: Tensor, shift: Tensor, statistics: Statistics, eps: float, *, relu: bool = True
 ) -> Tensor:
     """Compute the norm of ``c``, and ReLU, from statistics that are known."""
@@ -143,7 +143,7 @@ def normalise_again(
     return y.relu_() if relu else y
 
 
-def normalise_backward(
+def normalize_backward(
     grad: Tensor,
     y: Tensor | None,
     c: Tensor,
@@ -179,11 +179,11 @@ def normalise_backward(
 
 
 class _SyncNorm(torch.autograd.Function):
-    """A synchronised norm, of which ``x`` and the statistics are kept."""
+    """A synchronized norm, of which ``x`` and the statistics are kept."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor | None, shift: Tensor | None, norm: Any) -> Tensor:
-        out, statistics = normalise(x, norm, relu=False)
+        out, statistics = normalize(x, norm, relu=False)
         ctx.save_for_backward(x, scale, *statistics)
         ctx.norm = norm
         return out
@@ -193,7 +193,7 @@ class _SyncNorm(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, *values = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:3]
-        return (*normalise_backward(grad, None, x, scale, Statistics(*values), ctx.norm, wanted), None)
+        return (*normalize_backward(grad, None, x, scale, Statistics(*values), ctx.norm, wanted), None)
 
 
 def _exchange(x: Tensor, norm: Any) -> tuple[Tensor, Tensor, Tensor]:

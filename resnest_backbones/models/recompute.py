@@ -26,9 +26,9 @@ from resnest_backbones.models.norms import (
     Statistics,
     is_batch_norm,
     is_trained,
-    normalise,
-    normalise_again,
-    normalise_backward,
+    normalize,
+    normalize_again,
+    normalize_backward,
 )
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _is_plain_conv(conv: nn.Module) -> bool:
     if not isinstance(conv, (nn.Conv2d, DeformConv2d)) or conv.bias is not None:
         return False
     plain = getattr(conv, "padding_mode", "zeros") == "zeros" and not isinstance(conv.padding, str)
-    return plain and "weight" in conv._parameters  # else it is computed of others, as by a parametrisation
+    return plain and "weight" in conv._parameters  # else it is computed of others, as by a parametrization
 
 
 def _pool_backward(grad: Tensor, x: Tensor, pool: nn.Module) -> Tensor:
@@ -88,7 +88,7 @@ class _NormRelu(torch.autograd.Function):
     ) -> Tensor:
         first, norm, rest = modules
         c = x if first_weight is None else _convolve(x, first_weight, first)
-        y, statistics = normalise(c, norm)
+        y, statistics = normalize(c, norm)
         out, kept = rest.forward(y, *weights)
         ctx.save_for_backward(x, first_weight, scale, shift, *statistics, *kept)
         ctx.modules = modules
@@ -103,12 +103,12 @@ class _NormRelu(torch.autograd.Function):
         of_image, of_first, *of_norm, _ = ctx.needs_input_grad[:5]
         of_c = of_image or of_first
         c = x if first_weight is None else _convolve(x, first_weight, first, grad.dtype)
-        y = normalise_again(c, scale, shift, statistics, norm.eps)
+        y = normalize_again(c, scale, shift, statistics, norm.eps)
         grad_y, *grad_weights = rest.backward(grad, y, kept, (of_c or any(of_norm), *ctx.needs_input_grad[5:]))
         grad_c = grad_first = None
         grad_norm: Sequence[Tensor | None] = (None, None)
         if grad_y is not None:
-            grad_c, *grad_norm = normalise_backward(grad_y, y, c, scale, statistics, norm, (of_c, *of_norm))
+            grad_c, *grad_norm = normalize_backward(grad_y, y, c, scale, statistics, norm, (of_c, *of_norm))
         if first_weight is not None and grad_c is not None:
             grad_c, grad_first = _convolve_backward(grad_c, x, first_weight, first, (of_image, of_first))
         return (grad_c, grad_first, *grad_norm, None, *grad_weights)
@@ -241,7 +241,7 @@ class _PoolConvNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, *modules: Any) -> Tensor:
         pool, conv, norm = modules
         c = _convolve(pool(x), weight, conv)
-        out, statistics = normalise(c, norm, relu=False)
+        out, statistics = normalize(c, norm, relu=False)
         ctx.save_for_backward(x, c if conv.in_channels > _CHEAP_CHANNELS else None, weight, scale, *statistics)
         ctx.modules = modules
         return out
@@ -259,7 +259,7 @@ class _PoolConvNorm(torch.autograd.Function):
         if is_trained(norm) or any(of_norm):
             if c is None:
                 c = _convolve(pooled, weight, conv, grad.dtype)
-            grad_c, *grad_norm = normalise_backward(grad, None, c, scale, statistics, norm, (True, *of_norm))
+            grad_c, *grad_norm = normalize_backward(grad, None, c, scale, statistics, norm, (True, *of_norm))
             assert grad_c is not None
         else:
             grad_c = grad * (scale * statistics.inverse_deviation)[:, None, None].to(grad.dtype)
@@ -272,7 +272,7 @@ def applies(module: DeepStem | Bottleneck, x: Tensor) -> bool:
     """Return whether ``stem`` or ``bottleneck`` computes what the modules would compute one after the other.
 
     They do where gradients are computed eagerly, with convolutions without bias, and with batch norms: trained, frozen
-    or synchronised between processes, without DropBlock. Under ``torch.compile``, which decides itself what to keep, in
+    or synchronized between processes, without DropBlock. Under ``torch.compile``, which decides itself what to keep, in
     an export or a transform of ``torch.func`` or ``torch.fx``, whose ``x`` is no tensor, or where a hook waits for a
     module's output, the modules are called.
 

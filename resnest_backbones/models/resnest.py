@@ -72,7 +72,7 @@ class ResNeSt(nn.Module):
             its pool, at stride 2. Stages beyond the last one asked for are not built.
         in_channels: channels of the image.
         num_classes: classes of the linear head; ``logits`` is then returned as well.
-        norm_layer: makes a normalisation layer from a channel count; None for none.
+        norm_layer: makes a normalization layer from a channel count; None for none.
         attention_norm_layer: likewise for the attentions' hidden layers, which see one value per image and channel, too
             few for 32 groups; ``norm_layer`` where None.
         multi_grid: factors on the dilation of the blocks of res5, one per block (DeepLabV3, arXiv 1706.05587).
@@ -233,7 +233,7 @@ class ResNeSt(nn.Module):
         """Compute the features named in ``out_features``.
 
         Args:
-            x: images, (N, in_channels, H, W), normalised as the weights expect (``weights/records.py``: mean, std and
+            x: images, (N, in_channels, H, W), normalized as the weights expect (``weights/records.py``: mean, std and
                 channel order of each published file).
 
         Returns:
@@ -255,7 +255,7 @@ class ResNeSt(nn.Module):
 
     @torch.no_grad()
     def _init_weights(self, zero_init_last_norm: bool) -> None:
-        """He initialisation over fan-out, as the original does; offsets of deformable convolutions start at zero."""
+        """He initialization over fan-out, as the original does; offsets of deformable convolutions start at zero."""
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, DeformConv2d)):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

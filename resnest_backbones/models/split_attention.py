@@ -30,7 +30,7 @@ class SplitAttentionConv2d(nn.Module):
         radix: number of splits, R, 1 or more.
         cardinality: number of groups, K; ``radix x cardinality`` divides ``channels``.
         dilation: dilation of the 3x3 convolution; the spatial size is kept (stride 1, padding = dilation).
-        norm_layer: makes a normalisation layer from a channel count; None for none.
+        norm_layer: makes a normalization layer from a channel count; None for none.
         attention_norm_layer: likewise for the attention's hidden layer, which sees one value per image and channel;
             ``norm_layer`` where None.
         drop_block_rate: probability of dropping a value of the splits in training, before ReLU.

@@ -1,4 +1,4 @@
-"""Predictions and labels drawn over their image: masks, boxes and names, or the colours of classes with a legend.
+"""Predictions and labels drawn over their image: masks, boxes and names, or the colors of classes with a legend.
 
 Small images are enlarged by a whole number, so that names can be read.
 """
@@ -20,7 +20,7 @@ from resnest_backbones.data import palette_of
 from resnest_backbones.predict.predictor import Detections
 
 Color = tuple[int, ...]  # red, green, blue in 0..255
-Palette = Sequence[Sequence[int]]  # the colour of each class
+Palette = Sequence[Sequence[int]]  # the color of each class
 
 _MIN_SIDE = 480  # pixels of the longer side; smaller images are enlarged
 _FONT = str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
@@ -43,7 +43,7 @@ def draw_detections(
         image: (H, W, 3), uint8 RGB.
         detections: in the image, sorted by score.
         classes: names.
-        palette: colours of the classes; ``palette_of``'s if None.
+        palette: colors of the classes; ``palette_of``'s if None.
         opacity: of masks, 0 to 1.
         show_scores: write the score behind the name; ground truth has none.
     """
@@ -76,14 +76,14 @@ def draw_label_map(
     opacity: float = 0.5,
     legend: bool = True,
 ) -> Image.Image:
-    """Draw the colours of a label map over its image, and a legend below it, the largest class first.
+    """Draw the colors of a label map over its image, and a legend below it, the largest class first.
 
     Args:
         image: (H, W, 3), uint8 RGB.
-        labels: (H, W) integers, from 0; those that are not of a class, such as -1 or 255, are not coloured.
+        labels: (H, W) integers, from 0; those that are not of a class, such as -1 or 255, are not colored.
         classes: names.
-        palette: colours of the classes; ``palette_of``'s if None.
-        opacity: of the colours, 0 to 1.
+        palette: colors of the classes; ``palette_of``'s if None.
+        opacity: of the colors, 0 to 1.
         legend: add the legend.
     """
     colors, picture = _colors(palette, classes), _enlarge(image)
@@ -107,7 +107,7 @@ def draw_label_map(
 
 
 def draw_legend(names: Sequence[str], palette: Palette, width: int) -> Image.Image:
-    """Draw patches of colour with names beside them, in as many equal columns as fit into the width in pixels."""
+    """Draw patches of color with names beside them, in as many equal columns as fit into the width in pixels."""
     size = _font_size((width,))
     font, row, gap = ImageFont.truetype(_FONT, size), round(1.6 * size), round(0.5 * size)
     column = max((int(font.getlength(name)) for name in names), default=0) + row + 3 * gap

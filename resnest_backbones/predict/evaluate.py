@@ -1,4 +1,4 @@
-"""Predictions as JSON in COCO's format, and a model's metrics on a labelled dataset: AP by pycocotools, and mIoU."""
+"""Predictions as JSON in COCO's format, and a model's metrics on a labeled dataset: AP by pycocotools, and mIoU."""
 
 from __future__ import annotations
 
@@ -144,12 +144,12 @@ def summarize(evaluation: Any) -> dict[str, float]:
 
 
 def mean_iou(predictor: Predictor, image_root: Path, label_maps: Path) -> dict[str, float]:
-    """Measure MMSegmentation's metrics of a segmentor, in percent, over all labelled pixels of all images.
+    """Measure MMSegmentation's metrics of a segmentor, in percent, over all labeled pixels of all images.
 
     Args:
         predictor: a segmentor.
         image_root: folder of images.
-        label_maps: folder of PNGs of the same names, as in ADE20K: label n is the n-th class, 0 is not labelled.
+        label_maps: folder of PNGs of the same names, as in ADE20K: label n is the n-th class, 0 is not labeled.
 
     Returns:
         ``mIoU``, and ``aAcc``, the share of pixels with the right class.
@@ -196,16 +196,16 @@ def label_map_pairs(
 
 
 def confusion_of(truth: np.ndarray, found: np.ndarray, number: int) -> np.ndarray:
-    """Count labelled pixels by their true class (rows) and the predicted one (columns), of a number of classes.
+    """Count labeled pixels by their true class (rows) and the predicted one (columns), of a number of classes.
 
-    Both have indices of classes (H, W); those of ``truth`` are below 0 or from ``number`` on where nothing is labelled.
+    Both have indices of classes (H, W); those of ``truth`` are below 0 or from ``number`` on where nothing is labeled.
     """
     known = (truth >= 0) & (truth < number)
     return np.bincount(truth[known] * number + found[known], minlength=number**2).reshape(number, number)
 
 
 def metrics_of(confusion: np.ndarray) -> dict[str, float]:
-    """Return ``mIoU`` and ``aAcc`` in percent of the counts of ``confusion_of``; NaN if no pixel is labelled."""
+    """Return ``mIoU`` and ``aAcc`` in percent of the counts of ``confusion_of``; NaN if no pixel is labeled."""
     right = confusion.diagonal()
     union = confusion.sum(axis=0) + confusion.sum(axis=1) - right
     if not union.any():

@@ -69,7 +69,7 @@ class Predictor:
     Attributes:
         task: ``detection`` or ``segmentation``.
         classes: names.
-        palette: their colours, [R, G, B] in 0..255: those of the dataset that the network was trained on, or ours.
+        palette: their colors, [R, G, B] in 0..255: those of the dataset that the network was trained on, or ours.
         module: as above.
 
     Raises:
@@ -235,7 +235,7 @@ def paste_mask(mask: Tensor, box: Tensor, size: Sequence[int], threshold: float 
         threshold: probability from which on a pixel belongs to the object.
 
     Returns:
-        (height, width), bool; pixels are sampled at their centres, as in Detectron2's ``paste_masks_in_image``.
+        (height, width), bool; pixels are sampled at their centers, as in Detectron2's ``paste_masks_in_image``.
     """
     height, width = size
     left, top = (max(int(value) - 1, 0) for value in box[:2].floor())

@@ -122,7 +122,7 @@ class PixelNormalization:
     source: str  # where these facts were published
 
 
-# What the published detectors were trained with: up to half a grey level off the mean of their ImageNet weights, so a
+# What the published detectors were trained with: up to half a gray level off the mean of their ImageNet weights, so a
 # published detector needs just these numbers. YAML configs repeat them, since YAML cannot import; a test compares.
 DETECTOR_PIXELS = PixelNormalization(
     mean=(123.68, 116.779, 103.939),

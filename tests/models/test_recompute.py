@@ -128,7 +128,7 @@ def test_blocks_that_drop_are_not_computed_again(calls):
     net, x = tiny(drop_block_rate=0.1, recompute="auto").double().train(), images(2, 3, 48, 32)
     step(net, x)
     assert calls.count("bottleneck") == 2
-    with pytest.raises(ValueError, match=r'recompute must be "auto" or False .* computed again.*DropBlock'):
+    with pytest.raises(ValueError, match=r'recompute must be "auto" or False .* cannot be recomputed.*DropBlock'):
         set_recompute(net, True)(x)
     for module in net.modules():
         if isinstance(module, DropBlock):

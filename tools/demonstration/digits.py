@@ -1,7 +1,7 @@
 """A small seeded dataset for detection and for instance and semantic segmentation, made without a download.
 
 Handwritten digits (scikit-learn's ``load_digits``: 1797 scans of 8 x 8 pixels) are pasted, at random size, tilt and
-colour, on crops of the photographs that ship with scikit-image and scikit-learn. Training and validation share neither
+color, on crops of the photographs that ship with scikit-image and scikit-learn. Training and validation share neither
 a scan nor a part of a photograph.
 
 One root serves the loaders of COCO (Detectron2) and of ADE20K (MMSegmentation)::
@@ -15,7 +15,7 @@ One root serves the loaders of COCO (Detectron2) and of ADE20K (MMSegmentation):
 All files agree to the pixel. COCO polygons have no holes, so a digit owns what its strokes enclose, such as the inside
 of a zero. A later digit may cover up to 60% of an earlier one, but never cuts a hole into it.
 
-Shapes: S side of the square image in pixels, (h, w) digit, tight around its ink. Colours are RGB in 0..255.
+Shapes: S side of the square image in pixels, (h, w) digit, tight around its ink. Colors are RGB in 0..255.
 """
 
 from __future__ import annotations

@@ -126,8 +126,8 @@ def compare_label_maps(truth: Path, predicted: Path, classes: Sequence[str]) -> 
 
 
 def draw_label_maps(images: Sequence[Path], truth: Path, predicted: Path, folder: Path) -> None:
-    """Draw images beside their label maps in two folders, digits in colour, into ``folder``."""
-    shown = CLASS_NAMES[1:]  # the background stays grey
+    """Draw images beside their label maps in two folders, digits in color, into ``folder``."""
+    shown = CLASS_NAMES[1:]  # the background stays gray
     palette = palette_of(shown)
     pictures = {}
     for file in images:

@@ -51,7 +51,7 @@ def performance_table() -> str:
         record = json.loads((BENCHMARKS / folder / "benchmark.json").read_text(encoding="utf-8"))
         result = record["results"][0]
         ours = min(_times(result, "ours").values())
-        # Compiled or not: our optimised network may be faster without the compiler.
+        # Compiled or not: our optimized network may be faster without the compiler.
         ours_compiled = min([ours, *_times(result, "ours", compiled=True).values()])
         for others, names in (("fastest other ResNeSt", _PEERS), ("ResNet-50-D", ("ResNet-50-D",))):
             other = min(_times(result, *names).values())

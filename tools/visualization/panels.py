@@ -20,7 +20,7 @@ _DPI = 100
 _PANEL, _SMALL_PANEL = 480, 260  # longer side in pixels: at least, in one column; exactly, in several
 _TITLE, _GAP = 32, 6  # height of a title, space between panels
 _ENTRY, _LINE = 170, 26  # width and height of an entry of the legend
-_CONTRAST, _OPACITY = 0.4, 0.75  # of the image below the colours of label maps, and of the colours
+_CONTRAST, _OPACITY = 0.4, 0.75  # of the image below the colors of label maps, and of the colors
 
 
 def picture_file(folder: Path, image: Path, images: Path) -> Path:
@@ -39,7 +39,7 @@ def draw_panels(
 ) -> None:
     """Draw rows of panels, of equal length, into a PNG whose folder is created; with columns of rows they are smaller.
 
-    The legend has the colour [R, G, B], 0..255, of each name.
+    The legend has the color [R, G, B], 0..255, of each name.
     """
     columns = min(columns, len(rows))
     across, down = columns * len(rows[0]), math.ceil(len(rows) / columns)
@@ -69,8 +69,8 @@ def draw_panels(
 
 
 def paint_labels(image: np.ndarray, labels: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
-    """Return an image (H, W, 3), uint8 RGB, in pale grey under the colours of labels (H, W); -1 stays grey."""
-    grey = np.asarray(Image.fromarray(image).convert("L"), dtype=np.float64)
-    pale = (255 - _CONTRAST * (255 - grey)).round().astype(np.uint8)[..., None].repeat(3, axis=2)
+    """Return an image (H, W, 3), uint8 RGB, in pale gray under the colors of labels (H, W); -1 stays gray."""
+    gray = np.asarray(Image.fromarray(image).convert("L"), dtype=np.float64)
+    pale = (255 - _CONTRAST * (255 - gray)).round().astype(np.uint8)[..., None].repeat(3, axis=2)
     names = [""] * len(palette)
     return np.asarray(draw_label_map(pale, labels, names, palette, opacity=_OPACITY, legend=False))

@@ -19,7 +19,7 @@ from resnest_backbones.predict.predictor import Predictor
 from visualization.detection import Section
 from visualization.panels import Panel, draw_panels, paint_labels, picture_file
 
-_BACKGROUND = "background"  # a class of this name stays grey
+_BACKGROUND = "background"  # a class of this name stays gray
 _MAX_CLASSES = 20  # in one drawing
 
 
@@ -71,7 +71,7 @@ def compare(
 ) -> list[Panel]:
     """Return five panels: image, ground truth, prediction, wrong pixels by the predicted and by the true class.
 
-    The image is (H, W, 3), uint8 RGB; truth and found are indices of classes (H, W), -1 where nothing is labelled.
+    The image is (H, W, 3), uint8 RGB; truth and found are indices of classes (H, W), -1 where nothing is labeled.
     """
     wrong = (truth != found) & (truth >= 0)
     share = wrong.sum() / max((truth >= 0).sum(), 1)
@@ -81,8 +81,8 @@ def compare(
         f"false positives: {share:.1%} wrong": np.where(wrong, found, -1),
         "misses": np.where(wrong, truth, -1),
     }
-    grey = [label for label, name in enumerate(names) if name == _BACKGROUND]
-    drawn = {title: np.where(np.isin(labels, grey), -1, labels) for title, labels in maps.items()}
+    gray = [label for label, name in enumerate(names) if name == _BACKGROUND]
+    drawn = {title: np.where(np.isin(labels, gray), -1, labels) for title, labels in maps.items()}
     return [(image, "image"), *((paint_labels(image, labels, palette), title) for title, labels in drawn.items())]
 
 

@@ -135,7 +135,7 @@ class DrawPredictions(HookBase):
 
 def draw_output(image: np.ndarray, found: Mapping[str, Any], metadata: Any) -> np.ndarray:
     """Draw an output of a model on its image, (H, W, 3) uint8 RGB: objects, or a panoptic or semantic map."""
-    visualizer = Visualizer(image, metadata, instance_mode=ColorMode.SEGMENTATION)  # colours by class
+    visualizer = Visualizer(image, metadata, instance_mode=ColorMode.SEGMENTATION)  # colors by class
     if "panoptic_seg" in found:
         drawn = visualizer.draw_panoptic_seg_predictions(found["panoptic_seg"][0].cpu(), found["panoptic_seg"][1])
     elif "instances" in found:

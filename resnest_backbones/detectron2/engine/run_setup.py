@@ -31,7 +31,7 @@ from resnest_backbones.weights import SCHEME, get_record
 logger = logging.getLogger(__name__)
 
 
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
 # How messages of Detectron2 begin that are for the file: the config, and the traceback of what ends in one line.
 _FOR_THE_FILE = ("Contents of args.config_file", "Running with full config", "Exception during training")
 _OF_A_RUN = ("model_*.pth", "last_checkpoint", "metrics.json")
@@ -120,7 +120,7 @@ def check_batch(cfg: CfgNode) -> None:
 def setup_run(cfg: CfgNode | DictConfig, args: argparse.Namespace, output_dir: str, messages: list[str]) -> None:
     """Set up logs, seed and output folder as Detectron2 does, and log ``messages`` first, as warnings.
 
-    The log file has no codes of colours, and has the whole config and tracebacks, which the screen shows with
+    The log file has no codes of colors, and has the whole config and tracebacks, which the screen shows with
     ``--verbose`` only.
     """
     if comm.is_main_process():
@@ -132,15 +132,15 @@ def setup_run(cfg: CfgNode | DictConfig, args: argparse.Namespace, output_dir: s
         logger.warning(message)
     for handler in setup_logger(output_dir, distributed_rank=comm.get_rank()).handlers:  # default_setup takes the same
         if getattr(handler, "stream", None) is not sys.stdout:
-            setattr(handler, "format", partial(_without_colours, handler.format))  # noqa: B010
+            setattr(handler, "format", partial(_without_colors, handler.format))  # noqa: B010
         elif not args.verbose:
             handler.addFilter(lambda record: not str(record.msg).startswith(_FOR_THE_FILE))
     default_setup(cfg, args)
 
 
-def _without_colours(format: Callable[[logging.LogRecord], str], record: logging.LogRecord) -> str:
-    """Format without the codes of colours, which Detectron2 puts into the config that it logs."""
-    return _COLOUR.sub("", format(record))
+def _without_colors(format: Callable[[logging.LogRecord], str], record: logging.LogRecord) -> str:
+    """Format without the codes of colors, which Detectron2 puts into the config that it logs."""
+    return _COLOR.sub("", format(record))
 
 
 def parallel(model: nn.Module, device: str, **options: Any) -> nn.Module:

@@ -30,7 +30,7 @@ class Predictor:
     Attributes:
         classes: names, of the class file, else of the checkpoint, else of the config's dataset; index n is label n + 1
             of annotation files.
-        palette: their colours, [R, G, B] in 0..255.
+        palette: their colors, [R, G, B] in 0..255.
 
     Raises:
         ConfigError: the config does not allow it, or names other classes than the model has.
@@ -92,7 +92,7 @@ def loads_labels(step: Mapping[str, Any]) -> bool:
 def classes_and_palette(
     names: Sequence[str] | None, cfg: Config, content: Mapping[str, Any]
 ) -> tuple[Sequence[str], Sequence[Sequence[int]]]:
-    """Return names and colours of the classes: those given, else the checkpoint's, else the config's dataset's."""
+    """Return names and colors of the classes: those given, else the checkpoint's, else the config's dataset's."""
     if names:
         return names, palette_of(names)
     known = known_classes(content)

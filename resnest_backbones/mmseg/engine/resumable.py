@@ -200,7 +200,7 @@ class StopAtInvalidLossHook(Hook):
 class CheckBatchHook(Hook):
     """Refuse batches of one image, the last of an epoch too, where batch norm cannot take them.
 
-    The attention of a ResNeSt normalises one value per image and channel.
+    The attention of a ResNeSt normalizes one value per image and channel.
     """
 
     def before_train(self, runner: Runner) -> None:

@@ -4,7 +4,7 @@
 # agrees: with contract_dilation the first block of res4 has dilation 1 and that of res5 dilation 2.
 _base_ = "deeplabv3_paper.py"
 model = dict(
-    # The normalisation of the ResNetV1c weights: ImageNet's mean and std, RGB in [0, 255].
+    # The normalization of the ResNetV1c weights: ImageNet's mean and std, RGB in [0, 255].
     data_preprocessor=dict(
         _delete_=True,
         type="SegDataPreProcessor",

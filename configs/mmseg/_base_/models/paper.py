@@ -7,7 +7,7 @@ model = dict(
         in_index=2,
         num_classes=150,
         norm_cfg=_base_.norm_cfg,
-        # avg_non_ignore: the original's loss is the mean over the labelled pixels, not over all of them.
+        # avg_non_ignore: the original's loss is the mean over the labeled pixels, not over all of them.
         loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=False, avg_non_ignore=True, loss_weight=0.2),
     ),
     # The windows of the published evaluation. Validation in training looks at one scale; the published metrics need
