@@ -30,7 +30,7 @@ def build_argument_parser() -> argparse.ArgumentParser:
     add("--in-channels", type=int, default=3, metavar="N", help="3 for RGB, 1 for grey, or all that images have")
     text = "default: pretrain; --eval-only writes metrics.json if it is given"
     add("--output-dir", type=Path, metavar="DIR", help=text)
-    add("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
+    add("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
     text = "print the accuracy of a file in any layout, or resnest://NAME, on val/ instead of training"
     add("--eval-only", metavar="FILE", help=text)
     text = "side of the images (default: the published one of the network: 224, 256, 320 or 416; else 224)"
@@ -93,7 +93,7 @@ def run(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
 
     def interrupted() -> str:
-        return "" if args.eval_only else f"go on from the last epoch in {args.output_dir} by --resume"
+        return "" if args.eval_only else f"to continue from the last epoch in {args.output_dir}, rerun with --resume"
 
     with one_line_errors(parser.prog, ValueError, verbose=args.verbose, interrupted=interrupted):
         check_arguments(args)

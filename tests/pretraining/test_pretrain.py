@@ -167,7 +167,7 @@ def test_a_training_that_was_killed_in_an_epoch_resumes_to_equal_weights(data, t
             assert torch.equal(value, resumed[part][key]), key
     assert whole["best"] == resumed["best"]
     again = re.escape(str(tmp_path / "killed" / "last.pth"))
-    with pytest.raises(SystemExit, match=rf"--resume goes on with {again}, which was trained with --epochs 2, got 4"):
+    with pytest.raises(SystemExit, match=rf"--resume continues {again}, which was trained with --epochs 2, got 4"):
         run("--data", data, "--epochs", 4, *options, "--output-dir", tmp_path / "killed", "--resume")
 
 

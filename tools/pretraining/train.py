@@ -87,12 +87,12 @@ class Trainer:
         """
         content = checkpoint.read_checkpoint(file)
         if "settings" not in content:
-            raise CheckpointError(f"{file} is no checkpoint of tools/pretrain.py that a training can go on from")
+            raise CheckpointError(f"{file} is not a training checkpoint of tools/pretrain.py, which --resume needs")
         for name, value in content["settings"].items():
             if (own := getattr(self.args, name, None)) != value:
                 option = "--" + name.replace("_", "-")
                 raise ConfigError(
-                    f"--resume goes on with {file}, which was trained with {option} {value}, got {own}; give the same, "
+                    f"--resume continues {file}, which was trained with {option} {value}, got {own}; give the same, "
                     "or another --output-dir"
                 )
         check_resumed_classes(content["classes"], self.classes, str(file))
