@@ -105,7 +105,7 @@ def test_a_failing_pip_and_a_package_that_does_not_import_are_errors(monkeypatch
     monkeypatch.setattr(installer.sys, "executable", "false")
     with pytest.raises(ResNeStError, match="the command was: false -m pip install x"):
         installer.run_pip("install", "x")
-    with pytest.raises(ResNeStError, match=r"does not import.*resnest-backbones\[detectron2\]"):
+    with pytest.raises(ResNeStError, match=r"cannot be imported.*resnest-backbones\[detectron2\]"):
         installer.verify()
 
 

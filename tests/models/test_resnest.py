@@ -267,7 +267,7 @@ def test_torchvision_extracts_features_of_inner_modules(radix, fill_randomly):
 
 NORM = "must be a callable from channels to a module, or None"
 BAD = [
-    ({"spec": 14}, r"name must be one of .*, got 14; there are resnest14, "),
+    ({"spec": 14}, r"name must be one of .*, got 14; available: resnest14, "),
     ({"output_stride": 64}, r"output_stride must be 8, 16 or 32, got 64"),
     ({"out_features": "res5"}, r"out_features must be a sequence of conv1, stem, res2, .*, res5, logits, got 'res5'"),
     ({"out_features": ()}, r"out_features must name at least one of conv1, .*, logits, got none"),

@@ -72,7 +72,7 @@ def test_every_published_network_has_a_spec_under_its_name(published):
             assert spec.avd_first and spec.depths == VARIANTS["resnest50"].depths
             assert spec.width(64) == spec.bottleneck_width * spec.cardinality
     for name in ("resnet50", "", "ResNeSt50", None, 50, ["resnest50"]):
-        message = r"name must be one of list_variants\(\), got .*; (did you mean resnest50|there are resnest14)"
+        message = r"name must be one of list_variants\(\), got .*; (did you mean resnest50|available: resnest14)"
         with pytest.raises(ValueError, match=message) as error:
             get_variant(name)
         assert f"got {name!r}" in str(error.value)
