@@ -136,7 +136,7 @@ def test_a_run_writes_metrics_table_and_chart(dtypes, tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["inference", "training"])
 def test_compiled_contenders_take_part(what):
-    found = contenders(Case("resnest14", 64, 64, 2, "float32", what, compiled=True), CPU)
+    found = contenders(Case("resnest50", 64, 64, 2, "float32", what, compiled=True), CPU)
     assert {"original, compiled", "timm, channels_last, compiled"} < found.keys()
     with torch.inference_mode(what == "inference"):
         found["ours, compiled"]().run()
