@@ -49,8 +49,8 @@ class Fit:
         Examples:
             >>> import torch
             >>> state = {"a": torch.zeros(2), "b": torch.zeros(3)}
-            >>> compare(state, {"a": torch.zeros(2), "b": torch.zeros(4)}).describe()
-            '1 of 2 tensors match; 1 with a different shape (b is (3,) in the file and (4,) in the model)'
+            >>> print(compare(state, {"a": torch.zeros(2), "b": torch.zeros(4), "c": torch.zeros(1)}).describe())
+            1 of 3 tensors match; 1 missing (c); 1 with a different shape (b is (3,) in the file and (4,) in the model)
         """
         parts = [f"{len(self.filled)} of {self.total} tensors match"]
         if self.missing:

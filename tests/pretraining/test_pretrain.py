@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -24,20 +25,7 @@ from tests.helpers import ROOT, error_of
 
 TINY = rb.ResNeStSpec("tiny", (1, 1, 1, 1), stem_width=8, bottleneck_width=8)
 COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 60, 40)}
-QUICK = [
-    "--crop",
-    "32",
-    "--batch-size",
-    "6",
-    "--workers",
-    "0",
-    "--lr",
-    "0.003",
-    "--log-period",
-    "2",
-    "--warmup-epochs",
-    "1",
-]
+QUICK = shlex.split("--crop 32 --batch-size 6 --workers 0 --lr 0.003 --log-period 2 --warmup-epochs 1")
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import pytest
 
 from reproduce import build_argument_parser
 from reproduction.commands import Command, make_commands, settings_for
-from reproduction.common import ALL
+from reproduction.common import ALL, EPOCHS
 from resnest_backbones.errors import ConfigError
 from resnest_backbones.model_zoo import RECIPES, get_config_file
 from tests.helpers import ROOT
@@ -107,6 +107,7 @@ def test_a_network_trains_by_the_published_recipe_and_its_file_is_evaluated():
     args = parse(command)
     assert (args.network, args.resume, args.eval_only, args.epochs, args.amp) == ("resnest50", True, None, 90, True)
     assert (str(args.data), str(args.output_dir)) == ("datasets/imagenet", "out/resnest50/train")
+    assert parse(*commands("resnest14")).epochs == EPOCHS
     (command,) = commands("resnest269", "--eval-only", "resnest269-0cc87c48.pth", gpus=8)
     launcher, _, _ = tool_of(command)
     assert command.name == "evaluate" and launcher[-3:] == ["--nproc-per-node", "8", "--standalone"]

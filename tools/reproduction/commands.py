@@ -108,7 +108,7 @@ def _pretrain_commands(recipe: Recipe, args: argparse.Namespace, port_offset: in
     folder = args.output_dir / recipe.name / name
     words = [*_torchrun(args, port_offset), str(TOOLS / "pretrain.py"), "--network", recipe.name]
     words += ["--eval-only", str(args.eval_only)] if args.eval_only else ["--resume"]
-    words += ["--data", str(args.data_root / "imagenet"), "--output-dir", str(folder)]
+    words += ["--data", str(args.data_root / recipe.dataset), "--output-dir", str(folder)]
     for setting in settings_for(recipe, args.settings):
         option, _, value = setting.removeprefix(_PRETRAIN).partition("=")
         words += [f"--{option}", value] if value else [f"--{option}"]

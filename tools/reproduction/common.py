@@ -23,16 +23,17 @@ from tqdm.contrib.concurrent import process_map
 
 import resnest_backbones as rb
 from resnest_backbones.errors import ConfigError, add_verbose
-from resnest_backbones.model_zoo import RECIPES, Recipe
+from resnest_backbones.model_zoo import RECIPES, Recipe, list_trained
 from resnest_backbones.weights import WEIGHTS
 
 Item = TypeVar("Item")
 
 SPLITS = ("train", "val")
+EPOCHS = 270  # of the published training of networks, and the default of tools/pretrain.py
 NETWORKS = {
     record.name: Recipe(
         name=record.name, framework="pretrain", dataset="imagenet", method="classification", backbone=record.name,
-        schedule="270 epochs", metrics={"top1": record.top1}, source=record.source,
+        schedule=f"{EPOCHS} epochs", metrics={"top1": record.top1}, source=record.source,
     )
     for record in WEIGHTS.values()
 }  # fmt: skip
@@ -56,6 +57,11 @@ def select_recipes(patterns: Sequence[str]) -> list[Recipe]:
             raise ConfigError(f"{must}, got {pattern!r}; the nearest is {nearest}")
         chosen |= found
     return [recipe for recipe in ALL.values() if recipe.name in chosen]
+
+
+def can_be_fetched(recipe: Recipe) -> bool:
+    """Tell whether the published trained file of a recipe can be fetched: that of each network, and of some recipes."""
+    return recipe.name in NETWORKS or recipe.name in list_trained()
 
 
 def is_published_file(recipe: Recipe, file: str) -> bool:

@@ -26,14 +26,13 @@ from textwrap import wrap
 from typing import Any, NamedTuple
 
 from reproduction.commands import batch_of_segmentor
-from reproduction.common import NETWORKS, select_recipes
+from reproduction.common import EPOCHS, NETWORKS, can_be_fetched, select_recipes
 from reproduction.data import LAYOUT, needs
 from resnest_backbones.errors import ConfigError
-from resnest_backbones.model_zoo import METRICS, Recipe, config_root, get_config, get_config_file, list_trained
+from resnest_backbones.model_zoo import METRICS, Recipe, config_root, get_config, get_config_file
 from resnest_backbones.weights import SCHEME, WEIGHTS
 
 DEVICE_RATE = 10.0  # TFLOP/s
-_EPOCHS = 270  # of tools/pretrain.py
 _DEVICE_RATE_SOURCE = (
     ", about that of a V100 in float32: Detectron2's MODEL_ZOO.md has 0.210 s per iteration of Faster R-CNN R50-FPN 1x "
     "on 8 V100 with 2 images each, 9.8 TFLOP/s by the same formula"
@@ -61,7 +60,7 @@ def estimate(recipe: Recipe, device_rate: float = DEVICE_RATE) -> Estimate:
     if recipe.name in NETWORKS:
         from resnest_backbones import get_variant  # not at the top: it imports PyTorch, which --help need not
 
-        images = _EPOCHS * LAYOUT[recipe.dataset][0].count
+        images = EPOCHS * LAYOUT[recipe.dataset][0].count
         counted, area = get_variant(recipe.name).multiply_adds or 0, (WEIGHTS[recipe.name].crop / 224) ** 2
         return _estimate(counted * area, images, device_rate)
     from documents.costs import costs  # likewise
@@ -114,7 +113,7 @@ def as_dict(recipe: Recipe, device_rate: float) -> dict[str, Any]:
         "training_images": found and found.images,
         "multiply_adds_per_image": found and round(found.multiply_adds),
         "gpu_hours": found and round(found.gpu_hours, 1),
-        "trained_file": f"{SCHEME}{recipe.name}" if recipe.name in [*NETWORKS, *list_trained()] else "",
+        "trained_file": f"{SCHEME}{recipe.name}" if can_be_fetched(recipe) else "",
         "data": needs(recipe),
         "note": "; ".join(note for metric, note in _NOTES.items() if metric in recipe.metrics) or _crop(recipe),
     }

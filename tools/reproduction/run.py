@@ -29,11 +29,11 @@ from typing import Any
 from checkout import environment_with_package
 from machine import describe_machine
 from reproduction.commands import Command, count_processes, make_commands, settings_for
-from reproduction.common import NETWORKS, add_data_root, locked, select_recipes, write_text
+from reproduction.common import add_data_root, can_be_fetched, locked, select_recipes, write_text
 from reproduction.data import Extent, make_check
 from reproduction.metrics import final_metrics
 from resnest_backbones.errors import ConfigError, DatasetError, ResNeStError
-from resnest_backbones.model_zoo import METRICS, Recipe, list_trained
+from resnest_backbones.model_zoo import METRICS, Recipe
 from resnest_backbones.weights import default_cache_dir, fetch, find_published, get_record
 
 RUN_FILE, LOG_FILE = "run.json", "log.txt"
@@ -330,7 +330,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _with_published_file(recipes: Sequence[Recipe]) -> list[Recipe]:
     """Return the recipes whose published file can be fetched; raise a ``ConfigError`` where there is none."""
-    found = [recipe for recipe in recipes if recipe.name in [*NETWORKS, *list_trained()]]
+    found = [recipe for recipe in recipes if can_be_fetched(recipe)]
     if not found:
         get_record(recipes[0].name)  # says why
     if len(found) < len(recipes):
