@@ -1,7 +1,7 @@
 """The errors of this project, the checks that both trainings make, and how a command line shows what went wrong.
 
-Every error that a user can mend is a ``ResNeStError`` or an ``OSError``: a tool catches these two, prints one line, and
-keeps the traceback for ``--verbose``.
+Every error that a user can mend is a ``ResNeStError``, an ``OSError`` or, of a missing package, an ``ImportError``: a
+tool catches these, prints one line, and keeps the traceback for ``--verbose``.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ import difflib
 import importlib
 import math
 import multiprocessing
+import os
 import pydoc
 import re
+import select
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -146,9 +149,9 @@ def one_line_errors(
     verbose: bool = False,
     interrupted: Callable[[], str] = lambda: "",
 ) -> Iterator[None]:
-    """End the program with status 1 and one line on a ``ResNeStError`` or ``OSError``; others keep their traceback.
+    """End the program with status 1 and one line on an error that a user can mend; others keep their traceback.
 
-    Ctrl-C ends it with status 130 and one line.
+    Ctrl-C ends it with status 130 and one line; a reader of its output that leaves, as ``head`` does, with none.
 
     Args:
         program: name that the line begins with.
@@ -157,10 +160,13 @@ def one_line_errors(
         verbose: print the traceback as well, before the line.
         interrupted: returns what the line says after Ctrl-C: what was saved, and how to go on.
     """
-    expected: tuple[type[BaseException], ...] = (ResNeStError, OSError, *others)
+    expected: tuple[type[BaseException], ...] = (ResNeStError, OSError, ImportError, *others)
     try:
         yield
+        sys.stdout.flush()
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_left():
+            sys.exit(128 + signal.SIGPIPE)
         of_process = type(error).__name__ == "ProcessRaisedException"  # importing it would import PyTorch
         message = _message_of(error, expected) if of_process or isinstance(error, expected) else None
         if message is None:
@@ -175,6 +181,18 @@ def one_line_errors(
             traceback.print_exc()
         print(f"\n{program}: {'; '.join(filter(None, ('interrupted', interrupted())))}", file=sys.stderr)
         sys.exit(130)  # as a shell has it: 128 and the number of SIGINT
+
+
+def _reader_left() -> bool:
+    """Return whether nobody reads what this process prints, and let it print to nowhere then."""
+    with contextlib.suppress(OSError):  # of an output without a descriptor
+        output = sys.stdout.fileno()
+        poll = select.poll()
+        poll.register(output, 0)
+        if poll.poll(0):  # no event but an error is waited for
+            os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # which Python flushes once more at its end
+            return True
+    return False
 
 
 def _message_of(error: BaseException, expected: tuple[type[BaseException], ...]) -> str | None:

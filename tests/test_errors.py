@@ -1,5 +1,9 @@
 """An error that a user can mend is one line; its traceback is behind --verbose."""
 
+import shlex
+import subprocess
+import sys
+
 import pytest
 from torch.multiprocessing import ProcessRaisedException, start_processes
 
@@ -12,6 +16,7 @@ from resnest_backbones.errors import (
     one_line_errors,
 )
 from resnest_backbones.outputs import how_to_resume
+from tests.helpers import environment
 
 
 def test_an_error_is_one_line_and_a_traceback_is_behind_verbose(capsys):
@@ -20,6 +25,22 @@ def test_an_error_is_one_line_and_a_traceback_is_behind_verbose(capsys):
             raise ValueError("size must be above 0, got -1")
         assert raised.value.code == "tool.py: error: size must be above 0, got -1"
         assert ("Traceback" in capsys.readouterr().err) == verbose
+
+
+def test_a_missing_package_is_one_line():
+    with (
+        pytest.raises(SystemExit, match="tool.py: error: detectron2 is not installed: pip"),
+        one_line_errors("tool.py"),
+    ):
+        raise ModuleNotFoundError("detectron2 is not installed: pip install it", name="detectron2")
+
+
+def test_a_reader_that_has_seen_enough_ends_a_tool_silently():
+    program = "from resnest_backbones.errors import one_line_errors\n"
+    program += "with one_line_errors('tool.py'):\n    for line in range(100000):\n        print(line)"
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(program)} | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment(), check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("0\n", "", 141)
 
 
 def test_an_error_of_another_kind_keeps_its_traceback():

@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         sys.exit(f"reproduce.py: error: {error}: pip install '.[demo]'")
     args.typed = shlex.join(["python", "tools/reproduce.py", *arguments])
-    with one_line_errors(f"reproduce.py {args.command}", ImportError, verbose=args.verbose):
+    with one_line_errors(f"reproduce.py {args.command}", verbose=args.verbose):
         module = importlib.import_module(f"reproduction.{COMMANDS[args.command][0]}")
         status: int = module.main(args)
     return status

@@ -72,7 +72,7 @@ def run(arguments: list[str] | None = None) -> None:
     parser = build_argument_parser()
     args = parser.parse_args(arguments)
     check_arguments(parser, args)
-    with one_line_errors(parser.prog, ImportError, verbose=args.verbose):
+    with one_line_errors(parser.prog, verbose=args.verbose):
         from resnest_backbones.commands import print_next
         from visualization.page import visualize
 

@@ -87,7 +87,7 @@ def run(arguments: list[str] | None = None, *, command: str | None = None) -> No
     def interrupted() -> str:
         return f"predictions so far are in {args.output_dir}" if args.output_dir.is_dir() else ""
 
-    with one_line_errors(parser.prog, ImportError, verbose=args.verbose, interrupted=interrupted):
+    with one_line_errors(parser.prog, verbose=args.verbose, interrupted=interrupted):
         problems = predict(args)
     if problems:
         sys.exit("\n".join(f"{parser.prog}: error: {problem}" for problem in problems))

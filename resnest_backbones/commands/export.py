@@ -74,7 +74,7 @@ def run(arguments: list[str] | None = None, *, command: str | None = None) -> No
     """Parse the command line and export; the status is 1 if a file is not equal to the network."""
     parser = named(build_argument_parser(), command)
     args = parser.parse_args(arguments)
-    with one_line_errors(parser.prog, ImportError, ValueError, verbose=args.verbose):
+    with one_line_errors(parser.prog, ValueError, verbose=args.verbose):
         good = export(args)
     if not good:
         sys.exit(1)

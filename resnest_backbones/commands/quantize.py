@@ -66,7 +66,7 @@ def run(arguments: list[str] | None = None, *, command: str | None = None) -> No
     parser = named(build_argument_parser(), command)
     args = parser.parse_args(arguments)
     check_arguments(parser, args)
-    with one_line_errors(parser.prog, ImportError, verbose=args.verbose):
+    with one_line_errors(parser.prog, verbose=args.verbose):
         convert(args)
 
 

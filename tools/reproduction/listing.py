@@ -17,8 +17,10 @@ count, and the mean area of its training images is 0.815 of the counted one: ``3
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -179,7 +181,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Print the recipes."""
-    listed = [as_dict(recipe, args.device_rate) for recipe in select_recipes(args.recipes)]
+    with contextlib.redirect_stdout(sys.stderr):  # MMSegmentation prints while it is imported
+        listed = [as_dict(recipe, args.device_rate) for recipe in select_recipes(args.recipes)]
     rate = {"device_rate_tflops": args.device_rate, "device_rate": _rate_in_words(args.device_rate)}
     width = shutil.get_terminal_size().columns
     if args.json:

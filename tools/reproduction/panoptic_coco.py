@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     for split in args.splits:
         folder = args.data_root / "coco" / f"panoptic_stuff_{split}2017"
-        with one_line_errors(parser.prog, ImportError, verbose=args.verbose):
+        with one_line_errors(parser.prog, verbose=args.verbose):
             written = prepare(args.data_root / "coco", split, workers=args.workers, progress=not args.quiet)
         print(f"{folder}: {written} label maps written, {len(list(folder.glob('*.png')))} there")
     print_next("check all data", "tools/reproduce.py", "data", "panoptic_*", "--data-root", args.data_root)

@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_map_options(parser)
     args = parser.parse_args(arguments)
     voc = args.data_root / "VOCdevkit" / "VOC2010"
-    with one_line_errors(parser.prog, ImportError, verbose=args.verbose):
+    with one_line_errors(parser.prog, verbose=args.verbose):
         counts = prepare(voc, args.annotations or voc / ANNOTATION_FILE, workers=args.workers, progress=not args.quiet)
     print(f"{voc}: label maps and lists of {counts['train']} images for training, {counts['val']} for validation")
     print_next("check all data", "tools/reproduce.py", "data", "*pascal*", "--data-root", args.data_root)
